@@ -1,0 +1,59 @@
+"""The errors that graphopt raises on purpose, and the exit code that each becomes."""
+
+from __future__ import annotations
+
+
+class GraphoptError(Exception):
+    """Base of all: a clear message for the user, ``where`` names tensor, op or node."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.where}]" if self.where else self.message
+
+
+class UsageError(GraphoptError):
+    """The request itself is wrong: unknown pass, impossible dim, output exists."""
+
+    exit_code = 2
+
+
+class InvalidModel(GraphoptError):
+    """The model breaks ONNX's rules, or a limit that keeps untrusted input safe."""
+
+    exit_code = 3
+
+
+class UnsupportedModel(GraphoptError):
+    """A legal model that this step or target cannot express."""
+
+    exit_code = 3
+
+
+class CheckFailed(GraphoptError):
+    """The optimized graph computes something else than the original."""
+
+    exit_code = 4
+
+
+class BackendMissing(GraphoptError):
+    """The target's runtime is not installed; the message holds the install line."""
+
+    exit_code = 5
+
+
+class NoReference(GraphoptError, NotImplementedError):
+    """An op without a NumPy meaning was asked for its value; names the op."""
+
+    exit_code = 3
+
+
+class TypeMismatch(GraphoptError):
+    """Operands do not fit the op: rank, dims or element types clash."""
+
+    exit_code = 3
