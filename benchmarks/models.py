@@ -1,6 +1,7 @@
 """ONNX models on disk: finding them, counting their nodes, feeding and running them."""
 
 import argparse
+import importlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,13 +100,15 @@ def op_counts(model: onnx.ModelProto) -> Counter[str]:
 
 
 def interface(model: onnx.ModelProto) -> tuple[list[object], list[object]]:
-    """What callers rely on: inputs with types and dimensions, outputs with types."""
+    """What callers rely on: inputs with types and fixed dimensions, outputs with types.
+
+    Names of symbolic dimensions are left out: a peer may give some where none were.
+    """
 
     def dims(value: onnx.ValueInfoProto) -> list[object]:
         shape = value.type.tensor_type.shape
         return [
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param
-            for dim in shape.dim
+            dim.dim_value if dim.HasField("dim_value") else None for dim in shape.dim
         ]
 
     def dtype(value: onnx.ValueInfoProto) -> int:
@@ -146,7 +149,7 @@ def _random_array(
     shape = []
     for axis, dim in enumerate(value.type.tensor_type.shape.dim):
         default = DEFAULT_EXTENT if axis else 1
-        fixed = dim.HasField("dim_value")
+        fixed = dim.HasField("dim_value") and dim.dim_value >= 0  # some write -1
         shape.append(dim.dim_value if fixed else dims.get(dim.dim_param, default))
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if np.issubdtype(dtype, np.floating):
@@ -160,8 +163,7 @@ def _random_array(
 
 def ort_session(path: Path, optimized: bool = True) -> Any:
     """An ONNX Runtime session on one CPU thread, by default with its optimizations."""
-    import onnxruntime
-
+    onnxruntime: Any = importlib.import_module("onnxruntime")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
     settings.inter_op_num_threads = 1

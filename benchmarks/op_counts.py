@@ -4,9 +4,9 @@ Every node counts: those of bodies of If, Loop and Scan, and of local functions,
 `Constant` nodes compute nothing, so a second count leaves them out. The exit status
 is 1 if on some model graphopt has more nodes, by either count, than the best peer.
 
-A peer's result is no competitor if it changed the model's interface (shown as `~`: an
-input removed or its dimensions baked in) or, with --verify, if ONNX Runtime refuses it
-or computes something else from it (shown as `!`).
+A peer's result does not compete if it changed the model's interface (shown as `~`: an
+input removed or its dimensions baked in; --any-interface lets it compete) or, with
+--verify, if ONNX Runtime refuses it or computes something else from it (shown as `!`).
 """
 
 import argparse
@@ -45,10 +45,10 @@ class Result:
         error = self.relative_error
         return not self.verify_error and (error is None or error <= TOLERANCE)
 
-    @property
-    def competes(self) -> bool:
-        """True for a result that may be compared with."""
-        return not self.error and self.interface_kept and self.correct
+    def competes(self, any_interface: bool) -> bool:
+        """Whether the result may be compared with."""
+        kept = self.interface_kept or any_interface
+        return not self.error and kept and self.correct
 
     def __str__(self) -> str:
         if self.error:
@@ -154,17 +154,17 @@ def measure_model(
     return results
 
 
-def losses(results: dict[str, Result]) -> list[str]:
+def losses(results: dict[str, Result], any_interface: bool) -> list[str]:
     """By which counts graphopt loses to its best peer on this model."""
     ours = results.get(tools.GRAPHOPT)
     peers = [
         result
         for tool, result in results.items()
-        if tool in tools.PEERS and result.competes
+        if tool in tools.PEERS and result.competes(any_interface)
     ]
     if ours is None or not peers:
         return []
-    if ours.error or not ours.competes:
+    if not ours.competes(any_interface):
         return [ours.error or "interface or results changed"]
     best = min(peer.nodes for peer in peers), min(peer.computing for peer in peers)
     found = []
@@ -184,6 +184,11 @@ def main() -> int:
     models.add_input_arguments(parser)
     parser.add_argument(
         "--verify", action="store_true", help="run each result in ONNX Runtime"
+    )
+    parser.add_argument(
+        "--any-interface",
+        action="store_true",
+        help="compare with results whose inputs or outputs changed, too",
     )
     parser.add_argument(
         "--limit", type=float, default=600, help="seconds for one tool on one model"
@@ -208,7 +213,7 @@ def main() -> int:
             row = (f"{results[column]!s:>14}" for column in columns)
             print(f"{name:{width}}", *row, flush=True)
             report[name] = {key: asdict(result) for key, result in results.items()}
-            if reasons := losses(results):
+            if reasons := losses(results, options.any_interface):
                 lost[name] = reasons
     if options.json:
         head = {"schema": 1, "versions": tools.versions(names)}

@@ -52,7 +52,7 @@ def unpack(
 
 
 def pack(array: Array, dtype: DType) -> memoryview:
-    """The packed bytes of a contiguous array; a view of it unless ``dtype`` is narrow."""
+    """The packed bytes of a contiguous array; a view of it if not narrow."""
     codes = array.reshape(-1).view(np.uint8)
     return (_pack_narrow(codes, dtype.bits) if is_narrow(dtype) else codes).data
 
@@ -64,7 +64,7 @@ def _pack_narrow(codes: Array, bits: int) -> Array:
     shifts = np.arange(0, 24, bits, dtype=np.uint32)
     words = np.zeros((-(-codes.size // shifts.size), shifts.size), np.uint32)
     words.reshape(-1)[: codes.size] = codes & ((1 << bits) - 1)
-    joined = np.bitwise_or.reduce(words << shifts, axis=1).view(np.uint8)
+    joined: Array = np.bitwise_or.reduce(words << shifts, axis=1).view(np.uint8)
     return joined.reshape(-1, 4)[:, :3].reshape(-1)[: (codes.size * bits + 7) // 8]
 
 

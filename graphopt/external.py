@@ -69,7 +69,7 @@ class ExternalFile:
 
     def open(self) -> io.FileIO:
         """An unbuffered reader at offset 0."""
-        file, identity = _open_regular(self.folder, self.location, self.location)
+        file, identity = _open_regular(self.folder, self.location)
         if identity != self.identity:
             file.close()
             raise InvalidModel(
@@ -92,14 +92,14 @@ _files: weakref.WeakValueDictionary[tuple[Path, str, _Identity], ExternalFile]
 _files = weakref.WeakValueDictionary()
 
 
-def open_external(folder: Path, location: str, where: str) -> ExternalFile:
+def open_external(folder: Path, location: str) -> ExternalFile:
     """Find the data file at ``location`` (relative, POSIX) beneath ``folder``.
 
-    Nothing is read. Raises InvalidModel, naming ``where``, if the path leaves the
-    folder, passes a link, or does not end at a regular file with one hard link.
+    Nothing is read. Raises InvalidModel if the path leaves the folder, passes a link,
+    or does not end at a regular file with one hard link.
     """
     folder = Path(os.path.abspath(folder))
-    file, identity = _open_regular(folder, location, where)
+    file, identity = _open_regular(folder, location)
     file.close()
     key = (folder, location, identity)
     known = _files.get(key)
@@ -143,67 +143,58 @@ class ExternalSlice:
                 while filled < len(part):
                     got = file.readinto(part[filled:])
                     if not got:
-                        raise InvalidModel(
-                            f"external data file {_show(self.file.location)} ended early"
-                        )
+                        name = _show(self.file.location)
+                        raise InvalidModel(f"external data file {name} ended early")
                     filled += got
                 yield part
                 left -= len(part)
 
 
 def slice_of(
-    entries: Mapping[str, str], folder: Path | None, length: int, where: str
+    entries: Mapping[str, str], folder: Path | None, length: int
 ) -> ExternalSlice:
     """The slice that a tensor's ``external_data`` entries name.
 
     ``length`` is what dims and element type need. `checksum` and `basepath` are legal
-    keys without effect, as in onnx. Raises InvalidModel, naming ``where``.
+    keys without effect, as in onnx. Raises InvalidModel.
     """
     if unknown := sorted(entries.keys() - _KEYS):
-        raise InvalidModel(
-            f"unknown external data key {_show(unknown[0])}", where=where
-        )
+        raise InvalidModel(f"unknown external data key {_show(unknown[0])}")
     if "location" not in entries:
-        raise InvalidModel("external data without a location", where=where)
-    offset = _number(entries, "offset", 0, where)
-    stated = _number(entries, "length", length, where)
+        raise InvalidModel("external data without a location")
+    offset = _number(entries, "offset", 0)
+    stated = _number(entries, "length", length)
     if stated != length:
         raise InvalidModel(
-            f"external data has {stated} bytes, dims and element type need {length}",
-            where=where,
+            f"external data has {stated} bytes, dims and element type need {length}"
         )
     if folder is None:
         raise InvalidModel(
             "external data in a model that was not loaded from a folder; "
-            "load it by its path",
-            where=where,
+            "load it by its path"
         )
-    file = open_external(folder, entries["location"], where)
+    file = open_external(folder, entries["location"])
     if offset + length > file.size:
         raise InvalidModel(
             f"external data ends at byte {offset + length}, but "
-            f"{_show(file.location)} has {file.size} bytes",
-            where=where,
+            f"{_show(file.location)} has {file.size} bytes"
         )
     return ExternalSlice(file, offset, length)
 
 
-def _number(entries: Mapping[str, str], key: str, default: int, where: str) -> int:
+def _number(entries: Mapping[str, str], key: str, default: int) -> int:
     text = entries.get(key)
     if text is None:
         return default
     if not _NUMBER.fullmatch(text):
         raise InvalidModel(
-            f"external data {key} must be a number of bytes, not {_show(text)}",
-            where=where,
+            f"external data {key} must be a number of bytes, not {_show(text)}"
         )
     return int(text)
 
 
-def _open_regular(
-    folder: Path, location: str, where: str
-) -> tuple[io.FileIO, _Identity]:
-    parts = _parts(location, where)
+def _open_regular(folder: Path, location: str) -> tuple[io.FileIO, _Identity]:
+    parts = _parts(location)
     try:
         if _OPENS_RELATIVE:
             descriptor = _open_beneath(folder, parts)
@@ -211,24 +202,22 @@ def _open_regular(
             descriptor = _open_resolved(folder, parts)
     except OSError as error:
         raise InvalidModel(
-            f"external data file {_show(location)}: {_reason(error)}", where=where
+            f"external data file {_show(location)}: {_reason(error)}"
         ) from None
-    file = io.FileIO(descriptor, "rb")
     found = os.fstat(descriptor)
-    trouble = None
-    if not stat.S_ISREG(found.st_mode):
-        trouble = "is not a regular file"
-    elif found.st_nlink != 1:
-        trouble = f"has {found.st_nlink} hard links, one is safe; {_COPY_IT}"
-    if trouble:
-        file.close()
-        raise InvalidModel(
-            f"external data file {_show(location)} {trouble}", where=where
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        identity = _Identity(
+            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         )
-    return file, _Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return io.FileIO(descriptor, "rb"), identity
+    os.close(descriptor)
+    trouble = "is not a regular file"
+    if stat.S_ISREG(found.st_mode):
+        trouble = f"has {found.st_nlink} hard links, one is safe; {_COPY_IT}"
+    raise InvalidModel(f"external data file {_show(location)} {trouble}")
 
 
-def _parts(location: str, where: str) -> list[str]:
+def _parts(location: str) -> list[str]:
     parts = [part for part in location.split("/") if part not in ("", ".")]
     foreign = os.sep != "/" and any(mark in location for mark in "\\:")
     if location.startswith("/") or "\0" in location or foreign:
@@ -239,7 +228,7 @@ def _parts(location: str, where: str) -> list[str]:
         trouble = "names no file"
     else:
         return parts
-    raise InvalidModel(f"external data path {_show(location)} {trouble}", where=where)
+    raise InvalidModel(f"external data path {_show(location)} {trouble}")
 
 
 def _open_beneath(folder: Path, parts: list[str]) -> int:

@@ -143,26 +143,25 @@ class Op(Value):
         while operands and operands[-1] is None:
             operands = operands[:-1]
         merged = cls.complete(attrs)
-        bodies = tuple(bodies)
+        self = object.__new__(cls)
+        self.operands = operands
+        self.attrs = MappingProxyType(merged)
+        self.bodies = tuple(bodies)
+        self.instance = instance
+        self.token = token
+        self.outs = outs if outs is not None else self.default_outs()
         key = (
             cls,
             operands,
             tuple([(name, _attr_key(merged[name])) for name in sorted(merged)]),
-            tuple([body.key for body in bodies]),
-            outs,
+            tuple([body.key for body in self.bodies]),
+            self.outs,
             instance,
             token,
         )
         found = _interned.get(key)
         if found is not None:
             return cast(Self, found)
-        self = object.__new__(cls)
-        self.operands = operands
-        self.attrs = MappingProxyType(merged)
-        self.bodies = bodies
-        self.instance = instance
-        self.token = token
-        self.outs = outs if outs is not None else self.default_outs()
         self._results = None
         self.types = tuple(self.infer())
         if len(self.types) != self.outs:
@@ -328,6 +327,8 @@ class Header:
     model_version: int = 0
     doc: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    verbatim: bytes = b""
+    """What the source says and no pass reads: a ModelProto without its nodes."""
 
 
 class Graph:

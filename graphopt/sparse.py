@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,17 +36,22 @@ class SparseTensor:
     shape: tuple[int, ...]
 
     def dense(self, where: str = "sparse tensor") -> Tensor:
-        """The same with its zeros. Raises InvalidModel beyond `DENSE_LIMIT`."""
+        """The same with its zeros.
+
+        Raises InvalidModel, naming ``where``, beyond `DENSE_LIMIT`, and for indices out
+        of range or order.
+        """
         dtype = self.values.dtype
-        size = checked_size(dtype, self.shape, where)
-        if dtype is DType.STRING or size * dtype.numpy.itemsize > DENSE_LIMIT:
-            raise InvalidModel(
-                f"cannot spell out {dtype}{list(self.shape)} "
-                f"(limit {DENSE_LIMIT >> 20} MiB)",
-                where=where,
-            )
+        with _naming(where):
+            size = checked_size(dtype, self.shape)
+            if dtype is DType.STRING or size * dtype.numpy.itemsize > DENSE_LIMIT:
+                raise InvalidModel(
+                    f"cannot spell out {dtype}{list(self.shape)} "
+                    f"(limit {DENSE_LIMIT >> 20} MiB)"
+                )
+            positions = self._positions()
         array = np.zeros(self.shape, dtype.numpy)
-        array.reshape(-1)[self._positions(where)] = self.values.array()
+        array.reshape(-1)[positions] = self.values.array()
         return Tensor.of(array)
 
     def to_proto(self, name: str = "") -> SparseTensorProto:
@@ -56,8 +63,8 @@ class SparseTensor:
             dims=self.shape,
         )
 
-    def _positions(self, where: str) -> Array:
-        """Positions in the flattened tensor, found to lie in it, sorted, all distinct."""
+    def _positions(self) -> Array:
+        """Positions in the flattened tensor; checks range, order and repeats."""
         indices = self.indices.array()
         if self.indices.rank == 1:
             bounds, strides = [math.prod(self.shape)], [1]
@@ -66,10 +73,10 @@ class SparseTensor:
             strides = [math.prod(bounds[axis + 1 :]) for axis in range(len(bounds))]
         rows = indices.reshape(self.values.size, len(bounds))
         if not ((rows >= 0) & (rows < np.array(bounds, np.int64))).all():
-            raise InvalidModel("sparse index out of range", where=where)
-        positions = rows @ np.array(strides, np.int64)
+            raise InvalidModel("sparse index out of range")
+        positions: Array = rows @ np.array(strides, np.int64)
         if (np.diff(positions) <= 0).any():
-            raise InvalidModel("sparse indices must be sorted, each once", where=where)
+            raise InvalidModel("sparse indices must be sorted, each once")
         return positions
 
 
@@ -83,21 +90,23 @@ def sparse_from_proto(
     """
     where = where or f"sparse tensor {proto.values.name!r}"
     values = Tensor.from_proto(proto.values, folder=folder, where=where)
-    indices = Tensor.from_proto(
-        proto.indices, folder=folder, where=f"indices of {where}"
-    )
+    indices = Tensor.from_proto(proto.indices, folder=folder, where=where)
     shape = tuple(proto.dims)
-    checked_size(values.dtype, shape, where)
-    count = values.size
-    if values.rank != 1:
-        raise InvalidModel("values of a sparse tensor must be a vector", where=where)
-    if indices.dtype is not DType.I64 or indices.shape not in (
-        (count,),
-        (count, len(shape)),
-    ):
-        raise InvalidModel(
-            f"indices {indices.type} must be i64[{count}] or "
-            f"i64[{count}, {len(shape)}]",
-            where=where,
-        )
+    with _naming(where):
+        checked_size(values.dtype, shape)
+        if values.rank != 1:
+            raise InvalidModel("values of a sparse tensor must be a vector")
+        flat, rows = (values.size,), (values.size, len(shape))
+        if indices.dtype is not DType.I64 or indices.shape not in (flat, rows):
+            raise InvalidModel(
+                f"indices are {indices.type}, not i64{list(flat)} or i64{list(rows)}"
+            )
     return SparseTensor(values, indices, shape)
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidModel as error:
+        raise InvalidModel(error.message, where=where) from None

@@ -7,7 +7,7 @@ import math
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from .encoding import (
     FIELDS,
     Array,
     field_length,
-    is_narrow,
     pack,
     packed_size,
     unpack,
@@ -81,6 +80,8 @@ class Tensor:
             array: Array = np.asarray(value, None if dtype is None else dtype.numpy)
             if dtype is None and array.dtype == np.float64:
                 array = array.astype(np.float32)
+            elif array.dtype.kind in "US":  # which would drop trailing NULs
+                array = np.asarray(value, np.object_)
         else:
             array = np.asarray(value)
         found = DType.of(array.dtype.newbyteorder("="))
@@ -106,31 +107,36 @@ class Tensor:
         external data is not read. ``where`` names the tensor in messages where its own
         name says too little. Raises InvalidModel.
         """
-        where = where or f"tensor {proto.name!r}"
-        dtype = _element_type(proto.data_type, where)
+        try:
+            return cls._checked(proto, folder)
+        except InvalidModel as error:
+            where = where or f"tensor {proto.name!r}"
+            raise InvalidModel(error.message, where=where) from None
+
+    @classmethod
+    def _checked(cls, proto: TensorProto, folder: Path | None) -> Tensor:
+        dtype = _DTYPES.get(proto.data_type)
+        if dtype is None:
+            raise InvalidModel(f"unknown element type {proto.data_type}")
         shape = tuple(proto.dims)
-        size = checked_size(dtype, shape, where)
-        fields = {field.name: content for field, content in proto.ListFields()}
-        if "segment" in fields:
-            raise InvalidModel("data in segments is not supported", where=where)
-        inline = [name for name in (*FIELDS, "raw_data") if fields.get(name)]
-        doc = fields.get("doc_string", "")
+        size = checked_size(dtype, shape)
+        if proto.HasField("segment"):
+            raise InvalidModel("data in segments is not supported")
+        inline = [field for field in _DATA_FIELDS if getattr(proto, field)]
+        doc = proto.doc_string
         if proto.data_location == proto.EXTERNAL:
             if inline:
-                raise InvalidModel(
-                    f"external data and {inline[0]}: one of them must go", where=where
-                )
-            data = _external(
-                fields.get("external_data", ()), dtype, size, folder, where
-            )
-            return cls(dtype, shape, data, doc)
+                raise InvalidModel(f"external data and {inline[0]}: one must go")
+            return cls(dtype, shape, _external(proto, dtype, size, folder), doc)
         if len(inline) > 1:
-            raise InvalidModel(f"data in both {inline[0]} and {inline[1]}", where=where)
+            raise InvalidModel(f"data in both {inline[0]} and {inline[1]}")
         if not inline:
-            return cls(dtype, shape, _no_data(dtype, size, where), doc)
+            if size:
+                raise InvalidModel(f"no data for {size} elements")
+            return cls(dtype, shape, () if dtype is DType.STRING else b"", doc)
         field = inline[0]
-        content = fields[field]
-        _check_field(field, len(content), dtype, size, where)
+        content = getattr(proto, field)
+        _check_field(field, len(content), dtype, size)
         if field == "raw_data":
             return cls(dtype, shape, content, doc)
         if field == "string_data":
@@ -269,7 +275,9 @@ class Tensor:
         """An inline TensorProto: ``raw_data``, or ``string_data`` for strings."""
         from onnx import TensorProto
 
-        proto = TensorProto(name=name, data_type=self.dtype.value, dims=self.shape)
+        proto = TensorProto(data_type=self.dtype.value, dims=self.shape)
+        if name:
+            proto.name = name
         if isinstance(self._data, tuple):
             proto.string_data.extend(self._data)
         else:
@@ -282,33 +290,31 @@ class Tensor:
         return f"Tensor({self.type})"
 
 
-def checked_size(dtype: DType, shape: Sequence[int], where: str) -> int:
+def checked_size(dtype: DType, shape: Sequence[int]) -> int:
     """The number of elements of a claimed shape, which is only now believed.
 
     Raises InvalidModel for a negative dim, more than `MAX_RANK` axes or `MAX_BYTES`
     bytes. Zero dims do not excuse the others: NumPy cannot hold (0, 2**62, 2**62).
     """
     if len(shape) > MAX_RANK:
-        raise InvalidModel(f"{len(shape)} axes, at most {MAX_RANK} work", where=where)
-    if shape and min(shape) < 0:
-        raise InvalidModel(f"negative dim in {list(shape)}", where=where)
-    extent = math.prod(max(dim, 1) for dim in shape)
-    if max(packed_size(dtype, extent), extent) > MAX_BYTES:
+        raise InvalidModel(f"{len(shape)} axes, at most {MAX_RANK} work")
+    extent = 1
+    for dim in shape:
+        if dim < 0:
+            raise InvalidModel(f"negative dim in {list(shape)}")
+        extent *= dim or 1
+    if extent * dtype.numpy.itemsize > MAX_BYTES:
         raise InvalidModel(
-            f"dims {list(shape)} of {dtype} claim over {MAX_BYTES >> 30} GiB",
-            where=where,
+            f"dims {list(shape)} of {dtype} claim over {MAX_BYTES >> 30} GiB"
         )
     return math.prod(shape)
 
 
-def _element_type(number: int, where: str) -> DType:
-    try:
-        return DType(number)
-    except ValueError:
-        raise InvalidModel(f"unknown element type {number}", where=where) from None
+_DTYPES = {dtype.value: dtype for dtype in DType}
+_DATA_FIELDS = (*FIELDS, "raw_data")
 
 
-def _check_field(field: str, have: int, dtype: DType, size: int, where: str) -> None:
+def _check_field(field: str, have: int, dtype: DType, size: int) -> None:
     if field == "raw_data":
         legal = dtype is not DType.STRING
         need = packed_size(dtype, size)
@@ -316,34 +322,28 @@ def _check_field(field: str, have: int, dtype: DType, size: int, where: str) -> 
         legal = dtype in FIELDS[field]
         need = field_length(dtype, size)
     if not legal:
-        raise InvalidModel(f"{dtype} cannot lie in {field}", where=where)
+        raise InvalidModel(f"{dtype} cannot lie in {field}")
     if have != need:
         unit = "bytes" if field == "raw_data" else "entries"
         raise InvalidModel(
-            f"{field} has {have} {unit}, dims and element type need {need}", where=where
+            f"{field} has {have} {unit}, dims and element type need {need}"
         )
 
 
-def _no_data(dtype: DType, size: int, where: str) -> _Data:
-    if size:
-        raise InvalidModel(f"no data for {size} elements", where=where)
-    return () if dtype is DType.STRING else b""
-
-
 def _external(
-    entries: Sequence[Any], dtype: DType, size: int, folder: Path | None, where: str
+    proto: TensorProto, dtype: DType, size: int, folder: Path | None
 ) -> ExternalSlice:
     if dtype is DType.STRING:
-        raise InvalidModel("strings cannot lie in external data", where=where)
-    named: dict[str, str] = {}
-    for entry in entries:
+        raise InvalidModel("strings cannot lie in external data")
+    entries: dict[str, str] = {}
+    for entry in proto.external_data:
         # protobuf hands out bytes where text is not UTF-8
         if not isinstance(entry.key, str) or not isinstance(entry.value, str):
-            raise InvalidModel("external data entry is not UTF-8", where=where)
-        if entry.key in named:
-            raise InvalidModel(f"external data has two {entry.key!r}", where=where)
-        named[entry.key] = entry.value
-    return slice_of(named, folder, packed_size(dtype, size), where)
+            raise InvalidModel("external data entry is not UTF-8")
+        if entry.key in entries:
+            raise InvalidModel(f"external data has two {entry.key!r}")
+        entries[entry.key] = entry.value
+    return slice_of(entries, folder, packed_size(dtype, size))
 
 
 def _shares_writeable(array: Array) -> bool:

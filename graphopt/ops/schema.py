@@ -74,10 +74,8 @@ def schema_of(kind: str, domain: str = "") -> Schema | None:
         min_results=raw.min_output,
         max_results=raw.max_output,
         operand_names=tuple(formal.name for formal in raw.inputs),
-        variadic_operand=bool(raw.inputs)
-        and raw.inputs[-1].option == option.Variadic,
-        variadic_result=bool(raw.outputs)
-        and raw.outputs[-1].option == option.Variadic,
+        variadic_operand=bool(raw.inputs) and raw.inputs[-1].option == option.Variadic,
+        variadic_result=bool(raw.outputs) and raw.outputs[-1].option == option.Variadic,
         result_types=tuple(results),
     )
 

@@ -96,9 +96,7 @@ def _may_be_followed(type_: Type) -> bool:
     """Small integer (or truth) tensors are what shapes are made of."""
     if not isinstance(type_, TensorType) or type_.shape is None:
         return False
-    if type_.dtype is None or not (
-        type_.dtype.is_integer or type_.dtype is DType.BOOL
-    ):
+    if type_.dtype is None or not (type_.dtype.is_integer or type_.dtype is DType.BOOL):
         return False
     size = 1
     for dim in type_.shape:
@@ -118,8 +116,8 @@ class Structured(Computed):
     __slots__ = ()
 
     maps: ClassVar[str] = ""
-    combiner: ClassVar[Combiner] = Combiner.SUM
-    """How partial results over a reduced axis combine."""
+    combiner: ClassVar[Combiner | None] = Combiner.SUM
+    """How partial results over a reduced axis combine; None where they do not."""
     linear: ClassVar[tuple[tuple[int, ...], ...]] = ()
     """Operand sets in which the op is jointly linear."""
     flops: ClassVar[float] = 1.0
@@ -131,12 +129,12 @@ class Structured(Computed):
 
     def parse_maps(self, text: str, **facts: Any) -> Maps | None:
         """Index maps from their notation, with what the class declares."""
-        ranks = []
-        for value in self.operands:
-            rank = 0 if value is None else value.rank
-            if rank is None:
-                return None
-            ranks.append(rank)
+        ranks = [None if value is None else value.rank for value in self.operands]
+        if any(
+            rank is None and value is not None
+            for rank, value in zip(ranks, self.operands, strict=True)
+        ):
+            return None
         facts = {
             "combiner": self.combiner,
             "linear": self.linear,
@@ -148,7 +146,7 @@ class Structured(Computed):
         """Extents of axes that operands do not determine."""
         return {}
 
-    def domain(self) -> tuple[Maps, dict[str, Dim]] | None:
+    def iteration_domain(self) -> tuple[Maps, dict[str, Dim]] | None:
         """The index maps with the extent of each axis; None where ranks are unknown.
 
         Raises TypeMismatch where operands clash.
@@ -156,16 +154,14 @@ class Structured(Computed):
         maps = self.index_maps()
         if maps is None:
             return None
-        shapes = [
-            () if v is None or v.shape is None else v.shape for v in self.operands
-        ]
+        shapes = [None if value is None else value.shape for value in self.operands]
         try:
             return maps, extents(maps, shapes, self.extents())
         except ValueError as error:
             raise self.error(str(error)) from None
 
     def result_shapes(self) -> Sequence[Shape | None]:
-        domain = self.domain()
+        domain = self.iteration_domain()
         if domain is None:
             return [None] * self.outs
         return list(result_shapes(*domain))[: self.outs]

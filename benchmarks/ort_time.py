@@ -1,0 +1,153 @@
+"""CPU time in ONNX Runtime of a model as it came, by graphopt, and by its peers.
+
+All run in one process, on one thread, with ONNX Runtime's default optimizations, in a
+new random order each round. A ratio is taken within a round, so that a slow spell of
+the machine falls on both of its sides; the median over the rounds is printed with its
+bootstrap 95 % interval. `control` is the original a second time: what its ratio differs
+from 1, or its interval is wide, is noise. `!`: computes something else.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import intervals
+import models
+import tools
+
+ORIGINAL = "original"
+CONTROL = "control"
+TOLERANCE = 5e-3
+
+
+def thread_seconds(call: Callable[[], object], repeats: int) -> float:
+    """CPU seconds of this thread for one call, after one call to warm the caches."""
+    call()
+    begin = time.thread_time()
+    for _ in range(repeats):
+        call()
+    return (time.thread_time() - begin) / repeats
+
+
+def interleaved(
+    calls: dict[str, Callable[[], object]], rounds: int, sample_s: float, seed: int
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, the order within a round being random."""
+    once = max(thread_seconds(call, 1) for call in calls.values())
+    repeats = max(1, round(sample_s / once))
+    order = list(calls)
+    shuffle = random.Random(seed).shuffle
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            samples[name].append(thread_seconds(calls[name], repeats))
+    return samples
+
+
+def optimized_models(
+    source: Path, names: Sequence[str], folder: Path, options: argparse.Namespace
+) -> dict[str, Path]:
+    """The model as each tool writes it; a tool that fails is said and left out."""
+    written = {ORIGINAL: source, CONTROL: source}
+    for tool in names:
+        extra = options.options.split() if tool == tools.GRAPHOPT else []
+        target = folder / tool / "optimized.onnx"
+        run = tools.optimize(tool, source, target, extra, options.limit)
+        if run.error:
+            print(f"  {tool}: {run.error}")
+        else:
+            written[tool] = target
+    return written
+
+
+def measure_model(
+    source: Path, names: Sequence[str], folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Sessions for all sides, their agreement, their times and the ratios of these."""
+    inputs = models.make_inputs(source, models.chosen_dims(options), options.seed)
+    sessions = {}
+    errors = {}
+    expected: list[Any] = []
+    for name, path in optimized_models(source, names, folder, options).items():
+        try:
+            session = models.ort_session(path)
+            outputs = models.ort_run(session, inputs)
+        except Exception as error:
+            if name == ORIGINAL:
+                raise
+            print(f"  {name}: {str(error)[:200]}")
+            continue
+        expected = expected or outputs
+        sessions[name] = session
+        errors[name] = models.relative_error(expected, outputs)
+
+    def runner(session: Any) -> Callable[[], object]:
+        return lambda: models.ort_run(session, inputs)
+
+    calls = {name: runner(session) for name, session in sessions.items()}
+    samples = interleaved(calls, options.rounds, options.sample, options.seed)
+    result: dict[str, Any] = {}
+    for name, seconds in samples.items():
+        ratio = intervals.median_of_ratios(seconds, samples[ORIGINAL])
+        result[name] = {
+            "seconds": asdict(intervals.median(seconds)),
+            "ratio_to_original": asdict(ratio),
+            "relative_error": errors[name],
+        }
+        mark = "" if errors[name] <= TOLERANCE else "!"
+        milliseconds = 1000 * result[name]["seconds"]["value"]
+        print(f"  {mark + name:12} {milliseconds:10.3f} ms   x {ratio}", end="")
+        if name in tools.PEERS and tools.GRAPHOPT in samples:
+            ratio = intervals.median_of_ratios(samples[tools.GRAPHOPT], seconds)
+            result[name]["graphopt_ratio"] = asdict(ratio)
+            print(f"   graphopt to this: {ratio}", end="")
+        print(flush=True)
+    return result
+
+
+def main() -> None:
+    """Measure each model, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    models.add_model_arguments(parser)
+    models.add_input_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument(
+        "--sample", type=float, default=0.02, help="least CPU seconds of one sample"
+    )
+    parser.add_argument(
+        "--options", default="", help="more options for graphopt, in one string"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=600, help="seconds for one tool on one model"
+    )
+    parser.add_argument("--json", type=Path, help="write everything measured here")
+    options = parser.parse_args()
+    names = tools.installed()
+    report = {}
+    for name, source in models.chosen_models(options).items():
+        print(name, flush=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                report[name] = measure_model(source, names, Path(scratch), options)
+            except Exception as error:  # noqa: BLE001 (the original does not run)
+                print(f"  left out: {str(error)[:200]}")
+    if options.json:
+        head = {
+            "schema": 1,
+            "versions": tools.versions([*names, "onnxruntime"]),
+            "rounds": options.rounds,
+        }
+        options.json.write_text(json.dumps({**head, "models": report}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""CPU time of graphopt's NumPy reference against ONNX's ReferenceEvaluator.
+
+Both start from the loaded model and end with its outputs; the evaluator's run alone,
+without its construction, is printed too. The largest error is relative to the largest
+value of each output. Set OMP_NUM_THREADS=1: CPU time counts waiting threads as well.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import graphopt
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+import intervals
+import models
+import tools
+
+OURS = "graphopt"
+THEIRS = "onnx.reference"
+RUN_ONLY = "onnx.reference, run only"
+
+
+def timed(call: Callable[[], list[Any]]) -> tuple[float, list[Any]]:
+    """CPU seconds of the process for one call, and what it returned."""
+    begin = time.process_time()
+    outputs = call()
+    return time.process_time() - begin, outputs
+
+
+def measure_model(source: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Times of both references on one model, interleaved, and their difference."""
+    model = onnx.load(source)
+    inputs = models.make_inputs(source, models.chosen_dims(options), options.seed)
+    evaluator = ReferenceEvaluator(model)
+    calls: dict[str, Callable[[], list[Any]]] = {
+        THEIRS: lambda: list(ReferenceEvaluator(model).run(None, inputs)),
+        RUN_ONLY: lambda: list(evaluator.run(None, inputs)),
+        OURS: lambda: list(graphopt.run_model(model, inputs, target="reference")),
+    }
+    outputs = {name: call() for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    shuffle = random.Random(options.seed).shuffle
+    for _ in range(options.rounds):
+        shuffle(order)
+        for name in order:
+            samples[name].append(timed(calls[name])[0])
+    error = models.relative_error(outputs[THEIRS], outputs[OURS])
+    ratio = intervals.median_of_ratios(samples[OURS], samples[THEIRS])
+    run_ratio = intervals.median_of_ratios(samples[OURS], samples[RUN_ONLY])
+    for name, seconds in samples.items():
+        print(f"  {name:26} {intervals.median(seconds)} CPU s")
+    print(f"  ratio {ratio}, to its run only {run_ratio}; relative error {error:.2e}")
+    return {
+        "seconds": {
+            name: asdict(intervals.median(seconds)) for name, seconds in samples.items()
+        },
+        "ratio": asdict(ratio),
+        "ratio_to_run_only": asdict(run_ratio),
+        "relative_error": error,
+    }
+
+
+def main() -> None:
+    """Measure each model that both can run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    models.add_model_arguments(parser)
+    models.add_input_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write everything measured here")
+    options = parser.parse_args()
+    report = {}
+    for name, source in models.chosen_models(options).items():
+        print(name, flush=True)
+        try:
+            report[name] = measure_model(source, options)
+        except Exception as error:  # noqa: BLE001 (either may lack an op)
+            print(f"  left out: {type(error).__name__}: {str(error)[:200]}")
+    if options.json:
+        head = {"schema": 1, "versions": tools.versions(["graphopt", "onnx", "numpy"])}
+        options.json.write_text(json.dumps({**head, "models": report}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

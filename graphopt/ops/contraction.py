@@ -1,0 +1,125 @@
+"""Sums of products: matrix products, Einstein summation, determinants.
+
+Narrow floats are summed in float32 and rounded once; integers wrap.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING
+
+from ..index import Maps
+from ..ir import Value
+from .bodies import scalar
+from .elementwise import Add, Mul
+from .movement import Transpose
+from .registry import op
+from .structured import Array, Composite, Structured
+
+if TYPE_CHECKING:
+    from ..xp import Namespace
+
+
+@op("MatMul")
+class MatMul(Structured):
+    """Matrix product over the last two axes, broadcast over the leading ones.
+
+    A vector is a row on the left, a column on the right, and loses that axis again.
+    """
+
+    linear = ((0,), (1,))
+    flops = 2.0
+
+    def index_maps(self) -> Maps | None:
+        a, b = (v.rank if v is not None else None for v in self.operands)
+        if a is None or b is None:
+            return None
+        if not a or not b:
+            raise self.error("a matrix product needs operands of rank 1 or more")
+        left, m = ("... m k", "m") if a > 1 else ("k", "")
+        right, n = ("... k n", "n") if b > 1 else ("k", "")
+        lead = "..." if max(a, b) > 1 else ""
+        return self.parse_maps(f"{left}, {right} -> {lead} {m} {n}")
+
+    def compute(self, xp: Namespace, a: Array, b: Array) -> Array:
+        return xp.matmul(a, b)
+
+
+@op("Gemm")
+class Gemm(Structured, Composite):
+    """alpha * A' B' + beta * C, where ' transposes as the attributes ask.
+
+    C broadcasts to the product. With C, parts of the sum over k do not combine: each
+    would add it. The body tells how they do.
+    """
+
+    flops = 2.0
+
+    def infer(self) -> Sequence[Type]:
+        return Structured.infer(self)
+
+    def index_maps(self) -> Maps | None:
+        a = "k m" if self.transA else "m k"
+        b = "n k" if self.transB else "k n"
+        if len(self.operands) < 3:
+            return self.parse_maps(f"{a}, {b} -> m n", linear=((0,), (1,)))
+        c = self.operands[2].rank  # type: ignore[union-attr]
+        if c is None:
+            return None
+        words = "m? n?".split()[2 - c :] if c else []
+        return self.parse_maps(
+            f"{a}, {b}, {' '.join(words)} -> m n",
+            linear=((0, 2), (1, 2)),
+            combiner=None,
+        )
+
+    def body(self) -> Value | None:
+        a, b, *rest = self.operands
+        if a is None or a.dtype is None:
+            return None
+        a = Transpose(a, perm=(1, 0)) if self.transA else a
+        b = Transpose(b, perm=(1, 0)) if self.transB else b
+        result: Value = MatMul(a, b)
+        if self.alpha != 1:
+            result = Mul(scalar(self.alpha, a.dtype), result)
+        for c in rest:
+            scaled = c if self.beta == 1 else Mul(scalar(self.beta, a.dtype), c)
+            result = Add(result, scaled)
+        return result
+
+    def compute(self, xp: Namespace, a: Array, b: Array, c: Array | None = None) -> Array:
+        a = xp.transpose(a) if self.transA else a
+        b = xp.transpose(b) if self.transB else b
+
+        def affine(a: Array, b: Array, *rest: Array) -> Array:
+            result = xp.matmul(a, b)
+            if self.alpha != 1:
+                result = xp.multiply(result, self.alpha)
+            for c in rest:
+                scaled = c if self.beta == 1 else xp.multiply(c, self.beta)
+                result = xp.add(result, scaled)
+            return result
+
+        return xp.each(affine, a, b, *([] if c is None else [c]))
+
+
+@op("Einsum")
+class Einsum(Structured):
+    """Einstein summation: ``bij, bjk -> bik``."""
+
+    flops = 2.0
+
+    def index_maps(self) -> Maps | None:
+        ranks = [None if v is None else v.rank for v in self.operands]
+        if None in ranks:
+            return None
+        try:
+            terms, result = spelled_out(self.equation, [r for r in ranks if r is not None])
+        except ValueError as error:
+            raise self.error(str(error)) from None
+        counts = [len(set(t)) == len(t) for t in terms]
+        linear = [(i,) for i in range(len(terms))]
+        ...
+
+    def compute(self, xp: Namespace, *operands: Array) -> Array:
+        return xp.einsum(self.equation, *operands)

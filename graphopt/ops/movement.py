@@ -1,0 +1,201 @@
+"""Ops that put elements elsewhere: transposed, repeated, blocked, reversed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import dims
+from ..dims import Dim, Shape
+from ..index import Maps
+from .registry import op
+from .steering import (
+    axis_names,
+    concrete,
+    dims_of,
+    joined,
+    length_of,
+    normal_axes,
+    normal_axis,
+    shape_of,
+)
+from .structured import Array, Structured, broadcast_shapes
+
+if TYPE_CHECKING:
+    from ..xp import Namespace
+
+
+class Movement(Structured):
+    """Elements of the first operand at other places."""
+
+    linear = ((0,),)
+    flops = 0.0
+
+
+@op("Transpose")
+class Transpose(Movement):
+    """Axes in the order ``perm``; reversed where there is none."""
+
+    arithmetic = True
+
+    def order(self, rank: int) -> tuple[int, ...]:
+        """The operand's axis for each axis of the result. Raises TypeMismatch."""
+        perm = self.perm
+        if perm is None:
+            return tuple(range(rank))[::-1]
+        if sorted(perm) != list(range(rank)):
+            raise self.error(f"perm {perm} does not order {rank} axes")
+        return tuple(perm)
+
+    def compute(self, xp: Namespace, x: Array) -> Array:
+        return xp.transpose(x, self.order(x.ndim))
+
+    def index_maps(self) -> Maps | None:
+        source = shape_of(self)
+        if source is None:
+            return None
+        names = axis_names(len(source))
+        result = [names[i] for i in self.order(len(source))]
+        return self.parse_maps(joined([names], [result]))
+
+    def result_shapes(self) -> Sequence[Shape | None]:
+        source = shape_of(self)
+        if source is None:
+            perm = self.perm
+            return [None if perm is None else (None,) * len(perm)]
+        return [tuple([source[i] for i in self.order(len(source))])]
+
+
+@op("Expand")
+class Expand(Movement):
+    """Broadcast against ``shape``: a dim of the operand stays where that holds 1."""
+
+    static = (1,)
+    arithmetic = True
+
+    def compute(self, xp: Namespace, x: Array, shape: Array) -> Array:
+        return xp.expand(x, shape)
+
+    def result_shapes(self) -> Sequence[Shape | None]:
+        source, wanted = shape_of(self), dims_of(self, 1)
+        length = length_of(self, 1)
+        if source is None or (wanted is None and length is None):
+            return [None]
+        if wanted is None:
+            wanted = (None,) * (length or 0)
+        try:
+            return [broadcast_shapes(source, wanted)]
+        except ValueError as error:
+            raise self.error(str(error)) from None
+
+    def index_maps(self) -> Maps | None:
+        source, target = shape_of(self), self.shape
+        if source is None or target is None:
+            return None
+        names = axis_names(len(target))
+        lead = len(target) - len(source)
+        words = [
+            "1" if dim == 1 else name if dims.equal(dim, extent) else "_"
+            for dim, name, extent in zip(
+                source, names[lead:], target[lead:], strict=True
+            )
+        ]
+        return self.parse_maps(joined([words, "-"], [names]))
+
+    def extents(self) -> Mapping[str, Dim]:
+        target = self.shape or ()
+        return dict(zip(axis_names(len(target)), target, strict=True))
+
+
+@op("Tile")
+class Tile(Movement):
+    """The operand repeated ``repeats`` times along each axis."""
+
+    static = (1,)
+    arithmetic = True
+
+    def compute(self, xp: Namespace, x: Array, repeats: Array) -> Array:
+        return xp.tile(x, repeats)
+
+    def index_maps(self) -> Maps | None:
+        source = shape_of(self)
+        if source is None:
+            return None
+        names = axis_names(len(source))
+        result = [f"(t{i} {name})" for i, name in enumerate(names)]
+        return self.parse_maps(joined([names, "-"], [result]))
+
+    def extents(self) -> Mapping[str, Dim]:
+        rank = len(shape_of(self) or ())
+        repeats = dims_of(self, 1) or (None,) * rank
+        if len(repeats) != rank:
+            raise self.error(f"{len(repeats)} repeats for {rank} axes")
+        return dict(zip(axis_names(rank, "t"), repeats, strict=True))
+
+
+class Blocks(Movement):
+    """Square blocks of pixels moved into channels or out of them."""
+
+    def extents(self) -> Mapping[str, Dim]:
+        return {"r": self.blocksize, "s": self.blocksize}
+
+
+@op("DepthToSpace")
+class DepthToSpace(Blocks):
+    """Channels spread over blocks of pixels; ``mode`` says which channels make a block.
+
+    DCR: block first, then channel. CRD: channel first, then block.
+    """
+
+    def index_maps(self) -> Maps | None:
+        depth = "(c r s)" if self.mode == "CRD" else "(r s c)"
+        return self.parse_maps(f"n {depth} h w -> n c (h r) (w s)")
+
+    def compute(self, xp: Namespace, x: Array) -> Array:
+        batch, depth, height, width = x.shape
+        size = self.blocksize
+        if self.mode == "CRD":
+            split, order = (-1, size, size), (0, 1, 4, 2, 5, 3)
+        else:
+            split, order = (size, size, -1), (0, 3, 4, 1, 5, 2)
+        depth //= size * size
+        split = tuple([depth if extent < 0 else extent for extent in split])
+        x = xp.transpose(xp.reshape(x, (batch, *split, height, width)), order)
+        return xp.reshape(x, (batch, depth, height * size, width * size))
+
+
+@op("SpaceToDepth")
+class SpaceToDepth(Blocks):
+    """Blocks of pixels gathered into channels, the place in the block first."""
+
+    maps = "n c (h r) (w s) -> n (r s c) h w"
+
+    def compute(self, xp: Namespace, x: Array) -> Array:
+        batch, depth, height, width = x.shape
+        size = self.blocksize
+        rows, columns = height // size, width // size
+        x = xp.reshape(x, (batch, depth, rows, size, columns, size))
+        x = xp.transpose(x, (0, 3, 5, 1, 2, 4))
+        return xp.reshape(x, (batch, depth * size * size, rows, columns))
+
+
+@op("ReverseSequence")
+class ReverseSequence(Movement):
+    """The first ``sequence_lens[b]`` steps of sequence b backwards, the rest as is."""
+
+    def compute(self, xp: Namespace, x: Array, lengths: Array) -> Array:
+        return xp.reverse_sequence(x, lengths, self.batch_axis, self.time_axis)
+
+    def index_maps(self) -> Maps | None:
+        source = shape_of(self)
+        if source is None:
+            return None
+        names = axis_names(len(source))
+        batch = names[normal_axis(self.batch_axis, len(source))]
+        names[normal_axis(self.time_axis, len(source))] = "_"
+        return self.parse_maps(joined([names, [batch]], [names]))
+
+    def result_shapes(self) -> Sequence[Shape | None]:
+        return [shape_of(self)]

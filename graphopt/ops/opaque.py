@@ -1,0 +1,46 @@
+"""Ops that are not modelled: carried through as they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..ir import Op
+from ..types import Type
+from .registry import kinds
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+
+class Opaque(Op):
+    """A node kept verbatim; only the names around it may change.
+
+    ``operands`` are the node's inputs, followed by the values that its bodies read from
+    around them (``captures``: the names that they have in there). ``version`` is the
+    opset of its domain, and pins its meaning. The attribute ``node`` is a serialized
+    NodeProto; ``declared`` are the types that the model states for the results.
+    Never merged (each has its ``token``), folded, or dropped while used.
+    """
+
+    __slots__ = ()
+    kind = "Opaque"
+    domain = "graphopt"
+    deterministic = False
+
+    def default_outs(self) -> int:
+        declared: tuple[Type, ...] = self.attrs["declared"]  # type: ignore[assignment]
+        return len(declared)
+
+    def infer(self) -> Sequence[Type]:
+        return self.attrs["declared"]  # type: ignore[return-value]
+
+    @property
+    def node(self) -> NodeProto:
+        """A fresh copy of the node."""
+        from onnx import NodeProto
+
+        return NodeProto.FromString(self.attrs["node"])  # type: ignore[arg-type]
+
+
+kinds["graphopt", "Opaque"] = Opaque  # type: ignore[assignment]

@@ -1,0 +1,247 @@
+"""Passes, and the pipeline that runs, times, verifies and prints them.
+
+A pass is a function from Graph to Graph: a frozen dataclass whose fields are its
+options, in Python and on the command line (``tile(budget=64)``). The pipeline, never the
+pass, does everything around it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from . import debug
+from .errors import UsageError
+from .ir import Graph, Op, Value
+from .rewrite import Log, Miss, Rule, rewrite
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A function from Graph to Graph.
+
+    ``name`` is how people call it; ``level`` is the lowest ``-O`` that runs it.
+    """
+
+    name: ClassVar[str] = ""
+    level: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+
+    def __call__(self, graph: Graph) -> Graph:
+        return self.run(graph, Log())
+
+    def run(self, graph: Graph, log: Log) -> Graph:
+        """The pass itself; ``log`` takes note of rules that fire."""
+        raise NotImplementedError
+
+    def limited_to_exact(self) -> Pass | None:
+        """This pass without anything that changes rounding; None if nothing is left."""
+        return self
+
+    def __str__(self) -> str:
+        options = ", ".join(
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        )
+        return f"{self.name}({options})" if options else self.name
+
+
+@dataclass(frozen=True)
+class RulePass(Pass):
+    """A pass that is a list of rules. ``exact`` leaves out those that change rounding."""
+
+    exact: bool = False
+
+    def rules(self) -> Sequence[Rule]:
+        """The equations of this pass, in the order in which they are tried."""
+        raise NotImplementedError
+
+    def run(self, graph: Graph, log: Log) -> Graph:
+        rules = [r for r in self.rules() if r.exact or not self.exact]
+        return rewrite(graph, rules, log=log)
+
+    def limited_to_exact(self) -> Pass | None:
+        if not any(r.exact for r in self.rules()):
+            return None
+        return dataclasses.replace(self, exact=True)
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did to the graph, over all the times it ran."""
+
+    name: str
+    ops_before: int
+    ops_after: int
+    seconds: float
+    fired: Mapping[str, int] = field(default_factory=dict)
+
+
+Observer = Callable[[Pass, Graph, Graph], None]
+"""Called after each pass that changed something: pass, graph before, graph after."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order, repeated until a whole round changes nothing.
+
+    ``rounds`` bounds the repetition; a round in which nothing fires ends it.
+    """
+
+    passes: tuple[Pass, ...]
+    rounds: int = 6
+
+    def __call__(self, graph: Graph) -> Graph:
+        return self.run(graph)[0]
+
+    def run(
+        self,
+        graph: Graph,
+        *,
+        observe: Observer | None = None,
+        verify: Callable[[Graph], None] | None = None,
+        deadline: float | None = None,
+    ) -> tuple[Graph, list[PassRecord]]:
+        """The improved graph and a record of each pass, in pipeline order.
+
+        ``verify`` is called on each new graph. ``deadline`` (`time.monotonic`) only
+        stops early, between passes.
+        """
+        records: dict[int, PassRecord] = {}
+        seen: dict[int, Graph] = {}
+        count = count_ops(graph)
+        for _ in range(self.rounds):
+            start = graph
+            for i, pass_ in enumerate(self.passes):
+                if seen.get(i) is graph:
+                    continue
+                if deadline is not None and time.monotonic() > deadline:
+                    return graph, [records[k] for k in sorted(records)]
+                before, log, began = graph, _log(), time.process_time()
+                graph = pass_.run(before, log)
+                seconds = time.process_time() - began
+                seen[i] = graph
+                after = count if graph is before else count_ops(graph)
+                records[i] = _added(records.get(i), pass_, count, after, seconds, log)
+                count = after
+                if graph is before:
+                    continue
+                if verify is not None:
+                    verify(graph)
+                if observe is not None:
+                    observe(pass_, before, graph)
+                _show(pass_, before, graph, records[i])
+            if graph is start:
+                break
+        return graph, [records[k] for k in sorted(records)]
+
+
+def count_ops(graph: Graph) -> int:
+    """Ops that do work: those of bodies count, constants do not."""
+    return sum(op.kind != "Constant" for _, op in graph.walk())
+
+
+def _added(
+    old: PassRecord | None,
+    pass_: Pass,
+    before: int,
+    after: int,
+    seconds: float,
+    log: Log,
+) -> PassRecord:
+    if old is None:
+        return PassRecord(str(pass_), before, after, seconds, dict(log.fired))
+    return PassRecord(
+        old.name,
+        old.ops_before,
+        old.ops_after + after - before,
+        old.seconds + seconds,
+        dict(Counter(old.fired) + log.fired),
+    )
+
+
+def _log() -> Log:
+    log = Log()
+    if debug.level() >= 3:
+        log.on_fire = _print_fire
+    if debug.level() >= 4:
+        log.on_miss = _print_miss
+    return log
+
+
+def _print_fire(rule_: Rule, op: Op, values: Sequence[Value]) -> None:
+    debug.say(3, f"  {rule_.name}: {op!r} --> {list(values)!r}")
+
+
+def _print_miss(rule_: Rule, op: Op, miss: Miss) -> None:
+    debug.say(4, f"  {rule_.name} missed on {op!r}: {miss.reason}")
+
+
+def _show(pass_: Pass, before: Graph, after: Graph, record: PassRecord) -> None:
+    debug.say(1, f"{pass_}: {record.ops_after} ops, {record.seconds:.3f} s")
+    if debug.level() >= 2:
+        debug.say(2, str(after))
+    folder = debug.dump_folder()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(folder.glob("*.after.txt")))
+        stem = f"{number:03d}-{pass_.name}"
+        (folder / f"{stem}.before.txt").write_text(str(before))
+        (folder / f"{stem}.after.txt").write_text(str(after))
+
+
+def parse_pass(spec: str, known: Mapping[str, type[Pass]]) -> Pass:
+    """A pass from ``name`` or ``name(option=value, ...)``.
+
+    Raises UsageError for an unknown pass or option, with the nearest names.
+    """
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", spec, re.DOTALL)
+    if match is None:
+        raise UsageError(f"cannot read the pass {spec!r}; write name(option=value)")
+    name, inner = match[1].replace("_", "-"), match[2] or ""
+    if name not in known:
+        raise UsageError(f"unknown pass {name!r}{nearest(name, known)}")
+    cls = known[name]
+    fields = {f.name for f in dataclasses.fields(cls)}
+    try:
+        call = ast.parse(f"f({inner})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        if call.args:
+            raise ValueError("options are named")
+        options = {str(k.arg): _value(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"cannot read the options of {spec!r}: {error}") from None
+    for option in options:
+        if option not in fields:
+            raise UsageError(
+                f"pass {name!r} has no option {option!r}{nearest(option, fields)}"
+            )
+    return cls(**options)
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Name):
+        return node.id
+    return ast.literal_eval(node)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` with the closest known words, or all of them."""
+    import difflib
+
+    known = sorted(words)
+    close = difflib.get_close_matches(word, known, n=3)
+    if close:
+        return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return f"; known: {', '.join(known)}" if known else ""

@@ -1,0 +1,333 @@
+"""Types and attributes in ONNX's protobuf form, read and written.
+
+Everything read is checked: the bytes may come from anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx import AttributeProto, TypeProto
+
+from .dims import Dim, Expr, format_dim, symbol
+from .errors import InvalidModel
+from .sparse import sparse_from_proto
+from .types import (
+    UNKNOWN,
+    DType,
+    MapType,
+    OptionalType,
+    SequenceType,
+    SparseType,
+    TensorType,
+    Type,
+    UnknownType,
+)
+from .weights import Tensor
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto, ValueInfoProto
+
+MAX_NESTING = 64
+"""Bodies within bodies, functions calling functions, types within types."""
+
+_DTYPES = {dtype.value: dtype for dtype in DType}
+
+
+def text(value: Any, where: str) -> str:
+    """A string field. Raises InvalidModel where it is not UTF-8."""
+    if isinstance(value, str):
+        return value
+    raise InvalidModel(f"name {value!r:.80} is not UTF-8", where=where)
+
+
+# --- types --------------------------------------------------------------------------
+
+
+def read_type(proto: TypeProto, where: str, depth: int = 0) -> Type:
+    """The type that a TypeProto states, as far as it states one. Raises InvalidModel."""
+    if depth > MAX_NESTING:
+        raise InvalidModel("types nested too deep", where=where)
+    which = proto.WhichOneof("value")
+    if which == "tensor_type":
+        return _read_tensor_type(proto.tensor_type, where)
+    if which == "sequence_type":
+        inner = proto.sequence_type.elem_type
+        return SequenceType(read_type(inner, where, depth + 1))
+    if which == "optional_type":
+        inner = proto.optional_type.elem_type
+        return OptionalType(read_type(inner, where, depth + 1))
+    if which == "map_type":
+        key = _read_dtype(proto.map_type.key_type, where)
+        value = read_type(proto.map_type.value_type, where, depth + 1)
+        if key is None:
+            raise InvalidModel("map type without a key type", where=where)
+        return MapType(key, value)
+    if which == "sparse_tensor_type":
+        return SparseType(_read_tensor_type(proto.sparse_tensor_type, where))
+    return UNKNOWN
+
+
+def _read_tensor_type(
+    proto: TypeProto.Tensor | TypeProto.SparseTensor, where: str
+) -> TensorType:
+    dtype = _read_dtype(proto.elem_type, where)
+    if not proto.HasField("shape"):
+        return TensorType(dtype)
+    return TensorType(dtype, tuple([_read_dim(d, where) for d in proto.shape.dim]))
+
+
+def _read_dtype(number: int, where: str) -> DType | None:
+    if not number:
+        return None
+    try:
+        return _DTYPES[number]
+    except KeyError:
+        raise InvalidModel(f"unknown element type {number}", where=where) from None
+
+
+def _read_dim(proto: Any, where: str) -> Dim:
+    which = proto.WhichOneof("value")
+    if which == "dim_value":
+        size: int = proto.dim_value
+        if size < 0:
+            if size == -1:  # how some exporters say "unknown"
+                return None
+            raise InvalidModel(f"negative dim {size}", where=where)
+        return size
+    if which == "dim_param" and proto.dim_param:
+        return symbol(text(proto.dim_param, where))
+    return None
+
+
+def write_type(type_: Type | None) -> TypeProto:
+    """The TypeProto of a type; empty where nothing is known."""
+    proto = TypeProto()
+    if isinstance(type_, TensorType):
+        _write_tensor_type(proto.tensor_type, type_)
+    elif isinstance(type_, SparseType):
+        _write_tensor_type(proto.sparse_tensor_type, type_.tensor)
+    elif isinstance(type_, SequenceType):
+        proto.sequence_type.elem_type.CopyFrom(write_type(type_.element))
+    elif isinstance(type_, OptionalType):
+        proto.optional_type.elem_type.CopyFrom(write_type(type_.element))
+    elif isinstance(type_, MapType):
+        proto.map_type.key_type = type_.key.value
+        proto.map_type.value_type.CopyFrom(write_type(type_.value))
+    return proto
+
+
+def _write_tensor_type(
+    proto: TypeProto.Tensor | TypeProto.SparseTensor, type_: TensorType
+) -> None:
+    proto.elem_type = 0 if type_.dtype is None else type_.dtype.value
+    if type_.shape is None:
+        return
+    proto.shape.SetInParent()
+    for dim in type_.shape:
+        written = proto.shape.dim.add()
+        if isinstance(dim, int):
+            written.dim_value = dim
+        elif dim is not None:
+            written.dim_param = dim_name(dim)
+
+
+def dim_name(dim: Expr) -> str:
+    """The ``dim_param`` of a symbolic dim: its bare name, or the expression."""
+    if len(dim.terms) == 1:
+        (factors, scale) = dim.terms[0]
+        if scale == 1 and len(factors) == 1 and factors[0].operation == "symbol":
+            return factors[0].text
+    return format_dim(dim)
+
+
+def is_known(type_: Type | None) -> bool:
+    """True where a value's type says anything that a file could state."""
+    return type_ is not None and not isinstance(type_, UnknownType)
+
+
+# --- attributes ---------------------------------------------------------------------
+
+_FIELDS = {
+    AttributeProto.FLOAT: "f",
+    AttributeProto.INT: "i",
+    AttributeProto.STRING: "s",
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    AttributeProto.TYPE_PROTO: "tp",
+    AttributeProto.FLOATS: "floats",
+    AttributeProto.INTS: "ints",
+    AttributeProto.STRINGS: "strings",
+    AttributeProto.TENSORS: "tensors",
+    AttributeProto.GRAPHS: "graphs",
+    AttributeProto.SPARSE_TENSORS: "sparse_tensors",
+    AttributeProto.TYPE_PROTOS: "type_protos",
+}
+GRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
+
+
+def kind_of(proto: AttributeProto, where: str) -> int:
+    """The attribute's type; for files older than the field, what it holds."""
+    kind = proto.type
+    if kind in _FIELDS:
+        return kind
+    if kind != AttributeProto.UNDEFINED:
+        raise InvalidModel(f"attribute {proto.name!r} of unknown type", where=where)
+    held = {field.name for field, _ in proto.ListFields()}
+    for number, name in _FIELDS.items():
+        if name in held:
+            return number
+    return AttributeProto.INTS  # nothing at all: an empty list
+
+
+def read_attribute(
+    proto: AttributeProto, kind: int, folder: Path | None, where: str
+) -> Any:
+    """The value of an attribute without graphs. Raises InvalidModel."""
+    if kind == AttributeProto.INT:
+        return proto.i
+    if kind == AttributeProto.INTS:
+        return tuple(proto.ints)
+    if kind == AttributeProto.FLOAT:
+        return proto.f
+    if kind == AttributeProto.STRING:
+        return _decode(proto.s)
+    if kind == AttributeProto.FLOATS:
+        return tuple(proto.floats)
+    if kind == AttributeProto.STRINGS:
+        return tuple([_decode(s) for s in proto.strings])
+    inside = f"attribute {proto.name!r} of {where}"
+    if kind == AttributeProto.TENSOR:
+        return Tensor.from_proto(proto.t, folder=folder, where=inside)
+    if kind == AttributeProto.TENSORS:
+        return tuple(
+            [Tensor.from_proto(t, folder=folder, where=inside) for t in proto.tensors]
+        )
+    if kind == AttributeProto.SPARSE_TENSOR:
+        return sparse_from_proto(proto.sparse_tensor, folder=folder, where=inside)
+    if kind == AttributeProto.TYPE_PROTO:
+        return read_type(proto.tp, inside)
+    if kind == AttributeProto.TYPE_PROTOS:
+        return tuple([read_type(tp, inside) for tp in proto.type_protos])
+    raise InvalidModel(f"attribute {proto.name!r} cannot be read", where=where)
+
+
+def _decode(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def write_attribute(node: NodeProto, name: str, value: Any, kind: int) -> None:
+    """Append an attribute of the given AttributeProto type to a node."""
+    proto = node.attribute.add()
+    proto.name = name
+    proto.type = kind  # type: ignore[assignment]
+    if kind == AttributeProto.INT:
+        proto.i = value
+    elif kind == AttributeProto.INTS:
+        proto.ints.extend(value)
+    elif kind == AttributeProto.FLOAT:
+        proto.f = value
+    elif kind == AttributeProto.FLOATS:
+        proto.floats.extend(value)
+    elif kind == AttributeProto.STRING:
+        proto.s = _encode(value)
+    elif kind == AttributeProto.STRINGS:
+        proto.strings.extend(map(_encode, value))
+    elif kind == AttributeProto.TENSOR:
+        proto.t.CopyFrom(value.to_proto())
+    elif kind == AttributeProto.TENSORS:
+        proto.tensors.extend(t.to_proto() for t in value)
+    elif kind == AttributeProto.TYPE_PROTO:
+        proto.tp.CopyFrom(write_type(value))
+    elif kind == AttributeProto.TYPE_PROTOS:
+        proto.type_protos.extend(map(write_type, value))
+    else:
+        raise TypeError(f"cannot write attribute {name!r} of type {kind}")
+
+
+def _encode(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
+
+
+def kind_of_value(value: Any) -> int:
+    """The AttributeProto type that a value asks for where no schema says."""
+    if isinstance(value, tuple):
+        return _PLURAL[kind_of_value(value[0])] if value else AttributeProto.INTS
+    for type_, kind in _SINGULAR.items():
+        if isinstance(value, type_):
+            return kind
+    return AttributeProto.TYPE_PROTO
+
+
+_SINGULAR: Mapping[type, int] = {
+    int: AttributeProto.INT,
+    float: AttributeProto.FLOAT,
+    str: AttributeProto.STRING,
+    bytes: AttributeProto.STRING,
+    Tensor: AttributeProto.TENSOR,
+}
+_PLURAL: Mapping[int, int] = {
+    AttributeProto.INT: AttributeProto.INTS,
+    AttributeProto.FLOAT: AttributeProto.FLOATS,
+    AttributeProto.STRING: AttributeProto.STRINGS,
+    AttributeProto.TENSOR: AttributeProto.TENSORS,
+    AttributeProto.TYPE_PROTO: AttributeProto.TYPE_PROTOS,
+}
+
+
+# --- names that bodies read from around them ---------------------------------------
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The graphs among a node's attributes."""
+    found = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
+
+
+def free_names(graph: GraphProto, depth: int = 0) -> dict[str, None]:
+    """Names that a body reads and does not define, in order of reading."""
+    if depth > MAX_NESTING:
+        raise InvalidModel(f"bodies nested over {MAX_NESTING} deep", where=graph.name)
+    own = defined_names(graph)
+    free: dict[str, None] = {}
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in own:
+                free[name] = None
+        for inner in subgraphs(node):
+            for name in free_names(inner, depth + 1):
+                if name not in own:
+                    free[name] = None
+    for output in graph.output:
+        if output.name and output.name not in own:
+            free[output.name] = None
+    return free
+
+
+def defined_names(graph: GraphProto) -> set[str]:
+    """Names that a graph gives to values: inputs, initializers, results of nodes."""
+    own = {value.name for value in graph.input}
+    own.update(tensor.name for tensor in graph.initializer)
+    own.update(sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        own.update(node.output)
+    return own
+
+
+def write_value_info(proto: ValueInfoProto, name: str, type_: Type | None) -> None:
+    """Fill a ValueInfoProto; an unknown type is left out."""
+    proto.name = name
+    if is_known(type_):
+        proto.type.CopyFrom(write_type(type_))
+
+

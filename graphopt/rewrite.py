@@ -1,0 +1,421 @@
+"""Rules, and the driver that applies them until none fires.
+
+A rule is an equation: a function from an op to what equals it.
+
+>>> @rule
+... def double_negation(op: Neg) -> Value | None:
+...     "neg(neg(x)) = x"
+...     inner = op.operands[0]
+...     return inner.operands[0] if isinstance(inner, Neg) else None
+
+Its first parameter's annotation says which kinds of op it looks at. A second parameter
+is the `Scene`: use counts, the opset, and whatever else the rule must know of the graph.
+It returns a Value, one Value for each result, a mapping of several old values to new
+ones (also of ops other than its own), None, or a `Miss` that says why it did not fire.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import types
+import typing
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, overload
+
+from .errors import GraphoptError
+from .ir import Graph, Op, Value, forward
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Why a rule did not fire, and on which value that hung."""
+
+    reason: str
+    value: Value | None = None
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def miss(reason: str, value: Value | None = None) -> Miss:
+    """``return miss("the weight is no constant", op.operands[1])``."""
+    return Miss(reason, value)
+
+
+Outcome: TypeAlias = "Value | Sequence[Value] | Mapping[Value, Value] | Miss | None"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A named equation. ``exact`` ones keep every bit on one executor."""
+
+    name: str
+    kinds: tuple[type[Op], ...]
+    apply: Callable[[Any, Scene], Outcome]
+    exact: bool
+    equation: str
+
+    def __repr__(self) -> str:
+        return f"<rule {self.name}: {self.equation}>"
+
+
+@overload
+def rule(function: Callable[..., Outcome], /) -> Rule: ...
+@overload
+def rule(*, exact: bool) -> Callable[[Callable[..., Outcome]], Rule]: ...
+def rule(
+    function: Callable[..., Outcome] | None = None, /, *, exact: bool = True
+) -> Rule | Callable[[Callable[..., Outcome]], Rule]:
+    """Make a function a `Rule`; ``@rule(exact=False)`` where rounding may change."""
+    if function is None:
+        return lambda f: _rule(f, exact)
+    return _rule(function, exact)
+
+
+def _rule(function: Callable[..., Outcome], exact: bool) -> Rule:
+    parameters = list(inspect.signature(function).parameters)
+    hints = typing.get_type_hints(function)
+    annotation = hints[parameters[0]]
+    kinds = (
+        typing.get_args(annotation)
+        if isinstance(annotation, types.UnionType)
+        else (annotation,)
+    )
+    takes_scene = len(parameters) > 1
+    equation = (function.__doc__ or "").strip().split("\n\n")[0]
+    return Rule(
+        name=getattr(function, "__name__", "rule"),
+        kinds=kinds,
+        apply=function if takes_scene else lambda op, _: function(op),
+        exact=exact,
+        equation=" ".join(equation.split()),
+    )
+
+
+@dataclass
+class Log:
+    """What a rewrite did: rules fired, and on request each firing and each miss."""
+
+    fired: Counter[str] = field(default_factory=Counter)
+    on_fire: Callable[[Rule, Op, Sequence[Value]], None] | None = None
+    on_miss: Callable[[Rule, Op, Miss], None] | None = None
+
+
+class Scene:
+    """What a rule may know of the graph around its op."""
+
+    def __init__(self, graph: Graph, outer: Scene | None = None) -> None:
+        self.graph = graph
+        self.outer = outer
+        self._counts: dict[Value, int] = dict(graph.uses)
+        self._top_token: int | None = None
+
+    @property
+    def opset(self) -> int:
+        """The version of the default domain that the model is written in."""
+        scene = self
+        while scene.outer is not None:
+            scene = scene.outer
+        return scene.graph.header.opsets.get("", 1)
+
+    def uses(self, value: Value) -> int:
+        """How often ``value`` is read in the graph that is being rewritten."""
+        return self._counts.get(value, 0)
+
+    def single(self, value: Value) -> bool:
+        """True where nothing but the op at hand reads ``value``."""
+        return self._counts.get(value, 0) <= 1
+
+    def new_tokens(self) -> int:
+        """A number above every token of the whole graph, for an inlined body."""
+        scene = self
+        while scene.outer is not None:
+            scene = scene.outer
+        if scene._top_token is None:
+            scene._top_token = max(
+                (op.token for _, op in scene.graph.walk()), default=0
+            )
+        top = scene._top_token
+        scene._top_token = 2 * top + 1
+        return top
+
+    # The driver keeps the counts while it rewrites.
+
+    def moved(self, old: Value, new: Value) -> None:
+        self._counts[new] = self._counts.get(new, 0) + self._counts.get(old, 0)
+
+    def born(self, op: Op) -> None:
+        for operand in op.operands:
+            if operand is not None:
+                self._counts[operand] = self._counts.get(operand, 0) + 1
+
+    def died(self, op: Op) -> None:
+        counts = self._counts
+        dying = [op]
+        while dying:
+            for operand in dying.pop().operands:
+                if operand is None:
+                    continue
+                left = counts.get(operand, 0) - 1
+                counts[operand] = left
+                producer = operand.op
+                if left == 0 and producer is not None and producer.outs == 1:
+                    dying.append(producer)
+
+
+class RewriteLimit(GraphoptError):
+    """Rules kept firing: two of them undo each other."""
+
+
+def rewrite(
+    graph: Graph,
+    rules: Iterable[Rule],
+    *,
+    log: Log | None = None,
+    sweeps: int = 12,
+) -> Graph:
+    """Apply ``rules`` bottom-up, bodies included, until none fires.
+
+    Raises RewriteLimit after 50 firings per op: rules that never end are a bug.
+    """
+    log = log or Log()
+    table = _table(rules)
+    fuel = [1000 + 50 * sum(1 for _ in graph.walk())]
+    for _ in range(sweeps):
+        before = graph
+        graph = _Sweep(graph, table, log, fuel, None).run()
+        if graph is before:
+            break
+    return graph
+
+
+_Table: TypeAlias = Callable[[type[Op]], tuple[Rule, ...]]
+
+
+def _table(rules: Iterable[Rule]) -> _Table:
+    rules = tuple(rules)
+    found: dict[type[Op], tuple[Rule, ...]] = {}
+
+    def of(kind: type[Op]) -> tuple[Rule, ...]:
+        have = found.get(kind)
+        if have is None:
+            have = tuple(r for r in rules if issubclass(kind, r.kinds))
+            found[kind] = have
+        return have
+
+    return of
+
+
+class _Sweep:
+    """One pass over a graph: each op is rebuilt on new operands, then tried.
+
+    ``new`` maps every settled value to what stands for it; values that rules make are
+    settled before what they replace, with an explicit stack.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        table: _Table,
+        log: Log,
+        fuel: list[int],
+        outer: Scene | None,
+    ) -> None:
+        self.graph = graph
+        self.table = table
+        self.log = log
+        self.fuel = fuel
+        self.scene = Scene(graph, outer)
+        self.new: dict[Value, Value] = {}
+        self.pending: dict[Value, Value] = {}
+        self.names = dict(graph.names)
+        self.sources = dict(graph.sources)
+        self.counted: set[Op] = set(graph.ops)
+
+    def run(self) -> Graph:
+        """The graph after one sweep; the same object where nothing changed."""
+        graph = self.graph
+        for op in graph.ops:
+            self.settle(op)
+        outputs = tuple([self.settled(v) for v in graph.outputs])
+        if outputs == graph.outputs and not self.pending:
+            return graph
+        made = graph.replace(outputs=outputs, names=self.names, sources=self.sources)
+        if self.pending:
+            made = substitute(
+                made,
+                {self.settled(k): self.settled(v) for k, v in self.pending.items()},
+            )
+        return made
+
+    def settled(self, value: Value) -> Value:
+        return self.new.get(value, value)
+
+    def settle(self, root: Op) -> None:
+        """Bring ``root``, and all that rules make of it, to normal form."""
+        new = self.new
+        stack: list[Op] = [root]
+        replaced: dict[Op, Sequence[Value]] = {}
+        while stack:
+            op = stack[-1]
+            if op.results[-1] in new:
+                stack.pop()
+                continue
+            if op in replaced:
+                stack.pop()
+                self.assign(op, replaced[op])
+                continue
+            waiting = self.unsettled(op.operands)
+            if waiting:
+                stack.extend(waiting)
+                continue
+            rebuilt = self.rebuilt(op)
+            if rebuilt is not op:
+                self.counted.add(rebuilt)
+                if op in self.sources:
+                    self.sources.setdefault(rebuilt, self.sources[op])
+                replaced[op] = rebuilt.results
+                stack.append(rebuilt)
+                continue
+            values = self.fire(op)
+            if values is None:
+                stack.pop()
+                self.assign(op, op.results)
+                continue
+            self.enter(op, values)
+            replaced[op] = values
+            for was, value in zip(op.results, values, strict=True):
+                if was is value:  # a result that the rule left alone
+                    new[was] = was
+            stack.extend(self.unsettled(values))
+
+    def unsettled(self, values: Iterable[Value | None]) -> list[Op]:
+        new = self.new
+        return [
+            v.op for v in values if v is not None and v.op is not None and v not in new
+        ]
+
+    def assign(self, op: Op, values: Sequence[Value]) -> None:
+        final = [self.settled(v) for v in values]
+        for was, value in zip(op.results, final, strict=True):
+            self.new[was] = value
+            if was is not value:
+                self.scene.moved(was, value)
+        forward(op, final, self.names, self.sources)
+
+    def rebuilt(self, op: Op) -> Op:
+        new = self.new
+        operands = tuple([None if v is None else new.get(v, v) for v in op.operands])
+        if not op.bodies:
+            return op if operands == op.operands else op.with_operands(operands)
+        bodies = tuple([self.body(b) for b in op.bodies])
+        if operands == op.operands and all(map(operator.is_, bodies, op.bodies)):
+            return op
+        return op.copy(operands=operands, bodies=bodies)
+
+    def body(self, graph: Graph) -> Graph:
+        return _Sweep(graph, self.table, self.log, self.fuel, self.scene).run()
+
+    def fire(self, op: Op) -> Sequence[Value] | None:
+        """What the first rule that fires on ``op`` makes of its results."""
+        for rule_ in self.table(type(op)):
+            outcome = rule_.apply(op, self.scene)
+            if outcome is None:
+                continue
+            if isinstance(outcome, Miss):
+                if self.log.on_miss is not None:
+                    self.log.on_miss(rule_, op, outcome)
+                continue
+            values = self.taken(op, outcome)
+            if values is None:
+                continue
+            self.log.fired[rule_.name] += 1
+            if self.log.on_fire is not None:
+                self.log.on_fire(rule_, op, values)
+            self.fuel[0] -= 1
+            if self.fuel[0] < 0:
+                raise RewriteLimit(f"rule {rule_.name!r} does not come to an end")
+            return values
+        return None
+
+    def taken(self, op: Op, outcome: Any) -> Sequence[Value] | None:
+        """The values for the results of ``op``; those for other ops wait for the end."""
+        results = op.results
+        if isinstance(outcome, Value):
+            return (outcome, *results[1:]) if outcome is not results[0] else None
+        if isinstance(outcome, Mapping):
+            others = {k: v for k, v in outcome.items() if k not in results}
+            if any(k in self.pending for k in others):
+                return None  # another rule was faster; the next sweep looks again
+            self.pending.update(others)
+            outcome = [outcome.get(v, v) for v in results]
+        return None if all(map(operator.is_, outcome, results)) else outcome
+
+    def enter(self, op: Op, values: Sequence[Value]) -> None:
+        """Count the ops that a rule made; they stand for the nodes ``op`` stood for."""
+        origin = self.sources.get(op, ())
+        fresh = [v.op for v in values if v.op is not None]
+        while fresh:
+            made = fresh.pop()
+            if made in self.counted:
+                continue
+            self.counted.add(made)
+            self.scene.born(made)
+            if origin:
+                self.sources.setdefault(made, origin)
+            fresh.extend([v.op for v in made.operands if v is not None and v.op])
+        self.scene.died(op)
+
+
+def substitute(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:
+    """Read ``mapping[v]`` wherever ``v`` is read, also inside the new values.
+
+    Several values at once. Raises RewriteLimit where the result would feed itself.
+    """
+    new: dict[Value, Value] = {}
+    names, sources = dict(graph.names), dict(graph.sources)
+    entered: set[Value] = set()
+    for output in graph.outputs:
+        stack = [output]
+        while stack:
+            value = stack[-1]
+            if value in new:
+                stack.pop()
+                continue
+            target = mapping.get(value)
+            op = value.op
+            needs: Iterable[Value | None]
+            if target is not None and target is not value:
+                needs = (target,)
+            elif op is None:
+                new[value] = value
+                stack.pop()
+                continue
+            else:
+                needs = op.operands
+            waiting = [v for v in needs if v is not None and v not in new]
+            if waiting:
+                if value in entered:
+                    raise RewriteLimit("a replacement would feed itself")
+                entered.add(value)
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            if target is not None and target is not value:
+                new[value] = new[target]
+                if value in names:
+                    names.setdefault(new[target], names[value])
+                continue
+            assert op is not None
+            made = op.with_operands(
+                [None if v is None else new[v] for v in op.operands]
+            )
+            for was, now in zip(op.results, made.results, strict=True):
+                new[was] = now
+            forward(op, made.results, names, sources)
+    return graph.replace(
+        outputs=[new[v] for v in graph.outputs], names=names, sources=sources
+    )

@@ -1,0 +1,215 @@
+"""What changed between opsets: one meaning in one place, both directions side by side.
+
+The IR means every op as the newest opset does. A `Change` says for one kind what the
+opset ``since`` altered: how to read the older form into the newer, and how to spell the
+newer as the older. Forms are carried across several opsets change by change.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..ir import Value
+from ..ops.constant import Constant
+from ..types import DType
+
+
+@dataclass(slots=True)
+class Node:
+    """An op as some opset spells it, on its way from or to a file.
+
+    ``used`` tells for each result whether anybody wants it; when reading, whether the
+    file names it.
+    """
+
+    kind: str
+    operands: list[Value | None]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    used: tuple[bool, ...] = (True,)
+
+    def operand(self, index: int) -> Value | None:
+        return self.operands[index] if index < len(self.operands) else None
+
+    def put(self, index: int, value: Value | None) -> None:
+        """Set an operand; those before it that are missing become absent."""
+        while len(self.operands) <= index:
+            self.operands.append(None)
+        self.operands[index] = value
+
+    def drop(self, index: int) -> None:
+        """Take an operand and all behind it away."""
+        del self.operands[index:]
+
+    @property
+    def data(self) -> Value:
+        """The first operand, which must be there."""
+        value = self.operands[0]
+        assert value is not None
+        return value
+
+
+Read: TypeAlias = "Node | Sequence[Value] | None"
+"""What reading gives: a newer form; or values that mean it; or None: no newer form."""
+
+
+class Change(NamedTuple):
+    """What opset ``since`` altered for a kind; ``older`` is its name before that."""
+
+    kind: str
+    since: int
+    read: Callable[[Node], Read]
+    spell: Callable[[Node], Node | None]
+    older: str
+
+
+_by_newer: dict[str, list[Change]] = defaultdict(list)
+_by_older: dict[str, list[Change]] = defaultdict(list)
+
+
+def changed(
+    kinds: str,
+    since: int,
+    *,
+    read: Callable[[Node], Read] = lambda node: node,
+    spell: Callable[[Node], Node | None] = lambda node: node,
+    older: str = "",
+) -> None:
+    """State what opset ``since`` altered for some kinds (names with spaces between).
+
+    ``read`` turns the older form into the newer one (or into values that mean it, or
+    None where nothing newer does); ``spell`` is its inverse, None where the older
+    opset cannot say it. Both may change the node they get.
+    """
+    for kind in kinds.split():
+        change = Change(kind, since, read, spell, older or kind)
+        _by_newer[kind].append(change)
+        _by_older[change.older].append(change)
+
+
+@cache
+def changes_after(kind: str, version: int) -> tuple[Change, ...]:
+    """The changes that stand between an older form and the newest, in order."""
+    path = []
+    while True:
+        later = [c for c in _by_older[kind] if c.since > version]
+        if not later:
+            return tuple(path)
+        step = min(later, key=lambda c: c.since)
+        path.append(step)
+        kind, version = step.kind, step.since
+
+
+@cache
+def changes_back_to(kind: str, version: int) -> tuple[Change, ...]:
+    """The changes that stand between the newest form and an older, newest first."""
+    path = []
+    limit = 1 << 30
+    while True:
+        earlier = [c for c in _by_newer[kind] if version < c.since < limit]
+        if not earlier:
+            return tuple(path)
+        step = max(earlier, key=lambda c: c.since)
+        path.append(step)
+        kind, limit = step.older, step.since
+
+
+def read(node: Node, version: int) -> Read:
+    """The newest form of a node of the default domain."""
+    for change in changes_after(node.kind, version):
+        made = change.read(node)
+        if not isinstance(made, Node):
+            return made
+        node = made
+        node.kind = change.kind
+    return node
+
+
+def spell(node: Node, version: int) -> Node | None:
+    """A node of the newest form as an older opset says it; None where it cannot."""
+    for change in changes_back_to(node.kind, version):
+        made = change.spell(node)
+        if made is None:
+            return None
+        node = made
+        node.kind = change.older
+    return node
+
+
+# --- operands that once were attributes --------------------------------------------
+
+
+class Form(NamedTuple):
+    """How an attribute and the operand that replaced it hold the same."""
+
+    to_operand: Callable[[Any, Node], Value | None]
+    to_attribute: Callable[[Value], Any]
+
+
+def _known_ints(value: Value) -> tuple[int, ...] | None:
+    return value.ints if value.rank == 1 else None
+
+
+def _known_int(value: Value) -> int | None:
+    known = value.ints
+    return known[0] if known is not None and len(known) == 1 else None
+
+
+def _known_float(value: Value) -> float | None:
+    """A scalar that a 32-bit float attribute can hold."""
+    tensor = value.constant
+    if tensor is None or tensor.size != 1 or tensor.dtype is DType.STRING:
+        return None
+    number = float(tensor.array().reshape(()))
+    return number if float(np.float32(number)) == number else None
+
+
+def _like_data(number: float, node: Node) -> Value | None:
+    dtype = node.data.dtype
+    if dtype is None or dtype is DType.STRING:
+        return None
+    with np.errstate(over="ignore"):
+        return Constant(np.array(number).astype(dtype.numpy))
+
+
+INTS = Form(lambda ints, _: Constant(np.array(ints, np.int64)), _known_ints)
+ONE_INT = Form(lambda i, _: Constant(np.array([i], np.int64)), _known_int)
+SCALAR_INT = Form(lambda i, _: Constant(np.array(i, np.int64)), _known_int)
+SCALAR_FLOAT = Form(lambda f, _: Constant(np.array(f, np.float32)), _known_float)
+SCALAR_LIKE_DATA = Form(_like_data, _known_float)
+
+
+def moved(kinds: str, since: int, form: Form = INTS, **slots: int) -> None:
+    """Before ``since``, operand ``slots[name]`` was the attribute ``name``.
+
+    >>> moved("Squeeze Unsqueeze", 13, axes=1)
+    """
+
+    def read(node: Node) -> Node | None:
+        for name, slot in slots.items():
+            value = node.attrs.pop(name, None)
+            if value is not None:
+                operand = form.to_operand(value, node)
+                if operand is None:
+                    return None
+                node.put(slot, operand)
+        return node
+
+    def spell(node: Node) -> Node | None:
+        for name, slot in slots.items():
+            operand = node.operand(slot)
+            if operand is None:
+                continue
+            value = form.to_attribute(operand)
+            if value is None:
+                return None
+            node.attrs[name] = value
+        node.drop(min(slots.values()))
+        return node
+
+    changed(kinds, since, read=read, spell=spell)

@@ -1,0 +1,34 @@
+"""The small array namespace in which ops say what they mean, over NumPy and JAX."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from .foundation import Array, DTypeLike
+from .namespace import Namespace
+
+__all__ = ["Array", "DTypeLike", "Namespace", "host", "traced"]
+
+
+@cache
+def host() -> Namespace:
+    """The namespace over NumPy: values are plain ``np.ndarray``."""
+    from .host import Host
+
+    return Host()
+
+
+@cache
+def traced() -> Namespace:
+    """The namespace over jax.numpy. Raises BackendMissing where JAX is not installed."""
+    from ..errors import BackendMissing
+
+    try:
+        from .traced import Traced
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("jax", "jaxlib"):
+            raise
+        raise BackendMissing(
+            "JAX is not installed: pip install graphopt[jax]"
+        ) from error
+    return Traced()

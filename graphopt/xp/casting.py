@@ -1,0 +1,134 @@
+"""Casts between element types, with the meaning of ONNX's Cast.
+
+What ONNX leaves open is settled as x86 does it, on every machine: a float out of an
+integer's range becomes that integer's lowest value (through int32 for up to 32 signed
+and 16 unsigned bits, else through int64, then wrapping to the width).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .foundation import WIDE, Array, DTypeLike, Foundation, numpy_dtype
+
+_FLOAT8 = frozenset(
+    np.dtype(t)
+    for t in (
+        ml_dtypes.float8_e4m3fn,
+        ml_dtypes.float8_e4m3fnuz,
+        ml_dtypes.float8_e5m2,
+        ml_dtypes.float8_e5m2fnuz,
+    )
+)
+_E8M0 = np.dtype(ml_dtypes.float8_e8m0fnu)
+_VIA_INT32 = frozenset(map(np.dtype, ("i1", "i2", "i4", "u1", "u2")))
+
+
+def kind(dtype: np.dtype[Any]) -> str:
+    """NumPy's letter for what numbers a type holds; narrow types have that of `WIDE`."""
+    return WIDE.get(dtype, dtype).kind
+
+
+class Casting(Foundation):
+    """`cast` and `bitcast`."""
+
+    def cast(
+        self,
+        x: Array,
+        dtype: DTypeLike,
+        *,
+        saturate: bool = True,
+        round_mode: str = "up",
+    ) -> Array:
+        """``x`` with elements of ``dtype``.
+
+        ``saturate`` and ``round_mode`` are ONNX's: float8 results out of range become
+        the largest value instead of NaN or infinity; float8e8m0 rounds ``up``, ``down``
+        or to ``nearest``. Source: ONNX operator Cast, version 28.
+        """
+        target = numpy_dtype(dtype)
+        x = self.asarray(x)
+        if x.dtype == target:
+            return x
+        if x.dtype.kind == "O" or target.kind == "O":
+            return self.cast_strings(x, target)
+        if kind(target) == "b":
+            return self.convert(self._widened(x), target)
+        if target == _E8M0:
+            return self._to_e8m0(x, saturate, round_mode)
+        if kind(x.dtype) == "f" and kind(target) in "iu":
+            return self._float_to_int(self._widened(x), target)
+        if target in _FLOAT8:
+            return self._to_float8(self._widened(x), target, saturate)
+        if target in WIDE and WIDE[target].kind == "f" and kind(x.dtype) != "f":
+            return self.convert(self.convert(x, WIDE[target]), target)
+        return self.convert(self._widened(x), target)
+
+    def _widened(self, x: Array) -> Array:
+        wide = WIDE.get(x.dtype)
+        return x if wide is None else self.convert(x, wide)
+
+    def _float_to_int(self, x: Array, target: np.dtype[Any]) -> Array:
+        lib = self.lib
+        through = np.dtype(np.int32 if target in _VIA_INT32 else np.int64)
+        bound = 2.0 ** (8 * through.itemsize - 1)
+        whole = lib.trunc(x)
+        fits = (whole >= -bound) & (whole < bound)
+        exact = self.convert(lib.where(fits, whole, self.asarray(0, x.dtype)), through)
+        lowest = self.asarray(np.iinfo(through).min, through)
+        if target == np.uint64:
+            # The upper half of its range is reached from below.
+            upper = (whole >= bound) & (whole < 2 * bound)
+            high = lib.where(upper, whole - self.asarray(bound, x.dtype), 0 * bound)
+            high = self.convert(self.convert(high, x.dtype), through) ^ lowest
+            lowest = lib.where(upper, high, lib.where(whole > 0, 0 * lowest, lowest))
+        result = lib.where(fits, exact, lowest)
+        return self.convert(result, target)
+
+    def _to_float8(self, x: Array, target: np.dtype[Any], saturate: bool) -> Array:
+        lib = self.lib
+        if kind(x.dtype) != "f":
+            x = self.convert(x, np.dtype(np.float32))
+        info = ml_dtypes.finfo(target)
+        largest = self.asarray(float(info.max), x.dtype)
+        if saturate:
+            clipped = lib.minimum(lib.maximum(x, -largest), largest)
+            return self.convert(clipped, target)
+        rounded = self.convert(x, target)
+        return rounded
+
+    def _to_e8m0(self, x: Array, saturate: bool, round_mode: str) -> Array:
+        """The exponent of a positive float32; its type has neither sign nor mantissa."""
+        lib = self.lib
+        x = lib.abs(self.convert(self._widened(x), np.dtype(np.float32)))
+        bits = self.bitcast(x, np.uint32)
+        exponent = self.convert(bits >> 23, np.dtype(np.int32))
+        mantissa = bits & 0x7FFFFF
+        half = 0x400000
+        if round_mode == "up":
+            # Subnormals below 2**-127 reach it; those above go to 2**-126.
+            carry = lib.where(exponent == 0, mantissa > half, mantissa > 0)
+        elif round_mode == "nearest":
+            carry = lib.where(exponent == 0, mantissa > half, mantissa >= half)
+        else:
+            carry = lib.zeros_like(mantissa, dtype=bool)
+        code = exponent + self.convert(carry, np.dtype(np.int32))
+        finite = lib.isfinite(x)
+        if saturate:
+            code = lib.where(finite, lib.minimum(code, 254), 254)
+        else:
+            code = lib.where(finite & (x > 0), code, 255)
+        code = lib.where(lib.isnan(x), 255, code)
+        return self.bitcast(self.convert(code, np.dtype(np.uint8)), _E8M0)
+
+    @abstractmethod
+    def bitcast(self, x: Array, dtype: DTypeLike) -> Array:
+        """The same bits read as elements of another type of the same width."""
+
+    @abstractmethod
+    def cast_strings(self, x: Array, target: np.dtype[Any]) -> Array:
+        """Numbers to or from strings: the host only."""

@@ -1,0 +1,186 @@
+"""Convolution and pooling on the host: BLAS over bounded scratch, no loop over pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .contraction import exact_float, matmul
+from .foundation import Array
+from .reductions import lowest
+from .spatial import Geometry
+
+
+SCRATCH = 4 << 20
+"""Bytes of unfolded windows at a time: about what stays in a core's cache."""
+
+CHUNK = 1 << 18
+"""Bytes of results that a depthwise convolution sums up at a time."""
+
+
+def padded(x: Array, geometry: Geometry, value: Any = 0) -> Array:
+    """``x`` with the geometry's pads put around its trailing axes, or cropped."""
+    if not any(map(any, geometry.pads)):
+        return x
+    rank = len(geometry.kernel)
+    lead, spatial = x.shape[: x.ndim - rank], x.shape[x.ndim - rank :]
+    inner, outer, shape = [], [], []
+    for extent, (before, after) in zip(spatial, geometry.pads, strict=True):
+        inner.append(slice(max(-before, 0), extent - max(-after, 0)))
+        kept = len(range(*inner[-1].indices(extent)))
+        outer.append(slice(max(before, 0), max(before, 0) + kept))
+        shape.append(extent + before + after)
+    result = np.full((*lead, *shape), value, x.dtype)
+    result[(..., *outer)] = x[(..., *inner)]
+    return result
+
+
+def slide(x: Array, geometry: Geometry) -> Array:
+    """A view of all windows: ``[..., *positions, *kernel]``; pads are not read."""
+    lead = x.ndim - len(geometry.kernel)
+    extents = geometry.extents(x.shape[lead:])
+    steps = [s * n for s, n in zip(geometry.strides, x.strides[lead:], strict=True)]
+    taps = [d * n for d, n in zip(geometry.dilations, x.strides[lead:], strict=True)]
+    return np.lib.stride_tricks.as_strided(
+        x,
+        (*x.shape[:lead], *extents, *geometry.kernel),
+        (*x.strides[:lead], *steps, *taps),
+        writeable=False,
+    )
+
+
+def correlate(x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
+    """Cross-correlation of ``x[n, c, *spatial]`` with ``w[m, c / groups, *kernel]``."""
+    if x.dtype.kind in "iu":
+        exact = exact_float(x, w, w[0].size if len(w) else 0)
+        if exact is not None:
+            result = correlate(x.astype(exact), w.astype(exact), geometry, groups)
+            return result.astype(x.dtype)
+    extents = geometry.extents(x.shape[2:])
+    out = np.zeros((x.shape[0], w.shape[0], *extents), x.dtype)
+    if not out.size or not w.size:
+        return out
+    x = padded(x, geometry)
+    if all(k == 1 for k in geometry.kernel):
+        _pointwise(x, w, out, geometry, groups)
+    elif w.shape[1] == 1 and groups > 1:
+        _depthwise(x, w, out, geometry)
+    else:
+        _unfolded(x, w, out, geometry, groups)
+    return out
+
+
+def _pointwise(x: Array, w: Array, out: Array, geometry: Geometry, groups: int) -> None:
+    """A kernel of one element is a matrix product over channels."""
+    n, m, *extents = out.shape
+    x = x[(..., *geometry.reach((0,) * len(extents), extents))]
+    x = x.reshape(n, groups, -1, int(np.prod(extents)))
+    weights = w.reshape(groups, m // groups, -1)
+    np.matmul(weights, x, out=out.reshape(n, groups, m // groups, -1))
+
+
+def _depthwise(x: Array, w: Array, out: Array, geometry: Geometry) -> None:
+    """One input channel a group: shifted products summed, a chunk of channels a time."""
+    n, m, *extents = out.shape
+    channels = x.shape[1]
+    spread = out.reshape(n, channels, m // channels, *extents)
+    weights = w.reshape(channels, m // channels, *geometry.kernel)
+    size = max(out[0, 0].nbytes * (m // channels), 1)
+    step = max(CHUNK // size, 1)
+    ones = (1,) * len(extents)
+    for image in range(n):
+        for first in range(0, channels, step):
+            part = slice(first, first + step)
+            total, source = spread[image, part], x[image, part, None]
+            product = np.empty_like(total)
+            for tap in geometry.taps():
+                factor = weights[(part, slice(None), *tap)].reshape(
+                    *total.shape[:2], *ones
+                )
+                np.multiply(
+                    source[(..., *geometry.reach(tap, extents))], factor, product
+                )
+                total += product
+
+
+def _unfolded(x: Array, w: Array, out: Array, geometry: Geometry, groups: int) -> None:
+    """Windows unfolded into columns, a block of positions at a time, then a product."""
+    n, m, *extents = out.shape
+    rank = len(extents)
+    weights = w.reshape(groups, m // groups, -1)
+    depth = weights.shape[-1]
+    view = slide(x, geometry._replace(pads=((0, 0),) * rank))
+    # [n, c, *positions, *kernel] to [n, c, *kernel, *positions]
+    view = np.moveaxis(view, range(2, 2 + rank), range(2 + rank, 2 + 2 * rank))
+    for block in blocks(extents, groups * depth * x.itemsize):
+        target = out[(slice(None), slice(None), *block)]
+        columns = np.empty((*view.shape[1 : 2 + rank], *target.shape[2:]), x.dtype)
+        for image in range(n):
+            np.copyto(columns, view[(image, ..., *block)])
+            product = np.matmul(weights, columns.reshape(groups, depth, -1))
+            target[image] = product.reshape(target.shape[1:])
+
+
+def blocks(extents: Sequence[int], column: int) -> Iterator[tuple[slice, ...]]:
+    """Boxes that cover all positions, each of at most SCRATCH bytes of columns."""
+    axis, inner = len(extents) - 1, column
+    while axis > 0 and inner * extents[axis] <= SCRATCH:
+        inner *= extents[axis]
+        axis -= 1
+    step = max(SCRATCH // inner, 1)
+    whole = tuple(slice(0, extent) for extent in extents[axis + 1 :])
+    for outer in np.ndindex(*extents[:axis]):
+        for first in range(0, extents[axis], step):
+            last = min(first + step, extents[axis])
+            yield (*(slice(i, i + 1) for i in outer), slice(first, last), *whole)
+
+
+def spread(x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
+    """The transpose of `correlate`; ``w`` is ``[c, m / groups, *kernel]``."""
+    if x.dtype.kind in "iu":
+        exact = exact_float(x, w, w[:, 0].size if w.size else 0)
+        if exact is not None:
+            result = spread(x.astype(exact), w.astype(exact), geometry, groups)
+            return result.astype(x.dtype)
+    n, c, *spatial = x.shape
+    m = w.shape[1] * groups
+    full = tuple(
+        max(s * (e - 1) + span, 0)
+        for e, s, span in zip(spatial, geometry.strides, geometry.spans, strict=True)
+    )
+    out = np.zeros((n, m, *full), x.dtype)
+    if x.size and w.size:
+        columns = x.reshape(n, groups, c // groups, -1)
+        weights = w.reshape(groups, c // groups, w.shape[1], *geometry.kernel)
+        for tap in geometry.taps():
+            tapped = np.swapaxes(weights[(..., *tap)], 1, 2)
+            part = matmul(np.ascontiguousarray(tapped), columns)
+            reach = geometry.reach(tap, spatial)
+            out[(..., *reach)] += part.reshape(n, m, *spatial)
+    return padded(
+        out, geometry._replace(pads=tuple((-b, -a) for b, a in geometry.pads))
+    )
+
+
+def pool(x: Array, geometry: Geometry, kind: str) -> Array:
+    """The largest element or the sum of each window, one axis after the other."""
+    combine = np.maximum if kind == "max" else np.add
+    lead = x.ndim - len(geometry.kernel)
+    extents = geometry.extents(x.shape[lead:])
+    x = padded(x, geometry, lowest(x.dtype) if kind == "max" else 0)
+    for axis in reversed(range(len(extents))):
+        k, s, d = (
+            g[axis] for g in (geometry.kernel, geometry.strides, geometry.dilations)
+        )
+        place = (slice(None),) * (lead + axis)
+        last = s * (extents[axis] - 1) + 1
+        if not extents[axis]:
+            x = x[(*place, slice(0, 0))]
+            continue
+        result = x[(*place, slice(0, last, s))].copy()
+        for tap in range(1, k):
+            combine(result, x[(*place, slice(tap * d, tap * d + last, s))], out=result)
+        x = result
+    return x

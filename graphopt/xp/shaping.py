@@ -1,0 +1,215 @@
+"""Functions that move elements and never compute with them; making new arrays."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeMismatch
+from .foundation import (
+    WIDE,
+    Array,
+    DTypeLike,
+    Foundation,
+    along,
+    ints,
+    normal_axes,
+    normal_axis,
+    numpy_dtype,
+)
+
+
+class Shaping(Foundation):
+    """Shapes, slices, joins, pads, creation. Shapes and axes are known integers."""
+
+    def reshape(self, x: Array, shape: Any) -> Array:
+        """The elements in row-major order; one dim may be -1. 0 is an extent of 0."""
+        return self.lib.reshape(x, ints(shape))
+
+    def transpose(self, x: Array, axes: Sequence[int] | None = None) -> Array:
+        """Axes in a new order; reversed by default."""
+        return self.lib.transpose(x, axes)
+
+    def broadcast_shapes(self, *shapes: Sequence[int]) -> tuple[int, ...]:
+        return np.broadcast_shapes(*(ints(shape) for shape in shapes))
+
+    def broadcast_to(self, x: Array, shape: Any) -> Array:
+        return self.lib.broadcast_to(x, ints(shape))
+
+    def expand(self, x: Array, shape: Any) -> Array:
+        """Broadcast against ``shape``: dims of ``x`` may be larger than those asked."""
+        return self.lib.broadcast_to(x, np.broadcast_shapes(x.shape, ints(shape)))
+
+    def squeeze(self, x: Array, axes: Any = None) -> Array:
+        """Without the given axes, all of extent 1; without all such axes by default."""
+        if axes is None:
+            return self.lib.squeeze(x)
+        return self.lib.squeeze(x, normal_axes(axes, x.ndim))
+
+    def unsqueeze(self, x: Array, axes: Any) -> Array:
+        """With axes of extent 1 put in, at these positions of the result."""
+        return self.lib.expand_dims(x, ints(axes))
+
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self.lib.concatenate(self.same(*arrays), axis=axis)
+
+    def stack(self, arrays: Sequence[Array], axis: int = 0) -> Array:
+        return self.lib.stack(self.same(*arrays), axis=axis)
+
+    def split(self, x: Array, sizes: Any, axis: int) -> tuple[Array, ...]:
+        """Pieces of the given extents along ``axis``; together they are ``x``."""
+        axis, sizes = normal_axis(axis, x.ndim), ints(sizes)
+        if sum(sizes) != x.shape[axis] or min(sizes, default=0) < 0:
+            raise TypeMismatch(f"sizes {sizes} do not split an extent {x.shape[axis]}")
+        pieces, start = [], 0
+        for size in sizes:
+            pieces.append(x[along(x.ndim, axis, slice(start, start + size))])
+            start += size
+        return tuple(pieces)
+
+    def strided_slice(
+        self, x: Array, starts: Any, ends: Any, steps: Any = None, axes: Any = None
+    ) -> Array:
+        """Elements ``start, start + step, ...`` before ``end``, as ONNX's Slice clamps.
+
+        Negative starts and ends count from the back; a negative step walks backwards,
+        and then an end before the first element takes that one too.
+        """
+        starts, ends = ints(starts), ints(ends)
+        axes = normal_axes(range(len(starts)) if axes is None else axes, x.ndim)
+        steps = (1,) * len(starts) if steps is None else ints(steps)
+        index = [slice(None)] * x.ndim
+        for start, end, step, axis in zip(starts, ends, steps, axes, strict=True):
+            if step == 0:
+                raise TypeMismatch(f"a slice along axis {axis} has step 0")
+            extent = x.shape[axis]
+            least, most = (0, extent) if step > 0 else (-1, extent - 1)
+            start += extent if start < 0 else 0
+            end += extent if end < 0 else 0
+            start, end = (min(max(bound, least), most) for bound in (start, end))
+            # NumPy reads an end of -1 as the last element: None says "before the first".
+            index[axis] = (
+                slice(0, 0)
+                if (end - start) * step <= 0
+                else slice(start, None if end < 0 else end, step)
+            )
+        return x[tuple(index)]
+
+    def flip(self, x: Array, axes: Any) -> Array:
+        return self.lib.flip(x, normal_axes(axes, x.ndim))
+
+    def tile(self, x: Array, repeats: Any) -> Array:
+        return self.lib.tile(x, ints(repeats))
+
+    def repeat(self, x: Array, count: int, axis: int) -> Array:
+        """Each element of ``axis`` ``count`` times in a row."""
+        return self.lib.repeat(x, int(count), axis=axis)
+
+    def pad(
+        self,
+        x: Array,
+        pads: Sequence[tuple[int, int]],
+        mode: str = "constant",
+        value: Any = 0,
+    ) -> Array:
+        """``(before, after)`` elements put at the ends of each axis; negative ones crop.
+
+        ``mode``: "constant" puts ``value``; "edge" the last element; "reflect" mirrors
+        without repeating it; "wrap" continues at the other end. Cropping comes first.
+        """
+        if len(pads) != x.ndim:
+            raise TypeMismatch(f"{len(pads)} pairs of pads for rank {x.ndim}")
+        x = x[
+            tuple(
+                slice(max(-before, 0), extent - max(-after, 0))
+                for extent, (before, after) in zip(x.shape, pads, strict=True)
+            )
+        ]
+        pads = [(max(before, 0), max(after, 0)) for before, after in pads]
+        if mode == "constant":
+            return self.fill_around(x, pads, value) if any(map(any, pads)) else x
+        for axis, pad in enumerate(pads):
+            if any(pad):
+                # np.pad knows these modes: let it pad the positions.
+                index = np.pad(np.arange(x.shape[axis]), pad, mode=mode)  # type: ignore[call-overload]
+                x = self.lib.take(x, index, axis=axis)
+        return x
+
+    @abstractmethod
+    def fill_around(
+        self, x: Array, pads: Sequence[tuple[int, int]], value: Any
+    ) -> Array:
+        """``x`` with ``value`` around it; no pad is negative."""
+
+    def tril(self, x: Array, k: int = 0) -> Array:
+        """Zero above the ``k``-th diagonal of the last two axes."""
+        return self._triangle(x, self._diagonal(x.shape) <= int(k))
+
+    def triu(self, x: Array, k: int = 0) -> Array:
+        """Zero below the ``k``-th diagonal of the last two axes."""
+        return self._triangle(x, self._diagonal(x.shape) >= int(k))
+
+    def _diagonal(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        rows, columns = shape[-2:]
+        return np.arange(columns) - np.arange(rows)[:, None]
+
+    def _triangle(self, x: Array, kept: Array) -> Array:
+        return self.lib.where(kept, x, self.zeros((), x.dtype))
+
+    # Creation
+
+    def full(self, shape: Any, value: Any, dtype: DTypeLike) -> Array:
+        return self.lib.full(ints(shape), value, numpy_dtype(dtype))
+
+    def zeros(self, shape: Any, dtype: DTypeLike) -> Array:
+        return self.lib.zeros(ints(shape), numpy_dtype(dtype))
+
+    def ones(self, shape: Any, dtype: DTypeLike) -> Array:
+        return self.lib.ones(ints(shape), numpy_dtype(dtype))
+
+    def eye(
+        self, rows: int, columns: int | None = None, k: int = 0, *, dtype: DTypeLike
+    ) -> Array:
+        """Ones on the ``k``-th diagonal, zeros elsewhere."""
+        shape = (int(rows), int(rows if columns is None else columns))
+        return self.asarray(self._diagonal(shape) == int(k), dtype)
+
+    def arange(self, start: Any, stop: Any, step: Any, dtype: DTypeLike) -> Array:
+        """ONNX's Range: ``start + i * step`` for ``i < ceil((stop - start) / step)``."""
+        kind = numpy_dtype(dtype)
+        wide = WIDE.get(kind, kind)
+        exact = int if wide.kind in "iu" else float
+        start, stop, step = (exact(np.asarray(v).item()) for v in (start, stop, step))
+        if step == 0:
+            raise TypeMismatch("a range has step 0")
+        count = max(int(np.ceil((stop - start) / step)), 0)
+        if exact is int:
+            count = max(-((start - stop) // step), 0)
+        values = np.arange(count).astype(wide) * wide.type(step) + wide.type(start)
+        return self.asarray(values.astype(kind))
+
+    def onehot(
+        self,
+        indices: Array,
+        depth: int,
+        axis: int = -1,
+        *,
+        on: Any = 1,
+        off: Any = 0,
+        dtype: DTypeLike,
+    ) -> Array:
+        """``on`` where a new axis counts to the index, else ``off``.
+
+        Negative indices count from ``depth``; those out of range have no ``on``.
+        """
+        axis = normal_axis(axis, indices.ndim + 1)
+        shape = [1] * (indices.ndim + 1)
+        shape[axis] = int(depth)
+        steps = np.arange(int(depth)).reshape(shape)
+        at = self.lib.expand_dims(self.asarray(indices), axis)
+        hit = self.lib.equal(self.lib.where(at < 0, at + int(depth), at), steps)
+        on, off = (self.asarray(v, dtype) for v in (on, off))
+        return self.lib.where(hit, on, off)

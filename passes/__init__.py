@@ -1,0 +1,40 @@
+"""The passes, each in a module of its own, by the names that people call them."""
+
+from __future__ import annotations
+
+from graphopt.pipeline import Pass
+
+from .affine import FoldAffine
+from .algebra import Algebra
+from .casts import Casts
+from .fold import Fold
+from .gemm import Gemms
+from .merge_constants import MergeConstants
+from .movement import Movement
+from .padding import Padding
+from .raise_gelu import RaiseGelu
+from .raise_norms import RaiseNorms
+from .regions import Regions
+from .sequences import Sequences
+from .shapes import Shapes
+
+ALL: tuple[type[Pass], ...] = (
+    Regions,
+    Sequences,
+    Algebra,
+    Casts,
+    Shapes,
+    Fold,
+    Movement,
+    Padding,
+    FoldAffine,
+    Gemms,
+    RaiseNorms,
+    RaiseGelu,
+    MergeConstants,
+)
+"""Every pass that comes with graphopt, in the order of the default pipeline."""
+
+BY_NAME: dict[str, type[Pass]] = {cls.name: cls for cls in ALL}
+
+__all__ = ["ALL", "BY_NAME", *(cls.__name__ for cls in ALL)]

@@ -1,0 +1,77 @@
+"""Gemm: products of matrices with a bias, and transposes that it takes for free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphopt.ops import Add, Gemm, MatMul, Transpose
+from graphopt.pipeline import RulePass
+from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.types import DType
+
+from .match import perm_of, stretches_nothing
+
+_FLOATS = (DType.F32, DType.F64, DType.F16, DType.BF16)
+
+
+@rule(exact=False)
+def product_and_sum(op: Add, scene: Scene) -> Outcome:
+    """a @ b + c = gemm(a, b, c) for matrices"""
+    for product, bias in (op.operands, op.operands[::-1]):
+        if not isinstance(product, MatMul) or bias is None:
+            continue
+        a, b = product.operands
+        if a is None or b is None or a.rank != 2 or b.rank != 2:
+            return miss("they are not matrices", product)
+        if not scene.single(product):
+            return miss("the product is read elsewhere too", product)
+        if op.dtype not in _FLOATS or scene.opset < 7:
+            return miss("Gemm is for floating point", product)
+        if not stretches_nothing(bias, product):
+            return miss("the bias may stretch the product", bias)
+        return Gemm(a, b, bias)
+    return None
+
+
+@rule(exact=False)
+def bias_of_gemm(op: Add, scene: Scene) -> Outcome:
+    """gemm(a, b) + c = gemm(a, b, c)"""
+    for product, bias in (op.operands, op.operands[::-1]):
+        if not isinstance(product, Gemm) or bias is None or bias.constant is None:
+            continue
+        if product.operand(2) is not None or not scene.single(product):
+            return miss("it has a bias, or is read elsewhere too", product)
+        if not stretches_nothing(bias, product):
+            return miss("the bias may stretch the product", bias)
+        return product.copy(operands=(*product.operands[:2], bias), beta=1.0)
+    return None
+
+
+@rule(exact=False)
+def transposed_operand(op: Gemm) -> Outcome:
+    """gemm(transpose(a), b) = gemm(a, b) with transA"""
+    operands = list(op.operands)
+    turned = {"transA": op.transA, "transB": op.transB}
+    for i, name in enumerate(turned):
+        value = operands[i]
+        if isinstance(value, Transpose) and perm_of(2, value.perm) == (1, 0):
+            operands[i] = value.operands[0]
+            turned[name] = 1 - turned[name]
+    if operands == list(op.operands):
+        return None
+    return op.copy(operands=operands, **turned)
+
+
+RULES: tuple[Rule, ...] = (product_and_sum, bias_of_gemm, transposed_operand)
+
+
+@dataclass(frozen=True)
+class Gemms(RulePass):
+    """Matrix products with their bias and their transposes in one op.
+
+    a @ transpose(b) + c   -->   gemm(a, b, c, transB=1)
+    """
+
+    def rules(self) -> Sequence[Rule]:
+        return RULES

@@ -1,0 +1,82 @@
+"""Questions that rules ask of values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from graphopt.dims import equal
+from graphopt.ir import Value
+from graphopt.types import DType, TensorType
+
+READ_LIMIT = 1 << 16
+"""Constants of more elements are not read just to see whether they are uniform."""
+
+
+def uniform(value: Value | None) -> Any:
+    """The one number that fills a constant, None where there is none.
+
+    A NumPy scalar of the constant's dtype.
+    """
+    tensor = None if value is None else value.constant
+    if tensor is None or tensor.dtype is DType.STRING or not tensor.size:
+        return None
+    if tensor.size > READ_LIMIT:
+        return None
+    flat = tensor.array().reshape(-1)
+    first = flat[0]
+    if tensor.size > 1 and not np.array_equal(flat, np.full_like(flat, first)):
+        return None
+    return first
+
+
+def is_uniform(value: Value | None, number: float) -> bool:
+    """True where a constant holds ``number`` everywhere (0 is not -0.0)."""
+    found = uniform(value)
+    if found is None or found != number:
+        return False
+    if number == 0 and value is not None and value.dtype and value.dtype.is_float:
+        return math.copysign(1.0, float(found)) == math.copysign(1.0, number)
+    return True
+
+
+def same_shape(a: Value, b: Value) -> bool:
+    """True where both shapes are known and equal for every binding of their symbols."""
+    left, right = a.shape, b.shape
+    if left is None or right is None or len(left) != len(right):
+        return False
+    return all(equal(x, y) for x, y in zip(left, right, strict=True))
+
+
+def same_type(a: Value, b: Value) -> bool:
+    """True where element types and shapes are known and equal."""
+    return a.dtype is not None and a.dtype is b.dtype and same_shape(a, b)
+
+
+def stretches_nothing(small: Value, big: Value) -> bool:
+    """True where broadcasting ``small`` with ``big`` surely has the shape of ``big``."""
+    inner, outer = small.shape, big.shape
+    if inner is None or outer is None or len(inner) > len(outer):
+        return False
+    tail = outer[len(outer) - len(inner) :]
+    return all(x == 1 or equal(x, y) for x, y in zip(inner, tail, strict=True))
+
+
+def perm_of(rank: int, perm: tuple[int, ...] | None) -> tuple[int, ...]:
+    """A permutation written out; ONNX's default reverses the axes."""
+    return tuple(reversed(range(rank))) if perm is None else tuple(perm)
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """A possibly negative axis as one in [0, rank)."""
+    return axis + rank if axis < 0 else axis
+
+
+def static_shape(value: Value) -> tuple[int, ...] | None:
+    """The dims where all are known integers."""
+    type_ = value.type
+    if isinstance(type_, TensorType) and type_.is_static:
+        return type_.shape  # type: ignore[return-value]
+    return None

@@ -1,0 +1,348 @@
+"""Movement: chains of ops that only move elements, composed and cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from graphopt.dims import equal
+from graphopt.ir import Op, Value
+from graphopt.ops import (
+    Concat,
+    Constant,
+    Expand,
+    Flatten,
+    Gather,
+    Pad,
+    Reshape,
+    Slice,
+    Split,
+    Squeeze,
+    Tile,
+    Transpose,
+    Unsqueeze,
+)
+from graphopt.ops.structured import Elementwise
+from graphopt.pipeline import RulePass
+from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+
+from .match import axis_of, perm_of, same_shape
+from .shapes import reshape_to
+
+Ordered: TypeAlias = Reshape | Flatten | Squeeze | Unsqueeze
+"""Ops that keep the row-major order of the elements."""
+
+
+def _vector(*numbers: int) -> Constant:
+    return Constant(np.array(numbers, np.int64))
+
+
+@rule
+def transpose_nothing(op: Transpose) -> Outcome:
+    """transpose(x, identity) = x"""
+    x = op.operands[0]
+    if x is None or x.rank is None:
+        return None
+    return x if perm_of(x.rank, op.perm) == tuple(range(x.rank)) else None
+
+
+@rule
+def transpose_transpose(op: Transpose) -> Outcome:
+    """transpose(transpose(x, p), q) = transpose(x, p[q])"""
+    inner = op.operands[0]
+    if not isinstance(inner, Transpose):
+        return None
+    x = inner.operands[0]
+    if x is None or x.rank is None:
+        return miss("its rank is not known", x)
+    p, q = perm_of(x.rank, inner.perm), perm_of(x.rank, op.perm)
+    return Transpose(x, perm=tuple([p[i] for i in q]))
+
+
+@rule
+def transpose_ones(op: Transpose, scene: Scene) -> Outcome:
+    """transpose(x, p) = reshape(x) where only dims of 1 move, beside a reshape"""
+    x = op.operands[0]
+    if x is None or x.shape is None:
+        return None
+    perm = perm_of(len(x.shape), op.perm)
+    moved = [i for i in perm if not equal(x.shape[i], 1)]
+    if moved != sorted(moved) or not isinstance(x, Ordered):
+        return None
+    return reshape_to(x, op.shape) if scene.single(x) else None
+
+
+@rule
+def reshape_reshape(op: Reshape | Flatten | Squeeze | Unsqueeze) -> Outcome:
+    """reshape(reshape(x, s), t) = reshape(x, t)"""
+    inner = op.operands[0]
+    if not isinstance(inner, Ordered):
+        return None
+    x = inner.operands[0]
+    if x is None:
+        return None
+    if same_shape(op, x):
+        return x
+    made = _both(op, inner, x) or reshape_to(x, op.shape, inferred=_infers(op, inner))
+    return made or miss("the dims cannot be said by a constant", inner)
+
+
+def _infers(*ops: Op) -> bool:
+    """One of the reshapes already has a -1."""
+    shapes = [op.operand(1) for op in ops if isinstance(op, Reshape)]
+    return any(s is not None and s.ints is not None and -1 in s.ints for s in shapes)
+
+
+def _both(op: Op, inner: Op, x: Value) -> Value | None:
+    """Two of Squeeze or of Unsqueeze as one."""
+    outer_axes, inner_axes = _axes(op), _axes(inner)
+    if outer_axes is None or inner_axes is None or type(op) is not type(inner):
+        return None
+    if isinstance(op, Unsqueeze):
+        kept = [i for i in range(op.rank or 0) if i not in outer_axes]
+        return Unsqueeze(
+            x, _vector(*sorted({*outer_axes, *[kept[a] for a in inner_axes]}))
+        )
+    if isinstance(op, Squeeze) and x.rank is not None:
+        kept = [i for i in range(x.rank) if i not in inner_axes]
+        return Squeeze(
+            x, _vector(*sorted({*inner_axes, *[kept[a] for a in outer_axes]}))
+        )
+    return None
+
+
+def _axes(op: Op) -> list[int] | None:
+    """The axes of a Squeeze (of its operand) or Unsqueeze (of its result)."""
+    axes = op.operand(1)
+    rank = op.rank
+    if isinstance(op, Squeeze) and op.operands[0] is not None:
+        rank = op.operands[0].rank
+    if axes is None or axes.ints is None or rank is None:
+        return None
+    return sorted(axis_of(a, rank) for a in axes.ints)
+
+
+@rule
+def reshape_like_nothing(op: Flatten | Squeeze | Unsqueeze) -> Outcome:
+    """flatten(x) = x where the dims stay"""
+    x = op.operands[0]
+    return x if x is not None and same_shape(op, x) else None
+
+
+@rule
+def expand_into_user(op: Elementwise) -> Outcome:
+    """expand(x) + y = x + y where y has the dims anyway"""
+    if op.shape is None or len(op.operands) < 2:
+        return None
+    operands = list(op.operands)
+    for i, value in enumerate(operands):
+        if not isinstance(value, Expand):
+            continue
+        inner = value.operands[0]
+        operands[i] = inner
+        made = op.with_operands(operands)
+        if same_shape(made, op):
+            return made
+        operands[i] = value
+    return None
+
+
+@rule
+def slice_nothing(op: Slice) -> Outcome:
+    """slice(x, 0, all, 1) = x"""
+    x = op.operands[0]
+    if x is None or not same_shape(op, x):
+        return None
+    steps = op.operand(4)
+    if steps is None or (steps.ints is not None and all(s > 0 for s in steps.ints)):
+        return x
+    return None
+
+
+@rule
+def concat_one(op: Concat) -> Outcome:
+    """concat(x) = x"""
+    return op.operands[0] if len(op.operands) == 1 else None
+
+
+@rule
+def concat_concat(op: Concat, scene: Scene) -> Outcome:
+    """concat(concat(x, y), z) = concat(x, y, z)"""
+    if op.rank is None:
+        return None
+    axis = axis_of(op.axis, op.rank)
+    flat: list[Value | None] = []
+    for value in op.operands:
+        same = isinstance(value, Concat) and axis_of(value.axis, op.rank) == axis
+        if same and isinstance(value, Concat) and scene.single(value):
+            flat.extend(value.operands)
+        else:
+            flat.append(value)
+    return Concat(*flat, axis=axis) if len(flat) > len(op.operands) else None
+
+
+@rule
+def concat_constants(op: Concat) -> Outcome:
+    """concat(x, 1, 2) = concat(x, [1, 2])"""
+    if op.rank != 1:
+        return None
+    merged: list[Value | None] = []
+    for value in op.operands:
+        last = merged[-1] if merged else None
+        if (
+            value is not None
+            and last is not None
+            and value.constant is not None
+            and last.constant is not None
+            and value.constant.size + last.constant.size <= 64
+        ):
+            both = [last.constant.array(), value.constant.array()]
+            merged[-1] = Constant(np.concatenate(both))
+        else:
+            merged.append(value)
+    return Concat(*merged, axis=0) if len(merged) < len(op.operands) else None
+
+
+@rule
+def concat_empty(op: Concat) -> Outcome:
+    """concat(x, []) = x"""
+    if op.rank is None:
+        return None
+    axis = axis_of(op.axis, op.rank)
+    kept = [
+        v
+        for v in op.operands
+        if v is None or v.shape is None or not equal(v.shape[axis], 0)
+    ]
+    if not kept or len(kept) == len(op.operands):
+        return None
+    return Concat(*kept, axis=axis)
+
+
+@rule
+def concat_of_split(op: Concat) -> Outcome:
+    """concat(split(x)) = x"""
+    split = op.operands[0].op if op.operands[0] is not None else None
+    if not isinstance(split, Split) or op.rank is None:
+        return None
+    if axis_of(op.axis, op.rank) != axis_of(split.axis, op.rank):
+        return None
+    return split.operands[0] if op.operands == split.results else None
+
+
+@rule
+def split_one(op: Split) -> Outcome:
+    """split(x) = x where there is one part"""
+    x = op.operands[0]
+    if op.outs == 1 and x is not None and same_shape(op, x):
+        return x
+    return None
+
+
+@rule
+def tile_nothing(op: Tile) -> Outcome:
+    """tile(x, 1) = x"""
+    repeats = op.operands[1]
+    if repeats is not None and repeats.ints is not None and set(repeats.ints) <= {1}:
+        return op.operands[0]
+    return None
+
+
+@rule
+def pad_nothing(op: Pad) -> Outcome:
+    """pad(x, 0) = x"""
+    pads = op.operands[1]
+    if pads is not None and pads.ints is not None and not any(pads.ints):
+        return op.operands[0]
+    return None
+
+
+@rule
+def gather_all(op: Gather) -> Outcome:
+    """gather(x, [0, 1, ... n-1]) = x"""
+    x, indices = op.operands
+    if x is None or x.shape is None or indices is None or indices.rank != 1:
+        return None
+    extent = x.shape[axis_of(op.axis, len(x.shape))]
+    if isinstance(extent, int) and indices.ints == tuple(range(extent)):
+        return x
+    return None
+
+
+@rule
+def transpose_through(op: Transpose, scene: Scene) -> Outcome:
+    """transpose(f(transpose(x, p), c), q) = f(transpose(x, p[q]), transpose(c, q))"""
+    f = op.operands[0]
+    if not isinstance(f, Elementwise) or f.rank is None or not scene.single(f):
+        return None
+    rank = f.rank
+    q = perm_of(rank, op.perm)
+    chain: list[Op] = []
+    value: Value | None = f
+    while isinstance(value, Elementwise) and value.outs == 1 and scene.single(value):
+        if value.rank != rank:
+            return None
+        chain.append(value)
+        moving = [v for v in value.operands if v is not None and v.constant is None]
+        if len(moving) != 1 or len(chain) > 16:
+            return None
+        value = moving[0]
+    if not isinstance(value, Transpose) or not chain:
+        return None
+    made: Value = Transpose(value, perm=q)
+    for link in reversed(chain):
+        operands = [
+            made if v is not None and v.constant is None else _transposed(v, q, rank)
+            for v in link.operands
+        ]
+        made = link.with_operands(operands)
+    return made
+
+
+def _transposed(value: Value | None, perm: tuple[int, ...], rank: int) -> Value | None:
+    """A constant that broadcasts, with its axes moved."""
+    if value is None:
+        return None
+    assert value.constant is not None and value.shape is not None
+    if all(d == 1 for d in value.shape):
+        return value
+    missing = rank - len(value.shape)
+    if missing:
+        value = Reshape(value, _vector(*([1] * missing), *value.shape))
+    return Transpose(value, perm=perm)
+
+
+RULES: tuple[Rule, ...] = (
+    transpose_nothing,
+    transpose_transpose,
+    transpose_ones,
+    transpose_through,
+    reshape_like_nothing,
+    reshape_reshape,
+    expand_into_user,
+    slice_nothing,
+    concat_one,
+    concat_empty,
+    concat_concat,
+    concat_constants,
+    concat_of_split,
+    split_one,
+    tile_nothing,
+    pad_nothing,
+    gather_all,
+)
+
+
+@dataclass(frozen=True)
+class Movement(RulePass):
+    """Compose and cancel chains of ops that only move elements.
+
+    transpose(transpose(x, [0, 2, 1]), [0, 2, 1])   -->   x
+    reshape(unsqueeze(x, 1), [0, -1])               -->   reshape(x, [0, -1])
+    """
+
+    def rules(self) -> Sequence[Rule]:
+        return RULES

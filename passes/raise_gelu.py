@@ -1,0 +1,140 @@
+"""Raise: the Gaussian error linear unit from the arithmetic that spells it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from graphopt.ir import Value
+from graphopt.ops import Add, Div, Erf, Gelu, Mul, Pow, Tanh
+from graphopt.pipeline import RulePass
+from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+
+from .match import uniform
+
+CLOSE = 1e-3
+"""How far a spelled constant may be from the exact one, relatively (fp16 exports)."""
+
+
+def factors(value: Value, scene: Scene) -> tuple[list[Value], float]:
+    """A product as its factors that are no constants, and the product of the others."""
+    found: list[Value] = []
+    number = 1.0
+    stack: list[tuple[Value, bool]] = [(value, True)]
+    while stack:
+        part, root = stack.pop()
+        known = uniform(part)
+        if known is not None:
+            number *= float(known)
+        elif isinstance(part, Mul) and (root or scene.single(part)):
+            stack.extend([(v, False) for v in part.operands if v is not None])
+        elif isinstance(part, Div) and (root or scene.single(part)):
+            divisor = uniform(part.operands[1])
+            if divisor is None or not divisor:
+                found.append(part)
+                continue
+            number /= float(divisor)
+            if part.operands[0] is not None:
+                stack.append((part.operands[0], False))
+        else:
+            found.append(part)
+    return found, number
+
+
+def plus(value: Value) -> Iterator[tuple[Value, Value]]:
+    """The operands of a sum, both ways round."""
+    if isinstance(value, Add):
+        a, b = value.operands
+        if a is not None and b is not None:
+            yield a, b
+            yield b, a
+
+
+def close(number: float, exact: float) -> bool:
+    return math.isclose(number, exact, rel_tol=CLOSE)
+
+
+@rule(exact=False)
+def gelu(op: Mul | Div, scene: Scene) -> Outcome:
+    """0.5 * x * (1 + erf(x / sqrt(2))) = gelu(x)"""
+    if scene.opset < 20:
+        return None
+    parts, number = factors(op, scene)
+    if len(parts) != 2 or not close(number, 0.5):
+        return None
+    for x, bracket in (parts, parts[::-1]):
+        for one, curve in plus(bracket):
+            if uniform(one) != 1 or x.dtype is not op.dtype:
+                continue
+            if isinstance(curve, Erf) and _is_scaled(curve.operands[0], x, scene):
+                return Gelu(x)
+            if isinstance(curve, Tanh) and _is_cubic(curve.operands[0], x, scene):
+                return Gelu(x, approximate="tanh")
+    return miss("one factor is not 1 + erf(x / sqrt(2)) of the other", op)
+
+
+def _is_scaled(value: Value | None, x: Value, scene: Scene) -> bool:
+    """``value`` is x / sqrt(2)."""
+    if value is None:
+        return False
+    parts, number = factors(value, scene)
+    return len(parts) == 1 and parts[0] is x and close(number, math.sqrt(0.5))
+
+
+def _is_cubic(value: Value | None, x: Value, scene: Scene) -> bool:
+    """``value`` is sqrt(2/pi) * (x + 0.044715 * x**3)."""
+    if value is None:
+        return False
+    parts, number = factors(value, scene)
+    if not close(number, math.sqrt(2 / math.pi)):
+        return False
+    if len(parts) == 1:
+        return any(
+            first is x and _is_power(second, x, 3, 0.044715, scene)
+            for first, second in plus(parts[0])
+        )
+    # x * (1 + 0.044715 * x**2)
+    return len(parts) == 2 and any(
+        a is x
+        and any(
+            uniform(one) == 1 and _is_power(second, x, 2, 0.044715, scene)
+            for one, second in plus(b)
+        )
+        for a, b in (parts, parts[::-1])
+    )
+
+
+def _is_power(
+    value: Value, x: Value, exponent: int, coefficient: float, scene: Scene
+) -> bool:
+    """``value`` is coefficient * x**exponent."""
+    parts, number = factors(value, scene)
+    if not close(number, coefficient):
+        return False
+    power = 0
+    for part in parts:
+        if part is x:
+            power += 1
+        elif isinstance(part, Pow) and part.operands[0] is x:
+            known = uniform(part.operands[1])
+            if known is None:
+                return False
+            power += int(known) if known == int(known) else 1000
+        else:
+            return False
+    return power == exponent
+
+
+RULES: tuple[Rule, ...] = (gelu,)
+
+
+@dataclass(frozen=True)
+class RaiseGelu(RulePass):
+    """Recognise Gelu (erf and tanh forms) where the opset has it (20).
+
+    0.5 * x * (1 + erf(x / 1.4142))   -->   gelu(x)
+    """
+
+    def rules(self) -> Sequence[Rule]:
+        return RULES

@@ -1,0 +1,123 @@
+"""Regions: branches that are known, captures that a body does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from graphopt.ir import Graph, Op, Parameter, Value, rebuild
+from graphopt.ops import Constant, If
+from graphopt.pipeline import RulePass
+from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+
+from .match import uniform
+
+
+@rule
+def known_branch(op: If, scene: Scene) -> Outcome:
+    """if(true, f, g) = f"""
+    known = uniform(op.operands[0])
+    if known is None:
+        return None
+    return inline(op.bodies[0 if bool(known) else 1], op.operands[1:], scene)
+
+
+def inline(
+    body: Graph, arguments: Sequence[Value | None], scene: Scene
+) -> tuple[Value, ...]:
+    """The body's results on ``arguments``.
+
+    Random and opaque ops get new tokens, so that two inlined copies never merge.
+    """
+    base = scene.new_tokens()
+    mapping = {
+        p: v for p, v in zip(body.inputs, arguments, strict=True) if v is not None
+    }
+    return _renewed(body, base, mapping).outputs
+
+
+def _renewed(body: Graph, base: int, mapping: Mapping[Value, Value]) -> Graph:
+    def build(op: Op, operands: tuple[Value | None, ...]) -> Op:
+        return op.copy(
+            operands=operands,
+            bodies=[_renewed(inner, base, {}) for inner in op.bodies],
+            token=op.token and base + op.token,
+        )
+
+    return rebuild(body, build, mapping)
+
+
+@rule
+def constant_capture(op: Op) -> Outcome:
+    """A body that captures a constant, or nothing that it needs, holds it itself"""
+    if not op.bodies:
+        return None
+    first = len(op.operands) - captures(op)
+    dropped: dict[int, Value | None] = {}
+    for i in range(first, len(op.operands)):
+        value = op.operands[i]
+        if isinstance(value, Constant):
+            dropped[i] = value
+        elif not any(
+            _reads(body, body.inputs[i - len(op.operands)]) for body in op.bodies
+        ):
+            dropped[i] = None
+        elif value in op.operands[first:i]:
+            dropped[i] = value
+    if not dropped:
+        return None
+    operands = [v for i, v in enumerate(op.operands) if i not in dropped]
+    bodies = [_without(body, op, first, dropped) for body in op.bodies]
+    return op.copy(operands=operands, bodies=bodies).results
+
+
+def captures(op: Op) -> int:
+    """How many operands, the last ones, the bodies capture."""
+    return int(op.capture_count)
+
+
+def _reads(body: Graph, parameter: Parameter) -> bool:
+    return body.uses.get(parameter, 0) > 0
+
+
+def _without(
+    body: Graph, op: Op, first: int, dropped: dict[int, Value | None]
+) -> Graph:
+    """The body with some captured parameters replaced by what they stand for."""
+    offset = len(body.inputs) - len(op.operands)
+    mapping: dict[Value, Value] = {}
+    for i, value in dropped.items():
+        parameter = body.inputs[i + offset]
+        if isinstance(value, Constant):
+            mapping[parameter] = value
+        elif value is not None:
+            twin = op.operands.index(value, first)
+            mapping[parameter] = body.inputs[twin + offset]
+    gone = {i + offset for i in dropped}
+    kept = [p for i, p in enumerate(body.inputs) if i not in gone]
+    return body.substitute(mapping).replace(inputs=kept)
+
+
+@rule
+def same_branches(op: If) -> Outcome:
+    """if(c, f, f) = f"""
+    then, other = op.bodies
+    if then.key != other.key or any(o.token for o in then.ops):
+        return miss("the branches differ")
+    mapping = dict(zip(then.inputs, op.operands[1:], strict=True))
+    made = then.substitute({p: v for p, v in mapping.items() if v is not None})
+    return made.outputs
+
+
+RULES: tuple[Rule, ...] = (known_branch, same_branches, constant_capture)
+
+
+@dataclass(frozen=True)
+class Regions(RulePass):
+    """Take known branches; let bodies hold their constants.
+
+    if(true, {x + 1}, {x - 1})   -->   x + 1
+    """
+
+    def rules(self) -> Sequence[Rule]:
+        return RULES
