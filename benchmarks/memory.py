@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
-
 import tools
+from onnx import TensorProto, helper
 
 MB = 1_000_000
 GOAL_MB = 250

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,8 @@ def chosen_models(options: argparse.Namespace) -> dict[str, Path]:
             if options.only in name:
                 found[name if name not in found else str(path)] = path
     if not found:
-        raise SystemExit("no models: name folders, or set GRAPHOPT_MODELS")
+        print("no models: name folders, or set GRAPHOPT_MODELS", file=sys.stderr)
+        raise SystemExit(2)
     return found
 
 

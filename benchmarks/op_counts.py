@@ -78,7 +78,7 @@ def measure(
         return replace(result, error=run.error)
     try:
         model = models.load_graph(target)
-    except Exception as error:  # noqa: BLE001 (a protobuf error of some kind)
+    except Exception as error:  # a protobuf error of some kind
         return replace(result, error=f"unreadable: {error}")
     ops = models.op_counts(model)
     nodes, computing = counted(ops)
@@ -118,7 +118,7 @@ class Verifier:
         """The error of the model in `path`, or why it does not run."""
         try:
             return models.relative_error(self.expected, self._run(path)), ""
-        except Exception as error:  # noqa: BLE001 (the runtime's own, without a base)
+        except Exception as error:  # the runtime's own, without a base
             return None, str(error)[:200]
 
 
@@ -128,7 +128,7 @@ def make_verifier(source: Path, options: argparse.Namespace) -> Verifier | None:
         return None
     try:
         return Verifier(source, options)
-    except Exception as error:  # noqa: BLE001 (the runtime's own, without a base)
+    except Exception as error:  # the runtime's own, without a base
         print(f"  not verified: {str(error)[:200]}")
         return None
 

@@ -3,8 +3,8 @@
 All run in one process, on one thread, with ONNX Runtime's default optimizations, in a
 new random order each round. A ratio is taken within a round, so that a slow spell of
 the machine falls on both of its sides; the median over the rounds is printed with its
-bootstrap 95 % interval. `control` is the original a second time: what its ratio differs
-from 1, or its interval is wide, is noise. `!`: computes something else.
+bootstrap 95 % interval. `control` is the original in a second session: as far as its
+ratio misses 1, no difference means anything. `!`: computes something else.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 report[name] = measure_model(source, names, Path(scratch), options)
-            except Exception as error:  # noqa: BLE001 (the original does not run)
+            except Exception as error:  # the original does not run
                 print(f"  left out: {str(error)[:200]}")
     if options.json:
         head = {

@@ -14,13 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import graphopt
-import onnx
-from onnx.reference import ReferenceEvaluator
-
 import intervals
 import models
+import onnx
 import tools
+from onnx.reference import ReferenceEvaluator
+
+import graphopt
 
 OURS = "graphopt"
 THEIRS = "onnx.reference"
@@ -83,7 +83,7 @@ def main() -> None:
         print(name, flush=True)
         try:
             report[name] = measure_model(source, options)
-        except Exception as error:  # noqa: BLE001 (either may lack an op)
+        except Exception as error:  # either may lack an op
             print(f"  left out: {type(error).__name__}: {str(error)[:200]}")
     if options.json:
         head = {"schema": 1, "versions": tools.versions(["graphopt", "onnx", "numpy"])}

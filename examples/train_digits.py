@@ -7,7 +7,7 @@ A small network reads 8x8 images of handwritten digits (the set that comes with
 scikit-learn): two convolutions with batch norm, then one block of attention over the
 4x4 positions. It is exported as PyTorch exports it, with a dynamic batch and nothing
 tidied, so it is full of what `graphopt optimize` is for. Images that training did not
-see are written beside it, as `digits.npz`, with their labels.
+see are written beside it, as `digits.npz`, and what they show as `digits.labels.txt`.
 """
 
 import sys
@@ -111,11 +111,8 @@ def main() -> None:
         output_names=["logits"],
         dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
     )
-    np.savez_compressed(
-        folder / "digits.npz",
-        images=images[held].numpy(),
-        labels=labels[held].numpy(),
-    )
+    np.savez_compressed(folder / "digits.npz", images=images[held].numpy())
+    np.savetxt(folder / "digits.labels.txt", labels[held].numpy(), fmt="%d")
 
 
 if __name__ == "__main__":

@@ -37,18 +37,10 @@ class Function:
     defaults: Mapping[str, AttributeProto]
     where: str
 
-    def bind(self, node: NodeProto, actual: Mapping[str, AttributeProto]) -> Attributes:
-        """The attributes that a call gives to the function's references."""
-        bound = dict(self.defaults)
-        for name in self.proto.attribute:
-            if name in actual:
-                bound[name] = actual[name]
-        bound.update((k, v) for k, v in actual.items() if k in self.defaults)
-        return bound
-
-
-Attributes: TypeAlias = "dict[str, AttributeProto]"
-"""What ``ref_attr_name`` may refer to, in the function that is being read."""
+    def bind(self, given: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:
+        """What references to attributes mean in a call: given ones, then defaults."""
+        known = {*self.proto.attribute, *self.defaults}
+        return {**self.defaults, **{k: v for k, v in given.items() if k in known}}
 
 
 class Functions:

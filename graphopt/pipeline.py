@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from . import debug
+from .debug import dump_folder, level, say
 from .errors import UsageError
 from .ir import Graph, Op, Value
 from .rewrite import Log, Miss, Rule, rewrite
@@ -173,26 +173,26 @@ def _added(
 
 def _log() -> Log:
     log = Log()
-    if debug.level() >= 3:
+    if level() >= 3:
         log.on_fire = _print_fire
-    if debug.level() >= 4:
+    if level() >= 4:
         log.on_miss = _print_miss
     return log
 
 
 def _print_fire(rule_: Rule, op: Op, values: Sequence[Value]) -> None:
-    debug.say(3, f"  {rule_.name}: {op!r} --> {list(values)!r}")
+    say(3, f"  {rule_.name}: {op!r} --> {list(values)!r}")
 
 
 def _print_miss(rule_: Rule, op: Op, miss: Miss) -> None:
-    debug.say(4, f"  {rule_.name} missed on {op!r}: {miss.reason}")
+    say(4, f"  {rule_.name} missed on {op!r}: {miss.reason}")
 
 
 def _show(pass_: Pass, before: Graph, after: Graph, record: PassRecord) -> None:
-    debug.say(1, f"{pass_}: {record.ops_after} ops, {record.seconds:.3f} s")
-    if debug.level() >= 2:
-        debug.say(2, str(after))
-    folder = debug.dump_folder()
+    say(1, f"{pass_}: {record.ops_after} ops, {record.seconds:.3f} s")
+    if level() >= 2:
+        say(2, str(after))
+    folder = dump_folder()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         number = len(list(folder.glob("*.after.txt")))

@@ -45,7 +45,7 @@ def miss(reason: str, value: Value | None = None) -> Miss:
     return Miss(reason, value)
 
 
-Outcome: TypeAlias = "Value | Sequence[Value] | Mapping[Value, Value] | Miss | None"
+Outcome: TypeAlias = Value | Sequence[Value] | Mapping[Value, Value] | Miss | None
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,13 @@ def _rule(function: Callable[..., Outcome], exact: bool) -> Rule:
 
 @dataclass
 class Log:
-    """What a rewrite did: rules fired, and on request each firing and each miss."""
+    """What a rewrite did: rules fired, and on request each firing and each miss.
+
+    After ``limit`` firings no rule fires any more, so that a wrong one can be found.
+    """
 
     fired: Counter[str] = field(default_factory=Counter)
+    limit: int | None = None
     on_fire: Callable[[Rule, Op, Sequence[Value]], None] | None = None
     on_miss: Callable[[Rule, Op, Miss], None] | None = None
 
@@ -321,6 +325,9 @@ class _Sweep:
 
     def fire(self, op: Op) -> Sequence[Value] | None:
         """What the first rule that fires on ``op`` makes of its results."""
+        limit = self.log.limit
+        if limit is not None and self.log.fired.total() >= limit:
+            return None
         for rule_ in self.table(type(op)):
             outcome = rule_.apply(op, self.scene)
             if outcome is None:

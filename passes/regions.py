@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.ir import Graph, Op, Parameter, Value, rebuild
-from graphopt.ops import Constant, If
+from graphopt.ops import Constant, If, Loop, Scan
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
@@ -48,11 +48,9 @@ def _renewed(body: Graph, base: int, mapping: Mapping[Value, Value]) -> Graph:
 
 
 @rule
-def constant_capture(op: Op) -> Outcome:
-    """A body that captures a constant, or nothing that it needs, holds it itself"""
-    if not op.bodies:
-        return None
-    first = len(op.operands) - captures(op)
+def constant_capture(op: If | Loop | Scan) -> Outcome:
+    """A body holds the constants it reads, and captures only what it reads"""
+    first = len(op.operands) - op.captures
     dropped: dict[int, Value | None] = {}
     for i in range(first, len(op.operands)):
         value = op.operands[i]
@@ -68,12 +66,8 @@ def constant_capture(op: Op) -> Outcome:
         return None
     operands = [v for i, v in enumerate(op.operands) if i not in dropped]
     bodies = [_without(body, op, first, dropped) for body in op.bodies]
-    return op.copy(operands=operands, bodies=bodies).results
-
-
-def captures(op: Op) -> int:
-    """How many operands, the last ones, the bodies capture."""
-    return int(op.capture_count)
+    left = op.captures - len(dropped)
+    return op.copy(operands=operands, bodies=bodies, captures=left).results
 
 
 def _reads(body: Graph, parameter: Parameter) -> bool:

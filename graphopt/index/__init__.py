@@ -22,11 +22,24 @@ from .maps import (
     build,
 )
 from .notation import parse
+from .sharding import (
+    Collective,
+    Partial,
+    Replicated,
+    ShardyRule,
+    Split,
+    State,
+    Strategy,
+    reshard,
+    shardy_rule,
+    strategies,
+)
 from .tiling import Kind, TileSlice, Tiling, Window, tile_slice, tiling
 
 __all__ = [
     "UNIT",
     "Affine",
+    "Collective",
     "Combiner",
     "Compound",
     "Domain",
@@ -34,6 +47,12 @@ __all__ = [
     "Lookup",
     "Map",
     "Maps",
+    "Partial",
+    "Replicated",
+    "ShardyRule",
+    "Split",
+    "State",
+    "Strategy",
     "Term",
     "TileSlice",
     "Tiling",
@@ -46,7 +65,10 @@ __all__ = [
     "extents",
     "flops",
     "parse",
+    "reshard",
     "result_shapes",
+    "shardy_rule",
+    "strategies",
     "tile_slice",
     "tiling",
 ]

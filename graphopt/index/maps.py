@@ -139,7 +139,10 @@ class Maps:
     positional: frozenset[str] = frozenset()
     """Axes whose positions the op itself looks at: a tile must be told its offset."""
     linear: tuple[frozenset[int], ...] = ()
-    """Operand sets in which the op is jointly linear while the others are fixed."""
+    """Operand sets in which the op is jointly linear while the others are fixed.
+
+    A bias that is added to a sum must be in a set with what is summed.
+    """
     cost: float = 1.0
     """Floating-point operations per point of the domain."""
 
@@ -172,6 +175,18 @@ class Maps:
     def combiner(self, axis: str) -> Combiner | None:
         """The combiner of an axis; None where there is none."""
         return dict(self.combiners).get(axis)
+
+    def added(self, axis: str) -> frozenset[int]:
+        """Operands without a summed axis that are added to the sum, not multiplied.
+
+        The op is linear in each together with an operand that has the axis. A part of
+        the sum that brought them along would count them once too often.
+        """
+        if axis not in self.reduced or self.combiner(axis) is not Combiner.SUM:
+            return frozenset()
+        summed = {i for i, m in enumerate(self.operands) if axis in _axes_of([m])}
+        sets = [group - summed for group in self.linear if group & summed]
+        return frozenset().union(*sets)
 
     def __str__(self) -> str:
         def text(map_: Map | None) -> str:

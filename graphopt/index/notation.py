@@ -162,8 +162,15 @@ class _Reader:
             elif word:
                 terms.append(self.term(word))
             else:
-                terms.append(Compound(tuple(inner.split())))
+                terms.append(self.compound(inner))
         return tuple(terms)
+
+    def compound(self, inner: str) -> Compound:
+        names = tuple(inner.split())
+        for name in names:
+            if not re.fullmatch(_NAME, name):
+                raise self.error(f"({inner}) names no axis {name!r}")
+        return Compound(names)
 
     def term(self, word: str) -> Affine | Lookup | Whole:
         if word == "1":

@@ -1,9 +1,9 @@
 """Placements over one mesh axis, derived from index maps.
 
-A tensor on the devices of a mesh axis is replicated, split along a dim, or partial: each
-device holds an addend (or another part that a combiner merges). A strategy gives a state
-to each operand, such that the op run on every device by itself leaves each result in the
-stated one. Strategies on several mesh axes are products of these.
+A tensor on the devices of a mesh axis is replicated, split along a dim, or partial:
+each device holds an addend, or another part that a combiner merges. A strategy gives a
+state to each operand, such that the op, run by every device on what it has, leaves
+each result in the stated one. Strategies for several mesh axes are products of these.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from .domain import Domain
-from .maps import UNIT, Affine, Combiner, Compound, Map, Maps, Term
+from .maps import Affine, Combiner, Compound, Map, Maps, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ def _split(maps: Maps, axis: str) -> Strategy | None:
         maps.whole | maps.carried | maps.positional
     ):
         return None
+    added = maps.added(axis)
     operands: list[State] = []
     for i, map_ in enumerate(maps.operands):
         dim = _place(map_ or (), axis)
@@ -102,7 +103,7 @@ def _split(maps: Maps, axis: str) -> Strategy | None:
         if dim >= 0:
             operands.append(Split(dim))
         else:
-            operands.append(Partial() if _is_added(maps, i, axis) else Replicated())
+            operands.append(Partial() if i in added else Replicated())
     results: list[State] = []
     for map_ in maps.results:
         dim = _place(map_, axis)
@@ -110,9 +111,7 @@ def _split(maps: Maps, axis: str) -> Strategy | None:
         if dim is None or (dim < 0 and combiner is None):
             return None
         results.append(Split(dim) if dim >= 0 else Partial(combiner or Combiner.SUM))
-    if any(isinstance(x, Partial) for x in operands) and any(
-        x != Partial() for x in results
-    ):
+    if added and any(isinstance(x, Split) for x in results):
         return None
     return Strategy(axis, tuple(operands), tuple(results))
 
@@ -132,21 +131,6 @@ def _major(term: Term) -> str | None:
     if isinstance(term, Compound):
         return term.axes[0] if term.axes else None
     return term.plain if isinstance(term, Affine) else None
-
-
-def _is_added(maps: Maps, operand: int, axis: str) -> bool:
-    """Whether an operand without a summed axis is an addend: it would count per device.
-
-    It is, if the op is linear in it together with an operand that has the axis.
-    """
-    if axis not in maps.reduced or maps.combiner(axis) is not Combiner.SUM:
-        return False
-    having = {
-        i
-        for i, map_ in enumerate(maps.operands)
-        if any(axis in term.axes for term in map_ or ())
-    }
-    return any(operand in group and group & having for group in maps.linear)
 
 
 Collective: TypeAlias = Literal[
@@ -191,8 +175,8 @@ def reshard(source: State, target: State) -> Collective:
 class ShardyRule:
     """An op's sharding rule in the form that Shardy reads.
 
-    The fields are the arguments of JAX's ``custom_partitioning.def_partition``; sizes of
-    the factors of compound dims are given beside it.
+    The fields are arguments of JAX's ``custom_partitioning.def_partition``, which also
+    wants the sizes of factors that no dim has for itself.
     """
 
     sharding_rule: str
@@ -207,52 +191,47 @@ class ShardyRule:
 def shardy_rule(domain: Domain) -> ShardyRule:
     """The Shardy rule of an op: its maps, with a factor for each axis.
 
-    A dim that is read at any position, looked up, or in windows gets a factor of its
-    own, as a factor must be as long as its dim.
+    Windows stand for the axis that they move along, whose factor is a permutation. A
+    dim without an axis, as one that is looked up, has a factor of its own.
     """
     maps = domain.maps
-    factors: dict[str, str] = {}
-    replicated: list[str] = []
-    permuted: list[str] = []
+    tensors = (*maps.operands, *maps.results)
+    bound = set(maps.whole | maps.carried | maps.positional)
+    bound.update(a for a in maps.reduced if maps.combiner(a) is None)
+    moved: set[str] = set()
+    for term in (t for map_ in tensors for t in map_ or ()):
+        if isinstance(term, Affine) and term.plain is None:
+            moved.update(a for a in term.axes if a not in maps.reduced)
+            bound.update(a for a in term.axes if a in maps.reduced)
+    names = _factor_names(maps.axes)
+    loose: list[str] = []
 
-    def factor(axis: str) -> str:
-        if axis not in factors:
-            plain = axis[0].isalpha() and axis.isascii()
-            name = axis if plain else f"b{axis.strip('._')}"
-            while name in factors.values():
-                name += "_"
-            factors[axis] = name
-        return factors[axis]
-
-    def text(term: Term, place: str) -> str:
+    def factors(term: Term) -> str:
         if isinstance(term, Compound) and len(term.axes) > 1:
-            return f"({' '.join(map(factor, term.axes))})"
-        if isinstance(term, Affine) and term.plain is None and term != UNIT:
-            own = factor(f"window{place}")
-            permuted.append(own)
-            return own
-        axes = term.axes
-        if axes and not (isinstance(term, Affine) and term.plain is None):
-            return factor(axes[0])
-        own = factor(f"dim{place}")
-        replicated.append(own)
-        return own
+            return f"({' '.join(names[a] for a in term.axes)})"
+        window = isinstance(term, Affine) and term.plain is None
+        for name in term.axes:
+            if not window or name in moved:
+                return names[name]
+        loose.append(f"loose{len(loose)}")
+        return loose[-1]
 
-    def tensor(map_: Map | None, kind: str, i: int) -> str:
-        return " ".join(text(t, f"{kind}{i}_{d}") for d, t in enumerate(map_ or ()))
-
-    left = ", ".join(tensor(m, "o", i) for i, m in enumerate(maps.operands))
-    right = ", ".join(tensor(m, "r", i) for i, m in enumerate(maps.results))
-    bound = maps.whole | maps.carried | maps.positional
-    reduced = [a for a in maps.axes if a in maps.reduced and a in factors]
-    for axis in maps.axes:
-        if axis in factors and (
-            axis in bound or (axis in maps.reduced and maps.combiner(axis) is None)
-        ):
-            replicated.append(factors[axis])
+    texts = [" ".join(map(factors, map_ or ())) for map_ in tensors]
+    count = len(maps.operands)
     return ShardyRule(
-        f"{left} -> {right}",
-        tuple(factors[a] for a in reduced if factors[a] not in replicated),
-        tuple(dict.fromkeys(replicated)),
-        tuple(permuted),
+        f"{', '.join(texts[:count])} -> {', '.join(texts[count:])}",
+        tuple(names[a] for a in maps.axes if a in maps.reduced - bound),
+        (*(names[a] for a in maps.axes if a in bound), *loose),
+        tuple(names[a] for a in maps.axes if a in moved - bound),
     )
+
+
+def _factor_names(axes: tuple[str, ...]) -> dict[str, str]:
+    """Shardy's factors start with a letter, which `...0` and `_1` do not."""
+    names: dict[str, str] = {}
+    for name in axes:
+        factor = name if name[0].isalpha() else f"b{name.strip('._')}"
+        while factor in names.values() or (factor in axes and factor != name):
+            factor += "_"
+        names[name] = factor
+    return names

@@ -35,7 +35,8 @@ class Tiling:
 
     ``stride`` and ``halo`` tell the windows of the first operand that is read in any: a
     tile [lo, hi) of the axis needs ``[stride*lo - halo[0], stride*(hi - 1) + 1 +
-    halo[1])`` of it.
+    halo[1])`` of it. Of a reduced axis, ``added`` are operands that only one tile may
+    be given (a bias); the others take zeros.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class Tiling:
     combiner: Combiner | None = None
     stride: Dim = 1
     halo: tuple[Dim, Dim] = (0, 0)
+    added: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def tiling(domain: Domain, axis: str) -> Tiling:
     stride, halo = _reach(domain, windows[0], axis) if windows else (1, (0, 0))
     if axis in maps.reduced:
         reason = "results are without it: what tiles give is combined"
-        return Tiling(Kind.REDUCED, reason, combiner, stride, halo)
+        return Tiling(Kind.REDUCED, reason, combiner, stride, halo, maps.added(axis))
     if windows or any(_is_window(t, axis) for t in _terms(maps.results)):
         return Tiling(Kind.WINDOWED, "read or written in windows", None, stride, halo)
     return Tiling(Kind.PARALLEL, "each result has it, and reads its own part")

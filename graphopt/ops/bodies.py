@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dims import Shape
+from ..index import Maps
 from ..ir import Value
 from ..types import DType, Type
 from .constant import Constant
 from .conversion import Cast
-from .structured import Array, Composite, Computed, Elementwise
+from .steering import axis_names, joined, shape_of
+from .structured import Array, Composite, Computed, Elementwise, Structured
 
 if TYPE_CHECKING:
     from ..xp import Namespace
@@ -37,15 +40,40 @@ class Pointwise(Elementwise, Composite):
         return xp.each(lambda *wide: self.formula(xp, *wide), *operands)
 
 
-class Normalizing(Composite):
-    """A composite op whose only result is like its first operand."""
+class Normalizing(Structured, Composite):
+    """An op that relates elements to the others along some axes; like its operand 0.
+
+    The index maps keep those axes whole; the body tells more of them.
+    """
 
     __slots__ = ()
 
     def infer(self) -> Sequence[Type]:
-        x = self.operands[0]
-        assert x is not None
-        return [x.type]
+        return Structured.infer(self)
+
+    def result_shapes(self) -> Sequence[Shape | None]:
+        self.words()  # checks the axes
+        return [shape_of(self)]
+
+    def whole_axes(self, rank: int) -> tuple[int, ...]:
+        """The axes, for an operand of this rank. Raises ValueError."""
+        raise NotImplementedError
+
+    def words(self) -> list[str] | None:
+        """The dims of operand 0 in the notation of index maps; None without a rank."""
+        shape = shape_of(self)
+        if shape is None:
+            return None
+        names = axis_names(len(shape))
+        try:
+            whole = self.whole_axes(len(shape))
+        except ValueError as error:
+            raise self.error(str(error)) from None
+        return ["_" * (i in whole) + name for i, name in enumerate(names)]
+
+    def index_maps(self) -> Maps | None:
+        words = self.words()
+        return None if words is None else self.parse_maps(joined([words], [words]))
 
 
 def scalar(value: float, dtype: DType) -> Constant:
@@ -67,3 +95,8 @@ def widened(x: Value) -> Value:
 def cast(x: Value, dtype: DType) -> Value:
     """x in an element type; x itself where it has that."""
     return x if x.dtype is dtype else Cast(x, to=dtype)
+
+
+def widest(first: DType, *others: DType) -> DType:
+    """The element type of most bits; of equals, the first."""
+    return max((first, *others), key=lambda dtype: dtype.bits)

@@ -5,15 +5,16 @@ Narrow floats are summed in float32 and rounded once; integers wrap.
 
 from __future__ import annotations
 
-import string
 from typing import TYPE_CHECKING
 
+from ..dims import Dim
 from ..index import Maps
 from ..ir import Value
 from .bodies import scalar
 from .elementwise import Add, Mul
 from .movement import Transpose
 from .registry import op
+from .steering import joined
 from .structured import Array, Composite, Structured
 
 if TYPE_CHECKING:
@@ -105,21 +106,64 @@ class Gemm(Structured, Composite):
 
 @op("Einsum")
 class Einsum(Structured):
-    """Einstein summation: ``bij, bjk -> bik``."""
+    """Einstein summation: ``bij, bjk -> bik``.
+
+    An axis that is named twice in one operand is its diagonal; an extent of 1 meets any.
+    """
 
     flops = 2.0
 
     def index_maps(self) -> Maps | None:
-        ranks = [None if v is None else v.rank for v in self.operands]
-        if None in ranks:
-            return None
-        try:
-            terms, result = spelled_out(self.equation, [r for r in ranks if r is not None])
-        except ValueError as error:
-            raise self.error(str(error)) from None
-        counts = [len(set(t)) == len(t) for t in terms]
-        linear = [(i,) for i in range(len(terms))]
-        ...
+        terms, result = self.terms()
+        wide = self._repeated(terms)
+        parts = [
+            [name + "?" * (name in wide) for name in term] for term in (*terms, result)
+        ]
+        count = len(terms)
+        return self.parse_maps(
+            joined(parts[:count], [result]),
+            linear=[(i,) for i in range(count)],
+            cost=float(max(count, 1)),
+        )
+
+    def terms(self) -> tuple[list[list[str]], list[str]]:
+        """The words of each operand and of the result: letters, and ``...``."""
+        left, arrow, right = self.equation.replace(" ", "").partition("->")
+        terms = [_words(term) for term in left.split(",")]
+        if len(terms) != len(self.operands):
+            raise self.error(f"the equation {self.equation!r} has {len(terms)} terms")
+        if arrow:
+            return terms, _words(right)
+        names = [name for term in terms for name in term]
+        once = sorted(n for n in names if names.count(n) == 1 and n != "...")
+        return terms, ["..."] * ("..." in names) + once
+
+    def _repeated(self, terms: list[list[str]]) -> set[str]:
+        """Axes for which one operand has extent 1 and another has more."""
+        found: dict[str, set[Dim]] = {}
+        for term, value in zip(terms, self.operands, strict=True):
+            shape = None if value is None else value.shape
+            if shape is not None and "..." not in term:
+                for name, dim in zip(term, shape, strict=False):
+                    found.setdefault(name, set()).add(dim)
+        return {name for name, dims in found.items() if 1 in dims and len(dims) > 1}
 
     def compute(self, xp: Namespace, *operands: Array) -> Array:
         return xp.einsum(self.equation, *operands)
+
+
+def _words(term: str) -> list[str]:
+    """``a...b`` as a, ..., b."""
+    head, dots, tail = term.partition("...")
+    return [*head, dots, *tail] if dots else [*head]
+
+
+@op("Det")
+class Det(Structured):
+    """The determinant of the last two axes."""
+
+    maps = "... _r _c -> ..."
+    combiner = None
+
+    def compute(self, xp: Namespace, x: Array) -> Array:
+        return xp.det(x)

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .. import dims
 from ..dims import Dim, Shape
 from ..index import Maps
 from .registry import op
 from .steering import (
     axis_names,
-    concrete,
     dims_of,
     joined,
     length_of,
-    normal_axes,
     normal_axis,
     shape_of,
 )
@@ -41,12 +37,12 @@ class Transpose(Movement):
     arithmetic = True
 
     def order(self, rank: int) -> tuple[int, ...]:
-        """The operand's axis for each axis of the result. Raises TypeMismatch."""
+        """The operand's axis for each axis of the result. Raises ValueError."""
         perm = self.perm
         if perm is None:
             return tuple(range(rank))[::-1]
         if sorted(perm) != list(range(rank)):
-            raise self.error(f"perm {perm} does not order {rank} axes")
+            raise ValueError(f"perm {perm} does not order {rank} axes")
         return tuple(perm)
 
     def compute(self, xp: Namespace, x: Array) -> Array:
@@ -85,10 +81,7 @@ class Expand(Movement):
             return [None]
         if wanted is None:
             wanted = (None,) * (length or 0)
-        try:
-            return [broadcast_shapes(source, wanted)]
-        except ValueError as error:
-            raise self.error(str(error)) from None
+        return [broadcast_shapes(source, wanted)]
 
     def index_maps(self) -> Maps | None:
         source, target = shape_of(self), self.shape
@@ -131,7 +124,7 @@ class Tile(Movement):
         rank = len(shape_of(self) or ())
         repeats = dims_of(self, 1) or (None,) * rank
         if len(repeats) != rank:
-            raise self.error(f"{len(repeats)} repeats for {rank} axes")
+            raise ValueError(f"{len(repeats)} repeats for {rank} axes")
         return dict(zip(axis_names(rank, "t"), repeats, strict=True))
 
 
@@ -156,13 +149,12 @@ class DepthToSpace(Blocks):
     def compute(self, xp: Namespace, x: Array) -> Array:
         batch, depth, height, width = x.shape
         size = self.blocksize
-        if self.mode == "CRD":
-            split, order = (-1, size, size), (0, 1, 4, 2, 5, 3)
-        else:
-            split, order = (size, size, -1), (0, 3, 4, 1, 5, 2)
         depth //= size * size
-        split = tuple([depth if extent < 0 else extent for extent in split])
-        x = xp.transpose(xp.reshape(x, (batch, *split, height, width)), order)
+        if self.mode == "CRD":
+            parts, order = (depth, size, size), (0, 1, 4, 2, 5, 3)
+        else:
+            parts, order = (size, size, depth), (0, 3, 4, 1, 5, 2)
+        x = xp.transpose(xp.reshape(x, (batch, *parts, height, width)), order)
         return xp.reshape(x, (batch, depth, height * size, width * size))
 
 

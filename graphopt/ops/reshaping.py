@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from .. import dims
 from ..dims import Dim, Shape
@@ -32,7 +32,7 @@ class Reshaping(Structured):
 
     linear = ((0,),)
     flops = 0.0
-    static = (1,)
+    static: ClassVar[tuple[int, ...]] = (1,)
     arithmetic = True
 
     def target(self, source: Shape, wanted: Wanted) -> Shape | None:
@@ -53,10 +53,7 @@ class Reshaping(Structured):
         source, wanted = shape_of(self), dims_of(self, 1)
         if source is None or (wanted is None and present(self, 1)):
             return [self.vague(source)]
-        try:
-            return [self.target(source, wanted)]
-        except ValueError as error:
-            raise self.error(str(error)) from None
+        return [self.target(source, wanted)]
 
     def index_maps(self) -> Maps | None:
         factors = self._factors()

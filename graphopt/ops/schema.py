@@ -61,9 +61,12 @@ def schema_of(kind: str, domain: str = "") -> Schema | None:
             required.add(name)
         else:
             optional.add(name)
-    of_type = {}
+    of_type: dict[str, int | DType | None] = {}
     for i, formal in enumerate(raw.inputs):
         of_type.setdefault(formal.type_str, i)
+    for variable in raw.type_constraints:
+        if len(variable.allowed_type_strs) == 1:
+            of_type[variable.type_param_str] = _fixed(variable.allowed_type_strs[0])
     results = [of_type.get(r.type_str, _fixed(r.type_str)) for r in raw.outputs]
     return Schema(
         defaults=defaults,

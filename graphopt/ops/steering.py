@@ -1,7 +1,7 @@
 """What an op may know of its operands when it is built: dims, axes, sizes.
 
-Operands that steer shapes hold ints or dims (`Value.contents`). An absent operand and an
-unknown one are told apart by `present`.
+Operands that steer shapes hold ints or dims (`Value.contents`). `present` tells an
+absent operand from an unknown one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def length_of(op: Op, index: int) -> int | None:
 
 
 def concrete(array: Any) -> list[Any] | None:
-    """The elements of a steering array, as `compute` gets it; None for an absent one."""
+    """The elements of an array that steers `compute`; None for an absent one."""
     return None if array is None else array.ravel().tolist()
 
 
@@ -64,6 +64,18 @@ def normal_axes(axes: Iterable[Dim], rank: int) -> tuple[int, ...]:
     if len(set(result)) != len(result):
         raise ValueError(f"axes {result} repeat one")
     return result
+
+
+def agreed(*found: Dim) -> Dim:
+    """One of several dims that must be equal, an int if there is one.
+
+    Raises ValueError where ints differ.
+    """
+    ints = {dim for dim in found if isinstance(dim, int)}
+    if len(ints) > 1:
+        raise ValueError(f"dims {sorted(ints)} must be equal")
+    known = [dim for dim in found if dim is not None]
+    return min(ints, default=known[0] if known else None)
 
 
 def axis_names(count: int, prefix: str = "i") -> list[str]:

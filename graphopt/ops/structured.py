@@ -47,12 +47,11 @@ class Computed(Modelled):
         return max(1, self.schema().min_results)
 
     def infer(self) -> Sequence[Type]:
-        return tuple(
-            TensorType(dtype, shape)
-            for dtype, shape in zip(
-                self.result_dtypes(), self.result_shapes(), strict=True
-            )
-        )
+        try:
+            shapes = self.result_shapes()
+        except ValueError as error:
+            raise self.error(str(error)) from None
+        return tuple(map(TensorType, self.result_dtypes(), shapes))
 
     def result_dtypes(self) -> Sequence[DType | None]:
         """Element types of the results; by default what ONNX's schema says."""
@@ -68,7 +67,10 @@ class Computed(Modelled):
         return None if value is None else value.dtype
 
     def result_shapes(self) -> Sequence[Shape | None]:
-        """Dims of the results, None for an unknown rank."""
+        """Dims of the results, None for an unknown rank.
+
+        Raises ValueError where the operands do not fit.
+        """
         return [None] * self.outs
 
     def infer_contents(self) -> tuple[Contents | None, ...]:
@@ -151,11 +153,11 @@ class Structured(Computed):
 
         Raises TypeMismatch where operands clash.
         """
-        maps = self.index_maps()
-        if maps is None:
-            return None
         shapes = [None if value is None else value.shape for value in self.operands]
         try:
+            maps = self.index_maps()
+            if maps is None:
+                return None
             return maps, extents(maps, shapes, self.extents())
         except ValueError as error:
             raise self.error(str(error)) from None

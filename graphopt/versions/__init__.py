@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .spelling import Spelling, breakpoints, spelling
-from .table import Node, read, spell
+from .spelling import Spelling, spelling
+from .table import Node, has_changed, read, spell, turning_points
 
-__all__ = ["Node", "Spelling", "breakpoints", "read", "spell", "spelling"]
+__all__ = ["Node", "Spelling", "has_changed", "read", "spell", "spelling", "turning_points"]

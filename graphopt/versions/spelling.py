@@ -12,6 +12,7 @@ from onnx import defs, helper
 from ..ir import Value
 from ..types import DType, OptionalType, SequenceType, TensorType, Type
 
+_NEWEST = 1 << 30
 _OPTION = defs.OpSchema.FormalParameterOption
 _DTYPE_NAMES = {
     "F32": "float",
@@ -184,13 +185,13 @@ def _plain(value: Any) -> Any:
 @cache
 def breakpoints(kind: str, domain: str = "") -> tuple[int, ...]:
     """The opsets at which a kind appeared or changed, in order."""
-    found = []
-    version = 1000
+    found: list[int] = []
+    version = _NEWEST
     while version > 0:
         try:
-            schema = defs.get_schema(kind, version, domain)
+            since = defs.get_schema(kind, version, domain).since_version
         except defs.SchemaError:
             break
-        found.append(schema.since_version)
-        version = schema.since_version - 1
+        found.append(since)
+        version = since - 1
     return tuple(reversed(found))

@@ -18,6 +18,7 @@ import numpy as np
 from ..ir import Value
 from ..ops.constant import Constant
 from ..types import DType
+from .spelling import breakpoints
 
 
 @dataclass(slots=True)
@@ -117,6 +118,20 @@ def changes_back_to(kind: str, version: int) -> tuple[Change, ...]:
         step = max(earlier, key=lambda c: c.since)
         path.append(step)
         kind, limit = step.older, step.since
+
+
+def has_changed(kind: str, version: int) -> str | None:
+    """What a kind is called now, if it changed since an opset; else None."""
+    changes = changes_after(kind, version)
+    return changes[-1].kind if changes else None
+
+
+@cache
+def turning_points(kind: str) -> tuple[int, ...]:
+    """The opsets at which a kind of the newest opset may become sayable, in order."""
+    found = {c.since for c in _by_newer[kind]}
+    kinds = {kind} | {c.older for c in _by_newer[kind]}
+    return tuple(sorted(found.union(*map(breakpoints, kinds))))
 
 
 def read(node: Node, version: int) -> Read:

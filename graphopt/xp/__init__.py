@@ -20,7 +20,7 @@ def host() -> Namespace:
 
 @cache
 def traced() -> Namespace:
-    """The namespace over jax.numpy. Raises BackendMissing where JAX is not installed."""
+    """The namespace over jax.numpy. Raises BackendMissing where JAX is missing."""
     from ..errors import BackendMissing
 
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ..errors import TypeMismatch
 from .foundation import WIDE, Array, DTypeLike, Foundation, numpy_dtype
 
 _FLOAT8 = frozenset(
@@ -24,12 +25,13 @@ _FLOAT8 = frozenset(
         ml_dtypes.float8_e5m2fnuz,
     )
 )
+_FLOAT32, _INT32 = np.dtype(np.float32), np.dtype(np.int32)
 _E8M0 = np.dtype(ml_dtypes.float8_e8m0fnu)
 _VIA_INT32 = frozenset(map(np.dtype, ("i1", "i2", "i4", "u1", "u2")))
 
 
 def kind(dtype: np.dtype[Any]) -> str:
-    """NumPy's letter for what numbers a type holds; narrow types have that of `WIDE`."""
+    """NumPy's letter for the numbers a type holds; for narrow types that of `WIDE`."""
     return WIDE.get(dtype, dtype).kind
 
 
@@ -74,12 +76,13 @@ class Casting(Foundation):
 
     def _float_to_int(self, x: Array, target: np.dtype[Any]) -> Array:
         lib = self.lib
-        through = np.dtype(np.int32 if target in _VIA_INT32 else np.int64)
-        bound = 2.0 ** (8 * through.itemsize - 1)
+        through = _INT32 if target in _VIA_INT32 else np.dtype(np.int64)
+        bits = 8 * through.itemsize - 1
+        bound = 2.0**bits
         whole = lib.trunc(x)
         fits = (whole >= -bound) & (whole < bound)
         exact = self.convert(lib.where(fits, whole, self.asarray(0, x.dtype)), through)
-        lowest = self.asarray(np.iinfo(through).min, through)
+        lowest = self.asarray(-(2**bits), through)
         if target == np.uint64:
             # The upper half of its range is reached from below.
             upper = (whole >= bound) & (whole < 2 * bound)
@@ -92,37 +95,34 @@ class Casting(Foundation):
     def _to_float8(self, x: Array, target: np.dtype[Any], saturate: bool) -> Array:
         lib = self.lib
         if kind(x.dtype) != "f":
-            x = self.convert(x, np.dtype(np.float32))
-        info = ml_dtypes.finfo(target)
-        largest = self.asarray(float(info.max), x.dtype)
+            x = self.convert(x, _FLOAT32)
         if saturate:
-            clipped = lib.minimum(lib.maximum(x, -largest), largest)
-            return self.convert(clipped, target)
-        rounded = self.convert(x, target)
-        return rounded
+            largest = float(ml_dtypes.finfo(target).max)  # type: ignore[no-untyped-call]
+            x = lib.minimum(lib.maximum(x, -largest), largest)
+        return self.convert(x, target)
 
     def _to_e8m0(self, x: Array, saturate: bool, round_mode: str) -> Array:
-        """The exponent of a positive float32; its type has neither sign nor mantissa."""
+        """The exponent of a positive float32: E8M0 has neither sign nor mantissa."""
         lib = self.lib
-        x = lib.abs(self.convert(self._widened(x), np.dtype(np.float32)))
-        bits = self.bitcast(x, np.uint32)
-        exponent = self.convert(bits >> 23, np.dtype(np.int32))
-        mantissa = bits & 0x7FFFFF
-        half = 0x400000
+        bits = self.bitcast(self.convert(self._widened(x), _FLOAT32), np.uint32)
+        exponent = self.convert((bits >> 23) & 0xFF, _INT32)
+        mantissa = self.convert(bits & 0x7FFFFF, _INT32)
+        # A subnormal lies around 2**-127, the least of E8M0, which has its first bit.
+        tiny, first = exponent == 0, 0x400000
         if round_mode == "up":
-            # Subnormals below 2**-127 reach it; those above go to 2**-126.
-            carry = lib.where(exponent == 0, mantissa > half, mantissa > 0)
+            carry = lib.where(tiny, mantissa > first, mantissa > 0)
         elif round_mode == "nearest":
-            carry = lib.where(exponent == 0, mantissa > half, mantissa >= half)
+            carry = mantissa >= lib.where(tiny, first + first // 2, first)
+        elif round_mode == "down":
+            carry = lib.zeros_like(tiny)
         else:
-            carry = lib.zeros_like(mantissa, dtype=bool)
-        code = exponent + self.convert(carry, np.dtype(np.int32))
-        finite = lib.isfinite(x)
+            raise TypeMismatch(f"round_mode is up, down or nearest, not {round_mode!r}")
+        code = exponent + self.convert(carry, _INT32)
         if saturate:
-            code = lib.where(finite, lib.minimum(code, 254), 254)
+            nan = (exponent == 255) & (mantissa != 0)
+            code = lib.where(nan, 255, lib.minimum(code, 254))
         else:
-            code = lib.where(finite & (x > 0), code, 255)
-        code = lib.where(lib.isnan(x), 255, code)
+            code = lib.where(tiny & (mantissa < first), 255, lib.minimum(code, 255))
         return self.bitcast(self.convert(code, np.dtype(np.uint8)), _E8M0)
 
     @abstractmethod

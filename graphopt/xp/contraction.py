@@ -9,7 +9,6 @@ import numpy as np
 from .foundation import Array
 
 
-
 def matmul(a: Array, b: Array) -> Array:
     """``a @ b``; integers wrap, and take the BLAS of a float type that holds them."""
     if a.dtype.kind in "iub":

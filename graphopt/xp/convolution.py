@@ -1,4 +1,4 @@
-"""Convolution and pooling on the host: BLAS over bounded scratch, no loop over pixels."""
+"""Convolution and pooling on the host: BLAS, bounded scratch, no loop over pixels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from .foundation import Array
 from .reductions import lowest
 from .spatial import Geometry
 
+SCRATCH = 8 << 20
+"""Bytes of unfolded windows at a time: about what stays in cache."""
 
-SCRATCH = 4 << 20
-"""Bytes of unfolded windows at a time: about what stays in a core's cache."""
-
-CHUNK = 1 << 18
+CHUNK = 1 << 19
 """Bytes of results that a depthwise convolution sums up at a time."""
 
 
@@ -26,14 +25,16 @@ def padded(x: Array, geometry: Geometry, value: Any = 0) -> Array:
         return x
     rank = len(geometry.kernel)
     lead, spatial = x.shape[: x.ndim - rank], x.shape[x.ndim - rank :]
-    inner, outer, shape = [], [], []
+    inner: list[Any] = [...]
+    outer: list[Any] = [...]
+    shape = list(lead)
     for extent, (before, after) in zip(spatial, geometry.pads, strict=True):
         inner.append(slice(max(-before, 0), extent - max(-after, 0)))
         kept = len(range(*inner[-1].indices(extent)))
         outer.append(slice(max(before, 0), max(before, 0) + kept))
         shape.append(extent + before + after)
-    result = np.full((*lead, *shape), value, x.dtype)
-    result[(..., *outer)] = x[(..., *inner)]
+    result: Array = np.full(shape, value, x.dtype)
+    result[tuple(outer)] = x[tuple(inner)]
     return result
 
 
@@ -82,7 +83,7 @@ def _pointwise(x: Array, w: Array, out: Array, geometry: Geometry, groups: int) 
 
 
 def _depthwise(x: Array, w: Array, out: Array, geometry: Geometry) -> None:
-    """One input channel a group: shifted products summed, a chunk of channels a time."""
+    """One input channel a group: shifted products summed, some channels at a time."""
     n, m, *extents = out.shape
     channels = x.shape[1]
     spread = out.reshape(n, channels, m // channels, *extents)
@@ -150,7 +151,7 @@ def spread(x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
         max(s * (e - 1) + span, 0)
         for e, s, span in zip(spatial, geometry.strides, geometry.spans, strict=True)
     )
-    out = np.zeros((n, m, *full), x.dtype)
+    out: Array = np.zeros((n, m, *full), x.dtype)
     if x.size and w.size:
         columns = x.reshape(n, groups, c // groups, -1)
         weights = w.reshape(groups, c // groups, w.shape[1], *geometry.kernel)

@@ -41,7 +41,7 @@ class Elementwise(Foundation):
         return self.each(self._floor_divide, a, b)
 
     def remainder(self, a: Any, b: Any) -> Array:
-        """What floor division leaves: the divisor's sign; of integers, ``a % 0 == 0``."""
+        """What floor division leaves, with the divisor's sign; ``a % 0 == 0``."""
         return self.each(self._remainder, a, b)
 
     def fmod(self, a: Any, b: Any) -> Array:

@@ -57,7 +57,7 @@ def numpy_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def ints(values: Any) -> tuple[int, ...]:
-    """Shapes, axes and sizes as Python ints, from one number, a sequence or an array."""
+    """Shapes, axes, sizes as Python ints: from a number, a sequence or an array."""
     return tuple(np.asarray(values, np.int64).ravel().tolist())
 
 

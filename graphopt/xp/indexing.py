@@ -32,10 +32,10 @@ class Indexing(Foundation):
     def put(
         self, x: Array, index: tuple[Array, ...], updates: Array, reduction: str
     ) -> Array:
-        """A copy of ``x`` with ``x[index]`` replaced by, or reduced with, ``updates``."""
+        """A copy of ``x``, ``x[index]`` replaced by, or reduced with, ``updates``."""
 
     def take_along_axis(self, x: Array, indices: Array, axis: int) -> Array:
-        """ONNX's GatherElements: other extents of ``indices`` may be below those of x."""
+        """ONNX's GatherElements: ``indices`` may be smaller along the other axes."""
         return self.pick(x, self._mesh(x, indices, axis))
 
     def _mesh(self, x: Array, indices: Array, axis: int) -> tuple[Array, ...]:
@@ -48,7 +48,7 @@ class Indexing(Foundation):
         return tuple(mesh)
 
     def gather_nd(self, x: Array, indices: Array, batch_dims: int = 0) -> Array:
-        """Slices of ``x`` at the index tuples that the last axis of ``indices`` holds."""
+        """Slices of ``x`` at the index tuples along the last axis of ``indices``."""
         if indices.shape[-1] == 0 and not batch_dims:
             return self.lib.broadcast_to(x, indices.shape[:-1] + x.shape)
         batch = np.ogrid[tuple(slice(0, e) for e in indices.shape[:batch_dims])]

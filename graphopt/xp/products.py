@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ class Products(Foundation):
     def matmul(
         self, a: Array, b: Array, *, accumulate: DTypeLike | None = None
     ) -> Array:
-        """Matrix product of the last two axes; leading ones broadcast; vectors may be."""
+        """Matrix product of the last two axes; the leading ones broadcast."""
         if accumulate is None:
             return self.each(self.multiply_matrices, a, b)
         kind = numpy_dtype(accumulate)
@@ -32,6 +31,10 @@ class Products(Foundation):
     @abstractmethod
     def multiply_matrices(self, a: Array, b: Array) -> Array:
         """`matmul` of two arrays of one type that is not narrow."""
+
+    def det(self, x: Array) -> Array:
+        """The determinant over the last two axes."""
+        return self.each(self.lib.linalg.det, x)
 
     def tensordot(
         self,

@@ -95,7 +95,7 @@ class Reductions(Elementwise):
         keepdims: bool = False,
         select_last: bool = False,
     ) -> Array:
-        """Where along ``axis`` the largest is (int64): the first of equals, or the last."""
+        """Where the largest is along ``axis`` (int64): of equals the first, or last."""
         return self._position(self.lib.argmax, x, axis, keepdims, select_last)
 
     def argmin(

@@ -89,8 +89,8 @@ class Shaping(Foundation):
             least, most = (0, extent) if step > 0 else (-1, extent - 1)
             start += extent if start < 0 else 0
             end += extent if end < 0 else 0
-            start, end = (min(max(bound, least), most) for bound in (start, end))
-            # NumPy reads an end of -1 as the last element: None says "before the first".
+            start, end = min(max(start, 0), most), min(max(end, least), most)
+            # To NumPy an end of -1 is the last element; None is before the first.
             index[axis] = (
                 slice(0, 0)
                 if (end - start) * step <= 0
@@ -115,7 +115,7 @@ class Shaping(Foundation):
         mode: str = "constant",
         value: Any = 0,
     ) -> Array:
-        """``(before, after)`` elements put at the ends of each axis; negative ones crop.
+        """``(before, after)`` elements put around each axis; negative counts crop.
 
         ``mode``: "constant" puts ``value``; "edge" the last element; "reflect" mirrors
         without repeating it; "wrap" continues at the other end. Cropping comes first.
@@ -178,7 +178,7 @@ class Shaping(Foundation):
         return self.asarray(self._diagonal(shape) == int(k), dtype)
 
     def arange(self, start: Any, stop: Any, step: Any, dtype: DTypeLike) -> Array:
-        """ONNX's Range: ``start + i * step`` for ``i < ceil((stop - start) / step)``."""
+        """ONNX's Range: ``start + i * step``, ``i < ceil((stop - start) / step)``."""
         kind = numpy_dtype(dtype)
         wide = WIDE.get(kind, kind)
         exact = int if wide.kind in "iu" else float

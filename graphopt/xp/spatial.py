@@ -106,7 +106,7 @@ class Spatial(Shaping):
         *,
         accumulate: DTypeLike | None = None,
     ) -> Array:
-        """Cross-correlation: ``w`` is ``[out, in / groups, *kernel]``, as for ONNX's Conv.
+        """Cross-correlation: ``w`` is ``[out, in / groups, *kernel]``, as ONNX's Conv.
 
         ``accumulate`` is the type of sums and result, as for `matmul`.
         """

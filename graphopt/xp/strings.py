@@ -9,7 +9,6 @@ import numpy as np
 from .casting import Casting, kind
 from .foundation import Array
 
-
 _NAMES = {"inf": "INF", "-inf": "-INF", "nan": "NaN"}
 
 

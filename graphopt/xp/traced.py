@@ -66,8 +66,8 @@ class Traced(Namespace):
         at = jnp.asarray(x).at[index]
         if reduction == "none":
             return at.set(updates)
-        put = {"add": at.add, "mul": at.multiply, "min": at.min, "max": at.max}
-        return put[reduction](updates)
+        name = "multiply" if reduction == "mul" else reduction
+        return getattr(at, name)(updates)
 
     def dynamic_slice(self, x: Array, start: Any, size: int, axis: int) -> Array:
         axis = normal_axis(axis, x.ndim)
@@ -207,7 +207,7 @@ class Traced(Namespace):
 
 
 def _held(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """``dtype``, where XLA has it. Raises UnsupportedModel where not (float6, strings)."""
+    """``dtype``. Raises UnsupportedModel where XLA lacks it: float6, strings."""
     if dtype.name.startswith("float6") or dtype.kind == "O":
         raise UnsupportedModel(f"XLA has no element type {dtype}")
     return dtype

@@ -1,0 +1,308 @@
+"""The composition root: from a target and a level to a pipeline, and around it.
+
+The driver loads, specializes, runs the pipeline, verifies, keeps the better of original
+and result, and checks. Passes know nothing of all this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .bisect import culprit
+from .check import CheckResult, check as compare
+from .debug import level as debug_level
+from .errors import CheckFailed, UsageError
+from .importer import load
+from .ir import Graph
+from .lowering import Executable, find as find_target
+from .ops.schema import LATEST
+from .passes import ALL
+from .pipeline import Pass, PassRecord, Pipeline, nearest
+from .plan import Plan
+from .plugins import KNOWN, find
+from .report import KEPT, Change, Report, changes
+from .specialize import specialize
+from .verify import verify
+from .weights import Tensor
+
+TARGETS: Final = ("onnx",)
+"""What `optimize` can write for; `graphopt.lowering.targets` are those that can run."""
+
+LEVELS: Final = (0, 1, 2)
+"""0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
+
+GROWTH: Final = (1 << 16, 0.01)
+"""Weights may grow by so many bytes, or by that share, for the ops that it saves."""
+
+
+@dataclass(frozen=True)
+class Checking:
+    """How a result is compared with its original; see `graphopt.check.check`."""
+
+    mode: str = "auto"
+    inputs: Mapping[str, Any] | None = None
+    seed: int = 0
+
+    def compare(self, before: Graph, after: Graph) -> CheckResult | None:
+        """The comparison; None where nothing is to be checked."""
+        if self.mode == "off":
+            return None
+        return compare(
+            before, after, mode=self.mode, inputs=self.inputs, seed=self.seed
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """An optimized graph. ``original`` is what it must equal, as it was specialized."""
+
+    graph: Graph
+    original: Graph
+    plan: Plan
+    report: Report
+    pipeline: Pipeline
+    checking: Checking
+    origin: Path | None = None
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        weights: str = "auto",
+        overwrite: bool = True,
+    ) -> Result:
+        """Write the model, whole or not at all; the result with the final report.
+
+        What is about to be written is read back and checked first. Raises UsageError
+        where ``path`` is the original or cannot be written, and CheckFailed.
+        """
+        from .output import put_in_place  # which needs results
+
+        return put_in_place(self, Path(path), weights=weights, overwrite=overwrite)
+
+    def compile(self, target: str | None = None) -> Executable:
+        """The graph, ready to run: in ONNX Runtime where installed, else the reference.
+
+        Raises UsageError for an unknown target, BackendMissing.
+        """
+        if target is None:
+            import importlib.util
+
+            installed = importlib.util.find_spec("onnxruntime") is not None
+            target = "ort-cpu" if installed else "reference"
+        return find_target(target).compile(self.graph, self.plan)
+
+    def checked(self) -> Result:
+        """The result after its graph was compared with the original.
+
+        Raises CheckFailed, which names the pass and the op that broke it.
+        """
+        found = self.checking.compare(self.original, self.graph)
+        if found is not None and not found.passed:
+            raise self.blamed(found)
+        return dataclasses.replace(
+            self, report=dataclasses.replace(self.report, check=found)
+        )
+
+    def blamed(self, found: CheckResult) -> CheckFailed:
+        """The error for a failed check, with the pass and op that it goes back to."""
+
+        def broken(graph: Graph) -> bool:
+            check = self.checking.compare(self.original, graph)
+            return check is not None and not check.passed
+
+        guilty = culprit(self.original, self.pipeline, broken)
+        where = None if guilty is None else str(guilty)
+        worst = next(output for output in found.outputs if not output.passed)
+        error = CheckFailed(
+            f"the optimized model computes something else: output {worst.name!r},"
+            f" {worst.note or 'error'} {worst.max_error:.3g}"
+            f" where {worst.tolerance:.3g} is allowed",
+            where=where,
+        )
+        error.result = found
+        return error
+
+
+def optimize(
+    source: Graph | str | os.PathLike[str],
+    target: str = "onnx",
+    *,
+    level: int = 2,
+    passes: Iterable[str | Pass] | None = None,
+    add: Iterable[str | Pass] = (),
+    skip: Iterable[str] = (),
+    check: str = "auto",
+    opset: int | str | None = None,
+    dims: Mapping[str, int | str] | None = None,
+    input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Result:
+    """A graph, or the model in a file, made better for ``target``, and checked.
+
+    ``level`` is 0 (nothing), 1 (exact rules) or 2 (also rules that change rounding).
+    ``passes`` are the only ones, ``add`` and ``skip`` change the default ones; a pass is
+    an object or ``"name(option=value)"``. ``check`` is auto, full, regions or off.
+    ``opset`` is the version to write: a number, "latest", "keep", or None for the
+    source's wherever that can express the result. ``dims`` and ``input_shapes``: see
+    `graphopt.specialize`. ``inputs`` are arrays for the check, by name, instead of
+    random ones from ``seed``.
+
+    Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
+    """
+    result = improve(
+        source,
+        target,
+        choose(level=level, passes=passes, add=add, skip=skip),
+        level=level,
+        opset=opset,
+        dims=dims,
+        input_shapes=input_shapes,
+        checking=Checking(check, inputs, seed),
+    )
+    return result.checked()
+
+
+def improve(
+    source: Graph | str | os.PathLike[str],
+    target: str,
+    pipeline: Pipeline,
+    *,
+    level: int = 2,
+    opset: int | str | None = None,
+    dims: Mapping[str, int | str] | None = None,
+    input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+    checking: Checking | None = None,
+) -> Result:
+    """What `optimize` does, but for the check."""
+    began = time.process_time()
+    if target not in TARGETS:
+        raise UsageError(f"unknown target {target!r}{nearest(target, TARGETS)}")
+    origin = None if isinstance(source, Graph) else Path(source)
+    given = source if isinstance(source, Graph) else load(source)
+    special = specialize(given, dims, input_shapes)
+    original = special.graph
+    notes = [f"{place} now follows its operand" for place in special.followed]
+    start = with_opset(original, opset)
+    graph, records = pipeline.run(start, verify=verify if verifies() else None)
+    if worse := reason_to_keep(start, graph):
+        graph = start
+        notes.append(f"{KEPT}: {worse}")
+    report = Report(
+        target=target,
+        level=level,
+        kinds=changes(original, graph),
+        passes=tuple(records),
+        bytes=Change(weight_bytes(given), weight_bytes(graph)),
+        opset=Change(opset_of(given), opset_of(graph)),
+        seconds=time.process_time() - began,
+        notes=tuple(notes),
+        input=None if origin is None else str(origin),
+    )
+    return Result(
+        graph, original, Plan(), report, pipeline, checking or Checking(), origin
+    )
+
+
+def choose(
+    *,
+    level: int = 2,
+    passes: Iterable[str | Pass] | None = None,
+    add: Iterable[str | Pass] = (),
+    skip: Iterable[str] = (),
+) -> Pipeline:
+    """The pipeline for a level, or of just these ``passes``; see `optimize`.
+
+    A pass that is added takes the place of one of its name, or comes last.
+    """
+    if level not in LEVELS:
+        raise UsageError(f"there is no level {level}; known: 0, 1, 2")
+    if passes is not None:
+        chosen = [_pass(p) for p in passes]
+    else:
+        chosen = [cls() for cls in ALL if cls.level <= level]
+    for extra in map(_pass, add):
+        names = [p.name for p in chosen]
+        if extra.name in names:
+            chosen[names.index(extra.name)] = extra
+        else:
+            chosen.append(extra)
+    for name in skip:
+        if name not in KNOWN and all(p.name != name for p in chosen):
+            raise UsageError(f"unknown pass {name!r}{nearest(name, KNOWN)}")
+        chosen = [p for p in chosen if p.name != name]
+    if level == 1:
+        chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
+    return Pipeline(tuple(chosen) if level else ())
+
+
+def _pass(spec: str | Pass) -> Pass:
+    return spec if isinstance(spec, Pass) else find(spec)
+
+
+def verifies() -> bool:
+    """True where each graph on the way is verified: when debugging, and in tests."""
+    return debug_level() >= 1 or os.environ.get("GRAPHOPT_VERIFY", "0") != "0"
+
+
+def with_opset(graph: Graph, opset: int | str | None) -> Graph:
+    """The graph as one that is written in ``opset``; rules may use what that offers.
+
+    Raises UsageError for a version below the model's own, or that does not exist.
+    """
+    if opset is None or opset == "keep":
+        return graph
+    have = opset_of(graph)
+    if opset == "latest":
+        opset = LATEST
+    if not isinstance(opset, int) or not 1 <= opset <= LATEST:
+        raise UsageError(f"no opset {opset!r}; write keep, latest, or 1 to {LATEST}")
+    if opset < have:
+        raise UsageError(
+            f"the model is written in opset {have} and cannot go back to {opset}"
+        )
+    return graph.with_header(opsets={**graph.header.opsets, "": opset})
+
+
+def opset_of(graph: Graph) -> int:
+    """The version of the default domain; 1 where the model states none."""
+    return graph.header.opsets.get("", 1)
+
+
+def reason_to_keep(before: Graph, after: Graph) -> str:
+    """Why the original is better than the result; nothing where it is not.
+
+    A result is never worse: not more ops, and no more weights than `GROWTH` allows.
+    """
+    if after is before:
+        return ""
+    kinds = changes(before, after).values()
+    ops = Change(sum(c.before for c in kinds), sum(c.after for c in kinds))
+    if ops.after > ops.before:
+        return f"the result has more ops ({ops})"
+    weights = Change(weight_bytes(before), weight_bytes(after))
+    bytes_, share = GROWTH
+    if weights.after > weights.before + max(bytes_, share * weights.before):
+        return f"the result has more bytes of weights ({weights})"
+    return ""
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of all constants, each counted once."""
+    tensors: dict[Tensor, None] = {}
+    for _, op in graph.walk():
+        if op.constant is not None:
+            tensors[op.constant] = None
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def total_seconds(records: Iterable[PassRecord]) -> float:
+    """CPU seconds of all passes together."""
+    return sum(record.seconds for record in records)

@@ -1,0 +1,227 @@
+"""How a graph is said at an opset: each op as a node of it, or as simpler ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..errors import UnsupportedModel
+from ..ir import Graph, Op, Parameter, Value, postorder, rebuild
+from ..ops.constant import Constant
+from ..ops.control import Control
+from ..ops.conversion import Identity
+from ..ops.opaque import Opaque
+from ..ops.registry import Modelled
+from ..ops.schema import LATEST
+from ..ops.structured import Composite
+from ..versions import Node, spell, spelling, turning_points
+
+Build: TypeAlias = Callable[[Op, tuple[Value | None, ...]], Op | Sequence[Value]]
+
+MAX_EXPANSIONS = 16
+"""Bodies of composite ops within bodies of composite ops."""
+
+_START = 13  # for a model that imports no default opset and now needs one
+
+
+@dataclass(frozen=True)
+class Opset:
+    """The opset of the default domain to write, and the op that it is needed for.
+
+    ``version`` is 0 where the model neither has nor needs one.
+    """
+
+    version: int
+    forced_by: Op | None = None
+
+
+@dataclass(slots=True)
+class Spelled:
+    """A graph whose every op has its node. ``bodies`` are those of its control flow."""
+
+    graph: Graph
+    nodes: dict[Op, Node] = field(default_factory=dict)
+    bodies: dict[Op, list[Spelled]] = field(default_factory=dict)
+
+
+def choose_opset(graph: Graph, wanted: str | int | None = None) -> Opset:
+    """The opset to write: the source's, or the lowest above that says every op.
+
+    ``wanted`` may be "keep", "latest" or a number instead. Raises UnsupportedModel
+    where ops that are kept verbatim forbid it.
+    """
+    source = graph.header.opsets.get("", 0)
+    used = any(
+        op.domain == "" and not isinstance(op, Constant) for _, op in graph.walk()
+    )
+    if wanted == "latest":
+        wanted = LATEST
+    pins = [
+        op
+        for _, op in graph.walk()
+        if isinstance(op, Opaque) and op.op_domain == "" and op.op_type != "Constant"
+    ]
+    if isinstance(wanted, int) and wanted != source:
+        for op in pins:
+            if not _same_meaning(op, wanted):
+                raise UnsupportedModel(
+                    f"{op.op_type} is kept as it is written for opset {op.version}, "
+                    f"so the model cannot move to opset {wanted}",
+                    where=_place(graph, op),
+                )
+        return Opset(wanted)
+    if not used or pins or wanted == "keep":
+        if used and not source:
+            raise UnsupportedModel("the model imports no opset of the default domain")
+        return Opset(source)
+    return _lowest(graph, source or _START)
+
+
+def _same_meaning(op: Opaque, version: int) -> bool:
+    old = spelling(op.op_type, "", op.version)
+    return old is not None and old is spelling(op.op_type, "", version)
+
+
+def _lowest(graph: Graph, source: int) -> Opset:
+    chosen = Opset(source)
+    for inner, op in graph.walk():
+        used = used_results(inner, op)
+        if node_of(op, used, chosen.version) is None:
+            needed = _first_opset(op, used, chosen.version)
+            if needed > chosen.version:
+                chosen = Opset(needed, op)
+    return chosen
+
+
+def _first_opset(op: Op, used: tuple[bool, ...], above: int) -> int:
+    """The lowest opset that says an op; its body's where none does."""
+    for version in turning_points(op.kind):
+        if version > above and node_of(op, used, version) is not None:
+            return version
+    needed = above
+    made = expansion(op)
+    if made is not None:
+        outside = {v.op for v in op.operands if v is not None}
+        for inner in postorder(made):
+            if inner not in outside:
+                every = (True,) * len(inner.types)
+                if node_of(inner, every, needed) is None:
+                    needed = _first_opset(inner, every, needed)
+    return needed
+
+
+def used_results(graph: Graph, op: Op) -> tuple[bool, ...]:
+    """For each result, whether anybody reads it."""
+    if op.outs == 1:
+        return (True,)
+    uses = graph.uses
+    return tuple([value in uses for value in op.results])
+
+
+def node_of(op: Op, used: tuple[bool, ...], version: int) -> Node | None:
+    """An op as a node at an opset of the default domain; None where it has none."""
+    attrs = dict(op.attrs)
+    operands = list(op.operands)
+    if isinstance(op, Opaque):
+        return Node(op.kind, operands, attrs, used)
+    if isinstance(op, Constant):
+        return Node(op.kind, operands, attrs, used)
+    if isinstance(op, Control):
+        del operands[len(operands) - len(op.captured) :]
+        del attrs["captures"]
+    if op.domain not in ("", "graphopt"):
+        return Node(op.kind, operands, attrs, used)
+    node = spell(Node(op.kind, operands, attrs, used), version)
+    if node is None:
+        return None
+    while node.operands and node.operands[-1] is None:
+        node.operands.pop()
+    schema = spelling(node.kind, "", version)
+    if schema is None:
+        return None
+    newest = type(op).schema().defaults if isinstance(op, Modelled) else {}
+    for name in list(node.attrs):
+        if name not in schema.attributes:
+            if name not in newest or newest[name] != node.attrs[name]:
+                return None
+            del node.attrs[name]
+    results = list(op.types[: len(node.used)])
+    while len(results) > schema.min_results and not node.used[len(results) - 1]:
+        results.pop()
+    if schema.accepts(node.operands, results):
+        return node
+    # A type that no opset allows was never the opset's fault.
+    newer = spelling(node.kind, "", LATEST)
+    allowed = newer is not None and newer.accepts(node.operands, results)
+    return None if allowed else node
+
+
+def expansion(op: Op) -> tuple[Value, ...] | None:
+    """The results of an op by simpler ops, where its kind has a body."""
+    return op.expansion if isinstance(op, Composite) else None
+
+
+def spelled(graph: Graph, version: int, *, body: bool = False) -> Spelled:
+    """The graph at an opset; composite ops that it cannot say become their bodies.
+
+    Raises UnsupportedModel, with the op that the opset cannot say.
+    """
+    graph = _with_own_outputs(graph, body)
+    for _ in range(MAX_EXPANSIONS):
+        nodes: dict[Op, Node] = {}
+        missing: set[Op] = set()
+        for op in graph.ops:
+            node = node_of(op, used_results(graph, op), version)
+            if node is None:
+                missing.add(op)
+            else:
+                nodes[op] = node
+        if not missing:
+            bodies = {
+                op: [spelled(inner, version, body=True) for inner in op.bodies]
+                for op in graph.ops
+                if op.bodies
+            }
+            return Spelled(graph, nodes, bodies)
+        graph = rebuild(graph, _expander(graph, missing, version))
+    raise UnsupportedModel(f"bodies of composite ops nested over {MAX_EXPANSIONS} deep")
+
+
+def _expander(graph: Graph, missing: set[Op], version: int) -> Build:
+    def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
+        if op not in missing:
+            return op if operands == op.operands else op.with_operands(operands)
+        made = expansion(op.with_operands(operands))
+        if made is None:
+            raise UnsupportedModel(
+                f"opset {version} cannot say {op.kind}", where=_place(graph, op)
+            )
+        return made[: op.outs]
+
+    return build
+
+
+def _place(graph: Graph, op: Op) -> str:
+    for inner, other in graph.walk():
+        if other is op and op in inner.sources:
+            return ", ".join(inner.sources[op])
+    return op.kind
+
+
+def _with_own_outputs(graph: Graph, body: bool) -> Graph:
+    """Let each output be a result of its own: not an input, constant, or given twice.
+
+    An input may be an output under its own name, and a constant of the main graph may
+    be one: there, initializers have no other name to keep.
+    """
+    names = {p: p.name for p in graph.inputs}
+    taken: set[Value] = set()
+    outputs: list[Value] = []
+    for name, value in zip(graph.output_names, graph.outputs, strict=True):
+        own = value not in taken
+        if isinstance(value, (Parameter, Constant)):
+            own = own and not body and names.get(value, name) == name
+        taken.add(value)
+        outputs.append(value if own else Identity(value, instance=len(outputs) + 1))
+    return graph.replace(outputs=outputs)

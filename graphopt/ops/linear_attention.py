@@ -1,0 +1,115 @@
+"""Linear attention: a recurrent state instead of scores (ONNX, opset 27)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .. import dims
+from ..dims import Shape
+from ..types import DType, TensorType, Type
+from .registry import op
+from .steering import shape_of
+from .structured import Array, Computed
+
+if TYPE_CHECKING:
+    from ..xp import Namespace
+
+
+@op("LinearAttention")
+class LinearAttention(Computed):
+    """For each head and step, scale * q S, where S += k (x) write in every step.
+
+    The ``update_rule`` says what is written: v, or with "delta" the rest beta * (v - S k)
+    that S does not know yet; with "gated" S first decays by exp(decay). Operands: q, k, v
+    ``[batch, step, head * size]``, S, decay, beta. Results: the outputs, S at the end.
+    """
+
+    def default_outs(self) -> int:
+        return 2
+
+    def infer(self) -> Sequence[Type]:
+        q = self.operands[0]
+        assert q is not None
+        past = self.operand(3)
+        state = q.dtype if past is None else past.dtype
+        types = [
+            TensorType(q.dtype, self._output_shape()),
+            TensorType(state, self._state_shape()),
+        ]
+        return types[: self.outs]
+
+    def _output_shape(self) -> Shape | None:
+        q, v = shape_of(self, 0), shape_of(self, 2)
+        if q is None:
+            return None
+        size = None if v is None else dims.divide_exact(v[2], self.kv_num_heads)
+        return q[0], q[1], dims.mul(size, self.q_num_heads)
+
+    def _state_shape(self) -> Shape | None:
+        past, k, v = (shape_of(self, i) for i in (3, 1, 2))
+        if past is not None or k is None or v is None:
+            return past
+        heads = self.kv_num_heads
+        sizes = [dims.divide_exact(x[2], heads) for x in (k, v)]
+        return k[0], heads, *sizes
+
+    def compute(
+        self,
+        xp: Namespace,
+        q: Array,
+        k: Array,
+        v: Array,
+        state: Array | None = None,
+        decay: Array | None = None,
+        beta: Array | None = None,
+    ) -> Array | tuple[Array, ...]:
+        own = q.dtype
+        kept = own if state is None else state.dtype
+        heads, shared = self.kv_num_heads, self.q_num_heads // self.kv_num_heads
+        batch, steps, _ = q.shape
+
+        def by_step(x: Array, *split: int) -> Array:
+            """[step, batch, *split], in float32."""
+            x = xp.reshape(xp.cast(x, DType.F32), (batch, steps, *split))
+            return xp.transpose(x, (1, 0, *range(2, x.ndim)))
+
+        sequences = [
+            by_step(q, heads, shared, -1),
+            by_step(k, heads, -1),
+            by_step(v, heads, -1),
+        ]
+        size = sequences[1].shape[-1]
+        scale = self.scale or 1 / math.sqrt(size)
+        gated = self.update_rule in ("gated", "gated_delta")
+        delta = self.update_rule in ("delta", "gated_delta")
+        if gated:
+            sequences.append(xp.exp(by_step(decay, heads, -1)))
+        if delta:
+            sequences.append(by_step(beta, -1, 1))
+        if state is None:
+            shape = (batch, heads, size, sequences[2].shape[-1])
+            state = xp.zeros(shape, DType.F32)
+
+        def step(
+            carried: tuple[Array, ...], slices: tuple[Array, ...]
+        ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+            (state,) = carried
+            q, k, v, *rest = slices
+            if gated:
+                state = xp.multiply(state, xp.unsqueeze(rest[0], (3,)))
+            if delta:
+                known = xp.einsum("bhdm,bhd->bhm", state, k)
+                v = xp.multiply(rest[-1], xp.subtract(v, known))
+            written = xp.multiply(xp.unsqueeze(k, (3,)), xp.unsqueeze(v, (2,)))
+            state = xp.add(state, written)
+            read = xp.multiply(xp.einsum("bhrd,bhdm->bhrm", q, state), scale)
+            return (state,), (read,)
+
+        (state,), (read,) = xp.scan(
+            step, (xp.cast(state, DType.F32),), sequences, steps
+        )
+        read = xp.reshape(xp.transpose(read, (1, 0, 2, 3, 4)), (batch, steps, -1))
+        result = xp.cast(read, own)
+        return result if self.outs == 1 else (result, xp.cast(state, kept))

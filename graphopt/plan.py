@@ -1,0 +1,72 @@
+"""Decisions that travel beside a graph because they are not program text.
+
+Orders, offsets, shardings, tile sizes and chosen kernels belong to values of one graph;
+in a file they are keyed by written names, as versioned JSON in the model's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from .errors import InvalidModel
+from .ir import Value
+
+METADATA_KEY: Final = "graphopt.plan"
+"""The entry of ONNX's ``metadata_props`` that holds a plan."""
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided about values: by value, then by the name of the decision.
+
+    Decisions are JSON values. An empty plan is false, and is not written.
+    """
+
+    decisions: Mapping[Value, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.decisions)
+
+    def follow(self, new: Mapping[Value, Value]) -> Plan:
+        """The plan after a rewrite that put ``new[v]`` in the place of ``v``.
+
+        Where two values became one, the decisions of the later one win.
+        """
+        moved: dict[Value, dict[str, Any]] = {}
+        for value, decided in self.decisions.items():
+            moved.setdefault(new.get(value, value), {}).update(decided)
+        return Plan(moved)
+
+    def to_json(self, name_of: Callable[[Value], str]) -> str:
+        """The plan as text, keyed by the names that the values are written under."""
+        values = {name_of(v): dict(decided) for v, decided in self.decisions.items()}
+        return json.dumps({"schema": SCHEMA, "values": values}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, named: Mapping[str, Value]) -> Self:
+        """The plan in ``text``, for the values of a graph by their names.
+
+        Raises InvalidModel for text that is not a plan of this schema, or that names
+        values which are not there.
+        """
+        try:
+            found = json.loads(text)
+            schema, values = found["schema"], found["values"]
+            if schema == SCHEMA:
+                return cls({named[name]: dict(d) for name, d in values.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidModel(f"not a plan: {error}", where=METADATA_KEY) from None
+        except KeyError as error:
+            raise InvalidModel(
+                f"the plan lacks or names {error}, which is not there",
+                where=METADATA_KEY,
+            ) from None
+        raise InvalidModel(
+            f"a plan of schema {schema}; this version reads {SCHEMA}",
+            where=METADATA_KEY,
+        )

@@ -1,0 +1,414 @@
+"""The NumPy evaluator: what a graph computes, in its own precision or in float64.
+
+Each op runs its `compute` on arrays, a composite op without one its body. Memory is
+freed at the last use, nothing recurses over the graph, and a budget is checked before
+anything is allocated. In ``float64`` every float16, bfloat16 and float32 tensor is
+float64 and stays so; only a Cast to a coarser type rounds, as it does in the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from . import dims
+from .errors import GraphoptError, NoReference
+from .feeds import bind
+from .ir import Graph, Op, Parameter, Value
+from .ops.constant import Constant
+from .ops.conversion import Cast, CastLike
+from .ops.structured import Composite, Computed
+from .types import DType, TensorType, Type
+from .weights import Tensor
+from .xp import Namespace, host
+from .xp.wide import Wide, widened_type
+
+Array: TypeAlias = Any
+"""An ``np.ndarray``; a list for a sequence; None for an optional that holds nothing."""
+
+_WIDE: Final = Wide()
+_KEPT: Final = 64 << 20  # bytes of widened constants that bodies may ask for again
+_MISTAKES: Final = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+
+
+class EvaluationFailed(GraphoptError):
+    """An op cannot compute on what it got; names the op and its operands."""
+
+    exit_code = 3
+
+
+class OutOfBudget(GraphoptError):
+    """A value would need more memory than the run was given."""
+
+    exit_code = 6
+
+
+def evaluate(
+    graph: Graph,
+    inputs: Mapping[str, Array] | Sequence[Array],
+    *,
+    precision: str = "native",
+    wanted: Iterable[Value] | None = None,
+    limit_bytes: int | None = None,
+    seed: int | None = None,
+) -> list[Array]:
+    """The outputs in order, or the ``wanted`` values of the graph.
+
+    ``inputs`` go by name or in order; those with a default may be left out.
+    ``precision`` is "native" or "float64". ``limit_bytes`` bounds what is alive at a
+    time; ``seed`` lets random ops run. Raises UsageError where inputs do not fit,
+    NoReference for an op without one, EvaluationFailed, OutOfBudget.
+    """
+    fed, symbols = bind(graph, inputs)
+    evaluator = Evaluator(
+        precision=precision, limit_bytes=limit_bytes, seed=seed, symbols=symbols
+    )
+    env: dict[Value, Array] = {v: evaluator.adopt(a) for v, a in fed.items()}
+    return evaluator.run(graph.outputs if wanted is None else tuple(wanted), env)
+
+
+def run(
+    graph: Graph, inputs: Mapping[str, Array] | Sequence[Array], **options: Any
+) -> dict[str, Array]:
+    """The outputs by name; options are those of `evaluate`."""
+    values = evaluate(graph, inputs, **options)
+    return dict(zip(graph.output_names, values, strict=True))
+
+
+def fold(op: Op, operands: Sequence[Array] | None = None) -> tuple[Array, ...]:
+    """The results of one op, on its constant operands or on the given arrays.
+
+    Raises NoReference where an operand is not constant or the op has no reference.
+    """
+    if operands is None:
+        operands = []
+        for value in op.operands:
+            tensor = None if value is None else value.constant
+            if value is not None and tensor is None:
+                raise NoReference(f"an operand of {op.kind} is not constant")
+            operands.append(None if tensor is None else tensor.array())
+    evaluator = Evaluator()
+    with evaluator.xp.scope():
+        return evaluator.apply(op, operands)
+
+
+def has_reference(op: Op) -> bool:
+    """True where `evaluate` can run the op; random ops need a seed and do not count."""
+    if isinstance(op, Constant):
+        return True
+    if not isinstance(op, Computed) or not op.deterministic:
+        return False
+    if type(op).compute is Computed.compute and not isinstance(op, Composite):
+        return False
+    return all(has_reference(inner) for body in op.bodies for inner in body.ops)
+
+
+class Evaluator:
+    """Computes values from others, op by op.
+
+    ``symbols`` gives the sizes of named dims, to know what results take before they are
+    computed. ``after`` may replace the results of each op that rounds (see `check`).
+    """
+
+    def __init__(
+        self,
+        *,
+        precision: str = "native",
+        limit_bytes: int | None = None,
+        seed: int | None = None,
+        symbols: Mapping[str, int] | None = None,
+        after: Callable[[Op, Array], Array] | None = None,
+    ) -> None:
+        if precision not in ("native", "float64"):
+            raise ValueError(f"precision is 'native' or 'float64', not {precision!r}")
+        self.wide = precision == "float64"
+        self.xp: Namespace = _WIDE if self.wide else host()
+        self.limit_bytes = limit_bytes
+        self.seed = seed
+        self.symbols = dict(symbols or {})
+        self.after = after
+        self.alive = 0
+        self._plans: dict[Graph, _Plan] = {}
+        self._widened: OrderedDict[Tensor, Array] = OrderedDict()
+
+    def run(self, wanted: Sequence[Value], env: Mapping[Value, Array]) -> list[Array]:
+        """The wanted values, where those in ``env`` are known."""
+        try:
+            with self.xp.scope():
+                return self._run(_Plan(wanted, env), env)
+        except MemoryError as error:
+            raise OutOfBudget(f"out of memory: {error}") from error
+
+    def adopt(self, array: Array) -> Array:
+        """A value from outside as this precision has it."""
+        return widen(array) if self.wide else array
+
+    def _run(self, plan: _Plan, env: Mapping[Value, Array]) -> list[Array]:
+        known = dict(env)
+        left = plan.uses.copy()
+        for op in plan.ops:
+            operands = [None if v is None else known[v] for v in op.operands]
+            if isinstance(op, Constant):
+                results: tuple[Array, ...] = (self._constant(op.tensor),)
+            else:
+                results = self.apply(op, operands)
+            del operands
+            for value, array in zip(op.results, results, strict=True):
+                if left[value]:
+                    known[value] = array
+                    self.alive += _bytes_of(array)
+            for operand in op.operands:
+                if operand is not None:
+                    left[operand] -= 1
+                    if not left[operand]:
+                        self.alive -= _bytes_of(known.pop(operand))
+        for value in plan.wanted:
+            self.alive -= _bytes_of(known[value])
+        return [known[value] for value in plan.wanted]
+
+    def _constant(self, tensor: Tensor) -> Array:
+        if not self.wide or widened_type(tensor.dtype) is tensor.dtype.numpy:
+            return tensor.array()
+        found = self._widened.get(tensor)
+        if found is None:
+            self._reserve(8 * tensor.size, lambda: f"a constant {tensor.type}")
+            found = widen(tensor.array())
+            if found.nbytes <= _KEPT // 8:
+                self._widened[tensor] = found
+                while sum(a.nbytes for a in self._widened.values()) > _KEPT:
+                    self._widened.popitem(last=False)
+        return found
+
+    # One op
+
+    def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
+        """The results of one op on arrays. Call it within ``xp.scope()``."""
+        if isinstance(op, Constant):
+            return (self._constant(op.tensor),)
+        if not op.deterministic and self.seed is None:
+            raise NoReference(f"{_name(op)} is random or opaque")
+        if not isinstance(op, Computed):
+            raise NoReference(f"no reference for {_name(op)}")
+        if self.limit_bytes is not None:
+            self._afford(op, operands)
+        try:
+            if self.wide and isinstance(op, Cast):
+                return (self._cast(op, operands[0]),)
+            computed = type(op).compute is not Computed.compute
+            if isinstance(op, Composite) and not (
+                computed and not (self.wide and isinstance(op, CastLike))
+            ):
+                return self._expand(op, operands)
+            return self._finished(op, self._compute(op, operands))
+        except _MISTAKES as error:
+            if isinstance(error, NoReference):
+                raise
+            shown = ", ".join(map(_describe, operands))
+            raise EvaluationFailed(
+                f"{type(error).__name__}: {error}", where=f"{op.kind}({shown})"
+            ) from error
+        except GraphoptError as error:
+            if error.where is None and not isinstance(error, NoReference):
+                error.where = f"{op.kind}({', '.join(map(_describe, operands))})"
+            raise
+
+    def _compute(self, op: Computed, operands: Sequence[Array]) -> Any:
+        if not op.bodies:
+            return op.compute(self.xp, *operands)
+
+        def body(index: int, arrays: Sequence[Array]) -> list[Array]:
+            graph = op.bodies[index]
+            env: dict[Value, Array] = dict(zip(graph.inputs, arrays, strict=True))
+            plan = self._plans.get(graph)
+            if plan is None:
+                plan = self._plans[graph] = _Plan(graph.outputs, env)
+            return self._run(plan, env)
+
+        return op.compute(self.xp, *operands, run=body)  # type: ignore[call-arg]
+
+    def _expand(self, op: Composite, operands: Sequence[Array]) -> tuple[Array, ...]:
+        made = op.expansion
+        if made is None:
+            op = _concrete(op, operands)
+            made = op.expansion
+        if made is None:
+            raise NoReference(f"no reference for {_name(op)} on these operands")
+        env = {
+            value: array
+            for value, array in zip(op.operands, operands, strict=False)
+            if value is not None and not isinstance(value, Constant)
+        }
+        wanted = made[: op.outs]
+        return self._finished(op, tuple(self._run(_Plan(wanted, env), env)))
+
+    def _cast(self, op: Cast, x: Array) -> Array:
+        """A cast in real numbers: only a coarser type rounds."""
+        operand, target = op.operands[0], DType(op.to)
+        source = None if operand is None else operand.dtype
+        if source is not None and target in _HOLDERS.get(source, ()):
+            return x
+        return widen(host().cast(x, target, **_cast_options(op)))
+
+    def _finished(self, op: Op, made: Any) -> tuple[Array, ...]:
+        """Results of the declared element types, one for each of ``op.outs``."""
+        results = made if isinstance(made, tuple) else (made,)
+        if len(results) != op.outs:
+            raise ValueError(f"{len(results)} results, not {op.outs}")
+        finished = tuple(map(self._typed, results, op.types))
+        if self.after is not None and not op.bodies:
+            finished = tuple(self.after(op, array) for array in finished)
+        return finished
+
+    def _typed(self, array: Array, type_: Type) -> Array:
+        if isinstance(array, np.generic):
+            array = np.asarray(array)
+        if not isinstance(array, np.ndarray):
+            return widen(array) if self.wide else array
+        if not isinstance(type_, TensorType) or type_.dtype is None:
+            return widen(array) if self.wide else array
+        dtype = type_.dtype.numpy
+        if self.wide:
+            dtype = widened_type(dtype)
+        return array if array.dtype == dtype else array.astype(dtype)
+
+    # Memory
+
+    def _afford(self, op: Computed, operands: Sequence[Array]) -> None:
+        sizes = [self._size(t) for t in op.types]
+        if None in sizes and all(isinstance(t, TensorType) for t in op.types):
+            try:
+                types = _concrete(op, operands).types
+            except GraphoptError:
+                return
+            sizes = [self._size(t) for t in types]
+        need = sum(size for size in sizes if size is not None)
+        self._reserve(need, lambda: f"{op.kind} : {', '.join(map(str, op.types))}")
+
+    def _reserve(self, need: int, what: Callable[[], str]) -> None:
+        if self.limit_bytes is not None and self.alive + need > self.limit_bytes:
+            raise OutOfBudget(
+                f"{what()} takes {need >> 20} MiB on top of {self.alive >> 20} MiB; "
+                f"the limit is {self.limit_bytes >> 20} MiB"
+            )
+
+    def _size(self, type_: Type) -> int | None:
+        if not isinstance(type_, TensorType):
+            return None
+        if type_.dtype is None or type_.shape is None:
+            return None
+        numpy = widened_type(type_.dtype) if self.wide else type_.dtype.numpy
+        try:
+            extents = [dims.evaluate(d, self.symbols) for d in type_.shape]
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            return None
+        return math.prod(extents) * numpy.itemsize
+
+
+class _Plan:
+    """The ops that some values need where others are known, and each one's uses."""
+
+    def __init__(self, wanted: Sequence[Value], known: Iterable[Value]) -> None:
+        self.wanted = tuple(wanted)
+        self.ops = schedule(wanted, known)
+        self.uses: Counter[Value] = Counter(self.wanted)
+        for op in self.ops:
+            for operand in op.operands:
+                if operand is not None:
+                    self.uses[operand] += 1
+
+
+def schedule(wanted: Iterable[Value], known: Iterable[Value]) -> list[Op]:
+    """Ops in the order in which they compute ``wanted``, going back to ``known``.
+
+    Raises NoReference where that needs a parameter that is not known.
+    """
+    given = set(known)
+    order: list[Op] = []
+    done: set[Op] = set()
+    for root in wanted:
+        stack: list[tuple[Value, bool]] = [(root, False)]
+        while stack:
+            value, ready = stack.pop()
+            op = value.op
+            if ready:
+                assert op is not None
+                order.append(op)
+                continue
+            if value in given or op in done:
+                continue
+            if op is None:
+                name = value.name if isinstance(value, Parameter) else "?"
+                raise NoReference(f"the parameter {name!r} has no value here")
+            done.add(op)
+            stack.append((op, True))
+            stack.extend((v, False) for v in reversed(op.operands) if v is not None)
+    return order
+
+
+# --- what the evaluator asks ---------------------------------------------------------
+
+_HOLDERS: Final = {
+    DType.BF16: (DType.BF16, DType.F32, DType.F64),
+    DType.F16: (DType.F16, DType.F32, DType.F64),
+    DType.F32: (DType.F32, DType.F64),
+}
+"""The float types that hold every number of another."""
+
+
+def widen(array: Array) -> Array:
+    """An array, or a sequence of them, in the types of `Wide`."""
+    if isinstance(array, np.ndarray):
+        return array.astype(widened_type(array.dtype), copy=False)
+    if isinstance(array, list):
+        return [widen(element) for element in array]
+    return array
+
+
+def _cast_options(op: Cast) -> dict[str, Any]:
+    return {"saturate": bool(op.saturate), "round_mode": op.round_mode}
+
+
+def _concrete(op: Any, operands: Sequence[Array]) -> Any:
+    """The op on operands of which shapes, and what steers them, are known."""
+    values: list[Value | None] = []
+    for i, (value, array) in enumerate(zip(op.operands, operands, strict=False)):
+        if value is None or isinstance(value, Constant):
+            values.append(value)
+        elif not isinstance(array, np.ndarray):
+            values.append(Parameter(value.type))
+        elif i in op.static:
+            values.append(Constant(Tensor.of(array, value.dtype)))
+        else:
+            values.append(Parameter(TensorType(value.dtype, array.shape)))
+    return op.with_operands(values)
+
+
+def _bytes_of(array: Array) -> int:
+    if isinstance(array, np.ndarray):
+        # A view costs nothing beyond what it looks into; a mapped file no memory.
+        return array.nbytes if array.base is None else 0
+    return sum(map(_bytes_of, array)) if isinstance(array, list) else 0
+
+
+def _name(op: Op) -> str:
+    node = getattr(op, "node", None) if op.kind == "Opaque" else None
+    if node is not None:
+        return f"{node.domain}::{node.op_type}" if node.domain else str(node.op_type)
+    return f"{op.domain}::{op.kind}" if op.domain else op.kind
+
+
+def _describe(array: Array) -> str:
+    if isinstance(array, np.ndarray):
+        return f"{array.dtype}{list(array.shape)}"
+    return type(array).__name__ if array is not None else "-"

@@ -1,0 +1,236 @@
+"""What `optimize` did, as data, as a JSON object and as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .check import CheckResult
+from .ir import Graph
+from .pipeline import PassRecord
+
+SCHEMA: Final = 1
+"""Version of every JSON object that graphopt prints; grows when a field changes."""
+
+ROWS: Final = 12
+"""Kinds of op that the table shows; the rest is summed."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number before and after."""
+
+    before: int
+    after: int
+
+    def __str__(self) -> str:
+        return f"{self.before:,} --> {self.after:,}"
+
+    @property
+    def percent(self) -> str:
+        """``-65 %``, or nothing where nothing changed."""
+        if not self.before or self.before == self.after:
+            return ""
+        return f"{100 * (self.after - self.before) / self.before:+.0f} %"
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A rule that could not fire, why, and on which ops of the result."""
+
+    rule: str
+    reason: str
+    ops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The original and the result, run side by side in a runtime.
+
+    ``difference`` is the largest difference of an output, as a share of its largest
+    number. ``note`` says what is wrong, or why nothing could be run.
+    """
+
+    runtime: str
+    passed: bool | None
+    difference: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done to a model. ``bytes`` are those of weights, until it is written."""
+
+    target: str
+    level: int
+    kinds: Mapping[str, Change]
+    passes: tuple[PassRecord, ...]
+    bytes: Change
+    opset: Change
+    seconds: float
+    notes: tuple[str, ...] = ()
+    check: CheckResult | None = None
+    trial: Trial | None = None
+    missed: tuple[Missed, ...] = ()
+    input: str | None = None
+    output: str | None = None
+
+    @property
+    def ops(self) -> Change:
+        """Ops that do work, those of bodies too; constants do not count."""
+        return Change(
+            sum(change.before for change in self.kinds.values()),
+            sum(change.after for change in self.kinds.values()),
+        )
+
+    @property
+    def changed(self) -> bool:
+        """False where there was nothing to do."""
+        return any(record.fired for record in self.passes) and not any(
+            note.startswith(KEPT) for note in self.notes
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        ops = self.ops
+        return {
+            "schema": SCHEMA,
+            "input": self.input,
+            "output": self.output,
+            "target": self.target,
+            "level": self.level,
+            "ops": {
+                "before": ops.before,
+                "after": ops.after,
+                "by_kind": {
+                    kind: {"before": change.before, "after": change.after}
+                    for kind, change in sorted(self.kinds.items())
+                },
+            },
+            "bytes": {"before": self.bytes.before, "after": self.bytes.after},
+            "opset": self.opset.after,
+            "source_opset": self.opset.before,
+            "passes": [
+                {
+                    "name": record.name,
+                    "ops_before": record.ops_before,
+                    "ops_after": record.ops_after,
+                    "seconds": round(record.seconds, 6),
+                    "rules": dict(record.fired),
+                }
+                for record in self.passes
+            ],
+            "check": check_to_json(self.check),
+            "runtime": None if self.trial is None else vars(self.trial).copy(),
+            "missed": [
+                {"rule": m.rule, "reason": m.reason, "ops": list(m.ops)}
+                for m in self.missed
+            ],
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 6),
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self, *, passes: bool = False) -> Iterator[str]:
+        """The tables that people read; ``passes`` adds what each pass did."""
+        rows = [
+            ("", "before", "after", ""),
+            _row("ops", self.ops),
+            *(_row(f"  {kind}", change) for kind, change in shown_kinds(self.kinds)),
+            _row("bytes", self.bytes),
+        ]
+        if self.opset.before != self.opset.after:
+            rows.append(_row("opset", self.opset)[:3] + ("",))
+        yield from table(rows)
+        if passes:
+            yield ""
+            head = ("pass", "before", "after", "seconds")
+            done = [
+                (r.name, f"{r.ops_before:,}", f"{r.ops_after:,}", f"{r.seconds:.3f}")
+                for r in self.passes
+            ]
+            yield from table([head, *done])
+        yield ""
+        yield from check_lines(self.check)
+        if self.trial is not None:
+            yield trial_line(self.trial)
+        yield from self.notes
+
+
+KEPT: Final = "kept the original"
+"""How the note begins that says that the result would have been worse."""
+
+
+def kinds_of(graph: Graph) -> Counter[str]:
+    """How many ops of each kind do work, in bodies too."""
+    return Counter(
+        f"{op.domain}.{op.kind}" if op.domain else op.kind
+        for _, op in graph.walk()
+        if op.kind != "Constant"
+    )
+
+
+def changes(before: Graph, after: Graph) -> dict[str, Change]:
+    """For each kind of op, how many there were and are."""
+    old, new = kinds_of(before), kinds_of(after)
+    return {kind: Change(old[kind], new[kind]) for kind in sorted(old | new)}
+
+
+def shown_kinds(kinds: Mapping[str, Change]) -> list[tuple[str, Change]]:
+    """The kinds that changed most, then the most frequent, then all others in one."""
+
+    def weight(item: tuple[str, Change]) -> tuple[int, int, str]:
+        kind, change = item
+        return -abs(change.after - change.before), -change.before, kind
+
+    ordered = sorted(kinds.items(), key=weight)
+    if len(ordered) <= ROWS + 1:
+        return ordered
+    rest = [change for _, change in ordered[ROWS:]]
+    others = Change(sum(c.before for c in rest), sum(c.after for c in rest))
+    return [*ordered[:ROWS], (f"{len(rest)} other kinds", others)]
+
+
+def table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Columns, the first one aligned left and the others right."""
+    rows = [tuple(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True)]
+        yield "  ".join(cells).rstrip()
+
+
+def _row(name: str, change: Change) -> tuple[str, str, str, str]:
+    return name, f"{change.before:,}", f"{change.after:,}", change.percent
+
+
+def check_to_json(check: CheckResult | None) -> dict[str, Any]:
+    """The ``check`` member; ``passed`` is null where nothing was checked."""
+    if check is None:
+        return {"passed": None, "mode": "off", "unchecked": [], "outputs": []}
+    return check.to_json()
+
+
+def check_lines(check: CheckResult | None) -> Iterator[str]:
+    """What was compared, and how far off each output is."""
+    if check is None:
+        yield "not checked (--check off)"
+        return
+    yield from str(check).splitlines()
+
+
+def trial_line(trial: Trial) -> str:
+    """What became of running both models in their runtime."""
+    if trial.passed is None:
+        return f"not run in {trial.runtime}: {trial.note}"
+    if not trial.passed:
+        return f"{trial.runtime}: {trial.note}"
+    return (
+        f"{trial.runtime} gives the same outputs"
+        f" (largest relative difference {trial.difference:.1e})"
+    )

@@ -1,0 +1,25 @@
+"""Property tests for passes: random graphs, equivalence, pass checkers.
+
+For authors of graphopt passes and, as `check_pass` takes any function from ModelProto to
+ModelProto, for authors of other optimizers. Needs `hypothesis`
+(``pip install graphopt[test]``).
+
+>>> from graphopt.testing import check_pass
+>>> check_pass(MyPass())
+>>> check_pass(onnx_optimizer_function)
+"""
+
+from __future__ import annotations
+
+from .passes import assert_equivalent, assert_legal_pass, check_pass
+from .strategies import families, family, graphs, weight
+
+__all__ = [
+    "assert_equivalent",
+    "assert_legal_pass",
+    "check_pass",
+    "families",
+    "family",
+    "graphs",
+    "weight",
+]

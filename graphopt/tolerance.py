@@ -1,0 +1,275 @@
+"""When two results count as equal: errors against a float64 truth, and their bound.
+
+    max|after - truth| <= slack * max|before - truth| + 64 * unit * max|truth|
+
+``truth`` is the float64 run of the graph before, ``before`` and ``after`` are native
+runs, and ``unit`` is half the distance from 1 to the next number of the coarsest float
+type that the output was computed through. Integers, truth values, strings, shapes and
+element types must be the same. A position is *undecided* where the truth itself flips
+under rounding noise (a tie of ArgMax, a number on a rounding boundary).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .ir import Graph, Value
+from .ops.structured import Structured
+from .types import DType
+
+Array = Any
+
+FLOOR = 64
+"""Units of rounding that an output may always be off."""
+
+UNDECIDED = 0.01
+"""Share of an output's positions that may be undecided, or not finite."""
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """What the comparison of one output found; the worst over all runs.
+
+    Errors are max norms against the truth, over the positions that are compared;
+    ``undecided`` and ``nonfinite`` count those that are not. ``note`` says what is
+    wrong, or what was special.
+    """
+
+    name: str
+    passed: bool
+    max_error: float = 0.0
+    error_before: float = 0.0
+    tolerance: float = 0.0
+    undecided: int = 0
+    nonfinite: int = 0
+    size: int = 0
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """The error as a share of the tolerance; above 1 it fails."""
+        if not self.passed:
+            return math.inf
+        return self.max_error / self.tolerance if self.tolerance else 0.0
+
+    def worst(self, other: OutputCheck) -> OutputCheck:
+        """The worse of two checks of one output, with the counts of both."""
+        worse = max(self, other, key=lambda each: each.ratio)
+        return replace(
+            worse,
+            undecided=self.undecided + other.undecided,
+            nonfinite=self.nonfinite + other.nonfinite,
+            size=self.size + other.size,
+        )
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One value as it came out of several runs.
+
+    ``noisy`` are truths with rounding noise. Where ``exact``, ``truth`` is not used and ``after`` must be ``before``, bit by bit.
+    """
+
+    truth: Array
+    before: Array
+    after: Array
+    noisy: Sequence[Array] = ()
+    unit: float = 0.0
+    exact: bool = False
+
+
+def compare(name: str, runs: Runs, slack: float) -> OutputCheck:
+    """Hold one value against the rule of this module."""
+    parts = list(_parts(name, runs))
+    result = _compare(*parts[0], slack) if parts else OutputCheck(name, True)
+    for part in parts[1:]:
+        result = result.worst(_compare(*part, slack))
+    return result
+
+
+def _parts(name: str, runs: Runs) -> Iterator[tuple[str, Runs | str]]:
+    """A sequence element by element, or what is wrong with its structure."""
+    before, after = runs.before, runs.after
+    if isinstance(before, list) or isinstance(after, list):
+        if not isinstance(before, list) or not isinstance(after, list):
+            yield name, "one is a sequence, the other is not"
+        elif len(before) != len(after):
+            yield name, f"{len(after)} elements, not {len(before)}"
+        else:
+            known = not runs.exact and len(runs.truth) == len(before)
+            truth = runs.truth if known else before
+            noisy = [each for each in runs.noisy if len(each) == len(before)]
+            for i, pair in enumerate(zip(truth, before, after, strict=True)):
+                inner = replace(runs, noisy=[each[i] for each in noisy])
+                inner = replace(inner, truth=pair[0], before=pair[1], after=pair[2])
+                yield from _parts(f"{name}[{i}]", inner)
+    elif isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
+        yield name, runs
+    elif before is not after and before != after:
+        yield name, f"{after!r:.60}, not {before!r:.60}"
+
+
+def _compare(name: str, runs: Runs | str, slack: float) -> OutputCheck:
+    if isinstance(runs, str):
+        return OutputCheck(name, False, math.inf, note=runs)
+    before, after = runs.before, runs.after
+    if after.dtype != before.dtype:
+        note = f"elements of {after.dtype}, not of {before.dtype}"
+        return OutputCheck(name, False, math.inf, note=note)
+    if after.shape != before.shape:
+        shapes = f"{list(after.shape)}, not {list(before.shape)}"
+        agreed = runs.exact or np.shape(runs.truth) == before.shape
+        settled = all(np.shape(each) == before.shape for each in runs.noisy)
+        if agreed and settled:
+            return OutputCheck(name, False, math.inf, note=f"the shape is {shapes}")
+        note = f"the shape is undecided: {shapes}"
+        return OutputCheck(name, True, undecided=after.size, size=0, note=note)
+    if runs.exact:
+        return _same_bits(name, before, after)
+    if np.shape(runs.truth) != before.shape:
+        note = "the shape is undecided"
+        return OutputCheck(name, True, undecided=before.size, note=note)
+    noisy = [each for each in runs.noisy if np.shape(each) == before.shape]
+    runs = replace(runs, noisy=noisy)
+    numeric = is_float(before.dtype) or before.dtype.kind == "c"
+    return _close(name, runs, slack) if numeric else _equal(name, runs)
+
+
+def _same_bits(name: str, before: Array, after: Array) -> OutputCheck:
+    if before.dtype.kind == "O":
+        differ = before != after
+    else:
+        shape = (*before.shape, before.dtype.itemsize)
+        left, right = (
+            np.ascontiguousarray(x).view(np.uint8).reshape(shape)
+            for x in (before, after)
+        )
+        differ = (left != right).any(axis=-1)
+        if is_float(before.dtype) or before.dtype.kind == "c":
+            differ &= ~(np.isnan(before) & np.isnan(after))
+    count = int(np.count_nonzero(differ))
+    note = f"{count} of {before.size} elements have other bits" if count else ""
+    error = math.inf if count else 0.0
+    return OutputCheck(name, not count, error, size=before.size, note=note)
+
+
+def _equal(name: str, runs: Runs) -> OutputCheck:
+    """Integers, truth values and strings: the same wherever the truth is decided."""
+    before, after = runs.before, runs.after
+    undecided = before != runs.truth
+    for each in runs.noisy:
+        undecided |= each != runs.truth
+    differ = (before != after) & ~undecided
+    wrong = int(np.count_nonzero(differ))
+    left_out = int(np.count_nonzero(undecided & (before != after)))
+    error = 0.0
+    if wrong:
+        error = math.inf
+        if before.dtype.kind in "iu":
+            error = float(np.max(np.abs(before.astype(float) - after.astype(float))))
+    note = f"{wrong} of {before.size} elements differ" if wrong else ""
+    passed = not wrong
+    if passed and left_out > UNDECIDED * before.size:
+        passed, note = False, f"{left_out} of {before.size} positions are undecided"
+    return OutputCheck(
+        name, passed, error, undecided=left_out, size=before.size, note=note
+    )
+
+
+def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
+    truth = runs.truth
+    before, after = _wide(runs.before), _wide(runs.after)
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(truth) & np.isfinite(before)
+        count = int(finite.size - np.count_nonzero(finite))
+        note = ""
+        if count > UNDECIDED * finite.size and not _alike(before, after, ~finite):
+            note = "other values are infinite or NaN than before"
+        scale = _largest(np.abs(truth), finite)
+        error_before = _largest(np.abs(before - truth), finite)
+        off = np.abs(after - truth)
+        off[np.isnan(off)] = np.inf
+        decided = finite
+        if runs.noisy:
+            spread = np.max([np.abs(each - truth) for each in runs.noisy], axis=0)
+            spread[~np.isfinite(spread)] = np.inf
+            error_before = max(error_before, _typical(spread[finite]))
+            tolerance = slack * error_before + FLOOR * runs.unit * scale
+            decided = finite & (spread <= tolerance)
+        tolerance = slack * error_before + FLOOR * runs.unit * scale
+    error = _largest(off, decided)
+    undecided = int(np.count_nonzero(finite & ~decided & (off > tolerance)))
+    if not note and not error <= tolerance:
+        wrong = int(np.count_nonzero(decided & (off > tolerance)))
+        note = f"{wrong} of {off.size} elements are off"
+    return OutputCheck(
+        name, not note, error, error_before, tolerance, undecided, count, off.size, note
+    )
+
+
+def _typical(spread: Array) -> float:
+    """What all but the share of `UNDECIDED` positions stay within."""
+    if not spread.size:
+        return 0.0
+    kept = spread.size - int(UNDECIDED * spread.size) - 1
+    typical = float(np.partition(spread, kept)[kept])
+    return typical if math.isfinite(typical) else 0.0
+
+
+def _largest(x: Array, where: Array) -> float:
+    return float(np.max(x, where=where, initial=0.0))
+
+
+def _alike(a: Array, b: Array, where: Array) -> bool:
+    """Equal, or both NaN, wherever asked."""
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return bool(np.all(same | ~where))
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """True for NumPy's real float types and those of ml_dtypes."""
+    return dtype.kind == "f" or (dtype.kind == "V" and DType.of(dtype).is_float)
+
+
+def _wide(array: Array) -> Array:
+    if array.dtype.kind == "c":
+        return array.astype(np.complex128, copy=False)
+    return array.astype(np.float64, copy=False)
+
+
+# --- rounding -----------------------------------------------------------------------
+
+
+@cache
+def unit_of(dtype: DType | None) -> float:
+    """The unit of rounding: 2**-24 for f32. 0 for what is not rounded."""
+    if dtype is DType.F8E8M0:
+        return 0.5
+    if dtype is None or not (dtype.is_float or dtype.is_complex):
+        return 0.0
+    info: Any = ml_dtypes.finfo
+    return float(info(dtype.numpy).eps) / 2
+
+
+def rounds(op: Value) -> bool:
+    """False for an op that only moves numbers, or that gives none that are rounded."""
+    return not isinstance(op, Structured) or op.flops > 0
+
+
+def units(graph: Graph) -> dict[Value, float]:
+    """For each output, the unit of the coarsest type that it was computed through."""
+    noise: dict[Value, float] = {}
+    for op in graph.ops:
+        given = [noise.get(v, 0.0) for v in op.operands if v is not None]
+        before = max(given, default=0.0)
+        for value in op.results:
+            own = unit_of(value.dtype) if op.operands else 0.0
+            noise[value] = max(before, own)
+    return {v: max(noise.get(v, 0.0), unit_of(v.dtype)) for v in graph.outputs}

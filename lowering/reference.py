@@ -1,0 +1,44 @@
+"""The NumPy reference as a target: needs no runtime, and is what results must match."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from graphopt import reference
+from graphopt.importer import load
+from graphopt.ir import Graph
+from graphopt.plan import Plan
+
+from . import Array, Executable
+
+
+class Evaluation(Executable):
+    """A graph, evaluated op by op in its own precision."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return reference.run(self.graph, inputs, seed=0)
+
+    def used(self) -> Mapping[str, Any]:
+        return {"target": "reference", "runtime": "numpy", "version": np.__version__}
+
+
+class Reference:
+    """Runs any graph whose ops have a NumPy meaning; random ops draw from seed 0."""
+
+    name = "reference"
+
+    def compile(self, graph: Graph, plan: Plan) -> Executable:
+        return Evaluation(graph)
+
+    def open(self, path: str | os.PathLike[str]) -> Executable:
+        return Evaluation(load(path))
+
+
+TARGET: Final = Reference()

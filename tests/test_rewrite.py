@@ -1,0 +1,195 @@
+"""The rewriting driver: fixpoint, bodies, several roots, use counts, bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphopt.ir import Graph, Parameter, Value
+from graphopt.ops import Add, Constant, If, Mul, Neg, Relu, Sub
+from graphopt.rewrite import Log, Outcome, RewriteLimit, Scene, miss, rewrite, rule
+from graphopt.types import DType, tensor
+
+F = tensor(DType.F32, 3)
+
+
+@pytest.fixture
+def x() -> Parameter:
+    return Parameter(F, "x")
+
+
+@rule
+def double_negation(op: Neg) -> Outcome:
+    """-(-x) = x"""
+    inner = op.operands[0]
+    return inner.operands[0] if isinstance(inner, Neg) else None
+
+
+def negated(x: Value, times: int) -> Value:
+    for _ in range(times):
+        x = Neg(x)
+    return x
+
+
+def test_chain_to_fixpoint(x: Parameter) -> None:
+    graph = Graph([x], [negated(x, 7)])
+    assert rewrite(graph, [double_negation]).outputs == (Neg(x),)
+
+
+def test_deep_chain_is_iterative(x: Parameter) -> None:
+    value: Value = x
+    for _ in range(100_000):
+        value = Relu(value)
+    graph = Graph([x], [Neg(Neg(value))])
+    done = rewrite(graph, [double_negation])
+    assert len(done.ops) == 100_000
+    assert done.outputs == (value,)
+
+
+def test_nothing_fires_gives_the_same_object(x: Parameter) -> None:
+    graph = Graph([x], [Neg(x)])
+    assert rewrite(graph, [double_negation]) is graph
+
+
+def test_equal_results_merge(x: Parameter) -> None:
+    graph = Graph([x], [Relu(negated(x, 2)), Relu(x)])
+    done = rewrite(graph, [double_negation])
+    assert done.outputs[0] is done.outputs[1]
+
+
+def test_names_and_sources_follow(x: Parameter) -> None:
+    inner, outer = Neg(x), Relu(negated(x, 2))
+    graph = Graph(
+        [x],
+        [outer, inner],
+        names={outer: "out"},
+        sources={outer: ("relu_node",), inner: ("neg_node",)},
+    )
+    done = rewrite(graph, [double_negation])
+    assert done.names[done.outputs[0]] == "out"
+    assert done.sources[done.outputs[0].op] == ("relu_node",)
+
+
+def test_made_ops_stand_for_the_nodes_they_replace(x: Parameter) -> None:
+    @rule
+    def spell(op: Neg) -> Outcome:
+        """-x = (0 - x) * 1"""
+        zero = Constant(np.zeros((), np.float32))
+        one = Constant(np.ones((), np.float32))
+        return Mul(Sub(zero, op.operands[0]), one)
+
+    root = Neg(x)
+    graph = Graph([x], [root], sources={root: ("n",)})
+    done = rewrite(graph, [spell])
+    work = [op for op in done.ops if not isinstance(op, Constant)]
+    assert [type(op) for op in work] == [Sub, Mul]
+    assert all(done.sources[op] == ("n",) for op in work)
+
+
+def test_rewrites_inside_bodies(x: Parameter) -> None:
+    condition = Parameter(tensor(DType.BOOL), "c")
+    inner = Parameter(F, "inner")
+    body = Graph([inner], [negated(inner, 2)])
+    other = Parameter(F, "other")
+    negation = Graph([other], [Neg(other)])
+    graph = Graph(
+        [condition, x],
+        [If(condition, x, bodies=(body, negation), captures=1)],
+    )
+    done = rewrite(graph, [double_negation])
+    (op,) = done.ops
+    assert op.bodies[0].outputs == op.bodies[0].inputs
+
+
+def test_several_roots_at_once(x: Parameter) -> None:
+    @rule
+    def swap(op: Relu, scene: Scene) -> Outcome:
+        """relu(x), neg(x) = mul(x, x), add(x, x)   (wrong, but several at once)"""
+        (v,) = op.operands
+        negs = [u for u, _ in scene.graph.users.get(v, []) if isinstance(u, Neg)]
+        return {op: Mul(v, v), negs[0]: Add(v, v)} if negs else None
+
+    graph = Graph([x], [Relu(x), Neg(x)])
+    assert rewrite(graph, [swap]).outputs == (Mul(x, x), Add(x, x))
+
+
+def test_replacements_that_feed_each_other_are_refused(x: Parameter) -> None:
+    from graphopt.rewrite import substitute
+
+    a, b = Relu(x), Neg(x)
+    with pytest.raises(RewriteLimit):
+        substitute(Graph([x], [Add(a, b)]), {a: Relu(b), b: Neg(a)})
+
+
+def test_single_use_condition(x: Parameter) -> None:
+    @rule
+    def drop(op: Neg, scene: Scene) -> Outcome:
+        """neg(relu(x)) = x where relu(x) is read once   (wrong, but counts)"""
+        inner = op.operands[0]
+        if not isinstance(inner, Relu):
+            return None
+        return inner.operands[0] if scene.single(inner) else miss("shared", inner)
+
+    shared = Relu(x)
+    once = Graph([x], [Neg(shared)])
+    twice = Graph([x], [Neg(shared), shared])
+    assert rewrite(once, [drop]).outputs == (x,)
+    assert rewrite(twice, [drop]) is twice
+
+
+def test_use_counts_fall_within_one_sweep(x: Parameter) -> None:
+    """The second reader of ``relu`` vanishes before the rule looks at the first."""
+
+    @rule
+    def forget(op: Sub) -> Outcome:
+        """x - y = x   (wrong, but drops a reader)"""
+        return op.operands[0]
+
+    @rule
+    def drop(op: Neg, scene: Scene) -> Outcome:
+        """neg(relu(x)) = x where relu(x) is read once"""
+        inner = op.operands[0]
+        ok = isinstance(inner, Relu) and scene.single(inner)
+        return inner.operands[0] if ok and isinstance(inner, Relu) else None
+
+    relu = Relu(x)
+    graph = Graph([x], [Add(Sub(x, relu), Neg(relu))])
+    done = rewrite(graph, [forget, drop], sweeps=1)
+    assert done.outputs == (Add(x, x),)
+
+
+def test_rules_that_undo_each_other_end(x: Parameter) -> None:
+    @rule
+    def there(op: Neg) -> Outcome:
+        """-x = relu(x)   (wrong)"""
+        return Relu(op.operands[0])
+
+    @rule
+    def back(op: Relu) -> Outcome:
+        """relu(x) = abs(neg(x))   (wrong, grows for ever)"""
+        return Relu(Neg(Sub(op.operands[0], op.operands[0])))
+
+    with pytest.raises(RewriteLimit, match="does not come to an end"):
+        rewrite(Graph([x], [Neg(x)]), [there, back])
+
+
+def test_misses_carry_their_reason(x: Parameter) -> None:
+    @rule
+    def never(op: Neg) -> Outcome:
+        """-x = ?"""
+        return miss("no reason", op.operands[0])
+
+    seen: list[str] = []
+    log = Log(on_miss=lambda r, op, m: seen.append(f"{r.name}: {m.reason}"))
+    rewrite(Graph([x], [Neg(x)]), [never], log=log)
+    assert seen == ["never: no reason"]
+
+
+def test_a_rule_on_several_kinds(x: Parameter) -> None:
+    @rule
+    def first(op: Neg | Relu) -> Outcome:
+        """f(x) = x   (wrong)"""
+        return op.operands[0]
+
+    assert rewrite(Graph([x], [Neg(Relu(x))]), [first]).outputs == (x,)
+    assert first.kinds == (Neg, Relu)
