@@ -138,7 +138,9 @@ def _around(graph: Graph, op: Op, depth: int) -> Graph:
                 continue
             if isinstance(value, Constant):
                 continue
-            known = value.name if isinstance(value, Parameter) else graph.names.get(value)
+            known = (
+                value.name if isinstance(value, Parameter) else graph.names.get(value)
+            )
             name = known if known and known not in taken else f"value_{len(taken)}"
             taken.add(name)
             starts[name] = value

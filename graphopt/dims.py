@@ -244,8 +244,9 @@ def divide_exact(a: Dim, b: Dim) -> Dim:
 def broadcast(a: Dim, b: Dim) -> Dim:
     """The dim that a and b broadcast to by NumPy's rule.
 
-    A dim that cannot be 1 wins: a legal partner is 1 or equal to it. Two symbolic dims
-    either of which may be 1 give None. Raises ValueError for ints that clash.
+    A dim that cannot be 1 wins: a legal partner is 1 or equal to it; so does n against
+    min(n, 2 or more). Two symbolic dims either of which may be 1 give None. Raises
+    ValueError for ints that clash.
     """
     if isinstance(a, int) and isinstance(b, int):
         if a == b or b == 1:
@@ -257,9 +258,23 @@ def broadcast(a: Dim, b: Dim) -> Dim:
         return b if a == 1 else a
     if isinstance(b, int):
         return a if b == 1 else b
-    if equal(a, b) or at_least(a, 2):
+    if equal(a, b) or at_least(a, 2) or _caps(a, b):
         return a
-    return b if at_least(b, 2) else None
+    return b if at_least(b, 2) or _caps(b, a) else None
+
+
+def _caps(a: Dim, b: Dim) -> bool:
+    """True where b is min(a, k) with k >= 2: then b is 1 only where a is.
+
+    So a legal pair has b == a, as where a table of k positions is sliced to length a.
+    """
+    if not isinstance(a, Expr) or not isinstance(b, Expr):
+        return False
+    atom = b.polynomial.single
+    if atom is None or atom.operation != "min" or a.polynomial not in atom.operands:
+        return False
+    others = [x for x in atom.operands if x != a.polynomial]
+    return all(not x.degree and x.constant >= 2 for x in others)
 
 
 # --- symbols ------------------------------------------------------------------------

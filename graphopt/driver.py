@@ -14,20 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .bisect import culprit
+from .bisect import Culprit, culprit
 from .check import CheckResult, check as compare
 from .debug import level as debug_level
 from .errors import CheckFailed, UsageError
+from .exporter import choose_opset
 from .importer import load
-from .ir import Graph
+from .ir import Graph, Op
 from .lowering import Executable, find as find_target
 from .ops.schema import LATEST
 from .passes import ALL
-from .pipeline import Pass, PassRecord, Pipeline, nearest
+from .pipeline import Pass, Pipeline, nearest
 from .plan import Plan
 from .plugins import KNOWN, find
-from .report import KEPT, Change, Report, changes
-from .specialize import specialize
+from .provenance import place
+from .report import KEPT, Change, Missed, Report, changes
+from .rewrite import Log, Miss, Rule
+from .specialize import Specialized, specialize
 from .verify import verify
 from .weights import Tensor
 
@@ -49,10 +52,8 @@ class Checking:
     inputs: Mapping[str, Any] | None = None
     seed: int = 0
 
-    def compare(self, before: Graph, after: Graph) -> CheckResult | None:
-        """The comparison; None where nothing is to be checked."""
-        if self.mode == "off":
-            return None
+    def compare(self, before: Graph, after: Graph) -> CheckResult:
+        """The comparison; with mode "off", one of nothing."""
         return compare(
             before, after, mode=self.mode, inputs=self.inputs, seed=self.seed
         )
@@ -60,15 +61,23 @@ class Checking:
 
 @dataclass(frozen=True)
 class Result:
-    """An optimized graph. ``original`` is what it must equal, as it was specialized."""
+    """An optimized graph, and what it must equal: ``special``, the original as it was
+    specialized. ``origin`` is the file that it came from.
+    """
 
     graph: Graph
-    original: Graph
+    special: Specialized
     plan: Plan
     report: Report
     pipeline: Pipeline
     checking: Checking
     origin: Path | None = None
+    opset: int | str | None = None
+
+    @property
+    def original(self) -> Graph:
+        """The graph before any pass."""
+        return self.special.graph
 
     def save(
         self,
@@ -104,30 +113,36 @@ class Result:
         Raises CheckFailed, which names the pass and the op that broke it.
         """
         found = self.checking.compare(self.original, self.graph)
-        if found is not None and not found.passed:
+        if not found.passed:
             raise self.blamed(found)
         return dataclasses.replace(
             self, report=dataclasses.replace(self.report, check=found)
         )
 
-    def blamed(self, found: CheckResult) -> CheckFailed:
+    def blamed(self, found: CheckResult) -> DifferentResults:
         """The error for a failed check, with the pass and op that it goes back to."""
 
         def broken(graph: Graph) -> bool:
-            check = self.checking.compare(self.original, graph)
-            return check is not None and not check.passed
+            return not self.checking.compare(self.original, graph).passed
 
         guilty = culprit(self.original, self.pipeline, broken)
-        where = None if guilty is None else str(guilty)
-        worst = next(output for output in found.outputs if not output.passed)
-        error = CheckFailed(
-            f"the optimized model computes something else: output {worst.name!r},"
-            f" {worst.note or 'error'} {worst.max_error:.3g}"
-            f" where {worst.tolerance:.3g} is allowed",
-            where=where,
+        return DifferentResults(found, guilty)
+
+
+class DifferentResults(CheckFailed):
+    """A check of an optimized graph failed: what differs, and who is to blame."""
+
+    def __init__(self, check: CheckResult, guilty: Culprit | None) -> None:
+        try:
+            check.raise_if_failed()
+            message = ""
+        except CheckFailed as error:
+            message = error.message
+        super().__init__(
+            f"the optimized model computes something else: {message}",
+            where=None if guilty is None else str(guilty),
         )
-        error.result = found
-        return error
+        self.check = check
 
 
 def optimize(
@@ -189,25 +204,36 @@ def improve(
     given = source if isinstance(source, Graph) else load(source)
     special = specialize(given, dims, input_shapes)
     original = special.graph
-    notes = [f"{place} now follows its operand" for place in special.followed]
+    notes = [f"{who} now follows its operand" for who in special.followed]
     start = with_opset(original, opset)
     graph, records = pipeline.run(start, verify=verify if verifies() else None)
     if worse := reason_to_keep(start, graph):
         graph = start
         notes.append(f"{KEPT}: {worse}")
+    written = choose_opset(graph, opset)
+    if written.forced_by is not None:
+        who = place(graph, written.forced_by)
+        notes.append(f"opset {written.version} is needed for {who}")
     report = Report(
         target=target,
         level=level,
         kinds=changes(original, graph),
         passes=tuple(records),
         bytes=Change(weight_bytes(given), weight_bytes(graph)),
-        opset=Change(opset_of(given), opset_of(graph)),
+        opset=Change(opset_of(given), written.version),
         seconds=time.process_time() - began,
         notes=tuple(notes),
         input=None if origin is None else str(origin),
     )
     return Result(
-        graph, original, Plan(), report, pipeline, checking or Checking(), origin
+        graph,
+        special,
+        Plan(),
+        report,
+        pipeline,
+        checking or Checking(),
+        origin,
+        opset,
     )
 
 
@@ -255,25 +281,26 @@ def verifies() -> bool:
 def with_opset(graph: Graph, opset: int | str | None) -> Graph:
     """The graph as one that is written in ``opset``; rules may use what that offers.
 
-    Raises UsageError for a version below the model's own, or that does not exist.
+    Raises UsageError for a version below the model's own, or that does not exist, and
+    UnsupportedModel where an op that is kept verbatim ties the model to its version.
     """
     if opset is None or opset == "keep":
         return graph
     have = opset_of(graph)
-    if opset == "latest":
-        opset = LATEST
-    if not isinstance(opset, int) or not 1 <= opset <= LATEST:
+    wanted = LATEST if opset == "latest" else opset
+    if not isinstance(wanted, int) or not 1 <= wanted <= LATEST:
         raise UsageError(f"no opset {opset!r}; write keep, latest, or 1 to {LATEST}")
-    if opset < have:
+    if wanted < have:
         raise UsageError(
-            f"the model is written in opset {have} and cannot go back to {opset}"
+            f"the model is written in opset {have} and cannot go back to {wanted}"
         )
-    return graph.with_header(opsets={**graph.header.opsets, "": opset})
+    chosen = choose_opset(graph, wanted)
+    return graph.with_header(opsets={**graph.header.opsets, "": chosen.version})
 
 
 def opset_of(graph: Graph) -> int:
-    """The version of the default domain; 1 where the model states none."""
-    return graph.header.opsets.get("", 1)
+    """The version of the default domain; 0 where the model states none."""
+    return graph.header.opsets.get("", 0)
 
 
 def reason_to_keep(before: Graph, after: Graph) -> str:
@@ -303,6 +330,17 @@ def weight_bytes(graph: Graph) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def total_seconds(records: Iterable[PassRecord]) -> float:
-    """CPU seconds of all passes together."""
-    return sum(record.seconds for record in records)
+def missed(result: Result) -> tuple[Missed, ...]:
+    """What rules of the pipeline could not do to the result, and why not."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    graph = result.graph
+
+    def on_miss(rule: Rule, op: Op, miss: Miss) -> None:
+        ops = found.setdefault((rule.name, miss.reason), {})
+        ops[place(graph, op)] = None
+
+    for pass_ in result.pipeline.passes:
+        pass_.run(graph, Log(on_miss=on_miss))
+    return tuple(
+        Missed(rule, reason, tuple(ops)) for (rule, reason), ops in found.items()
+    )

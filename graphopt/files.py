@@ -28,7 +28,7 @@ class StagedFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        _refuse_special(self.path)
+        refuse_special(self.path)
         self._staged = self.path.with_name(
             f".{self.path.name[:100]}.{secrets.token_hex(8)}.tmp"
         )
@@ -49,7 +49,7 @@ class StagedFile:
         if sync:
             os.fsync(self.file.fileno())
         self.file.close()
-        _refuse_special(self.path)
+        refuse_special(self.path)
         os.replace(self._staged, self.path)
         self._open = False
 
@@ -117,7 +117,7 @@ class ExternalWriter(StagedFile):
         return Placed(self.path.name, offset, length)
 
 
-def _refuse_special(path: Path) -> None:
+def refuse_special(path: Path) -> None:
     if path.is_symlink():
         raise UsageError(
             f"cannot write {path}: it is a symbolic link; name the file it leads to"

@@ -79,7 +79,11 @@ class RulePass(Pass):
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did to the graph, over all the times it ran."""
+    """What one pass did to the graph, over all the times it ran.
+
+    ``ops_after - ops_before`` is the net effect of all its runs; ``ops_before`` is the
+    count when it ran first. Over a pipeline the effects add up to the whole.
+    """
 
     name: str
     ops_before: int

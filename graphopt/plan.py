@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from .errors import InvalidModel
-from .ir import Value
+from .ir import Graph, Value
 
 METADATA_KEY: Final = "graphopt.plan"
 """The entry of ONNX's ``metadata_props`` that holds a plan."""
@@ -70,3 +70,32 @@ class Plan:
             f"a plan of schema {schema}; this version reads {SCHEMA}",
             where=METADATA_KEY,
         )
+
+
+def annotated(graph: Graph, plan: Plan) -> Graph:
+    """The graph with a plan in its metadata; planned values get names of their own."""
+    if not plan:
+        return graph
+    names = dict(graph.names)
+    taken = {*names.values(), *graph.input_names, *graph.output_names}
+    declared = dict(zip(graph.outputs, graph.output_names, strict=True))
+    declared |= dict(zip(graph.inputs, graph.input_names, strict=True))
+    for value in plan.decisions:
+        if value not in declared and list(names.values()).count(names.get(value)) != 1:
+            number = len(taken)
+            while f"planned_{number}" in taken:
+                number += 1
+            names[value] = f"planned_{number}"
+            taken.add(names[value])
+    text = plan.to_json(lambda value: declared.get(value) or names[value])
+    metadata = {**graph.header.metadata, METADATA_KEY: text}
+    return graph.replace(names=names).with_header(metadata=metadata)
+
+
+def plan_of(graph: Graph, named: Mapping[str, Value]) -> Plan:
+    """The plan that a model brought along; an empty one where there is none.
+
+    ``named`` are the graph's values by name. Raises InvalidModel.
+    """
+    text = graph.header.metadata.get(METADATA_KEY)
+    return Plan() if text is None else Plan.from_json(text, named)

@@ -291,12 +291,14 @@ def extremum(
     return _without_common(operation, operands)
 
 
-def _flat(operation: Operation, a: Polynomial) -> tuple[Polynomial, ...]:
-    """max(max(x, y), z) == max(x, y, z)."""
-    single = a.single
-    if single is not None and single.operation == operation:
-        return single.operands
-    return (a,)
+def _flat(operation: Operation, a: Polynomial) -> list[Polynomial]:
+    """g*max(x, y) + c == max(g*x + c, g*y + c), for g > 0 and a single such atom."""
+    found = [t for t in a.terms if len(t[0]) == 1 and t[0][0].operation == operation]
+    if len(found) != 1 or found[0][1] < 0:
+        return [a]
+    (monomial, factor) = found[0]
+    rest = a - Polynomial({monomial: factor})
+    return [x.scaled(factor) + rest for x in monomial[0].operands]
 
 
 def _without_common(operation: Operation, operands: list[Polynomial]) -> Polynomial:

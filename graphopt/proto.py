@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import AttributeProto, TypeProto
 
-from .dims import Dim, Expr, format_dim, symbol
+from .dims import Dim, Expr, format_dim, symbol, symbols
 from .errors import InvalidModel
 from .sparse import sparse_from_proto
 from .types import (
@@ -136,10 +136,11 @@ def _write_tensor_type(
 
 def dim_name(dim: Expr) -> str:
     """The ``dim_param`` of a symbolic dim: its bare name, or the expression."""
-    if len(dim.terms) == 1:
-        (factors, scale) = dim.terms[0]
-        if scale == 1 and len(factors) == 1 and factors[0].operation == "symbol":
-            return factors[0].text
+    names = symbols(dim)
+    if len(names) == 1:
+        (name,) = names
+        if symbol(name) == dim:
+            return name
     return format_dim(dim)
 
 
@@ -329,5 +330,3 @@ def write_value_info(proto: ValueInfoProto, name: str, type_: Type | None) -> No
     proto.name = name
     if is_known(type_):
         proto.type.CopyFrom(write_type(type_))
-
-

@@ -9,8 +9,9 @@ float64 and stays so; only a Cast to a coarser type rounds, as it does in the mo
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -114,11 +115,16 @@ def has_reference(op: Op) -> bool:
     return all(has_reference(inner) for body in op.bodies for inner in body.ops)
 
 
+class OutOfTime(GraphoptError):
+    """A run took longer than it was given."""
+
+
 class Evaluator:
     """Computes values from others, op by op.
 
     ``symbols`` gives the sizes of named dims, to know what results take before they are
-    computed. ``after`` may replace the results of each op that rounds (see `check`).
+    computed. ``after(op, index, array)`` may replace each result. Past ``deadline``
+    (`time.monotonic`) it raises OutOfTime.
     """
 
     def __init__(
@@ -128,7 +134,8 @@ class Evaluator:
         limit_bytes: int | None = None,
         seed: int | None = None,
         symbols: Mapping[str, int] | None = None,
-        after: Callable[[Op, Array], Array] | None = None,
+        after: Callable[[Op, int, Array], Array] | None = None,
+        deadline: float | None = None,
     ) -> None:
         if precision not in ("native", "float64"):
             raise ValueError(f"precision is 'native' or 'float64', not {precision!r}")
@@ -138,6 +145,7 @@ class Evaluator:
         self.seed = seed
         self.symbols = dict(symbols or {})
         self.after = after
+        self.deadline = deadline
         self.alive = 0
         self._plans: dict[Graph, _Plan] = {}
         self._widened: OrderedDict[Tensor, Array] = OrderedDict()
@@ -150,32 +158,53 @@ class Evaluator:
         except MemoryError as error:
             raise OutOfBudget(f"out of memory: {error}") from error
 
+    def steps(
+        self, wanted: Sequence[Value], env: Mapping[Value, Array]
+    ) -> Iterator[tuple[Value, Array]]:
+        """Each result that ``wanted`` needs, as it is computed; freed after its use."""
+        steps = self._steps(_Plan(wanted, env), dict(env))
+        while True:
+            with self.xp.scope():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
     def adopt(self, array: Array) -> Array:
         """A value from outside as this precision has it."""
         return widen(array) if self.wide else array
 
     def _run(self, plan: _Plan, env: Mapping[Value, Array]) -> list[Array]:
-        known = dict(env)
+        known, alive = dict(env), self.alive
+        deque(self._steps(plan, known), maxlen=0)
+        self.alive = alive
+        return [known[value] for value in plan.wanted]
+
+    def _steps(
+        self, plan: _Plan, known: dict[Value, Array]
+    ) -> Iterator[tuple[Value, Array]]:
         left = plan.uses.copy()
+        taken: dict[Value, int] = {}
         for op in plan.ops:
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                raise OutOfTime("the time for this run is over")
             operands = [None if v is None else known[v] for v in op.operands]
-            if isinstance(op, Constant):
-                results: tuple[Array, ...] = (self._constant(op.tensor),)
-            else:
-                results = self.apply(op, operands)
+            results = self.apply(op, operands)
             del operands
             for value, array in zip(op.results, results, strict=True):
                 if left[value]:
                     known[value] = array
-                    self.alive += _bytes_of(array)
+                    if self.wide or not isinstance(op, Constant):
+                        taken[value] = _bytes_of(array)
+                        self.alive += taken[value]
+                yield value, array
+            results = array = None  # type: ignore[assignment]
             for operand in op.operands:
                 if operand is not None:
                     left[operand] -= 1
                     if not left[operand]:
-                        self.alive -= _bytes_of(known.pop(operand))
-        for value in plan.wanted:
-            self.alive -= _bytes_of(known[value])
-        return [known[value] for value in plan.wanted]
+                        self.alive -= taken.pop(operand, 0)
+                        del known[operand]
 
     def _constant(self, tensor: Tensor) -> Array:
         if not self.wide or widened_type(tensor.dtype) is tensor.dtype.numpy:
@@ -267,7 +296,7 @@ class Evaluator:
             raise ValueError(f"{len(results)} results, not {op.outs}")
         finished = tuple(map(self._typed, results, op.types))
         if self.after is not None and not op.bodies:
-            finished = tuple(self.after(op, array) for array in finished)
+            finished = tuple(self.after(op, i, x) for i, x in enumerate(finished))
         return finished
 
     def _typed(self, array: Array, type_: Type) -> Array:

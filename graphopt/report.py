@@ -180,7 +180,9 @@ def changes(before: Graph, after: Graph) -> dict[str, Change]:
     return {kind: Change(old[kind], new[kind]) for kind in sorted(old | new)}
 
 
-def shown_kinds(kinds: Mapping[str, Change]) -> list[tuple[str, Change]]:
+def shown_kinds(
+    kinds: Mapping[str, Change], rows: int = ROWS
+) -> list[tuple[str, Change]]:
     """The kinds that changed most, then the most frequent, then all others in one."""
 
     def weight(item: tuple[str, Change]) -> tuple[int, int, str]:
@@ -188,11 +190,11 @@ def shown_kinds(kinds: Mapping[str, Change]) -> list[tuple[str, Change]]:
         return -abs(change.after - change.before), -change.before, kind
 
     ordered = sorted(kinds.items(), key=weight)
-    if len(ordered) <= ROWS + 1:
+    if len(ordered) <= rows + 1:
         return ordered
-    rest = [change for _, change in ordered[ROWS:]]
+    rest = [change for _, change in ordered[rows:]]
     others = Change(sum(c.before for c in rest), sum(c.after for c in rest))
-    return [*ordered[:ROWS], (f"{len(rest)} other kinds", others)]
+    return [*ordered[:rows], (f"{len(rest)} other kinds", others)]
 
 
 def table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -210,18 +212,19 @@ def _row(name: str, change: Change) -> tuple[str, str, str, str]:
 
 
 def check_to_json(check: CheckResult | None) -> dict[str, Any]:
-    """The ``check`` member; ``passed`` is null where nothing was checked."""
+    """The ``check`` member; ``passed`` is null where nothing was compared."""
     if check is None:
         return {"passed": None, "mode": "off", "unchecked": [], "outputs": []}
-    return check.to_json()
+    members = check.to_json()
+    return members if check.outputs else members | {"passed": None}
 
 
 def check_lines(check: CheckResult | None) -> Iterator[str]:
     """What was compared, and how far off each output is."""
     if check is None:
-        yield "not checked (--check off)"
-        return
-    yield from str(check).splitlines()
+        yield "not checked"
+    else:
+        yield from str(check).splitlines()
 
 
 def trial_line(trial: Trial) -> str:

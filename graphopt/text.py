@@ -21,7 +21,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,7 @@ _ATTR: Final = re.compile(r"(\w+)=")
 _NUMBERED: Final = re.compile(r" (instance|token) (\d+)")
 _WORD: Final = re.compile(r"\w+")
 _INDENT: Final = "  "
+_defaults: dict[type[Op], Mapping[str, str]] = {}
 
 
 def format_graph(graph: Graph) -> str:
@@ -207,8 +208,14 @@ def _call(op: Op, operands: Sequence[str], weights: Weights) -> str:
     return text
 
 
-@cache
-def _usual(cls: type[Op]) -> Mapping[str, str]:
+def _usual(cls: Any) -> Mapping[str, str]:
+    found = _defaults.get(cls)
+    if found is None:
+        found = _defaults[cls] = _spelled_defaults(cls)
+    return found
+
+
+def _spelled_defaults(cls: Any) -> Mapping[str, str]:
     """Attributes that an op of this class has where none are given, as text."""
     try:
         return {k: format_attr(v, Weights()) for k, v in cls.complete({}).items()}

@@ -12,7 +12,7 @@ under rounding noise (a tie of ArgMax, a number on a rounding boundary).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .ir import Graph, Value
+from .ir import Op, Value
 from .ops.structured import Structured
 from .types import DType
 
@@ -28,6 +28,9 @@ Array = Any
 
 FLOOR = 64
 """Units of rounding that an output may always be off."""
+
+AMPLITUDE = 8
+"""Units of rounding that a single op may be off."""
 
 UNDECIDED = 0.01
 """Share of an output's positions that may be undecided, or not finite."""
@@ -59,6 +62,11 @@ class OutputCheck:
             return math.inf
         return self.max_error / self.tolerance if self.tolerance else 0.0
 
+    @property
+    def doubtful(self) -> bool:
+        """True where it fails only because too little is decided."""
+        return not self.passed and not self.max_error
+
     def worst(self, other: OutputCheck) -> OutputCheck:
         """The worse of two checks of one output, with the counts of both."""
         worse = max(self, other, key=lambda each: each.ratio)
@@ -74,7 +82,8 @@ class OutputCheck:
 class Runs:
     """One value as it came out of several runs.
 
-    ``noisy`` are truths with rounding noise. Where ``exact``, ``truth`` is not used and ``after`` must be ``before``, bit by bit.
+    ``noisy`` are truths with rounding noise. Where ``exact``, ``truth`` is not used and
+    ``after`` must be ``before``, bit by bit.
     """
 
     truth: Array
@@ -137,7 +146,14 @@ def _compare(name: str, runs: Runs | str, slack: float) -> OutputCheck:
         note = "the shape is undecided"
         return OutputCheck(name, True, undecided=before.size, note=note)
     noisy = [each for each in runs.noisy if np.shape(each) == before.shape]
-    runs = replace(runs, noisy=noisy)
+    # NumPy's operators give scalars, not arrays, for rank 0.
+    runs = replace(
+        runs,
+        truth=np.atleast_1d(runs.truth),
+        before=np.atleast_1d(before),
+        after=np.atleast_1d(after),
+        noisy=[np.atleast_1d(each) for each in noisy],
+    )
     numeric = is_float(before.dtype) or before.dtype.kind == "c"
     return _close(name, runs, slack) if numeric else _equal(name, runs)
 
@@ -258,18 +274,39 @@ def unit_of(dtype: DType | None) -> float:
     return float(info(dtype.numpy).eps) / 2
 
 
-def rounds(op: Value) -> bool:
+def rounds(op: Op) -> bool:
     """False for an op that only moves numbers, or that gives none that are rounded."""
     return not isinstance(op, Structured) or op.flops > 0
 
 
-def units(graph: Graph) -> dict[Value, float]:
-    """For each output, the unit of the coarsest type that it was computed through."""
+def units(ops: Iterable[Op], values: Iterable[Value]) -> dict[Value, float]:
+    """For each value, the unit of the coarsest type that ``ops`` compute it through.
+
+    ``ops`` come operands first; what none of them gives is exact.
+    """
     noise: dict[Value, float] = {}
-    for op in graph.ops:
+    for op in ops:
         given = [noise.get(v, 0.0) for v in op.operands if v is not None]
-        before = max(given, default=0.0)
+        inherited = max(given, default=0.0)
         for value in op.results:
             own = unit_of(value.dtype) if op.operands else 0.0
-            noise[value] = max(before, own)
-    return {v: max(noise.get(v, 0.0), unit_of(v.dtype)) for v in graph.outputs}
+            noise[value] = max(inherited, own)
+    return {v: max(noise.get(v, 0.0), unit_of(v.dtype)) for v in values}
+
+
+class Noise:
+    """Rounding errors as a native run might make them, for `reference.Evaluator`.
+
+    Each result of an op that rounds is off by up to `AMPLITUDE` units of its type.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(self, op: Op, index: int, array: Array) -> Array:
+        if not isinstance(array, np.ndarray) or array.dtype != np.float64:
+            return array
+        unit = AMPLITUDE * unit_of(op.results[index].dtype)
+        if not rounds(op) or not unit:
+            return array
+        return array * (1 + unit * (2 * self._rng.random(array.shape) - 1))

@@ -57,7 +57,7 @@ Rule: TypeAlias = Callable[[Graph], Iterator[Fault]]
 
 
 def verify(graph: Graph) -> None:
-    """Check that every rule holds in the graph and its bodies, else raise IllegalGraph."""
+    """Check every rule in the graph and its bodies. Raises IllegalGraph."""
     for rule, fault, place in faults(graph):
         raise IllegalGraph(rule, fault, place)
 
@@ -82,7 +82,7 @@ def faults(graph: Graph) -> Iterator[tuple[str, Fault, Graph]]:
 
 
 def interface(graph: Graph) -> Iterator[Fault]:
-    """|output_names| = |output_types| = |outputs|; input names differ, output names too."""
+    """|names| = |types| = |outputs|; no two inputs, and no two outputs, of one name"""
     counts = (len(graph.outputs), len(graph.output_names), len(graph.output_types))
     if len(set(counts)) != 1:
         yield Fault(f"outputs, their names and types are {counts} in number")

@@ -35,7 +35,7 @@ class Fold(RulePass):
     """
 
     limit: int = 64 << 20
-    free: int = 1 << 10
+    free: int = 64 << 10
 
     def rules(self) -> Sequence[Rule]:
         limit, free = self.limit, self.free

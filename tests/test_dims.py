@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from graphopt import dims
 from graphopt.dims import (
@@ -174,6 +173,8 @@ def test_equal_dims_have_equal_hashes_and_survive_pickling(a: Tree, b: Tree) -> 
         ("max(n + 2, 1)", "n + 2"),
         ("max(max(n, m), n)", "max(m, n)"),
         ("max(n, max(m, k))", "max(max(k, n), m)"),
+        ("max(n, max(m, n - 1))", "max(m, n)"),
+        ("max(2*max(n, m) + 1, 2*n + 2)", "max(2*m, 2*n + 1) + 1"),
         ("max(2*n + 4, 2*m + 2)", "2*max(n + 1, m) + 2"),
         ("min(max(n - 5, 0), n)", "max(n - 5, 0)"),
         ("max(n//2, 0)", "n//2"),
@@ -335,3 +336,13 @@ def test_large_expressions_become_unknown() -> None:
     for i in range(200):
         deep = floordiv(add(mul(deep, 5), symbol(f"s{i}")), 7)
     assert deep is None
+
+
+def test_broadcast_against_its_own_cap() -> None:
+    """A table of 512 rows sliced to n: they are equal in any legal run."""
+    n = dims.symbol("n")
+    capped = dims.minimum(n, 512)
+    assert dims.broadcast(n, capped) == n
+    assert dims.broadcast(capped, n) == n
+    assert dims.broadcast(n, dims.minimum(n, 1)) is None
+    assert dims.broadcast(dims.symbol("m"), capped) is None

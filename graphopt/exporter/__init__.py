@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
 from ..files import StagedFile
-from ..functions import domain_of
 from ..ir import Graph, Op
 from ..ops.opaque import Opaque
-from ..types import DType
+from ..proto import defined_names, write_type
+from ..types import DType, TensorType
 from .graphs import GraphWriter, Level, live
 from .spelled import Opset, choose_opset, spelled
 from .storage import Storage, Weights
@@ -33,7 +34,7 @@ _FIRST_IR = {
 }
 """IR versions that brought element types."""
 
-Wanted = Literal["keep", "latest"] | int | None
+Wanted: TypeAlias = Literal["keep", "latest"] | int | None
 
 
 def to_proto(
@@ -41,7 +42,6 @@ def to_proto(
     *,
     opset: Wanted = None,
     ir_version: int | None = None,
-    weights: Weights = "auto",
 ) -> ModelProto:
     """The graph as a ModelProto with its weights inside.
 
@@ -60,16 +60,18 @@ def save(
     opset: Wanted = None,
     ir_version: int | None = None,
     weights: Weights = "auto",
+    folder: Path | None = None,
 ) -> None:
     """Write the graph to a file, whole or not at all.
 
     ``weights`` "auto" keeps inside what was inside; what was external, and everything
     where it is over 2 GB, goes to a data file beside (``PATH.data``); "share" refers to
-    the data files of the source. Raises as `to_proto`, and UsageError for a path that
-    cannot be written.
+    the data files of the source. ``folder`` is where the file will be moved to, if it
+    does not stay. Raises as `to_proto`, and UsageError for a path that cannot be
+    written.
     """
     target = Path(path)
-    storage = Storage(weights, target)
+    storage = Storage(weights, target, folder)
     try:
         model = _written(graph, opset, ir_version, storage)
         with StagedFile(target) as staged:
@@ -122,3 +124,80 @@ def _written(
         _list_initializers(model, [value.name for value in kept.graph.input])
     _annotate(model, kept)
     return model
+
+
+def _opsets(level: Level, version: int) -> dict[str, int]:
+    """What to import: all that the source did, and the domains of every op."""
+    opsets = dict(level.graph.header.opsets)
+    if version:
+        opsets[""] = version
+    for op in _ops(level):
+        domain, needed = op.domain, 1
+        if isinstance(op, Opaque):
+            domain, needed = op.op_domain, op.version
+        if domain not in ("", "graphopt"):
+            opsets.setdefault(domain, max(needed, 1))
+    return opsets
+
+
+def _ops(level: Level) -> Iterator[Op]:
+    pending = [level]
+    while pending:
+        inner = pending.pop()
+        yield from inner.ops
+        for bodies in inner.bodies.values():
+            pending.extend(bodies)
+
+
+def _initializers(
+    graph: Graph, writer: GraphWriter, storage: Storage, model: ModelProto
+) -> None:
+    """Write every constant once, and the defaults of inputs."""
+    tensors = {p.name: p.default for p in graph.inputs if p.default is not None}
+    tensors.update((name, c.tensor) for c, name in writer.constants.items())
+    storage.plan(tensors.values())
+    for name, tensor in tensors.items():
+        storage.write(tensor, name, model.graph.initializer.add())
+
+
+def _lowest_ir(opsets: Mapping[str, int]) -> int:
+    """The IR version that came with the newest of some opsets."""
+    known = [helper.make_operatorsetid(d, v) for d, v in opsets.items()]
+    return helper.find_min_ir_version_for(known, ignore_unknown=True) if known else 3
+
+
+def _ir_of_types(model: ModelProto) -> int:
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    types.update(
+        value.type.tensor_type.elem_type
+        for values in (model.graph.input, model.graph.output)
+        for value in values
+    )
+    return max((_FIRST_IR.get(DType(t), 3) for t in types if t), default=3)
+
+
+def _list_initializers(model: ModelProto, order: Sequence[str]) -> None:
+    """Before IR version 4 initializers are inputs, too; the source's order is kept."""
+    graph = model.graph
+    listed = {value.name: value for value in graph.input}
+    for tensor in graph.initializer:
+        type_ = TensorType(DType(tensor.data_type), tuple(tensor.dims))
+        value = listed[tensor.name] = ValueInfoProto(name=tensor.name)
+        value.type.CopyFrom(write_type(type_))
+    place = {name: i for i, name in enumerate(order)}
+    names = sorted(listed, key=lambda name: place.get(name, len(place)))
+    values = [listed[name] for name in names]
+    del graph.input[:]
+    graph.input.extend(values)
+
+
+def _annotate(model: ModelProto, kept: ModelProto) -> None:
+    """Keep what the source says of quantization, for tensors that are still there."""
+    annotations = kept.graph.quantization_annotation
+    if not annotations:
+        return
+    names = defined_names(model.graph)
+    for annotation in annotations:
+        others = [entry.value for entry in annotation.quant_parameter_tensor_names]
+        if names.issuperset([annotation.tensor_name, *others]):
+            model.graph.quantization_annotation.append(annotation)

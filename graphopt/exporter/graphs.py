@@ -207,7 +207,8 @@ class GraphWriter:
             value = node.attrs[name]
             if schema is None:
                 write_attribute(proto, name, value, kind_of_value(value))
-            elif schema.defaults.get(name) != value:
+            elif schema.defaults.get(name) != value or name == "axes":
+                # onnx itself cannot infer with a default list of axes
                 write_attribute(proto, name, value, schema.attributes[name])
 
     def name(self, value: Value | None, level: Level) -> str:

@@ -33,6 +33,7 @@ class Storage:
 
     weights: Weights
     path: Path | None
+    folder: Path | None = None
     writer: ExternalWriter | None = None
     crowded: bool = False
 
@@ -86,7 +87,7 @@ class Storage:
 
     def _shared(self, where: ExternalSlice) -> Placed:
         assert self.path is not None
-        folder = self.path.parent.resolve()
+        folder = (self.folder or self.path.parent).resolve()
         data = where.file.path.resolve()
         if not data.is_relative_to(folder):
             raise UsageError(

@@ -73,7 +73,11 @@ def reading(kind: str, domain: str, version: int) -> Reading | None:
         if not foreign or version <= 0:
             return None
         return Reading(cls, schema.attributes, None, False, {})
-    own = cls.body_names if issubclass(cls, Control) else ()
+    own: tuple[str, ...] = ()
+    if issubclass(cls, Control):
+        if newer:
+            return None
+        own = cls.body_names
     if any(k in GRAPHS and name not in own for name, k in found.attributes.items()):
         return None
     defaults = {
@@ -223,15 +227,15 @@ class NodeReader:
             return read_control(
                 cls, operands, attrs, graphs, self.body_reader(scope), self.budget
             )
+        token = 0 if cls.deterministic else self.token()
         if how.changed:
             attrs.pop("consumed_inputs", None)
             used = tuple([bool(name) for name in proto.output[:outs]])
-            made = read(Node(proto.op_type, operands, attrs, used), version)
+            node = Node(proto.op_type, list(operands), attrs, used, token)
+            made = read(node, version)
             if not isinstance(made, Node):
                 return made
             operands, attrs = made.operands, made.attrs
-            outs = max(outs, len(made.used))
-        token = 0 if cls.deterministic else self.token()
         return cls(*operands, outs=outs, token=token, **attrs).results
 
     def attributes(

@@ -59,6 +59,11 @@ from .conversion import (
     CastLike as CastLike,
     Identity as Identity,
 )
+from .convolution import (
+    CausalConvWithState as CausalConvWithState,
+    Conv as Conv,
+    ConvTranspose as ConvTranspose,
+)
 from .cumulative import (
     CumProd as CumProd,
     CumSum as CumSum,
@@ -118,6 +123,10 @@ from .indexing import (
     TopK as TopK,
 )
 from .linear_attention import LinearAttention as LinearAttention
+from .losses import (
+    NegativeLogLikelihoodLoss as NegativeLogLikelihoodLoss,
+    SoftmaxCrossEntropyLoss as SoftmaxCrossEntropyLoss,
+)
 from .movement import (
     DepthToSpace as DepthToSpace,
     Expand as Expand,
@@ -169,6 +178,7 @@ from .reshaping import (
     Squeeze as Squeeze,
     Unsqueeze as Unsqueeze,
 )
+from .rotary import RotaryEmbedding as RotaryEmbedding
 from .segments import (
     Concat as Concat,
     Slice as Slice,
@@ -178,6 +188,19 @@ from .selection import (
     Compress as Compress,
     NonZero as NonZero,
     Unique as Unique,
+)
+from .sequence import (
+    ConcatFromSequence as ConcatFromSequence,
+    Optional as Optional,
+    OptionalGetElement as OptionalGetElement,
+    OptionalHasElement as OptionalHasElement,
+    SequenceAt as SequenceAt,
+    SequenceConstruct as SequenceConstruct,
+    SequenceEmpty as SequenceEmpty,
+    SequenceErase as SequenceErase,
+    SequenceInsert as SequenceInsert,
+    SequenceLength as SequenceLength,
+    SplitToSequence as SplitToSequence,
 )
 from .signal import (
     DFT as DFT,

@@ -9,7 +9,8 @@ import math
 from typing import TYPE_CHECKING
 
 from ..ir import Value
-from .bodies import Pointwise, scalar
+from ..types import DType
+from .bodies import Pointwise, cast, scalar
 from .comparison import Less, Where
 from .elementwise import (
     TRANSCENDENTAL,
@@ -106,19 +107,27 @@ class ThresholdedRelu(Activation):
 
 @op("Shrink")
 class Shrink(Activation):
-    """x drawn ``bias`` nearer to 0; 0 where it is within ``lambd`` of it."""
+    """x drawn ``bias`` nearer to 0; 0 where it is within ``lambd`` of it.
+
+    Of integers that is the whole part, as the attributes are no integers.
+    """
 
     flops = 2.0
 
     def spelled(self, x: Value, *_: Value | None) -> Value:
+        assert x.dtype is not None
+        own = x.dtype
+        x = cast(x, DType.F64) if own.is_integer else x
         bound, bias, zero = (number(x, v) for v in (self.lambd, self.bias, 0))
         above = Where(Less(bound, x), Sub(x, bias), zero)
-        return Where(Less(x, Neg(bound)), Add(x, bias), above)
+        return cast(Where(Less(x, Neg(bound)), Add(x, bias), above), own)
 
     def formula(self, xp: Namespace, x: Array) -> Array:
-        bound, bias = (xp.asarray(v, x.dtype) for v in (self.lambd, self.bias))
-        above = xp.where(xp.greater(x, bound), xp.subtract(x, bias), 0)
-        return xp.where(xp.less(x, xp.negative(bound)), xp.add(x, bias), above)
+        own = DType.of(x.dtype)
+        x = xp.cast(x, DType.F64) if own.is_integer else x
+        above = xp.where(xp.greater(x, self.lambd), xp.subtract(x, self.bias), 0)
+        drawn = xp.where(xp.less(x, -self.lambd), xp.add(x, self.bias), above)
+        return xp.cast(drawn, own)
 
 
 # --- exponential units --------------------------------------------------------------

@@ -76,7 +76,7 @@ class Attention(Structured, Composite):
         batch, length, hidden = shape
         if isinstance(hidden, int) and hidden % heads:
             raise self.error(f"{heads} heads do not divide {hidden}")
-        return batch, heads, length, dims.divide_exact(hidden, heads)
+        return batch, heads, length, dims.floordiv(hidden, heads)
 
     def sizes(self) -> tuple[Shape, Shape, Shape, Dim] | None:
         """Dims of q, k and v by head, and the number of keys with those of the past."""

@@ -5,12 +5,13 @@ Narrow floats are summed in float32 and rounded once; integers wrap.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..dims import Dim
 from ..index import Maps
 from ..ir import Value
-from .bodies import scalar
+from ..types import DType
+from .bodies import cast, scalar
 from .elementwise import Add, Mul
 from .movement import Transpose
 from .registry import op
@@ -51,7 +52,7 @@ class Gemm(Structured, Composite):
     """alpha * A' B' + beta * C, where ' transposes as the attributes ask.
 
     C broadcasts to the product. With C, parts of the sum over k do not combine: each
-    would add it. The body tells how they do.
+    would add it. The body tells how they do. Integers are weighed as float64.
     """
 
     flops = 2.0
@@ -81,25 +82,35 @@ class Gemm(Structured, Composite):
         a = Transpose(a, perm=(1, 0)) if self.transA else a
         b = Transpose(b, perm=(1, 0)) if self.transB else b
         result: Value = MatMul(a, b)
+        wide = DType.F64 if a.dtype.is_integer and self._weighs() else a.dtype
+        result = cast(result, wide)
         if self.alpha != 1:
-            result = Mul(scalar(self.alpha, a.dtype), result)
+            result = Mul(scalar(self.alpha, wide), result)
         for c in rest:
-            scaled = c if self.beta == 1 else Mul(scalar(self.beta, a.dtype), c)
-            result = Add(result, scaled)
-        return result
+            if c is not None:
+                scaled = cast(c, wide)
+                if self.beta != 1:
+                    scaled = Mul(scalar(self.beta, wide), scaled)
+                result = Add(result, scaled)
+        return cast(result, a.dtype)
+
+    def _weighs(self) -> bool:
+        return self.alpha != 1 or (self.beta != 1 and len(self.operands) > 2)
 
     def compute(self, xp: Namespace, a: Array, b: Array, c: Array | None = None) -> Array:
         a = xp.transpose(a) if self.transA else a
         b = xp.transpose(b) if self.transB else b
 
-        def affine(a: Array, b: Array, *rest: Array) -> Array:
-            result = xp.matmul(a, b)
+        def affine(a: Array, b: Array, *rest: Any) -> Array:
+            result, own = xp.matmul(a, b), DType.of(a.dtype)
+            if own.is_integer and self._weighs():
+                result, *rest = (xp.cast(v, DType.F64) for v in (result, *rest))
             if self.alpha != 1:
                 result = xp.multiply(result, self.alpha)
             for c in rest:
                 scaled = c if self.beta == 1 else xp.multiply(c, self.beta)
                 result = xp.add(result, scaled)
-            return result
+            return xp.cast(result, own)
 
         return xp.each(affine, a, b, *([] if c is None else [c]))
 

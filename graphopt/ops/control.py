@@ -204,6 +204,10 @@ def join(a: Type, b: Type) -> Type:
         return SequenceType(join(a.element, b.element))
     if isinstance(a, OptionalType) and isinstance(b, OptionalType):
         return OptionalType(join(a.element, b.element))
+    if isinstance(b, OptionalType):
+        a, b = b, a
+    if isinstance(a, OptionalType):  # runtimes let a value stand for an optional one
+        return OptionalType(join(a.element, b))
     raise ValueError(f"{a} and {b}")
 
 

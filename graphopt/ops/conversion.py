@@ -119,4 +119,8 @@ class BitCast(Elementwise):
         return [DType(self.to)]
 
     def compute(self, xp: Namespace, x: Array) -> Array:
+        source = self.operands[0].dtype  # type: ignore[union-attr]
+        if source is not None and x.dtype != source.numpy:
+            # A run in float64: bits are those of the declared type.
+            x = x.astype(source.numpy)
         return xp.bitcast(x, DType(self.to))

@@ -53,7 +53,8 @@ class Shape(Structured):
         return (known,)
 
     def compute(self, xp: Namespace, x: Array) -> Array:
-        return xp.asarray(x.shape[self.part(x.ndim)], np.int64)
+        # Known also while x is traced, and so NumPy's.
+        return np.array(x.shape[self.part(x.ndim)], np.int64)
 
 
 def _clamped(bound: int | None, rank: int) -> int | None:
@@ -77,7 +78,7 @@ class Size(Structured):
         return (np.array(dims.product(shape), object),)
 
     def compute(self, xp: Namespace, x: Array) -> Array:
-        return xp.asarray(x.size, np.int64)
+        return np.array(x.size, np.int64)
 
 
 # --- positions as data --------------------------------------------------------------

@@ -44,7 +44,7 @@ class LinearAttention(Computed):
         q, v = shape_of(self, 0), shape_of(self, 2)
         if q is None:
             return None
-        size = None if v is None else dims.divide_exact(v[2], self.kv_num_heads)
+        size = None if v is None else dims.floordiv(v[2], self.kv_num_heads)
         return q[0], q[1], dims.mul(size, self.q_num_heads)
 
     def _state_shape(self) -> Shape | None:
@@ -52,7 +52,7 @@ class LinearAttention(Computed):
         if past is not None or k is None or v is None:
             return past
         heads = self.kv_num_heads
-        sizes = [dims.divide_exact(x[2], heads) for x in (k, v)]
+        sizes = [dims.floordiv(x[2], heads) for x in (k, v)]
         return k[0], heads, *sizes
 
     def compute(

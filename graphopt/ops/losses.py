@@ -10,7 +10,7 @@ from ..types import TensorType, Type
 from .bodies import scalar, vector
 from .comparison import Equal, Where
 from .elementwise import Div, Mul, Neg
-from .gather import Gather, GatherElements
+from .indexing import Gather, GatherElements
 from .reduction import ReduceMean, ReduceSum
 from .registry import op
 from .reshaping import Squeeze, Unsqueeze

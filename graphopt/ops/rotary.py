@@ -8,7 +8,7 @@ from ..dims import Dim
 from ..ir import Value
 from .bodies import Normalizing, vector
 from .elementwise import Add, Mul, Sub
-from .gather import Gather
+from .indexing import Gather
 from .movement import Transpose
 from .registry import op
 from .reshaping import Reshape, Unsqueeze

@@ -85,6 +85,8 @@ class Hardmax(AlongAxis):
         return None
 
     def formula(self, xp: Namespace, x: Array) -> Array:
+        if not x.size:
+            return x
         axis = normal_axis(self.axis, x.ndim)
         first = xp.argmax(x, axis)
         return xp.onehot(first, x.shape[axis], axis, dtype=x.dtype)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from . import arithmetic as arithmetic
+from . import layers as layers
+from . import movement as movement
 from .spelling import Spelling, spelling
 from .table import Node, has_changed, read, spell, turning_points
 

@@ -13,11 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
 from ..ir import Value
-from ..ops.constant import Constant
-from ..types import DType
 from .spelling import breakpoints
 
 
@@ -26,13 +22,14 @@ class Node:
     """An op as some opset spells it, on its way from or to a file.
 
     ``used`` tells for each result whether anybody wants it; when reading, whether the
-    file names it.
+    file names it. ``token`` is for reading what is random into several ops.
     """
 
     kind: str
     operands: list[Value | None]
     attrs: dict[str, Any] = field(default_factory=dict)
     used: tuple[bool, ...] = (True,)
+    token: int = 0
 
     def operand(self, index: int) -> Value | None:
         return self.operands[index] if index < len(self.operands) else None
@@ -59,13 +56,17 @@ Read: TypeAlias = "Node | Sequence[Value] | None"
 """What reading gives: a newer form; or values that mean it; or None: no newer form."""
 
 
+ReadForm: TypeAlias = Callable[[Node], Read]
+Spell: TypeAlias = Callable[[Node], "Node | None"]
+
+
 class Change(NamedTuple):
     """What opset ``since`` altered for a kind; ``older`` is its name before that."""
 
     kind: str
     since: int
-    read: Callable[[Node], Read]
-    spell: Callable[[Node], Node | None]
+    read: ReadForm
+    spell: Spell
     older: str
 
 
@@ -73,12 +74,21 @@ _by_newer: dict[str, list[Change]] = defaultdict(list)
 _by_older: dict[str, list[Change]] = defaultdict(list)
 
 
+def same(node: Node) -> Node:
+    """Both forms are written alike."""
+    return node
+
+
+def never(node: Node) -> None:
+    """The other form cannot say it."""
+
+
 def changed(
     kinds: str,
     since: int,
     *,
-    read: Callable[[Node], Read] = lambda node: node,
-    spell: Callable[[Node], Node | None] = lambda node: node,
+    read: ReadForm = same,
+    spell: Spell = same,
     older: str = "",
 ) -> None:
     """State what opset ``since`` altered for some kinds (names with spaces between).
@@ -91,6 +101,11 @@ def changed(
         change = Change(kind, since, read, spell, older or kind)
         _by_newer[kind].append(change)
         _by_older[change.older].append(change)
+
+
+def spelled_before(kind: str, since: int, spell: Spell, *, older: str) -> None:
+    """State how a kind that is in no opset is said before ``since``."""
+    _by_newer[kind].append(Change(kind, since, never, spell, older))
 
 
 @cache
@@ -154,77 +169,3 @@ def spell(node: Node, version: int) -> Node | None:
         node = made
         node.kind = change.older
     return node
-
-
-# --- operands that once were attributes --------------------------------------------
-
-
-class Form(NamedTuple):
-    """How an attribute and the operand that replaced it hold the same."""
-
-    to_operand: Callable[[Any, Node], Value | None]
-    to_attribute: Callable[[Value], Any]
-
-
-def _known_ints(value: Value) -> tuple[int, ...] | None:
-    return value.ints if value.rank == 1 else None
-
-
-def _known_int(value: Value) -> int | None:
-    known = value.ints
-    return known[0] if known is not None and len(known) == 1 else None
-
-
-def _known_float(value: Value) -> float | None:
-    """A scalar that a 32-bit float attribute can hold."""
-    tensor = value.constant
-    if tensor is None or tensor.size != 1 or tensor.dtype is DType.STRING:
-        return None
-    number = float(tensor.array().reshape(()))
-    return number if float(np.float32(number)) == number else None
-
-
-def _like_data(number: float, node: Node) -> Value | None:
-    dtype = node.data.dtype
-    if dtype is None or dtype is DType.STRING:
-        return None
-    with np.errstate(over="ignore"):
-        return Constant(np.array(number).astype(dtype.numpy))
-
-
-INTS = Form(lambda ints, _: Constant(np.array(ints, np.int64)), _known_ints)
-ONE_INT = Form(lambda i, _: Constant(np.array([i], np.int64)), _known_int)
-SCALAR_INT = Form(lambda i, _: Constant(np.array(i, np.int64)), _known_int)
-SCALAR_FLOAT = Form(lambda f, _: Constant(np.array(f, np.float32)), _known_float)
-SCALAR_LIKE_DATA = Form(_like_data, _known_float)
-
-
-def moved(kinds: str, since: int, form: Form = INTS, **slots: int) -> None:
-    """Before ``since``, operand ``slots[name]`` was the attribute ``name``.
-
-    >>> moved("Squeeze Unsqueeze", 13, axes=1)
-    """
-
-    def read(node: Node) -> Node | None:
-        for name, slot in slots.items():
-            value = node.attrs.pop(name, None)
-            if value is not None:
-                operand = form.to_operand(value, node)
-                if operand is None:
-                    return None
-                node.put(slot, operand)
-        return node
-
-    def spell(node: Node) -> Node | None:
-        for name, slot in slots.items():
-            operand = node.operand(slot)
-            if operand is None:
-                continue
-            value = form.to_attribute(operand)
-            if value is None:
-                return None
-            node.attrs[name] = value
-        node.drop(min(slots.values()))
-        return node
-
-    changed(kinds, since, read=read, spell=spell)

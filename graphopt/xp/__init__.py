@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from .foundation import Array, DTypeLike
+from .host import Host
 from .namespace import Namespace
 
 __all__ = ["Array", "DTypeLike", "Namespace", "host", "traced"]
@@ -13,8 +14,6 @@ __all__ = ["Array", "DTypeLike", "Namespace", "host", "traced"]
 @cache
 def host() -> Namespace:
     """The namespace over NumPy: values are plain ``np.ndarray``."""
-    from .host import Host
-
     return Host()
 
 
@@ -31,4 +30,9 @@ def traced() -> Namespace:
         raise BackendMissing(
             "JAX is not installed: pip install graphopt[jax]"
         ) from error
+    # Importing the module has put it in this function's place.
+    globals()["traced"] = _traced
     return Traced()
+
+
+_traced = traced

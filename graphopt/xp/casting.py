@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import TypeMismatch
-from .foundation import WIDE, Array, DTypeLike, Foundation, numpy_dtype
+from .foundation import WIDE, Array, DTypeLike, Foundation
 
 _FLOAT8 = frozenset(
     np.dtype(t)
@@ -52,7 +52,7 @@ class Casting(Foundation):
         the largest value instead of NaN or infinity; float8e8m0 rounds ``up``, ``down``
         or to ``nearest``. Source: ONNX operator Cast, version 28.
         """
-        target = numpy_dtype(dtype)
+        target = self.dtype(dtype)
         x = self.asarray(x)
         if x.dtype == target:
             return x

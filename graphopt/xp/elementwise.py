@@ -80,16 +80,21 @@ class Elementwise(Foundation):
         """``a ** b``; of integers, wrapping, and truncated for negative exponents."""
 
         def raised(a: Array, b: Array) -> Array:
-            if a.dtype.kind != "i":
+            if a.dtype.kind not in "iu":
                 return self.lib.power(a, b)
-            # 1 and -1 have reciprocals; of all others only the zero before the point
-            # is left.
+            if a.dtype.kind == "u":
+                return self.integer_power(a, b)
+            # Only 1 and -1 have reciprocals; of all others zero is left.
             parity = self.lib.where((b & 1) == 0, self._like(a, 1), a)
             inverse = self.lib.where(abs(a) == 1, parity, self._like(a, 0))
-            natural = self.lib.maximum(b, self._like(b, 0))
-            return self.lib.where(b < 0, inverse, self.lib.power(a, natural))
+            natural = self.integer_power(a, self.lib.maximum(b, self._like(b, 0)))
+            return self.lib.where(b < 0, inverse, natural)
 
         return self.each(raised, a, b)
+
+    @abstractmethod
+    def integer_power(self, a: Array, b: Array) -> Array:
+        """``a ** b`` of integers, wrapping; no exponent is negative."""
 
     def negative(self, x: Array) -> Array:
         return self.each(self.lib.negative, x)
@@ -172,9 +177,6 @@ class Elementwise(Foundation):
 
     def atan(self, x: Array) -> Array:
         return self.each(self.lib.arctan, x)
-
-    def atan2(self, y: Any, x: Any) -> Array:
-        return self.each(self.lib.arctan2, y, x)
 
     def sinh(self, x: Array) -> Array:
         return self.each(self.lib.sinh, x)

@@ -98,6 +98,10 @@ class Foundation(ABC):
         hold. An evaluator enters it once around a whole graph.
         """
 
+    def dtype(self, dtype: DTypeLike) -> np.dtype[Any]:
+        """The array element type that stands for ``dtype`` here."""
+        return numpy_dtype(dtype)
+
     @abstractmethod
     def asarray(self, value: Any, dtype: DTypeLike | None = None) -> Array:
         """``value`` as an array; a copy is made only where needed."""
@@ -114,7 +118,8 @@ class Foundation(ABC):
         dtype: np.dtype[Any] | None = None
         for operand in operands:
             other = getattr(operand, "dtype", None)
-            if other is None or other == dtype:
+            # NumPy takes None for float64: ask for it first.
+            if other is None or (dtype is not None and other == dtype):
                 continue
             if dtype is not None:
                 raise TypeMismatch(f"operands have types {dtype} and {other}; cast one")

@@ -11,7 +11,7 @@ import numpy as np
 from . import contraction, convolution, strings
 from .control import Arrays
 from .error_function import erf
-from .foundation import Array, DTypeLike, along, normal_axis, numpy_dtype
+from .foundation import Array, DTypeLike, along, normal_axis
 from .namespace import Namespace
 from .spatial import Geometry
 
@@ -28,10 +28,13 @@ class Host(Namespace):
         return np.errstate(all="ignore")
 
     def asarray(self, value: Any, dtype: DTypeLike | None = None) -> Array:
-        return np.asarray(value, None if dtype is None else numpy_dtype(dtype))
+        return np.asarray(value, None if dtype is None else self.dtype(dtype))
 
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
         return x.astype(dtype, copy=False)
+
+    def integer_power(self, a: Array, b: Array) -> Array:
+        return np.power(a, b)
 
     def complex(self, real: Any, imaginary: Any) -> Array:
         real, imaginary = self.same(real, imaginary)
@@ -116,7 +119,7 @@ class Host(Namespace):
     # Types
 
     def bitcast(self, x: Array, dtype: DTypeLike) -> Array:
-        return x.view(numpy_dtype(dtype))
+        return x.view(self.dtype(dtype))
 
     def cast_strings(self, x: Array, target: np.dtype[Any]) -> Array:
         return strings.cast(self, x, target)
@@ -125,16 +128,6 @@ class Host(Namespace):
 
     def erf(self, x: Array) -> Array:
         return self.each(erf, x)
-
-    def lgamma(self, x: Array) -> Array:
-        from scipy.special import gammaln
-
-        return self.each(gammaln, x)
-
-    def digamma(self, x: Array) -> Array:
-        from scipy.special import digamma
-
-        return self.each(digamma, x)
 
     # Control
 

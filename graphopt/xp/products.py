@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import TypeMismatch
-from .foundation import Array, DTypeLike, Foundation, normal_axes, numpy_dtype
+from .foundation import Array, DTypeLike, Foundation, normal_axes
 
 
 class Products(Foundation):
@@ -25,7 +25,7 @@ class Products(Foundation):
         """Matrix product of the last two axes; the leading ones broadcast."""
         if accumulate is None:
             return self.each(self.multiply_matrices, a, b)
-        kind = numpy_dtype(accumulate)
+        kind = self.dtype(accumulate)
         return self.multiply_matrices(self.convert(a, kind), self.convert(b, kind))
 
     @abstractmethod
@@ -66,7 +66,7 @@ class Products(Foundation):
         arrays = [self.asarray(operand) for operand in operands]
         if accumulate is None:
             return self.each(lambda *wide: self._einsum(equation, wide), *arrays)
-        kind = numpy_dtype(accumulate)
+        kind = self.dtype(accumulate)
         return self._einsum(equation, [self.convert(x, kind) for x in arrays])
 
     def _einsum(self, equation: str, arrays: Sequence[Array]) -> Array:

@@ -20,14 +20,14 @@ def lowest(dtype: np.dtype[Any]) -> Any:
     """The value that a maximum starts from."""
     if dtype.kind == "b":
         return False
-    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+    return dtype.type(-np.inf if dtype.kind == "f" else np.iinfo(dtype).min)
 
 
 def highest(dtype: np.dtype[Any]) -> Any:
     """The value that a minimum starts from."""
     if dtype.kind == "b":
         return True
-    return np.inf if dtype.kind == "f" else np.iinfo(dtype).max
+    return dtype.type(np.inf if dtype.kind == "f" else np.iinfo(dtype).max)
 
 
 class Reductions(Elementwise):

@@ -18,7 +18,6 @@ from .foundation import (
     ints,
     normal_axes,
     normal_axis,
-    numpy_dtype,
 )
 
 
@@ -162,13 +161,13 @@ class Shaping(Foundation):
     # Creation
 
     def full(self, shape: Any, value: Any, dtype: DTypeLike) -> Array:
-        return self.lib.full(ints(shape), value, numpy_dtype(dtype))
+        return self.lib.full(ints(shape), value, self.dtype(dtype))
 
     def zeros(self, shape: Any, dtype: DTypeLike) -> Array:
-        return self.lib.zeros(ints(shape), numpy_dtype(dtype))
+        return self.lib.zeros(ints(shape), self.dtype(dtype))
 
     def ones(self, shape: Any, dtype: DTypeLike) -> Array:
-        return self.lib.ones(ints(shape), numpy_dtype(dtype))
+        return self.lib.ones(ints(shape), self.dtype(dtype))
 
     def eye(
         self, rows: int, columns: int | None = None, k: int = 0, *, dtype: DTypeLike
@@ -179,7 +178,7 @@ class Shaping(Foundation):
 
     def arange(self, start: Any, stop: Any, step: Any, dtype: DTypeLike) -> Array:
         """ONNX's Range: ``start + i * step``, ``i < ceil((stop - start) / step)``."""
-        kind = numpy_dtype(dtype)
+        kind = self.dtype(dtype)
         wide = WIDE.get(kind, kind)
         exact = int if wide.kind in "iu" else float
         start, stop, step = (exact(np.asarray(v).item()) for v in (start, stop, step))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import TypeMismatch
-from .foundation import Array, DTypeLike, ints, numpy_dtype
+from .foundation import Array, DTypeLike, ints
 from .reductions import lowest
 from .shaping import Shaping
 
@@ -116,7 +116,7 @@ class Spatial(Shaping):
         geometry.extents(x.shape[2:])
         if accumulate is None:
             return self.each(lambda x, w: self.correlate(x, w, geometry, groups), x, w)
-        to = numpy_dtype(accumulate)
+        to = self.dtype(accumulate)
         return self.correlate(
             self.convert(x, to), self.convert(w, to), geometry, groups
         )
@@ -146,7 +146,7 @@ class Spatial(Shaping):
             raise TypeMismatch(f"a kernel {w.shape} in {groups} groups over {x.shape}")
         if accumulate is None:
             return self.each(lambda x, w: self.spread(x, w, geometry, groups), x, w)
-        to = numpy_dtype(accumulate)
+        to = self.dtype(accumulate)
         return self.spread(self.convert(x, to), self.convert(w, to), geometry, groups)
 
     @abstractmethod

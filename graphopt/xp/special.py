@@ -8,19 +8,11 @@ from .foundation import Array, Foundation
 
 
 class Special(Foundation):
-    """`erf` and the gamma family; Fourier transforms of complex and real arrays."""
+    """`erf`, `sigmoid`, `softplus`; Fourier transforms of complex and real arrays."""
 
     @abstractmethod
     def erf(self, x: Array) -> Array:
         """The error function."""
-
-    @abstractmethod
-    def lgamma(self, x: Array) -> Array:
-        """The logarithm of the gamma function's magnitude."""
-
-    @abstractmethod
-    def digamma(self, x: Array) -> Array:
-        """The derivative of `lgamma`."""
 
     def sigmoid(self, x: Array) -> Array:
         """``1 / (1 + exp(-x))``, without overflow."""

@@ -221,20 +221,17 @@ def take(x: Dims, indices: Any, axis: int = 0) -> Dims:
 
 
 def strided_slice(
-    x: Dims,
-    starts: Any,
-    ends: Any,
-    steps: Any,
-    axes: Any,
+    x: Dims, starts: Any, ends: Any, steps: Any = None, axes: Any = None
 ) -> Dims:
+    low, high = _ints(starts), _ints(ends)
+    stride = [1] * len(low) if steps is None else _ints(steps)
+    which = list(range(len(low))) if axes is None else _ints(axes)
     index: list[slice] = [slice(None)] * x.ndim
-    parts = (_ints(starts), _ints(ends), _ints(steps), _ints(axes))
-    for start, end, step, axis in zip(*parts, strict=True):
+    for start, end, step, axis in zip(low, high, stride, which, strict=True):
         extent = x.shape[axis]
-        low = -1 if step < 0 else 0
-        high = extent + low
-        start = min(max(start + extent * (start < 0), low * 0), high)
-        end = min(max(end + extent * (end < 0), low), extent)
+        back = -1 if step < 0 else 0
+        start = min(max(start + extent * (start < 0), 0), extent + back)
+        end = min(max(end + extent * (end < 0), back), extent)
         index[axis] = slice(start, None if end < 0 else end, step)
     return x[tuple(index)]
 

@@ -24,6 +24,7 @@ from .reductions import lowest
 from .spatial import Geometry
 
 _EXACT = lax.Precision.HIGHEST
+_ABSENT = ("float6_e2m3fn", "float6_e3m2fn", "object")
 
 
 class Traced(Namespace):
@@ -36,11 +37,32 @@ class Traced(Namespace):
         scope: AbstractContextManager[Any] = jax.enable_x64(True)
         return scope
 
+    def dtype(self, dtype: DTypeLike) -> np.dtype[Any]:
+        held = numpy_dtype(dtype)
+        if held.name in _ABSENT:
+            raise UnsupportedModel(f"XLA has no element type {held}")
+        return held
+
     def asarray(self, value: Any, dtype: DTypeLike | None = None) -> Array:
-        return jnp.asarray(value, None if dtype is None else _held(numpy_dtype(dtype)))
+        return jnp.asarray(value, None if dtype is None else self.dtype(dtype))
 
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
-        return lax.convert_element_type(x, _held(dtype))
+        return lax.convert_element_type(x, self.dtype(dtype))
+
+    def integer_power(self, a: Array, b: Array) -> Array:
+        # jnp.power looks at six bits of the exponent only.
+        def step(carried: Arrays) -> Arrays:
+            power, base, left = carried
+            power = jnp.where(left & 1, power * base, power)
+            return (
+                power,
+                base * base,
+                lax.shift_right_logical(left, jnp.ones_like(left)),
+            )
+
+        a, b = jnp.broadcast_arrays(a, b)
+        start = (jnp.ones_like(a), a, b)
+        return self.while_loop(lambda carried: jnp.any(carried[2] != 0), step, start)[0]
 
     def complex(self, real: Any, imaginary: Any) -> Array:
         return lax.complex(*jnp.broadcast_arrays(*self.same(real, imaginary)))
@@ -153,7 +175,7 @@ class Traced(Namespace):
     # Types
 
     def bitcast(self, x: Array, dtype: DTypeLike) -> Array:
-        return lax.bitcast_convert_type(x, _held(numpy_dtype(dtype)))
+        return lax.bitcast_convert_type(x, self.dtype(dtype))
 
     def cast_strings(self, x: Array, target: np.dtype[Any]) -> Array:
         raise NoReference("XLA has no strings")
@@ -162,12 +184,6 @@ class Traced(Namespace):
 
     def erf(self, x: Array) -> Array:
         return self.each(lax.erf, x)
-
-    def lgamma(self, x: Array) -> Array:
-        return self.each(lax.lgamma, x)
-
-    def digamma(self, x: Array) -> Array:
-        return self.each(lax.digamma, x)
 
     # Control
 
@@ -204,10 +220,3 @@ class Traced(Namespace):
             body, carried, tuple(sequences), length, reverse
         )
         return scanned
-
-
-def _held(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """``dtype``. Raises UnsupportedModel where XLA lacks it: float6, strings."""
-    if dtype.name.startswith("float6") or dtype.kind == "O":
-        raise UnsupportedModel(f"XLA has no element type {dtype}")
-    return dtype

@@ -37,8 +37,8 @@ class Wide(Host):
 
     name = "wide"
 
-    def asarray(self, value: Any, dtype: DTypeLike | None = None) -> Array:
-        return super().asarray(value, None if dtype is None else widened_type(dtype))
+    def dtype(self, dtype: DTypeLike) -> np.dtype[Any]:
+        return widened_type(dtype)
 
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
         return super().convert(x, widened_type(dtype))
@@ -48,18 +48,6 @@ class Wide(Host):
         if wide is numpy_dtype(dtype):
             return _PLAIN.cast(x, dtype, **options)
         return super().cast(x, wide, **options)
-
-    def full(self, shape: Any, value: Any, dtype: DTypeLike) -> Array:
-        return super().full(shape, value, widened_type(dtype))
-
-    def zeros(self, shape: Any, dtype: DTypeLike) -> Array:
-        return super().zeros(shape, widened_type(dtype))
-
-    def ones(self, shape: Any, dtype: DTypeLike) -> Array:
-        return super().ones(shape, widened_type(dtype))
-
-    def arange(self, start: Any, stop: Any, step: Any, dtype: DTypeLike) -> Array:
-        return super().arange(start, stop, step, widened_type(dtype))
 
 
 _PLAIN = Host()

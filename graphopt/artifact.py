@@ -1,0 +1,119 @@
+"""Run a written model in its runtime, next to the original, before it is put in place."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from .check import MEMORY, SLACK
+from .errors import GraphoptError
+from .feeds import bind
+from .inputs import bindings, random_inputs
+from .ir import Graph
+from .lowering.isolated import Artifact, Outcome, run
+from .reference import Evaluator, schedule
+from .report import Trial
+from .tolerance import Runs, compare, units
+
+RUNTIME: Final = "ONNX Runtime"
+SECONDS: Final = 60.0
+"""How long both models together may take."""
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a trial is fed with: the user's ``inputs``, else random ones of ``sizes``."""
+
+    inputs: Mapping[str, Array] | None = None
+    sizes: Mapping[str, int] | None = None
+    seed: int = 0
+
+    def arrays(self, graph: Graph) -> Mapping[str, Array]:
+        """The arrays by name. Raises UsageError where none can be made."""
+        if self.inputs is not None:
+            return self.inputs
+        sizes = self.sizes or next(iter(bindings(graph)))
+        return random_inputs(graph, self.seed, sizes)
+
+
+def try_out(
+    graph: Graph, original: Artifact, candidate: Artifact, feed: Feed
+) -> Trial | None:
+    """Run both files; None where the runtime is not installed.
+
+    ``graph`` is the original's. The two agree where each output of the candidate is
+    within the tolerance of `graphopt.check`, the runtime taking the reference's place.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    if not all(op.deterministic for _, op in graph.walk()):
+        return Trial(RUNTIME, None, note="the model draws random numbers")
+    try:
+        inputs = feed.arrays(graph)
+    except GraphoptError as error:
+        return Trial(RUNTIME, None, note=str(error))
+    before, after = run([original, candidate], inputs, SECONDS)
+    if before.outputs is None:
+        return Trial(RUNTIME, None, note=f"of the original: {before.error}")
+    if after.outputs is None:
+        return Trial(RUNTIME, False, note=f"of the result only: {after.error}")
+    return _compared(graph, inputs, before, after)
+
+
+def _compared(
+    graph: Graph, inputs: Mapping[str, Array], before: Outcome, after: Outcome
+) -> Trial:
+    assert before.outputs is not None
+    assert after.outputs is not None
+    rounding = units(schedule(graph.outputs, graph.inputs), graph.outputs)
+    truths: list[Array] | None = None
+    largest = 0.0
+    for i, (name, value) in enumerate(
+        zip(graph.output_names, graph.outputs, strict=True)
+    ):
+        ours, theirs = before.outputs[name], after.outputs[name]
+        largest = max(largest, _difference(ours, theirs))
+        run_ = Runs(ours, ours, theirs, unit=rounding[value])
+        found = compare(name, run_, SLACK)
+        if not found.passed:  # the original's own error decides what is allowed
+            truths = truths or _truths(graph, inputs)
+            if truths is not None:
+                run_ = Runs(truths[i], ours, theirs, unit=rounding[value])
+                found = compare(name, run_, SLACK)
+        if not found.passed:
+            note = f"output {name!r}: {found.note or 'differs'}"
+            return Trial(RUNTIME, False, largest, note)
+    return Trial(RUNTIME, True, largest)
+
+
+def _truths(graph: Graph, inputs: Mapping[str, Array]) -> list[Array] | None:
+    """The outputs in float64, where the reference can have them."""
+    try:
+        fed, symbols = bind(graph, inputs)
+        evaluator = Evaluator(
+            precision="float64", limit_bytes=MEMORY, seed=0, symbols=symbols
+        )
+        env = {value: evaluator.adopt(array) for value, array in fed.items()}
+        return evaluator.run(graph.outputs, env)
+    except GraphoptError:
+        return None
+
+
+def _difference(a: Array, b: Array) -> float:
+    """The largest difference as a share of the largest number; 0 where none is."""
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return 0.0
+    if a.shape != b.shape or a.dtype == object or not a.size:
+        return 0.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(all="ignore"):
+        scale = np.nanmax(np.abs(np.where(np.isfinite(x), x, 0.0)))
+        apart = np.abs(x - y)
+    finite = apart[np.isfinite(apart)]
+    return float(finite.max() / scale) if finite.size and scale else 0.0

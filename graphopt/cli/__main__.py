@@ -1,0 +1,7 @@
+"""``python -m graphopt.cli``: the same as the command ``graphopt``."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

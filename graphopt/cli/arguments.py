@@ -1,0 +1,183 @@
+"""Arguments that several commands share, and how they are read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError instead of leaving the program."""
+
+    def __init__(self, *, prog: str, description: str | None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """What every command has."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON object")
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="passes and times; -vv graphs, -vvv rewrites, -vvvv misses",
+    )
+
+
+def add_pipeline(parser: argparse.ArgumentParser) -> None:
+    """What decides which passes run."""
+    group = parser.add_argument_group("passes")
+    group.add_argument(
+        "-O",
+        dest="level",
+        type=int,
+        choices=(0, 1, 2),
+        default=2,
+        help="0 nothing, 1 exact rules, 2 (default) rules that change rounding too",
+    )
+    group.add_argument("--passes", metavar="A,B", help="run only these passes")
+    group.add_argument(
+        "--add",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="add a pass, or give it options: --add 'fold(limit=1024)'",
+    )
+    group.add_argument(
+        "--skip", action="append", default=[], metavar="NAME", help="leave a pass out"
+    )
+
+
+def add_dims(parser: argparse.ArgumentParser) -> None:
+    """What changes the dims of a model."""
+    group = parser.add_argument_group("dims")
+    group.add_argument(
+        "--dim",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="fix a symbolic dim (batch=8), or free an axis (x:0=batch)",
+    )
+    group.add_argument(
+        "--input-shape",
+        action="append",
+        default=[],
+        metavar="X=1,3,…",
+        help="give an input all its dims",
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """What a model is fed with."""
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE.npz",
+        help="arrays by input name, instead of random ones",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of random inputs"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    """Where to write, and whether that may be replaced."""
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=what)
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="replace files that exist"
+    )
+
+
+def split(spec: str) -> list[str]:
+    """``a,b(x=1,y=2)`` at its outer commas."""
+    parts, depth = [""], 0
+    for letter in spec:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+def pairs(
+    texts: Iterable[str], read: Callable[[str], tuple[str, Any]]
+) -> dict[str, Any]:
+    """Options of the form NAME=VALUE; one name twice is an error."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, value = read(text)
+        if name in found:
+            raise UsageError(f"{name!r} is given twice")
+        found[name] = value
+    return found
+
+
+def read_arrays(path: Path | None) -> dict[str, Any] | None:
+    """The arrays of an .npz file by name. Raises UsageError for anything else."""
+    if path is None:
+        return None
+    import zipfile
+
+    import numpy as np
+
+    if not zipfile.is_zipfile(path):
+        path.open("rb").close()  # which says why it cannot be read
+        raise UsageError(f"{path} is no .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UsageError(f"cannot read {path}: {error}") from None
+
+
+def say(options: argparse.Namespace, lines: Iterable[str], **json_: Any) -> None:
+    """Print a result: the lines, or with ``--json`` one object of the members."""
+    if options.json:
+        say_json(json_)
+    elif not options.quiet:
+        for line in lines:
+            print(line)
+
+
+def say_json(members: Mapping[str, Any]) -> None:
+    """Print one JSON object with the version of its schema."""
+    import json
+
+    from ..report import SCHEMA
+
+    print(json.dumps({"schema": SCHEMA, **members}))
+
+
+class Progress:
+    """One line on a terminal that says what is going on; nothing elsewhere."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.shown = sys.stderr.isatty() and not (options.quiet or options.verbose)
+
+    def __call__(self, text: str) -> None:
+        if self.shown:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self("")

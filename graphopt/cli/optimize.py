@@ -1,0 +1,138 @@
+"""Make a model better, and prove that the result computes the same.
+
+MODEL.onnx becomes MODEL.opt.onnx. The result is read back and compared with the
+original before it is put in place; where ONNX Runtime is installed, both are run there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from .. import driver
+from ..errors import UsageError
+from ..files import atomic_write
+from ..output import check_destination
+from ..report import Report
+from ..specialize import parse_dim, parse_shape
+from .arguments import (
+    Progress,
+    add_dims,
+    add_inputs,
+    add_output,
+    add_pipeline,
+    pairs,
+    read_arrays,
+    say_json,
+    split,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this command."""
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    add_output(parser, "where to write (default: MODEL.opt.onnx)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write nothing, but do all the rest"
+    )
+    parser.add_argument(
+        "--target", default="onnx", choices=driver.TARGETS, help="what to write for"
+    )
+    parser.add_argument(
+        "--opset",
+        type=_opset,
+        metavar="keep|N|latest",
+        help="version to write (default: the source's, if that can say the result)",
+    )
+    parser.add_argument(
+        "--weights",
+        default="auto",
+        choices=("auto", "inline", "external", "share"),
+        help="where weights go: as they were, into the model, into a file beside it,"
+        " or nowhere, the new model referring to the old file",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="write a page about the result"
+    )
+    add_dims(parser)
+    add_pipeline(parser)
+    parser.add_argument(
+        "--check",
+        default="auto",
+        choices=("auto", "full", "regions", "off"),
+        help="how to compare with the original",
+    )
+    add_inputs(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Optimize, check, write, report."""
+    source: Path = options.model
+    target = None if options.dry_run else options.output or default_output(source)
+    if target is not None:
+        check_destination(target, source, overwrite=options.force)
+    if options.report is not None:
+        check_destination(options.report, source, overwrite=options.force, data=False)
+        if target is not None and options.report.absolute() == target.absolute():
+            raise UsageError(f"{target} cannot be both the model and its report")
+    pipeline = driver.choose(
+        level=options.level,
+        passes=None if options.passes is None else split(options.passes),
+        add=options.add,
+        skip=[name for names in options.skip for name in split(names)],
+    )
+    with Progress(options) as progress:
+        progress(f"optimizing {source}")
+        result = driver.improve(
+            source,
+            options.target,
+            pipeline,
+            level=options.level,
+            opset=options.opset,
+            dims=pairs(options.dim, parse_dim),
+            input_shapes=pairs(options.input_shape, parse_shape),
+            checking=driver.Checking(
+                options.check, read_arrays(options.inputs), options.seed
+            ),
+        )
+        if target is None:
+            progress("checking")
+            result = result.checked()
+        else:
+            progress(f"checking and writing {target}")
+            result = result.save(
+                target, weights=options.weights, overwrite=options.force
+            )
+    report = result.report
+    if options.json or options.report is not None:
+        report = dataclasses.replace(report, missed=driver.missed(result))
+    if options.report is not None:
+        from ..page import page
+
+        atomic_write(options.report, page(report.to_json()).encode())
+    _say(options, report)
+    return 0
+
+
+def default_output(source: Path) -> Path:
+    """``model.onnx`` becomes ``model.opt.onnx``."""
+    stem = source.stem if source.suffix == ".onnx" else source.name
+    return source.with_name(f"{stem}.opt.onnx")
+
+
+def _say(options: argparse.Namespace, report: Report) -> None:
+    if options.json:
+        say_json(report.to_json())
+    elif not options.quiet:
+        print(f"{report.input} --> {report.output or '(not written)'}\n")
+        for line in report.lines(passes=options.verbose > 0):
+            print(line)
+
+
+def _opset(text: str) -> int | str:
+    if text in ("keep", "latest"):
+        return text
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither keep, latest nor number")
+    return int(text)

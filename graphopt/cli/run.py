@@ -1,0 +1,91 @@
+"""Run a model on arrays, in the NumPy reference or in ONNX Runtime.
+
+Arrays go in and come out by name, in .npz files. Without --inputs, random arrays are
+made that fit the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..files import atomic_write
+from ..importer import load
+from ..inputs import random_inputs
+from ..lowering import find, targets
+from ..output import check_destination
+from ..specialize import parse_dim
+from .arguments import add_inputs, add_output, pairs, read_arrays, say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this command."""
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    add_output(parser, "write the outputs to this .npz file")
+    parser.add_argument(
+        "--target", default="reference", choices=targets, help="what runs the model"
+    )
+    parser.add_argument(
+        "--dim",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="size of a symbolic dim in random inputs",
+    )
+    add_inputs(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Feed the model, run it, write or print what comes out."""
+    if options.output is not None:
+        check_destination(
+            options.output, options.model, overwrite=options.force, data=False
+        )
+    fed = feeds(options, options.model)
+    executable = find(options.target).open(options.model)
+    outputs = executable(fed)
+    if options.output is not None:
+        _write(options.output, outputs)
+    rows = {name: _described(value) for name, value in outputs.items()}
+    lines = [f"{name}: {row['type']}  {row['values']}" for name, row in rows.items()]
+    written = None if options.output is None else str(options.output)
+    say(options, lines, output=written, outputs=rows, used=dict(executable.used()))
+    return 0
+
+
+def feeds(options: argparse.Namespace, model: Path) -> dict[str, Any]:
+    """The arrays that the user gave, or random ones."""
+    given = read_arrays(options.inputs)
+    if given is not None:
+        return given
+    sizes = pairs(options.dim, parse_dim)
+    for name, size in sizes.items():
+        if not isinstance(size, int):
+            raise UsageError(f"the size of {name!r} is a number, not {size!r}")
+    return random_inputs(load(model), options.seed, sizes)
+
+
+def _write(path: Path, outputs: Mapping[str, Any]) -> None:
+    for name, value in outputs.items():
+        if not isinstance(value, np.ndarray):
+            raise UsageError(f"the output {name!r} is no array; .npz cannot hold it")
+    plain = {
+        name: value.astype(str) if value.dtype == object else value
+        for name, value in outputs.items()
+    }
+    atomic_write(path, lambda file: np.savez(file, **plain))
+
+
+def _described(value: Any) -> dict[str, str]:
+    if not isinstance(value, np.ndarray):
+        return {"type": type(value).__name__, "values": f"{value!r:.60}"}
+    text = np.array2string(value, threshold=8, edgeitems=3, precision=5)
+    return {
+        "type": f"{value.dtype}{list(value.shape)}",
+        "values": " ".join(text.split())[:80],
+    }

@@ -1,0 +1,196 @@
+"""How windows lie over spatial dims: kernel, strides, dilations, pads, how many fit.
+
+Here alone ``auto_pad`` and ``ceil_mode`` become pads and extents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from .. import dims
+from ..dims import Dim
+from ..index import UNIT, Affine, Map, Whole, axis
+from ..ir import Op
+
+Pad: TypeAlias = tuple[Any, Any]
+"""Positions before and after those of a dim, as dims."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over the spatial dims of a tensor; one entry a dim everywhere."""
+
+    kernel: tuple[Dim, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[Pad, ...]
+    extents: tuple[Any, ...]
+    """How many windows fit along each dim."""
+
+    @property
+    def reached(self) -> tuple[Affine | Whole, ...]:
+        """The positions of windows ``y0 y1 ...`` at their taps ``r0 r1 ...``."""
+        return tuple([self._reached(i) for i in range(len(self.kernel))])
+
+    def _reached(self, i: int) -> Affine | Whole:
+        stride, (before, _) = self.strides[i], self.pads[i]
+        if before is None:
+            return Whole(f"w{i}")
+        if self.kernel[i] == 1:
+            return Affine(((f"y{i}", stride),), dims.mul(-1, before))
+        return Affine(
+            ((f"y{i}", stride), (f"r{i}", self.dilations[i])), dims.mul(-1, before)
+        )
+
+    @property
+    def taps(self) -> Map:
+        """The axes ``r0 r1 ...`` of a kernel; none for a kernel of one tap."""
+        sizes = enumerate(self.kernel)
+        return tuple([UNIT if size == 1 else axis(f"r{i}") for i, size in sizes])
+
+    @property
+    def places(self) -> Map:
+        """The axes ``y0 y1 ...``."""
+        return tuple([axis(f"y{i}") for i in range(len(self.kernel))])
+
+    @property
+    def written(self) -> Map:
+        """`reached`, as positions of a result of the `extents`."""
+        return tuple(
+            [
+                term
+                if isinstance(term, Whole) or term.plain
+                else replace(term, extent=extent)
+                for term, extent in zip(self.reached, self.extents, strict=True)
+            ]
+        )
+
+    @property
+    def tap_extents(self) -> dict[str, Dim]:
+        """The extents of axes ``r``."""
+        sizes = enumerate(self.kernel)
+        return {f"r{i}": size for i, size in sizes if size != 1}
+
+    @property
+    def place_extents(self) -> dict[str, Dim]:
+        """The extents of axes ``y``, where these are the places of windows."""
+        return {f"y{i}": count for i, count in enumerate(self.extents)}
+
+    def covering(self, spatial: Sequence[Any]) -> list[Pad]:
+        """The pads, with more after where the last window reaches beyond them."""
+        rows = zip(
+            spatial, self.pads, self.spans, self.strides, self.extents, strict=True
+        )
+        return [
+            (before, max(after, stride * (count - 1) + span - extent - before))
+            for extent, (before, after), span, stride, count in rows
+        ]
+
+    @property
+    def spans(self) -> tuple[Any, ...]:
+        """How far a window reaches along each dim."""
+        pairs = zip(self.kernel, self.dilations, strict=True)
+        return tuple([span(size, dilation) for size, dilation in pairs])
+
+
+def span(kernel: Dim, dilation: int) -> Dim:
+    """From the first tap of a window to its last."""
+    return dims.add(dims.mul(dims.sub(kernel, 1), dilation), 1)
+
+
+def windows_over(op: Op, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> Windows:
+    """The windows of a convolution or pooling op.
+
+    Raises ValueError where its attributes do not fit the rank, or no window the dims.
+    """
+    rank = len(spatial)
+    ones = (1,) * rank
+    strides, dilations = op.strides or ones, op.dilations or ones
+    if not rank == len(kernel) == len(strides) == len(dilations):
+        raise ValueError(f"windows {kernel} over {rank} spatial dims")
+    spans = [span(size, step) for size, step in zip(kernel, dilations, strict=True)]
+    rows = list(zip(spatial, spans, strides, strict=True))
+    if op.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        extents = [dims.ceildiv(extent, stride) for extent, _, stride in rows]
+        pads = [
+            _halves(_missing(*row, count), upper=op.auto_pad == "SAME_UPPER")
+            for row, count in zip(rows, extents, strict=True)
+        ]
+    else:
+        pads = explicit_pads(op, rank)
+        ceil = bool(op.attrs.get("ceil_mode"))
+        extents = [
+            _count(*row, pad, ceil=ceil) for row, pad in zip(rows, pads, strict=True)
+        ]
+    return Windows(
+        tuple(kernel), tuple(strides), tuple(dilations), tuple(pads), tuple(extents)
+    )
+
+
+def windows_spread(op: Op, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> Windows:
+    """The windows that a transposed convolution adds up; ``extents`` are the result's.
+
+    Output padding counts as less pad after. Raises ValueError as `windows_over` does.
+    """
+    rank = len(spatial)
+    ones = (1,) * rank
+    strides, dilations = op.strides or ones, op.dilations or ones
+    margins = op.output_padding or (0,) * rank
+    if not rank == len(kernel) == len(strides) == len(dilations) == len(margins):
+        raise ValueError(f"windows {kernel} over {rank} spatial dims")
+    given = explicit_pads(op, rank)
+    same = op.auto_pad in ("SAME_UPPER", "SAME_LOWER")
+    pads, extents = [], []
+    for i, extent in enumerate(spatial):
+        reach = span(kernel[i], dilations[i])
+        full = dims.add(dims.mul(dims.sub(extent, 1), strides[i]), reach)
+        before, after = given[i]
+        if same or op.output_shape is not None:
+            wanted = op.output_shape[i - rank] if op.output_shape is not None else None
+            wanted = dims.mul(extent, strides[i]) if wanted is None else wanted
+            total = dims.sub(dims.add(full, margins[i]), wanted)
+            upper = op.auto_pad == "SAME_UPPER"
+            before, _ = _halves(dims.maximum(0, total), upper=upper)
+        else:
+            wanted = dims.sub(dims.add(full, margins[i]), before + after)
+        pads.append((before, dims.sub(dims.sub(full, before), wanted)))
+        extents.append(wanted)
+    return Windows(
+        tuple(kernel), tuple(strides), tuple(dilations), tuple(pads), tuple(extents)
+    )
+
+
+def explicit_pads(op: Op, rank: int) -> list[Pad]:
+    """The pads that an op states; none for VALID."""
+    pads = op.pads
+    if pads is None or op.attrs.get("auto_pad") == "VALID":
+        pads = (0,) * (2 * rank)
+    if len(pads) != 2 * rank:
+        raise ValueError(f"{len(pads)} pads for {rank} spatial dims")
+    return list(zip(pads[:rank], pads[rank:], strict=True))
+
+
+def _missing(extent: Dim, span: Dim, stride: int, count: Dim) -> Dim:
+    reach = dims.add(dims.mul(dims.sub(count, 1), stride), span)
+    return dims.maximum(0, dims.sub(reach, extent))
+
+
+def _halves(total: Dim, *, upper: bool) -> Pad:
+    """A pad in two halves; the larger one after (upper) or before."""
+    less = dims.floordiv(total, 2)
+    more = dims.sub(total, less)
+    return (less, more) if upper else (more, less)
+
+
+def _count(extent: Dim, span: Dim, stride: int, pad: Pad, *, ceil: bool) -> Dim:
+    before, after = pad
+    room = dims.sub(dims.add(extent, before + after), span)
+    if isinstance(room, int) and room < 0:
+        raise ValueError(f"a window reaches {span} over {extent} with pads {pad}")
+    if not ceil:
+        return dims.add(dims.floordiv(room, stride), 1)
+    # A window that would begin in the pad after is left out.
+    last = dims.floordiv(dims.sub(dims.add(extent, before), 1), stride)
+    return dims.add(dims.minimum(dims.ceildiv(room, stride), last), 1)

@@ -1,0 +1,190 @@
+"""Put an optimized model in place: staged, read back, checked, tried, then renamed.
+
+Nothing stands under the final name before all of that is done, and the original is
+never written to. A candidate that fails the check is kept as ``NAME.rejected.onnx``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .artifact import Feed, try_out
+from .check import CheckResult
+from .errors import CheckFailed, UsageError
+from .exporter import save
+from .exporter.storage import Weights, data_path
+from .files import refuse_special
+from .importer import load
+from .ir import Graph
+from .lowering.isolated import Artifact
+from .plan import annotated
+from .report import Change, Trial, check_to_json
+from .weights import Tensor
+
+if TYPE_CHECKING:
+    from .driver import Result
+
+REJECTED: Final = ".rejected.onnx"
+
+
+class Rejected(CheckFailed):
+    """The candidate computes something else; it is kept for whoever wants to know why.
+
+    ``details`` are members of the JSON object for the error.
+    """
+
+    def __init__(
+        self, error: CheckFailed, kept: Path, check: CheckResult | None
+    ) -> None:
+        super().__init__(
+            f"{error.message}; the candidate is kept as {kept}", where=error.where
+        )
+        self.details: dict[str, Any] = {
+            "rejected": str(kept),
+            "check": check_to_json(check),
+        }
+
+
+def check_destination(
+    path: Path, source: Path, *, overwrite: bool, data: bool = True
+) -> None:
+    """Find out before any work whether ``path`` can be written.
+
+    Raises UsageError where it exists (and ``overwrite`` is false), is the source under
+    any name, is a link or no file, or lies in a folder that is not there. ``data``
+    looks at the file for external data as well.
+    """
+    refuse_special(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: its folder is read-only")
+    if _same_file(path, source):
+        raise UsageError(f"cannot write {path}: it is the input")
+    for file in (path, data_path(path)) if data else (path,):
+        if file.exists() and not overwrite:
+            raise UsageError(f"{file} exists; -f replaces it")
+
+
+def put_in_place(
+    result: Result, path: Path, *, weights: Weights, overwrite: bool
+) -> Result:
+    """Write a result to ``path``; see `Result.save`."""
+    origin = result.origin or path.with_name("")
+    check_destination(path, origin, overwrite=overwrite)
+    for file in _data_files(result.original):
+        if _same_file(data_path(path), file) or _same_file(path, file):
+            raise UsageError(f"cannot write {path}: {file} belongs to the input")
+    graph = annotated(result.graph, result.plan)
+    shares = weights == "share"
+    with _stage(path) as staged:
+        save(graph, staged, opset=result.opset, weights=weights, folder=path.parent)
+        if shares and data_path(staged).exists():
+            raise UsageError(
+                "not all weights are in files that can be shared; write them with"
+                " weights 'external'"
+            )
+        check, trial = result.report.check, None
+        if result.checking.mode != "off":
+            try:
+                folder = path.parent if shares else staged.parent
+                check, trial = _proved(result, staged, folder)
+            except CheckFailed as error:
+                kept = path.with_name(path.name.removesuffix(".onnx") + REJECTED)
+                save(graph, kept, opset=result.opset, weights=weights)
+                raise Rejected(error, kept, getattr(error, "check", None)) from None
+        written = [file for file in (data_path(staged), staged) if file.exists()]
+        size = sum(file.stat().st_size for file in written)
+        for (
+            file
+        ) in written:  # the data first: a model never refers to what is not there
+            final = path.with_name(file.name)
+            refuse_special(final)
+            os.replace(file, final)
+    report = dataclasses.replace(
+        result.report,
+        check=check,
+        trial=trial,
+        output=str(path),
+        bytes=Change(_input_bytes(result), size + _shared_bytes(graph, shares)),
+    )
+    return dataclasses.replace(result, report=report)
+
+
+def _proved(
+    result: Result, staged: Path, folder: Path
+) -> tuple[CheckResult, Trial | None]:
+    """Check the bytes that are about to be put in place. Raises CheckFailed."""
+    candidate = load(staged.read_bytes(), folder=folder)
+    check = result.checking.compare(result.original, candidate)
+    if not check.passed:
+        raise result.blamed(check)
+    trial = _tried(result, check, staged, folder)
+    if trial is not None and trial.passed is False:
+        raise CheckFailed(f"in {trial.runtime}, {trial.note}")
+    return check, trial
+
+
+def _tried(
+    result: Result, check: CheckResult, staged: Path, folder: Path
+) -> Trial | None:
+    """Run both files in the runtime; a graph without a file is written for that."""
+    source = result.origin
+    if source is None:
+        source = staged.with_name("original.onnx")
+        save(result.original, source)
+    sizes = dict(next(iter(check.sizes), {})) | dict(result.special.freed)
+    feed = Feed(result.checking.inputs, sizes, result.checking.seed)
+    candidate = Artifact(str(staged), str(folder))
+    return try_out(result.original, Artifact(str(source)), candidate, feed)
+
+
+@contextmanager
+def _stage(path: Path) -> Iterator[Path]:
+    """A name to write to first, in a folder of its own beside the final place."""
+    try:
+        folder = tempfile.TemporaryDirectory(
+            prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent
+        )
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+    with folder as name:
+        yield Path(name, path.name)
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False
+
+
+def _data_files(graph: Graph) -> set[Path]:
+    """The files that weights of the graph lie in."""
+    return {tensor.location.file.path for tensor in _tensors(graph) if tensor.location}
+
+
+def _tensors(graph: Graph) -> Iterator[Tensor]:
+    for _, op in graph.walk():
+        if op.constant is not None:
+            yield op.constant
+
+
+def _input_bytes(result: Result) -> int:
+    """Bytes of the model as it came, with the data files that it refers to."""
+    if result.origin is None:
+        return result.report.bytes.before
+    return result.origin.stat().st_size + sum(
+        file.stat().st_size for file in _data_files(result.original)
+    )
+
+
+def _shared_bytes(graph: Graph, shares: bool) -> int:
+    """Bytes of the files that the new model refers to and that are not its own."""
+    return sum(f.stat().st_size for f in _data_files(graph)) if shares else 0

@@ -1,0 +1,188 @@
+"""What two graphs have in common: equal constants, values of one name, unknown ops.
+
+A check compares a graph with the one that was made of it. Names are only hints here:
+whoever cuts at a pair must find out whether the two values are the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .errors import GraphoptError
+from .ir import Graph, Op, Parameter, Value
+from .ops.constant import Constant
+from .reference import has_reference, schedule
+from .verify import clash
+from .weights import Tensor
+
+
+def with_constants_of(before: Graph, after: Graph) -> Graph:
+    """``after``, with the constants of ``before`` wherever they have the same bits.
+
+    Large constants are told apart by identity; a model that was written and read again
+    has other ones. Reads only those of which the other graph has one of equal type.
+    """
+    known: dict[Hashable, list[Tensor]] = defaultdict(list)
+    own: dict[Tensor, Constant] = {}
+    for op in before.ops:
+        if isinstance(op, Constant):
+            known[op.type].append(op.tensor)
+            own[op.tensor] = op
+    mapping: dict[Value, Value] = {}
+    for op in after.ops:
+        if isinstance(op, Constant) and op.tensor not in own:
+            for tensor in known.get(op.type, ()):
+                if tensor.digest() == op.tensor.digest():
+                    mapping[op] = own[tensor]
+                    break
+    return after.substitute(mapping) if mapping else after
+
+
+def named(graph: Graph) -> dict[str, Value]:
+    """The values that a name tells apart; an output's name counts."""
+    found: dict[str, Value] = {}
+    doubtful: set[str] = set()
+    results = [v for op in graph.ops for v in op.results if v in graph.names]
+    pairs = [
+        *zip(graph.output_names, graph.outputs, strict=True),
+        *((graph.names[v], v) for v in results),
+    ]
+    for name, value in pairs:
+        if found.setdefault(name, value) is not value:
+            doubtful.add(name)
+    return {name: value for name, value in found.items() if name not in doubtful}
+
+
+def same_values(before: Graph, after: Graph) -> dict[Value, Value]:
+    """For results of ``before``, those of ``after`` that claim to be the same.
+
+    One object in both graphs is one value; else a name (and a type that may be equal).
+    """
+    pairs: dict[Value, Value] = {}
+    ours = named(before)
+    for name, value in named(after).items():
+        mine = ours.get(name)
+        if mine is None or isinstance(mine, (Parameter, Constant)):
+            continue
+        if not clash(mine.type, value.type):
+            pairs[mine] = value
+    theirs = {v for op in after.ops for v in op.results}
+    for op in before.ops:
+        for value in op.results:
+            if value in theirs and not isinstance(op, Constant):
+                pairs[value] = value
+    return pairs
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """An op without a reference, and the one that stands for it in the other graph."""
+
+    before: Op
+    after: Op | None
+    name: str
+
+
+def barriers(before: Graph, after: Graph) -> list[Barrier]:
+    """The ops of ``before`` that cannot be run, operands first, each with its partner.
+
+    Partners have the same kind, and the same result name, else the same token, else the
+    same place among those of their kind.
+    """
+    theirs = [op for op in after.ops if not has_reference(op)]
+    free = dict.fromkeys(theirs)
+    found = []
+    for op in before.ops:
+        if has_reference(op):
+            continue
+        partner = next((o for o in free if _same_place(op, before, o, after)), None)
+        if partner is None:
+            like = [o for o in free if type(o) is type(op) and o.outs == op.outs]
+            tokens = [o for o in like if o.token == op.token]
+            partner = next(iter(tokens or like), None)
+        if partner is not None:
+            del free[partner]
+        label = before.names.get(op.results[0]) or _said(op)
+        found.append(Barrier(op, partner, label))
+    return found
+
+
+def _same_place(a: Op, before: Graph, b: Op, after: Graph) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b) or a.outs != b.outs:
+        return False
+    names = [before.names.get(v) for v in a.results]
+    return None not in names and names == [after.names.get(v) for v in b.results]
+
+
+def _said(op: Op) -> str:
+    node = getattr(op, "node", None) if op.kind == "Opaque" else None
+    return f"{node.op_type if node is not None else op.kind} {op.token}"
+
+
+# --- regions ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in the order of ops: all values that cross it have partners.
+
+    ``crossing`` are computed by the first ``position`` ops and read by later ones.
+    """
+
+    position: int
+    crossing: tuple[Value, ...]
+
+
+def cuts(
+    order: Sequence[Op],
+    pairs: Mapping[Value, Value],
+    costs: Sequence[float],
+    count: int,
+) -> Iterator[Cut]:
+    """At most about ``count`` cuts that share the costs of the ops out evenly."""
+    last: dict[Value, int] = {}
+    for i, op in enumerate(order):
+        for operand in op.operands:
+            if operand is not None and not isinstance(operand, (Parameter, Constant)):
+                last[operand] = i
+    crossing: dict[Value, None] = {}
+    lone = 0
+    since, step = 0.0, sum(costs) / count
+    for i, op in enumerate(order):
+        since += costs[i]
+        for operand in dict.fromkeys(op.operands):
+            if operand is not None and last.get(operand) == i and operand in crossing:
+                del crossing[operand]
+                lone -= operand not in pairs
+        for value in op.results:
+            if value in last:
+                crossing[value] = None
+                lone += value not in pairs
+        if since >= step and not lone and 0 < len(crossing) <= _WIDEST:
+            since = 0.0
+            yield Cut(i + 1, tuple(crossing))
+
+
+_WIDEST = 64  # values that may cross a cut
+
+
+def respelled(
+    wanted: Sequence[Value], mapping: Mapping[Value, Value]
+) -> list[Value] | None:
+    """The values as they would be built on other ones; None where that cannot be.
+
+    Ops are interned: what computes the same in the same way *is* the same.
+    """
+    new = dict(mapping)
+    try:
+        for op in schedule(wanted, mapping):
+            operands = [None if v is None else new[v] for v in op.operands]
+            made = op.with_operands(operands)
+            new.update(zip(op.results, made.results, strict=True))
+    except GraphoptError:
+        return None
+    return [new[value] for value in wanted]

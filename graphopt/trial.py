@@ -1,0 +1,93 @@
+"""One run of both sides on the same inputs, and what it says of each value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from .errors import GraphoptError
+from .ir import Value
+from .reference import Evaluator, OutOfBudget, OutOfTime, schedule
+from .sides import Fed, Setting, Sides, Target
+from .tolerance import Noise, OutputCheck, Runs, compare, units
+
+Array = Any
+NOISY: Final = 3
+"""Runs with rounding noise that decide where a comparison is doubtful."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a check must keep to."""
+
+    slack: float
+    exact: bool
+    limit_bytes: int
+    seed: int = 0
+    deadline: float | None = None
+
+    def evaluator(self, symbols: Mapping[str, int], **options: Any) -> Evaluator:
+        return Evaluator(
+            limit_bytes=self.limit_bytes,
+            deadline=self.deadline,
+            symbols=symbols,
+            seed=self.seed,
+            **options,
+        )
+
+
+def run_both(sides: Sides, setting: Setting, bounds: Bounds) -> list[OutputCheck]:
+    """Compare whole runs. Raises what the run of the original raises."""
+    return compare_targets(sides.targets, sides.feed(setting), bounds)
+
+
+def compare_targets(
+    targets: Sequence[Target],
+    fed: Fed,
+    bounds: Bounds,
+    known: Sequence[Array] | None = None,
+) -> list[OutputCheck]:
+    """Compare some values of both sides; ``known`` are those of the original run."""
+    ours = [target.before for target in targets]
+    natives = list(known or bounds.evaluator(fed.symbols).run(ours, fed.before))
+    truths = natives
+    if not bounds.exact:
+        truths = truth(ours, fed, bounds)
+    try:
+        theirs = [target.after for target in targets]
+        results = bounds.evaluator(fed.symbols).run(theirs, fed.after)
+    except (OutOfBudget, OutOfTime):
+        raise
+    except GraphoptError as error:
+        note = f"the result cannot run: {error}"
+        return [OutputCheck(t.name, False, math.inf, note=note) for t in targets]
+    rounding = units(schedule(ours, fed.before), ours)
+    runs = [
+        Runs(exactly, native, result, unit=rounding[value], exact=bounds.exact)
+        for exactly, native, result, value in zip(
+            truths, natives, results, ours, strict=True
+        )
+    ]
+    checks = [
+        compare(target.name, run, bounds.slack)
+        for target, run in zip(targets, runs, strict=True)
+    ]
+    wrong = [i for i, check in enumerate(checks) if not check.passed]
+    if wrong and not bounds.exact:
+        doubtful = [ours[i] for i in wrong]
+        noisy = [truth(doubtful, fed, bounds, Noise(k)) for k in range(NOISY)]
+        for place, i in enumerate(wrong):
+            run = replace(runs[i], noisy=[each[place] for each in noisy])
+            checks[i] = compare(targets[i].name, run, bounds.slack)
+    return checks
+
+
+def truth(
+    values: Sequence[Value], fed: Fed, bounds: Bounds, noise: Noise | None = None
+) -> list[Array]:
+    """The values of the original in float64."""
+    evaluator = bounds.evaluator(fed.symbols, precision="float64", after=noise)
+    env = {value: evaluator.adopt(array) for value, array in fed.before.items()}
+    return evaluator.run(values, env)

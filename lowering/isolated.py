@@ -1,0 +1,106 @@
+"""Run model files in ONNX Runtime, in a process that may die without taking us along.
+
+The runtime parses what strangers wrote and compiles it: it can crash, or not come back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import graphopt
+from graphopt.errors import GraphoptError
+
+from . import Array
+
+MODULE: Final = "graphopt.lowering.isolated"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file; ``folder`` is where its external data lies, if not beside it."""
+
+    path: str
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outputs by name, or why there are none."""
+
+    outputs: Mapping[str, Array] | None
+    error: str = ""
+
+
+def run(
+    artifacts: Sequence[Artifact], inputs: Mapping[str, Array], limit_s: float
+) -> list[Outcome]:
+    """What each model makes of the inputs; ``limit_s`` seconds for all together."""
+    home = str(Path(graphopt.__file__).parents[1])
+    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    child = subprocess.Popen(
+        [sys.executable, "-m", MODULE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    late = False
+    try:
+        named = [(a.path, a.folder) for a in artifacts]
+        said, _ = child.communicate(pickle.dumps((named, dict(inputs))), limit_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        said, _ = child.communicate()
+        late = True
+    outcomes = [Outcome(*answer) for answer in _read(said)]
+    for _ in artifacts[len(outcomes) :]:
+        outcomes.append(Outcome(None, _end(child.returncode, late, limit_s)))
+    return outcomes
+
+
+def _read(said: bytes) -> Iterator[tuple[Mapping[str, Array] | None, str]]:
+    """The answers, up to where the child died."""
+    stream = io.BytesIO(said)
+    with contextlib.suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            yield pickle.load(stream)
+
+
+def _end(code: int, late: bool, limit_s: float) -> str:
+    if late:
+        return f"ONNX Runtime was not done after {limit_s:g} s"
+    if code < 0:
+        return f"ONNX Runtime died ({signal.Signals(-code).name})"
+    return f"ONNX Runtime ended with exit code {code}"
+
+
+def _serve(commands: BinaryIO, answers: BinaryIO) -> None:
+    """Run the models that the parent names, one after the other."""
+    from .session import Session
+
+    artifacts, inputs = pickle.load(commands)
+    for path, folder in artifacts:
+        outputs, error = None, ""
+        try:
+            model = path if folder is None else Path(path).read_bytes()
+            outputs = Session(model, folder=folder).run(inputs)
+        except GraphoptError as wrong:
+            error = wrong.message
+        pickle.dump((outputs, error), answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    with os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)  # what the runtime prints is not an answer
+        _serve(sys.stdin.buffer, answers)
