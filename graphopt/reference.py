@@ -235,10 +235,12 @@ class Evaluator:
             if self.wide and isinstance(op, Cast):
                 return (self._cast(op, operands[0]),)
             computed = type(op).compute is not Computed.compute
-            if isinstance(op, Composite) and not (
-                computed and not (self.wide and isinstance(op, CastLike))
-            ):
+            if isinstance(op, CastLike) and self.wide:
+                computed = False  # a wide operand does not say its element type
+            if isinstance(op, Composite) and not computed:
                 return self._expand(op, operands)
+            if not computed:
+                raise NoReference(f"no reference for {_name(op)}")
             return self._finished(op, self._compute(op, operands))
         except _MISTAKES as error:
             if isinstance(error, NoReference):

@@ -21,6 +21,7 @@ from graphopt.ops import (
     Div,
     Dropout,
     Equal,
+    Expand,
     Floor,
     Identity,
     Max,
@@ -42,7 +43,13 @@ from graphopt.ops import (
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
-from .match import is_uniform, same_type, stretches_nothing, uniform
+from .match import (
+    is_uniform,
+    same_type,
+    static_shape,
+    stretches_nothing,
+    uniform,
+)
 
 
 @rule
@@ -167,7 +174,7 @@ def logic_constant(op: And | Or) -> Outcome:
 
 @rule
 def where_constant(op: Where) -> Outcome:
-    """where(true, x, y) = x, where(false, x, y) = y"""
+    """where(true, x, y) = x, where(false, x, y) = y, expanded"""
     condition, x, y = op.operands
     known = uniform(condition)
     if known is None:
@@ -175,7 +182,10 @@ def where_constant(op: Where) -> Outcome:
     chosen = x if bool(known) else y
     if chosen is not None and same_type(op, chosen):
         return chosen
-    return miss("it broadcasts", chosen)
+    shape = static_shape(op)
+    if chosen is None or shape is None:
+        return miss("it broadcasts", chosen)
+    return Expand(chosen, Constant(np.array(shape, np.int64)))
 
 
 @rule
@@ -228,7 +238,7 @@ def relu_clip(op: Clip, scene: Scene) -> Outcome:
     if not isinstance(inner, Relu) or not scene.single(inner):
         return None
     bounds = _bounds(op)
-    if bounds is None or inner.dtype is None or scene.opset < 11:
+    if bounds is None or inner.dtype is None:
         return miss("a bound is no constant")
     low, high = bounds
     zero = np.zeros((), inner.dtype.numpy)[()]

@@ -62,7 +62,11 @@ def cast_nothing(op: Cast) -> Outcome:
 
 @rule
 def cast_cast(op: Cast) -> Outcome:
-    """cast(cast(x: t, u), v) = cast(x, v) where u holds every t"""
+    """cast(cast(x: t, u), v) = cast(x, v) where u holds every t
+
+    Integers wrap and floats saturate: between integers, a float u changes what happens
+    to those that v cannot hold.
+    """
     inner = op.operands[0]
     if not isinstance(inner, Cast):
         return None
@@ -74,6 +78,8 @@ def cast_cast(op: Cast) -> Outcome:
         return miss("a string has its own spelling")
     if not holds(middle, x.dtype):
         return miss(f"{middle} cannot hold every {x.dtype}", inner)
+    if x.dtype.is_integer and middle.is_float and not holds(last, x.dtype):
+        return miss(f"{middle} comes to {last} by rules of its own", inner)
     return op.with_operands([x])
 
 

@@ -92,7 +92,7 @@ def _folded(op: Op, scene: Scene, limit: int, free: int) -> Outcome:
     )
     if total > limit:
         return miss(f"the result takes {total} bytes")
-    if total > max(free, replaced) and total > 2 * replaced:
+    if total > max(free, replaced):
         return miss(f"the file would grow by {total - replaced} bytes")
     try:
         arrays = fold(op)

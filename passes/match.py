@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from graphopt.dims import equal
 from graphopt.ir import Value
 from graphopt.types import DType, TensorType
@@ -18,7 +16,7 @@ READ_LIMIT = 1 << 16
 def uniform(value: Value | None) -> Any:
     """The one number that fills a constant, None where there is none.
 
-    A NumPy scalar of the constant's dtype.
+    A NumPy scalar of the constant's dtype; 0.0 and -0.0 are two numbers.
     """
     tensor = None if value is None else value.constant
     if tensor is None or tensor.dtype is DType.STRING or not tensor.size:
@@ -26,10 +24,9 @@ def uniform(value: Value | None) -> Any:
     if tensor.size > READ_LIMIT:
         return None
     flat = tensor.array().reshape(-1)
-    first = flat[0]
-    if tensor.size > 1 and not np.array_equal(flat, np.full_like(flat, first)):
+    if flat.tobytes() != flat[:1].tobytes() * flat.size:
         return None
-    return first
+    return flat[0]
 
 
 def is_uniform(value: Value | None, number: float) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphopt.dims import equal
+from graphopt.dims import Dim, Shape, equal, mul
 from graphopt.ir import Op, Value
 from graphopt.ops import (
     Concat,
@@ -123,6 +123,45 @@ def _axes(op: Op) -> list[int] | None:
     if axes is None or axes.ints is None or rank is None:
         return None
     return sorted(axis_of(a, rank) for a in axes.ints)
+
+
+@rule
+def reshape_transpose_reshape(op: Reshape) -> Outcome:
+    """split(transpose(merge(x), p)) = transpose(x, p') where whole dims move"""
+    turned = op.operands[0]
+    if not isinstance(turned, Transpose) or op.shape is None:
+        return None
+    merged = turned.operands[0]
+    if not isinstance(merged, Ordered) or merged.shape is None:
+        return None
+    x = merged.operands[0]
+    groups = None if x is None or x.shape is None else _merged(x.shape, merged.shape)
+    if x is None or x.shape is None or groups is None:
+        return miss("the dims are not only merged", merged)
+    perm = [axis for i in perm_of(len(groups), turned.perm) for axis in groups[i]]
+    dims = [x.shape[axis] for axis in perm]
+    if len(dims) != len(op.shape) or not all(map(equal, dims, op.shape)):
+        return miss("the dims are not split as they were", op)
+    return Transpose(x, perm=tuple(perm))
+
+
+def _merged(source: Shape, target: Shape) -> list[list[int]] | None:
+    """For each dim of ``target``, the adjacent dims of ``source`` that it merges."""
+    groups: list[list[int]] = []
+    at = 0
+    for dim in target:
+        group: list[int] = []
+        size: Dim = 1
+        while at < len(source) and not (group and equal(size, dim)):
+            group.append(at)
+            size = mul(size, source[at])
+            at += 1
+        if not equal(size, dim):
+            return None
+        groups.append(group)
+    if groups:
+        groups[-1].extend(range(at, len(source)))
+    return groups if all(equal(source[i], 1) for i in range(at, len(source))) else None
 
 
 @rule
@@ -322,6 +361,7 @@ RULES: tuple[Rule, ...] = (
     transpose_through,
     reshape_like_nothing,
     reshape_reshape,
+    reshape_transpose_reshape,
     expand_into_user,
     slice_nothing,
     concat_one,

@@ -93,14 +93,12 @@ def _without(
 
 
 @rule
-def same_branches(op: If) -> Outcome:
+def same_branches(op: If, scene: Scene) -> Outcome:
     """if(c, f, f) = f"""
     then, other = op.bodies
-    if then.key != other.key or any(o.token for o in then.ops):
+    if then.key != other.key:
         return miss("the branches differ")
-    mapping = dict(zip(then.inputs, op.operands[1:], strict=True))
-    made = then.substitute({p: v for p, v in mapping.items() if v is not None})
-    return made.outputs
+    return inline(then, op.operands[1:], scene)
 
 
 RULES: tuple[Rule, ...] = (known_branch, same_branches, constant_capture)

@@ -71,6 +71,8 @@ def _parts(op: SplitToSequence, scene: Scene) -> Sequence[Value] | None:
         return None
     elif split.rank == 0:
         size = split.ints[0]
+        if size < 1:
+            return None
         sizes = [min(size, extent - at) for at in range(0, extent, size)]
     else:
         sizes = list(split.ints)

@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable
 from functools import partial
 from itertools import product
 from typing import Any
@@ -30,14 +29,11 @@ NARROW = (
 )
 INTEGERS = (np.int8, np.int32, np.uint64, ml_dtypes.int4)
 MORE_INTEGERS = (np.uint8, np.int16, np.uint32, np.int64, ml_dtypes.uint4)
-PAIRED = (
-    "add subtract multiply divide floor_divide remainder fmod maximum minimum power "
-    "equal not_equal less less_equal greater greater_equal"
-).split()
-SINGLE = (
-    "floor ceil round trunc isnan isinf isfinite negative abs sign square sqrt reciprocal exp expm1 log log1p sin cos tan asin acos "
-    "atan sinh cosh tanh asinh acosh atanh erf sigmoid softplus"
-).split()
+PAIRED = """add subtract multiply divide floor_divide remainder fmod maximum minimum
+    power equal not_equal less less_equal greater greater_equal"""
+SINGLE = """floor ceil round trunc isnan isinf isfinite negative abs sign square sqrt
+    reciprocal exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh
+    atanh erf sigmoid softplus"""
 XLA_UNITS = {"sinh": 16, "cosh": 16, "log1p": 128, "atanh": 128}
 
 
@@ -45,8 +41,8 @@ def function(name: str) -> Any:
     return lambda xp, *arrays: getattr(xp, name)(*arrays)
 
 
-def functions(names: Iterable[str]) -> dict[str, Any]:
-    return {name: function(name) for name in names}
+def functions(names: str) -> dict[str, Any]:
+    return {name: function(name) for name in names.split()}
 
 
 def floats(dtype: Any, count: int = 80) -> np.ndarray[Any, Any]:
@@ -60,7 +56,8 @@ def floats(dtype: Any, count: int = 80) -> np.ndarray[Any, Any]:
 def integers(dtype: Any) -> np.ndarray[Any, Any]:
     info = ml_dtypes.iinfo(dtype)
     values = [v for v in range(-9, 10) if info.min <= v <= info.max]
-    return np.array([int(info.min), int(info.max), *values]).astype(dtype)
+    wide = np.uint64 if info.min == 0 else np.int64
+    return np.array([int(info.min), int(info.max), *values], wide).astype(dtype)
 
 
 def normal(*shape: int, dtype: Any = np.float32, seed: int = 0) -> Any:
@@ -85,8 +82,8 @@ def test_sides_agree_on_floats(dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", NARROW, ids=name_of)
 def test_sides_agree_on_narrow_floats(dtype: Any) -> None:
     x = floats(dtype)
-    compare(functions(["round", "isnan", "exp", "sqrt"]), x)
-    compare(functions(["add", "divide", "less"]), x[:40, None], x[None, :40])
+    compare(functions("round isnan exp sqrt"), x)
+    compare(functions("add divide less"), x[:40, None], x[None, :40])
 
 
 @pytest.mark.slow
@@ -106,14 +103,12 @@ def test_sides_agree_on_more_integers(dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", INTEGERS, ids=name_of)
 def test_sides_agree_on_integers(dtype: Any) -> None:
     x = integers(dtype)
-    single = "abs sign square negative bitwise_not".split()
-    compare(functions(single), x)
-    bits = ["bitwise_and", "bitwise_or", "bitwise_xor"]
+    compare(functions("abs sign square negative bitwise_not"), x)
+    bits = " bitwise_and bitwise_or bitwise_xor"
     compare(functions(PAIRED + bits), x[:, None], x[None])
     if np.dtype(dtype).kind == "u":
         count = np.arange(70).astype(dtype)
-        shifts = ["shift_left", "shift_right"]
-        compare(functions(shifts), x[:, None], count[None])
+        compare(functions("shift_left shift_right"), x[:, None], count[None])
 
 
 def test_integer_division_follows_c_and_python_and_tames_zero() -> None:
@@ -176,8 +171,7 @@ def test_clip_lets_the_upper_bound_win() -> None:
 def test_logic_and_choice() -> None:
     a = np.array([[True], [False]])
     b = np.array([True, False])
-    names = ["logical_and", "logical_or", "logical_xor", "equal"]
-    compare(functions(names), a, b)
+    compare(functions("logical_and logical_or logical_xor equal"), a, b)
     compare({"logical_not": function("logical_not")}, b)
     compare({"where": function("where")}, b, normal(3, 1), normal(3, 2, seed=1))
 
@@ -448,7 +442,7 @@ def test_ranges(bounds: Any, dtype: Any, expected: list[float]) -> None:
     compare({"arange": lambda xp: xp.arange(*bounds, dtype)})
 
 
-# --- where JAX is not, or cannot -------------------------------------------------------
+# --- where JAX is not, or cannot -----------------------------------------------------
 
 
 def test_what_xla_cannot_trace_is_told() -> None:
@@ -460,7 +454,7 @@ def test_what_xla_cannot_trace_is_told() -> None:
         xp.unique(np.ones(3))
     with pytest.raises(UnsupportedModel, match="float6"):
         xp.zeros(3, DType.F6E2M3)
-    with pytest.raises(NoReference, match="strings"):
+    with pytest.raises(UnsupportedModel, match="object"):
         xp.cast(np.ones(3, np.float32), DType.STRING)
 
 

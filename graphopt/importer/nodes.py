@@ -121,7 +121,8 @@ class NodeReader:
             results = self.call(function, proto, operands, scope, source, where)
         else:
             results = self.op(proto, operands, scope, where)
-            scope.level.note(results, source)
+            if results:
+                scope.level.note(results, source)
             if proto.metadata_props or proto.doc_string or proto.device_configurations:
                 self.keep_metadata(proto, source)
         names = proto.output

@@ -22,20 +22,19 @@ class Level:
     proto: GraphProto
     depth: int = 0
     names: dict[Value, str] = field(default_factory=dict)
-    sources: dict[Op, tuple[str, ...]] = field(default_factory=dict)
+    origins: dict[Op, dict[str, None]] = field(default_factory=dict)
     captures: dict[Value, Parameter] = field(default_factory=dict)
     stated: dict[str, ValueInfoProto] | None = None
 
     def note(self, results: Sequence[Value], source: str) -> None:
         """Say that the node ``source`` stands behind some results."""
-        op = results[0].op if results else None
-        if op is None:
-            return
-        have = self.sources.get(op)
-        if have is None:
-            self.sources[op] = (source,)
-        elif source not in have:
-            self.sources[op] = (*have, source)
+        op = results[0].op
+        if op is not None and not isinstance(op, Constant):
+            self.origins.setdefault(op, {})[source] = None
+
+    @property
+    def sources(self) -> dict[Op, tuple[str, ...]]:
+        return {op: tuple(names) for op, names in self.origins.items()}
 
 
 @dataclass(slots=True)

@@ -149,6 +149,15 @@ from .padding import (
     CenterCropPad as CenterCropPad,
     Pad as Pad,
 )
+from .pooling import (
+    AveragePool as AveragePool,
+    GlobalAveragePool as GlobalAveragePool,
+    GlobalLpPool as GlobalLpPool,
+    GlobalMaxPool as GlobalMaxPool,
+    LpPool as LpPool,
+    MaxPool as MaxPool,
+    MaxUnpool as MaxUnpool,
+)
 from .random import (
     Bernoulli as Bernoulli,
     Dropout as Dropout,

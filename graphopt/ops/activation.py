@@ -269,6 +269,7 @@ class Swish(Activation):
 class SwiGLU(Activation):
     """swish(a) * b (opset 28)."""
 
+    linear = ((1,),)
     flops = TRANSCENDENTAL + 5
 
     def spelled(self, x: Value, *rest: Value | None) -> Value:

@@ -151,6 +151,7 @@ class Attention(Structured, Composite):
         return self.parse_maps(
             joined(operands[: len(self.operands)], results[: self.outs]),
             positional=["s", "t"] if self._looks_at_positions() else (),
+            linear=[(2, 5) if present(self, 5) else (2,)] if self.outs == 1 else (),
             cost=self._cost(sizes),
         )
 

@@ -51,8 +51,7 @@ class MatMul(Structured):
 class Gemm(Structured, Composite):
     """alpha * A' B' + beta * C, where ' transposes as the attributes ask.
 
-    C broadcasts to the product. With C, parts of the sum over k do not combine: each
-    would add it. The body tells how they do. Integers are weighed as float64.
+    C broadcasts to the product. Integers are weighed as float64.
     """
 
     flops = 2.0
@@ -70,9 +69,7 @@ class Gemm(Structured, Composite):
             return None
         words = "m? n?".split()[2 - c :] if c else []
         return self.parse_maps(
-            f"{a}, {b}, {' '.join(words)} -> m n",
-            linear=((0, 2), (1, 2)),
-            combiner=None,
+            f"{a}, {b}, {' '.join(words)} -> m n", linear=((0, 2), (1, 2))
         )
 
     def body(self) -> Value | None:

@@ -129,7 +129,15 @@ class Tile(Movement):
 
 
 class Blocks(Movement):
-    """Square blocks of pixels moved into channels or out of them."""
+    """Square blocks of pixels that are channels on the other side.
+
+    There, the place in the block comes first (``DCR``) or last (``CRD``).
+    """
+
+    @property
+    def depth(self) -> str:
+        """The channels, as a term of index maps."""
+        return "(c r s)" if self.mode == "CRD" else "(r s c)"
 
     def extents(self) -> Mapping[str, Dim]:
         return {"r": self.blocksize, "s": self.blocksize}
@@ -137,14 +145,10 @@ class Blocks(Movement):
 
 @op("DepthToSpace")
 class DepthToSpace(Blocks):
-    """Channels spread over blocks of pixels; ``mode`` says which channels make a block.
-
-    DCR: block first, then channel. CRD: channel first, then block.
-    """
+    """Channels spread over blocks of pixels."""
 
     def index_maps(self) -> Maps | None:
-        depth = "(c r s)" if self.mode == "CRD" else "(r s c)"
-        return self.parse_maps(f"n {depth} h w -> n c (h r) (w s)")
+        return self.parse_maps(f"n {self.depth} h w -> n c (h r) (w s)")
 
     def compute(self, xp: Namespace, x: Array) -> Array:
         batch, depth, height, width = x.shape
@@ -160,16 +164,18 @@ class DepthToSpace(Blocks):
 
 @op("SpaceToDepth")
 class SpaceToDepth(Blocks):
-    """Blocks of pixels gathered into channels, the place in the block first."""
+    """Blocks of pixels gathered into channels: DepthToSpace the other way round."""
 
-    maps = "n c (h r) (w s) -> n (r s c) h w"
+    def index_maps(self) -> Maps | None:
+        return self.parse_maps(f"n c (h r) (w s) -> n {self.depth} h w")
 
     def compute(self, xp: Namespace, x: Array) -> Array:
         batch, depth, height, width = x.shape
         size = self.blocksize
         rows, columns = height // size, width // size
         x = xp.reshape(x, (batch, depth, rows, size, columns, size))
-        x = xp.transpose(x, (0, 3, 5, 1, 2, 4))
+        order = (0, 1, 3, 5, 2, 4) if self.mode == "CRD" else (0, 3, 5, 1, 2, 4)
+        x = xp.transpose(x, order)
         return xp.reshape(x, (batch, depth * size * size, rows, columns))
 
 

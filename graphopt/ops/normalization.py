@@ -85,7 +85,10 @@ class LastAxes(Normalizing):
             return None
         operands = [words, *(_aligned(words, shape, w) for w in weights if w is not None)]
         inner = ["1" if word[0] == "_" else word for word in words]
-        return self.parse_maps(joined(operands, [words, inner, inner][: self.outs]))
+        return self.parse_maps(
+            joined(operands, [words, inner, inner][: self.outs]),
+            linear=[range(1, len(operands))] if self.outs == 1 else (),
+        )
 
     def staged(self, x: Value) -> Value:
         """x in the type of stage one."""
@@ -193,6 +196,8 @@ class RMSNormalization(LastAxes):
 class ByChannel(Normalizing):
     """A normalization of ``[batch, channel, ...]``, weighed by vectors of channels."""
 
+    linear = ((1, 2),)
+
     def index_maps(self) -> Maps | None:
         words = self.words()
         if words is None:
@@ -243,7 +248,10 @@ class BatchNormalization(ByChannel):
             return None
         channel = self.channel(words)
         results = [words, channel, channel][: self.outs]
-        return self.parse_maps(joined([words, *[channel] * 4], results))
+        return self.parse_maps(
+            joined([words, *[channel] * 4], results),
+            linear=() if self.training_mode else ((0, 2, 3), (1, 2)),
+        )
 
     def result_shapes(self) -> Sequence[Shape | None]:
         shape, vector = shape_of(self), shape_of(self, 3)

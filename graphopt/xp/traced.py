@@ -178,7 +178,7 @@ class Traced(Namespace):
         return lax.bitcast_convert_type(x, self.dtype(dtype))
 
     def cast_strings(self, x: Array, target: np.dtype[Any]) -> Array:
-        raise NoReference("XLA has no strings")
+        raise UnsupportedModel("XLA has no strings")
 
     # Special functions
 
