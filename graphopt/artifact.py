@@ -1,4 +1,4 @@
-"""Run a written model in its runtime, next to the original, before it is put in place."""
+"""Run a written model in its runtime, next to the original."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .check import MEMORY, SLACK
 from .errors import GraphoptError
 from .feeds import bind
 from .inputs import bindings, random_inputs
-from .ir import Graph
-from .lowering.isolated import Artifact, Outcome, run
+from .ir import Graph, Value
+from .lowering.isolated import Artifact as Artifact, Outcome, run
 from .reference import Evaluator, schedule
 from .report import Trial
 from .tolerance import Runs, compare, units
@@ -28,7 +28,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Feed:
-    """What a trial is fed with: the user's ``inputs``, else random ones of ``sizes``."""
+    """What both are fed with: the user's ``inputs``, or random ones of ``sizes``."""
 
     inputs: Mapping[str, Array] | None = None
     sizes: Mapping[str, int] | None = None
@@ -99,7 +99,7 @@ def _truths(graph: Graph, inputs: Mapping[str, Array]) -> list[Array] | None:
         evaluator = Evaluator(
             precision="float64", limit_bytes=MEMORY, seed=0, symbols=symbols
         )
-        env = {value: evaluator.adopt(array) for value, array in fed.items()}
+        env: dict[Value, Array] = {v: evaluator.adopt(a) for v, a in fed.items()}
         return evaluator.run(graph.outputs, env)
     except GraphoptError:
         return None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from .extract import cut
 from .ir import Graph, Op, Parameter, Value
-from .ops import Constant
 from .pipeline import Pass, Pipeline
 from .provenance import place
 from .rewrite import Log, Rule
@@ -119,7 +118,7 @@ def smallest(found: Culprit, differs: Callable[[Graph, Graph], bool]) -> Graph |
 
 
 def _around(graph: Graph, op: Op, depth: int) -> Graph:
-    """The op with its operands' producers, ``depth`` ops back; what they read is free."""
+    """The op with what it is computed from, ``depth`` ops back; the rest is free."""
     inside: dict[Op, None] = {op: None}
     frontier: Sequence[Op] = [op]
     for _ in range(depth):
@@ -130,20 +129,18 @@ def _around(graph: Graph, op: Op, depth: int) -> Graph:
             if value is not None and value.op is not None and value.op not in inside
         ]
         inside.update(dict.fromkeys(frontier))
+    free = dict.fromkeys(
+        value
+        for inner in inside
+        for value in inner.operands
+        if value is not None and value.op not in inside and value.constant is None
+    )
     starts: dict[str, Value] = {}
-    taken: set[str] = set()
-    for inner in inside:
-        for value in inner.operands:
-            if value is None or value in starts.values() or value.op in inside:
-                continue
-            if isinstance(value, Constant):
-                continue
-            known = (
-                value.name if isinstance(value, Parameter) else graph.names.get(value)
-            )
-            name = known if known and known not in taken else f"value_{len(taken)}"
-            taken.add(name)
-            starts[name] = value
+    for value in free:
+        name = value.name if isinstance(value, Parameter) else graph.names.get(value)
+        if not name or name in starts:
+            name = f"value_{len(starts)}"
+        starts[name] = value
     ends = list(op.results)
     names = [graph.names.get(v, f"result_{i}") for i, v in enumerate(ends)]
     return cut(graph, starts, ends, names)

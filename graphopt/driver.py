@@ -12,15 +12,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .bisect import Culprit, culprit
-from .check import CheckResult, check as compare
 from .debug import level as debug_level
 from .errors import CheckFailed, UsageError
-from .exporter import choose_opset
+from .explain import misses
+from .exporter import Wanted, choose_opset
+from .exporter.storage import Weights
 from .importer import load
-from .ir import Graph, Op
+from .ir import Graph
 from .lowering import Executable, find as find_target
 from .ops.schema import LATEST
 from .passes import ALL
@@ -29,10 +30,12 @@ from .plan import Plan
 from .plugins import KNOWN, find
 from .provenance import place
 from .report import KEPT, Change, Missed, Report, changes
-from .rewrite import Log, Miss, Rule
 from .specialize import Specialized, specialize
 from .verify import verify
 from .weights import Tensor
+
+if TYPE_CHECKING:
+    from .check import CheckResult
 
 TARGETS: Final = ("onnx",)
 """What `optimize` can write for; `graphopt.lowering.targets` are those that can run."""
@@ -52,11 +55,16 @@ class Checking:
     inputs: Mapping[str, Any] | None = None
     seed: int = 0
 
+    @property
+    def wanted(self) -> bool:
+        """False where nothing is to be run."""
+        return self.mode != "off"
+
     def compare(self, before: Graph, after: Graph) -> CheckResult:
-        """The comparison; with mode "off", one of nothing."""
-        return compare(
-            before, after, mode=self.mode, inputs=self.inputs, seed=self.seed
-        )
+        """The comparison of two graphs."""
+        from .check import check  # with all that runs a graph: only where one is run
+
+        return check(before, after, mode=self.mode, inputs=self.inputs, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Result:
     pipeline: Pipeline
     checking: Checking
     origin: Path | None = None
-    opset: int | str | None = None
+    opset: Wanted = None
 
     @property
     def original(self) -> Graph:
@@ -83,7 +91,7 @@ class Result:
         self,
         path: str | os.PathLike[str],
         *,
-        weights: str = "auto",
+        weights: Weights = "auto",
         overwrite: bool = True,
     ) -> Result:
         """Write the model, whole or not at all; the result with the final report.
@@ -112,6 +120,8 @@ class Result:
 
         Raises CheckFailed, which names the pass and the op that broke it.
         """
+        if not self.checking.wanted:
+            return self
         found = self.checking.compare(self.original, self.graph)
         if not found.passed:
             raise self.blamed(found)
@@ -154,7 +164,7 @@ def optimize(
     add: Iterable[str | Pass] = (),
     skip: Iterable[str] = (),
     check: str = "auto",
-    opset: int | str | None = None,
+    opset: Wanted = None,
     dims: Mapping[str, int | str] | None = None,
     input_shapes: Mapping[str, Sequence[int | str]] | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -163,8 +173,8 @@ def optimize(
     """A graph, or the model in a file, made better for ``target``, and checked.
 
     ``level`` is 0 (nothing), 1 (exact rules) or 2 (also rules that change rounding).
-    ``passes`` are the only ones, ``add`` and ``skip`` change the default ones; a pass is
-    an object or ``"name(option=value)"``. ``check`` is auto, full, regions or off.
+    ``passes`` are the only ones, ``add`` and ``skip`` change the default ones; a pass
+    is an object or ``"name(option=value)"``. ``check`` is auto, full, regions or off.
     ``opset`` is the version to write: a number, "latest", "keep", or None for the
     source's wherever that can express the result. ``dims`` and ``input_shapes``: see
     `graphopt.specialize`. ``inputs`` are arrays for the check, by name, instead of
@@ -191,7 +201,7 @@ def improve(
     pipeline: Pipeline,
     *,
     level: int = 2,
-    opset: int | str | None = None,
+    opset: Wanted = None,
     dims: Mapping[str, int | str] | None = None,
     input_shapes: Mapping[str, Sequence[int | str]] | None = None,
     checking: Checking | None = None,
@@ -278,7 +288,7 @@ def verifies() -> bool:
     return debug_level() >= 1 or os.environ.get("GRAPHOPT_VERIFY", "0") != "0"
 
 
-def with_opset(graph: Graph, opset: int | str | None) -> Graph:
+def with_opset(graph: Graph, opset: Wanted) -> Graph:
     """The graph as one that is written in ``opset``; rules may use what that offers.
 
     Raises UsageError for a version below the model's own, or that does not exist, and
@@ -333,14 +343,8 @@ def weight_bytes(graph: Graph) -> int:
 def missed(result: Result) -> tuple[Missed, ...]:
     """What rules of the pipeline could not do to the result, and why not."""
     found: dict[tuple[str, str], dict[str, None]] = {}
-    graph = result.graph
-
-    def on_miss(rule: Rule, op: Op, miss: Miss) -> None:
-        ops = found.setdefault((rule.name, miss.reason), {})
-        ops[place(graph, op)] = None
-
-    for pass_ in result.pipeline.passes:
-        pass_.run(graph, Log(on_miss=on_miss))
+    for event in misses(result.graph, result.pipeline):
+        found.setdefault((event.rule, event.reason), {})[event.op] = None
     return tuple(
         Missed(rule, reason, tuple(ops)) for (rule, reason), ops in found.items()
     )

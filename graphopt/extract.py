@@ -67,7 +67,7 @@ def renamed(graph: Graph, rename: Mapping[str, str]) -> Graph:
             raise UsageError(
                 f"no input or output is called {old!r}{nearest(old, known)}"
             )
-    fresh = {
+    fresh: dict[Value, Parameter] = {
         p: Parameter(p.type, rename[p.name], default=p.default)
         for p in graph.inputs
         if p.name in rename
@@ -77,7 +77,7 @@ def renamed(graph: Graph, rename: Mapping[str, str]) -> Graph:
     return graph.replace(
         inputs=[fresh.get(p, p) for p in graph.inputs],
         output_names=[rename.get(n, n) for n in graph.output_names],
-    ).substitute(dict(fresh))
+    ).substitute(fresh)
 
 
 def _check_distinct(what: str, names: Sequence[str]) -> None:

@@ -375,6 +375,11 @@ class Graph:
         return tuple(postorder(self.outputs))
 
     @cached_property
+    def kinds(self) -> frozenset[type[Op]]:
+        """The classes of all ops, those of bodies too."""
+        return frozenset(type(op) for _, op in self.walk())
+
+    @cached_property
     def users(self) -> Mapping[Value, list[tuple[Op, int]]]:
         """For each value, the ops and operand positions that read it."""
         users: dict[Value, list[tuple[Op, int]]] = defaultdict(list)

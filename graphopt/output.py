@@ -14,20 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .artifact import Feed, try_out
-from .check import CheckResult
 from .errors import CheckFailed, UsageError
 from .exporter import save
 from .exporter.storage import Weights, data_path
 from .files import refuse_special
 from .importer import load
 from .ir import Graph
-from .lowering.isolated import Artifact
 from .plan import annotated
 from .report import Change, Trial, check_to_json
 from .weights import Tensor
 
 if TYPE_CHECKING:
+    from .check import CheckResult
     from .driver import Result
 
 REJECTED: Final = ".rejected.onnx"
@@ -91,7 +89,7 @@ def put_in_place(
                 " weights 'external'"
             )
         check, trial = result.report.check, None
-        if result.checking.mode != "off":
+        if result.checking.wanted:
             try:
                 folder = path.parent if shares else staged.parent
                 check, trial = _proved(result, staged, folder)
@@ -135,6 +133,8 @@ def _tried(
     result: Result, check: CheckResult, staged: Path, folder: Path
 ) -> Trial | None:
     """Run both files in the runtime; a graph without a file is written for that."""
+    from .artifact import Artifact, Feed, try_out
+
     source = result.origin
     if source is None:
         source = staged.with_name("original.onnx")

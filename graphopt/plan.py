@@ -7,6 +7,7 @@ in a file they are keyed by written names, as versioned JSON in the model's meta
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -80,8 +81,9 @@ def annotated(graph: Graph, plan: Plan) -> Graph:
     taken = {*names.values(), *graph.input_names, *graph.output_names}
     declared = dict(zip(graph.outputs, graph.output_names, strict=True))
     declared |= dict(zip(graph.inputs, graph.input_names, strict=True))
+    uses = Counter(names.values())
     for value in plan.decisions:
-        if value not in declared and list(names.values()).count(names.get(value)) != 1:
+        if value not in declared and uses[names.get(value, "")] != 1:
             number = len(taken)
             while f"planned_{number}" in taken:
                 number += 1

@@ -1,7 +1,7 @@
 """Passes by name: those that come with graphopt, and those of other packages.
 
-A package offers passes under the entry-point group ``graphopt.passes``. Entry points are
-read only when a name is not one of ours, or when all passes are listed.
+A package offers passes under the entry-point group ``graphopt.passes``. Entry points
+are read only when a name is not one of ours, or when all passes are listed.
 """
 
 from __future__ import annotations

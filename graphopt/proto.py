@@ -36,69 +36,73 @@ MAX_NESTING = 64
 _DTYPES = {dtype.value: dtype for dtype in DType}
 
 
-def text(value: Any, where: str) -> str:
+def text(value: Any) -> str:
     """A string field. Raises InvalidModel where it is not UTF-8."""
     if isinstance(value, str):
         return value
-    raise InvalidModel(f"name {value!r:.80} is not UTF-8", where=where)
+    raise InvalidModel(f"{value!r:.80} is not UTF-8")
+
+
+def label(node: NodeProto) -> str:
+    """How messages call a node: by its name, or by its first result."""
+    name = node.name or next(iter(node.output), "")
+    return f"{node.op_type} node {name!r:.200}"
 
 
 # --- types --------------------------------------------------------------------------
 
 
-def read_type(proto: TypeProto, where: str, depth: int = 0) -> Type:
+def read_type(proto: TypeProto, depth: int = 0) -> Type:
     """The type that a TypeProto states, as far as it states one. Raises InvalidModel."""
     if depth > MAX_NESTING:
-        raise InvalidModel("types nested too deep", where=where)
+        raise InvalidModel("types nested too deep")
     which = proto.WhichOneof("value")
     if which == "tensor_type":
-        return _read_tensor_type(proto.tensor_type, where)
+        return _read_tensor_type(proto.tensor_type)
     if which == "sequence_type":
         inner = proto.sequence_type.elem_type
-        return SequenceType(read_type(inner, where, depth + 1))
+        return SequenceType(read_type(inner, depth + 1))
     if which == "optional_type":
         inner = proto.optional_type.elem_type
-        return OptionalType(read_type(inner, where, depth + 1))
+        return OptionalType(read_type(inner, depth + 1))
     if which == "map_type":
-        key = _read_dtype(proto.map_type.key_type, where)
-        value = read_type(proto.map_type.value_type, where, depth + 1)
+        key = _read_dtype(proto.map_type.key_type)
+        value = read_type(proto.map_type.value_type, depth + 1)
         if key is None:
-            raise InvalidModel("map type without a key type", where=where)
+            raise InvalidModel("map type without a key type")
         return MapType(key, value)
     if which == "sparse_tensor_type":
-        return SparseType(_read_tensor_type(proto.sparse_tensor_type, where))
+        return SparseType(_read_tensor_type(proto.sparse_tensor_type))
     return UNKNOWN
 
 
-def _read_tensor_type(
-    proto: TypeProto.Tensor | TypeProto.SparseTensor, where: str
-) -> TensorType:
-    dtype = _read_dtype(proto.elem_type, where)
+def _read_tensor_type(proto: TypeProto.Tensor | TypeProto.SparseTensor) -> TensorType:
+    dtype = _read_dtype(proto.elem_type)
     if not proto.HasField("shape"):
         return TensorType(dtype)
-    return TensorType(dtype, tuple([_read_dim(d, where) for d in proto.shape.dim]))
+    return TensorType(dtype, tuple([_read_dim(d) for d in proto.shape.dim]))
 
 
-def _read_dtype(number: int, where: str) -> DType | None:
+def _read_dtype(number: int) -> DType | None:
     if not number:
         return None
     try:
         return _DTYPES[number]
     except KeyError:
-        raise InvalidModel(f"unknown element type {number}", where=where) from None
+        raise InvalidModel(f"unknown element type {number}") from None
 
 
-def _read_dim(proto: Any, where: str) -> Dim:
+def _read_dim(proto: Any) -> Dim:
     which = proto.WhichOneof("value")
     if which == "dim_value":
         size: int = proto.dim_value
         if size < 0:
             if size == -1:  # how some exporters say "unknown"
                 return None
-            raise InvalidModel(f"negative dim {size}", where=where)
+            raise InvalidModel(f"negative dim {size}")
         return size
     if which == "dim_param" and proto.dim_param:
-        return symbol(text(proto.dim_param, where))
+        return symbol(text(proto.dim_param))
     return None
 
 
@@ -144,6 +148,17 @@ def dim_name(dim: Expr) -> str:
     return format_dim(dim)
 
 
+def stated_type(value: ValueInfoProto) -> Type | None:
+    """The type that the file states for a value, None where it states nothing."""
+    if not value.HasField("type"):
+        return None
+    try:
+        type_ = read_type(value.type)
+    except InvalidModel as error:
+        raise InvalidModel(error.message, where=f"value {value.name!r}") from None
+    return type_ if is_known(type_) else None
+
+
 def is_known(type_: Type | None) -> bool:
     """True where a value's type says anything that a file could state."""
     return type_ is not None and not isinstance(type_, UnknownType)
@@ -168,15 +183,16 @@ _FIELDS = {
     AttributeProto.TYPE_PROTOS: "type_protos",
 }
 GRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
+_MAY_BE_GRAPHS = GRAPHS | {AttributeProto.UNDEFINED}
 
 
-def kind_of(proto: AttributeProto, where: str) -> int:
+def kind_of(proto: AttributeProto) -> int:
     """The attribute's type; for files older than the field, what it holds."""
     kind = proto.type
     if kind in _FIELDS:
         return kind
     if kind != AttributeProto.UNDEFINED:
-        raise InvalidModel(f"attribute {proto.name!r} of unknown type", where=where)
+        raise InvalidModel(f"attribute {proto.name!r} of unknown type")
     held = {field.name for field, _ in proto.ListFields()}
     for number, name in _FIELDS.items():
         if name in held:
@@ -185,7 +201,7 @@ def kind_of(proto: AttributeProto, where: str) -> int:
 
 
 def read_attribute(
-    proto: AttributeProto, kind: int, folder: Path | None, where: str
+    proto: AttributeProto, kind: int, folder: Path | None, node: NodeProto
 ) -> Any:
     """The value of an attribute without graphs. Raises InvalidModel."""
     if kind == AttributeProto.INT:
@@ -200,20 +216,20 @@ def read_attribute(
         return tuple(proto.floats)
     if kind == AttributeProto.STRINGS:
         return tuple([_decode(s) for s in proto.strings])
-    inside = f"attribute {proto.name!r} of {where}"
+    if kind == AttributeProto.TYPE_PROTO:
+        return read_type(proto.tp)
+    if kind == AttributeProto.TYPE_PROTOS:
+        return tuple([read_type(tp) for tp in proto.type_protos])
+    where = f"attribute {proto.name!r} of {label(node)}"
     if kind == AttributeProto.TENSOR:
-        return Tensor.from_proto(proto.t, folder=folder, where=inside)
+        return Tensor.from_proto(proto.t, folder=folder, where=where)
     if kind == AttributeProto.TENSORS:
         return tuple(
-            [Tensor.from_proto(t, folder=folder, where=inside) for t in proto.tensors]
+            [Tensor.from_proto(t, folder=folder, where=where) for t in proto.tensors]
         )
     if kind == AttributeProto.SPARSE_TENSOR:
-        return sparse_from_proto(proto.sparse_tensor, folder=folder, where=inside)
-    if kind == AttributeProto.TYPE_PROTO:
-        return read_type(proto.tp, inside)
-    if kind == AttributeProto.TYPE_PROTOS:
-        return tuple([read_type(tp, inside) for tp in proto.type_protos])
-    raise InvalidModel(f"attribute {proto.name!r} cannot be read", where=where)
+        return sparse_from_proto(proto.sparse_tensor, folder=folder, where=where)
+    raise InvalidModel(f"attribute {proto.name!r} cannot be read")
 
 
 def _decode(value: bytes) -> str | bytes:
@@ -289,16 +305,17 @@ def subgraphs(node: NodeProto) -> list[GraphProto]:
     """The graphs among a node's attributes."""
     found = []
     for attribute in node.attribute:
-        if attribute.HasField("g"):
-            found.append(attribute.g)
-        found.extend(attribute.graphs)
+        if attribute.type in _MAY_BE_GRAPHS:
+            if attribute.HasField("g"):
+                found.append(attribute.g)
+            found.extend(attribute.graphs)
     return found
 
 
 def free_names(graph: GraphProto, depth: int = 0) -> dict[str, None]:
     """Names that a body reads and does not define, in order of reading."""
     if depth > MAX_NESTING:
-        raise InvalidModel(f"bodies nested over {MAX_NESTING} deep", where=graph.name)
+        raise InvalidModel(f"bodies nested over {MAX_NESTING} deep")
     own = defined_names(graph)
     free: dict[str, None] = {}
     for node in graph.node:
@@ -324,9 +341,3 @@ def defined_names(graph: GraphProto) -> set[str]:
         own.update(node.output)
     return own
 
-
-def write_value_info(proto: ValueInfoProto, name: str, type_: Type | None) -> None:
-    """Fill a ValueInfoProto; an unknown type is left out."""
-    proto.name = name
-    if is_known(type_):
-        proto.type.CopyFrom(write_type(type_))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .check import CheckResult
 from .ir import Graph
 from .pipeline import PassRecord
+
+if TYPE_CHECKING:
+    from .check import CheckResult
 
 SCHEMA: Final = 1
 """Version of every JSON object that graphopt prints; grows when a field changes."""
@@ -144,7 +146,7 @@ class Report:
             _row("bytes", self.bytes),
         ]
         if self.opset.before != self.opset.after:
-            rows.append(_row("opset", self.opset)[:3] + ("",))
+            rows.append((*_row("opset", self.opset)[:3], ""))
         yield from table(rows)
         if passes:
             yield ""

@@ -186,6 +186,10 @@ def rewrite(
     Raises RewriteLimit after 50 firings per op: rules that never end are a bug.
     """
     log = log or Log()
+    rules = tuple(rules)
+    kinds = tuple({kind for r in rules for kind in r.kinds})
+    if not any(issubclass(kind, kinds) for kind in graph.kinds):
+        return graph
     table = _table(rules)
     fuel = [1000 + 50 * sum(1 for _ in graph.walk())]
     for _ in range(sweeps):
@@ -241,8 +245,16 @@ class _Sweep:
 
     def run(self) -> Graph:
         """The graph after one sweep; the same object where nothing changed."""
-        graph = self.graph
+        graph, new, rules = self.graph, self.new, self.table
         for op in graph.ops:
+            if not op.bodies and not rules(type(op)):
+                for operand in op.operands:
+                    if operand is not None and new.get(operand, operand) is not operand:
+                        break
+                else:  # nothing to try, and nothing below it changed
+                    for result in op.results:
+                        new[result] = result
+                    continue
             self.settle(op)
         outputs = tuple([self.settled(v) for v in graph.outputs])
         if outputs == graph.outputs and not self.pending:
@@ -303,6 +315,10 @@ class _Sweep:
         ]
 
     def assign(self, op: Op, values: Sequence[Value]) -> None:
+        if values is op.results or values == op.results:
+            for was in values:
+                self.new[was] = was
+            return
         final = [self.settled(v) for v in values]
         for was, value in zip(op.results, final, strict=True):
             self.new[was] = value

@@ -149,13 +149,12 @@ class _Request:
         if isinstance(old, Expr) and dims.symbols(old) == {str(old)}:
             self.bind(str(old), value)
             return
-        new: Dim = value
-        if isinstance(value, str):
-            new = dims.symbol(value)
-            if isinstance(old, int) and self.freed.setdefault(value, old) != old:
-                raise UsageError(
-                    f"{value!r} cannot stand for both {self.freed[value]} and {old}"
-                )
+        new: Dim = value if isinstance(value, int) else dims.symbol(value)
+        frees = isinstance(value, str) and isinstance(old, int)
+        if frees and self.freed.setdefault(str(value), old) != old:
+            raise UsageError(
+                f"{value!r} cannot stand for both {self.freed[str(value)]} and {old}"
+            )
         self.types[parameter] = TensorType(
             type_.dtype, (*shape[:axis], new, *shape[axis + 1 :])
         )
@@ -207,7 +206,7 @@ class _Request:
         return rebuild(graph, build, dict(fresh)).replace(inputs=fresh.values())
 
     def body(self, op: Op, body: Graph, operands: Sequence[Value | None]) -> Graph:
-        """A body whose parameters have the types of the operands that they stand for."""
+        """A body whose parameters have the types of what they stand for."""
         types = [self.settled(p.type) for p in body.inputs]
         for k in range(1, min(len(operands), len(types)) + 1):
             old, new = op.operands[len(operands) - k], operands[-k]

@@ -34,7 +34,7 @@ class Executable(ABC):
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name. Raises UsageError where inputs are missing or unknown."""
+        """The outputs by name. Raises UsageError where inputs do not fit."""
 
     @abstractmethod
     def used(self) -> Mapping[str, Any]:
@@ -53,8 +53,8 @@ class Target(Protocol):
         """
         ...
 
-    def open(self, path: str | os.PathLike[str]) -> Executable:
-        """A model file as it is, ready to run here. Raises what `compile` raises."""
+    def open(self, model: str | os.PathLike[str] | bytes) -> Executable:
+        """A model as it is, by path or bytes, ready to run; raises as `compile`."""
         ...
 
 

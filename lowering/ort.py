@@ -32,8 +32,8 @@ class OrtCpu:
             save(graph, path)
             return Session(path)
 
-    def open(self, path: str | os.PathLike[str]) -> Executable:
-        return Session(path)
+    def open(self, model: str | os.PathLike[str] | bytes) -> Executable:
+        return Session(model)
 
 
 TARGET: Final = OrtCpu()

@@ -37,8 +37,8 @@ class Reference:
     def compile(self, graph: Graph, plan: Plan) -> Executable:
         return Evaluation(graph)
 
-    def open(self, path: str | os.PathLike[str]) -> Executable:
-        return Evaluation(load(path))
+    def open(self, model: str | os.PathLike[str] | bytes) -> Executable:
+        return Evaluation(load(model))
 
 
 TARGET: Final = Reference()

@@ -54,7 +54,7 @@ def runtime() -> Any:
 
 
 def session_options(*, optimized: bool = True, threads: int = 0) -> Any:
-    """The one place that says how sessions are made; 0 threads: as the runtime likes."""
+    """How every session is made; 0 threads: as many as the runtime likes."""
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, not printed

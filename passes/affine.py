@@ -30,7 +30,7 @@ from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 from graphopt.weights import Tensor
 
-from .match import axis_of
+from .match import axis_of, stretches_nothing
 
 Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Affine: TypeAlias = BatchNormalization | Mul | Add | Div | Sub
@@ -67,7 +67,17 @@ def _wide(value: Value | None) -> Numbers | None:
 
 
 def scale_shift(op: Op, axis: int) -> ScaleShift | None:
-    """What ``op`` does along ``axis`` of its operand, None where that is not all."""
+    """What ``op`` does along ``axis`` of its operand, None where that is not all.
+
+    Only finite numbers count: ``0 * inf`` would come where there was a zero before.
+    """
+    found = _scale_shift(op, axis)
+    if found is None or not np.all(np.isfinite([*found.scale, *found.shift])):
+        return None
+    return found
+
+
+def _scale_shift(op: Op, axis: int) -> ScaleShift | None:
     if isinstance(op, BatchNormalization):
         return _batch_norm(op) if axis == 1 else None
     x, y = op.operands
@@ -96,10 +106,9 @@ def _batch_norm(op: BatchNormalization) -> ScaleShift | None:
     scale, shift, mean, variance = parts
     if scale is None or shift is None or mean is None or variance is None:
         return None
-    factor = scale / np.sqrt(variance + op.epsilon)
-    if not np.all(np.isfinite(factor)):
-        return None
-    return ScaleShift(x, 1, factor, shift - mean * factor)
+    with np.errstate(all="ignore"):
+        factor = scale / np.sqrt(variance + op.epsilon)
+        return ScaleShift(x, 1, factor, shift - mean * factor)
 
 
 def _along(value: Value, axis: int, rank: int | None) -> Numbers | None:
@@ -114,9 +123,13 @@ def _along(value: Value, axis: int, rank: int | None) -> Numbers | None:
     return None if wide is None else wide.reshape(-1)
 
 
-def _narrow(array: Numbers, dtype: DType) -> Constant:
+def _narrow(array: Numbers, dtype: DType) -> Constant | None:
+    """Numbers as a constant; None where one of them is not finite in that type."""
     with np.errstate(all="ignore"):
-        return Constant(Tensor.of(array.astype(dtype.numpy), dtype))
+        narrow = np.ascontiguousarray(array).astype(dtype.numpy)
+        if not np.all(np.isfinite(narrow.astype(np.float64))):
+            return None
+    return Constant(Tensor.of(narrow, dtype))
 
 
 def _linear(value: Value | None) -> Linear | None:
@@ -135,7 +148,8 @@ def _linear(value: Value | None) -> Linear | None:
 def _channels(op: Linear) -> tuple[int, int] | None:
     """The axis of the result that the weight's outputs are, and how many."""
     weight = op.operands[1]
-    assert weight is not None and weight.constant is not None
+    assert weight is not None
+    assert weight.constant is not None
     shape = weight.constant.shape
     if isinstance(op, Conv):
         return 1, shape[0]
@@ -186,28 +200,34 @@ def after_linear(
     if max(found.scale.size, found.shift.size) not in (1, channels[1]):
         return miss("it broadcasts the outputs", op)
     weight = linear.operands[1]
-    assert weight is not None and weight.constant is not None
-    if found.scales and not scene.single(weight):
-        if weight.constant.nbytes > SHARED_LIMIT:
-            return miss("others read the weight too", weight)
+    assert weight is not None
+    assert weight.constant is not None
+    big = weight.constant.nbytes > SHARED_LIMIT
+    if found.scales and big and not scene.single(weight):
+        return miss("others read the weight too", weight)
     dtype = op.dtype
     if dtype is None or dtype is not weight.dtype:
         return miss("the element types differ", weight)
     return _applied(linear, found, channels[1], dtype)
 
 
+_OVERFLOW = "a number would overflow the element type"
+
+
 def _applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> Outcome:
     weight = linear.operands[1]
-    assert weight is not None
     if found.scales:
         weight = _narrow(_scaled(linear, found.scale), dtype)
+    if weight is None:
+        return miss(_OVERFLOW, linear)
     if isinstance(linear, MatMul):
         product = MatMul(linear.operands[0], weight)
         if not found.shifts:
             return product
         if not found.scales:
             return None  # this is what it was
-        return Add(product, _narrow(np.broadcast_to(found.shift, outputs), dtype))
+        shift = _narrow(np.broadcast_to(found.shift, outputs), dtype)
+        return miss(_OVERFLOW, linear) if shift is None else Add(product, shift)
     bias = _wide(linear.operand(2))
     if isinstance(linear, Gemm):
         if bias is not None and bias.ndim == 2 and bias.shape[0] != 1:
@@ -217,7 +237,9 @@ def _applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> O
     new = np.broadcast_to(old * found.scale + found.shift, outputs)
     operands = [linear.operands[0], weight]
     if bias is not None or np.any(new):
-        operands.append(_narrow(np.ascontiguousarray(new), dtype))
+        operands.append(_narrow(new, dtype))
+        if operands[2] is None:
+            return miss(_OVERFLOW, linear)
     if isinstance(linear, Gemm):
         return linear.copy(operands=operands, beta=1.0)
     return linear.with_operands(operands)
@@ -235,7 +257,8 @@ def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
     if isinstance(op, Gemm) and (op.transA or op.alpha != 1):
         return miss("the operand is transposed or scaled", op)
     weight = op.operands[1]
-    assert weight is not None and weight.constant is not None
+    assert weight is not None
+    assert weight.constant is not None
     rank = inner.rank
     if rank is None or weight.constant.rank < 2:
         return None
@@ -249,13 +272,9 @@ def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
     if inputs is None:
         turned = isinstance(op, Gemm) and op.transB
         inputs = weight.constant.shape[1 if turned else -2]
-    if max(found.scale.size, found.shift.size) not in (1, inputs):
+    if not stretches_nothing(inner, found.x):
         return miss("it broadcasts the inputs", inner)
-    if (
-        found.x.rank != rank
-        or weight.constant.nbytes > SHARED_LIMIT
-        and not scene.single(weight)
-    ):
+    if weight.constant.nbytes > SHARED_LIMIT and not scene.single(weight):
         return miss("others read the weight too", weight)
     if weight.dtype is None or inner.dtype is not weight.dtype:
         return None
@@ -289,15 +308,18 @@ def _absorbed(
         turned = isinstance(op, Gemm) and op.transB
         new = weight * (scale if turned else scale[:, None])
         extra = weight @ shift if turned else shift @ weight
-    operands: list[Value | None] = [found.x, _narrow(new, dtype)]
-    if isinstance(op, MatMul):
-        return op.with_operands(operands)
+    operands: list[Value | None] = [found.x, _narrow(new, dtype), *op.operands[2:]]
+    if not found.shifts:
+        return op.with_operands(operands) if operands[1] else miss(_OVERFLOW, op)
     bias = _wide(op.operand(2))
     if isinstance(op, Gemm) and bias is not None:
         bias = op.beta * bias
-    if bias is not None or found.shifts:
-        operands.append(_narrow(extra + (0 if bias is None else bias), dtype))
-    return op.copy(operands=operands, **({"beta": 1.0} if isinstance(op, Gemm) else {}))
+    operands[2:] = [_narrow(extra + (0 if bias is None else bias), dtype)]
+    if None in operands:
+        return miss(_OVERFLOW, op)
+    if isinstance(op, Gemm):
+        return op.copy(operands=operands, beta=1.0)
+    return op.with_operands(operands)
 
 
 @rule(exact=False)
@@ -314,10 +336,12 @@ def scale_scale(op: Mul | Add, scene: Scene) -> Outcome:
         return None
     if max(c.size, d.size) < np.broadcast(c, d).size:
         return miss("the constants together would be larger than each")
-    both = c * d if isinstance(op, Mul) else c + d
-    if not np.all(np.isfinite(both)):
-        return miss("the constants together are not finite")
-    return op.with_operands([x, _narrow(both, op.dtype)])
+    with np.errstate(all="ignore"):
+        both = c * d if isinstance(op, Mul) else c + d
+    made = _narrow(both, op.dtype)
+    if made is None or np.any((_wide(made) == 0) & (c != 0) & (d != 0) & (both != 0)):
+        return miss(_OVERFLOW, op)
+    return op.with_operands([x, made])
 
 
 RULES: tuple[Rule, ...] = (after_linear, before_linear, scale_scale)

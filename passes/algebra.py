@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -220,12 +221,11 @@ def clip_clip(op: Clip, scene: Scene) -> Outcome:
     inner = op.operands[0]
     if not isinstance(inner, Clip) or not scene.single(inner):
         return None
-    bounds = _bounds(inner), _bounds(op)
-    if bounds[0] is None or bounds[1] is None:
+    first, second = _bounds(inner), _bounds(op)
+    if first is None or second is None:
         return miss("a bound is no constant")
-    (a, b), (c, d) = bounds
-    low = a if c is None else c if a is None else max(a, c)
-    high = b if d is None else d if b is None else min(b, d)
+    low = max((b for b in (first[0], second[0]) if b is not None), default=None)
+    high = min((b for b in (first[1], second[1]) if b is not None), default=None)
     if low is not None and high is not None and low > high:
         return miss("the ranges do not overlap")
     return Clip(inner.operands[0], _scalar(low), _scalar(high))
@@ -241,14 +241,14 @@ def relu_clip(op: Clip, scene: Scene) -> Outcome:
     if bounds is None or inner.dtype is None:
         return miss("a bound is no constant")
     low, high = bounds
-    zero = np.zeros((), inner.dtype.numpy)[()]
+    zero: Any = np.zeros((), inner.dtype.numpy)[()]
     low = zero if low is None or low < 0 else low
     if high is not None and high < 0:
         return miss("the ranges do not overlap")
     return Clip(inner.operands[0], _scalar(low), _scalar(high))
 
 
-def _bounds(op: Clip) -> tuple[np.generic | None, np.generic | None] | None:
+def _bounds(op: Clip) -> tuple[Any, Any] | None:
     """Constant bounds of a clip (None: open); None where one is computed or NaN."""
     found = []
     for i in (1, 2):
@@ -260,7 +260,7 @@ def _bounds(op: Clip) -> tuple[np.generic | None, np.generic | None] | None:
     return found[0], found[1]
 
 
-def _scalar(value: np.generic | None) -> Constant | None:
+def _scalar(value: Any) -> Constant | None:
     return None if value is None else Constant(np.asarray(value))
 
 

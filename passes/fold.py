@@ -66,7 +66,7 @@ def _known(value: Value) -> Constant | None:
     contents, dtype = value.contents, value.dtype
     if contents is None or dtype is None:
         return None
-    if not all(type(x) in (int, bool) for x in contents.flat):
+    if not all(isinstance(x, int) for x in contents.flat):
         return None
     array = np.array(contents.tolist(), dtype=dtype.numpy).reshape(contents.shape)
     return Constant(Tensor.of(array, dtype))

@@ -53,7 +53,7 @@ def same_type(a: Value, b: Value) -> bool:
 
 
 def stretches_nothing(small: Value, big: Value) -> bool:
-    """True where broadcasting ``small`` with ``big`` surely has the shape of ``big``."""
+    """True where broadcasting ``small`` with ``big`` gives the shape of ``big``."""
     inner, outer = small.shape, big.shape
     if inner is None or outer is None or len(inner) > len(outer):
         return False

@@ -17,6 +17,7 @@ from graphopt.ops import (
     Flatten,
     Gather,
     Pad,
+    PRelu,
     Reshape,
     Slice,
     Split,
@@ -30,7 +31,7 @@ from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .match import axis_of, perm_of, same_shape
-from .shapes import reshape_to
+from .shapes import filled_dims, reshape_to
 
 Ordered: TypeAlias = Reshape | Flatten | Squeeze | Unsqueeze
 """Ops that keep the row-major order of the elements."""
@@ -86,14 +87,8 @@ def reshape_reshape(op: Reshape | Flatten | Squeeze | Unsqueeze) -> Outcome:
         return None
     if same_shape(op, x):
         return x
-    made = _both(op, inner, x) or reshape_to(x, op.shape, inferred=_infers(op, inner))
+    made = _both(op, inner, x) or reshape_to(x, op.shape, filled_dims(op, inner))
     return made or miss("the dims cannot be said by a constant", inner)
-
-
-def _infers(*ops: Op) -> bool:
-    """One of the reshapes already has a -1."""
-    shapes = [op.operand(1) for op in ops if isinstance(op, Reshape)]
-    return any(s is not None and s.ints is not None and -1 in s.ints for s in shapes)
 
 
 def _both(op: Op, inner: Op, x: Value) -> Value | None:
@@ -180,6 +175,8 @@ def expand_into_user(op: Elementwise) -> Outcome:
     for i, value in enumerate(operands):
         if not isinstance(value, Expand):
             continue
+        if isinstance(op, PRelu) and i == 0:
+            continue  # its slope must not be larger
         inner = value.operands[0]
         operands[i] = inner
         made = op.with_operands(operands)
@@ -322,8 +319,8 @@ def transpose_through(op: Transpose, scene: Scene) -> Outcome:
     chain: list[Op] = []
     value: Value | None = f
     while isinstance(value, Elementwise) and value.outs == 1 and scene.single(value):
-        if value.rank != rank:
-            return None
+        if value.rank != rank or not value.deterministic or "axis" in value.attrs:
+            return None  # what it does hangs on where elements are
         chain.append(value)
         moving = [v for v in value.operands if v is not None and v.constant is None]
         if len(moving) != 1 or len(chain) > 16:
@@ -345,7 +342,8 @@ def _transposed(value: Value | None, perm: tuple[int, ...], rank: int) -> Value 
     """A constant that broadcasts, with its axes moved."""
     if value is None:
         return None
-    assert value.constant is not None and value.shape is not None
+    assert value.constant is not None
+    assert value.shape is not None
     if all(d == 1 for d in value.shape):
         return value
     missing = rank - len(value.shape)

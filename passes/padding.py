@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import ge
+from typing import Any
 
 from graphopt.ops import AveragePool, Conv, MaxPool, Pad
 from graphopt.pipeline import RulePass
-from graphopt.rewrite import Outcome, Rule, miss, rule
+from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .match import axis_of, uniform
 
@@ -32,7 +34,7 @@ def _amounts(op: Pad) -> tuple[list[int], list[int]] | None:
 
 
 @rule
-def pad_into_window(op: Conv | AveragePool | MaxPool) -> Outcome:
+def pad_into_window(op: Conv | AveragePool | MaxPool, scene: Scene) -> Outcome:
     """conv(pad(x, p), w, pads=q) = conv(x, w, pads=p+q) where the border is neutral"""
     pad = op.operands[0]
     if not isinstance(pad, Pad) or pad.mode not in ("constant", b"constant"):
@@ -50,17 +52,21 @@ def pad_into_window(op: Conv | AveragePool | MaxPool) -> Outcome:
     own = own or [0] * (2 * spatial)
     value = pad.operand(2)
     border = 0 if value is None else uniform(value)
-    more: dict[str, int] = {}
+    more: dict[str, Any] = {}
     if isinstance(op, Conv):
         if border != 0:
             return miss("the border is not zero", value)
     elif isinstance(op, AveragePool):
         if border != 0 or op.ceil_mode or (any(own) and not op.count_include_pad):
             return miss("the border would count for more or less", value)
+        if scene.opset < 7:
+            return miss("before opset 7 no border counts", op)
         more["count_include_pad"] = 1
     elif border != float("-inf") or op.ceil_mode or op.outs > 1:
         return miss("the border could be the maximum", value)
     pads = [a + b for a, b in zip(own, before[2:] + after[2:], strict=True)]
+    if not isinstance(op, Conv) and any(map(ge, pads, 2 * op.kernel_shape)):
+        return miss("runtimes refuse a pool that pads a whole window", op)
     return op.copy(
         operands=(pad.operands[0], *op.operands[1:]),
         pads=tuple(pads),

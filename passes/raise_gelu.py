@@ -10,11 +10,15 @@ from graphopt.ir import Value
 from graphopt.ops import Add, Div, Erf, Gelu, Mul, Pow, Tanh
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.types import DType
 
-from .match import uniform
+from .match import same_type, uniform
 
-CLOSE = 1e-3
-"""How far a spelled constant may be from the exact one, relatively (fp16 exports)."""
+CLOSE = {DType.F64: 1e-12, DType.F32: 2e-5, DType.F16: 1e-3, DType.BF16: 1e-2}
+"""How far a spelled constant may be from the exact one, relatively, by element type.
+
+1.4142 is off by 1e-5, and fp16 holds no more than three digits.
+"""
 
 
 def factors(value: Value, scene: Scene) -> tuple[list[Value], float]:
@@ -51,8 +55,10 @@ def plus(value: Value) -> Iterator[tuple[Value, Value]]:
             yield b, a
 
 
-def close(number: float, exact: float) -> bool:
-    return math.isclose(number, exact, rel_tol=CLOSE)
+def close(number: float, exact: float, x: Value) -> bool:
+    """``number`` is ``exact``, as well as the element type of x can say it."""
+    tolerance = CLOSE.get(x.dtype) if x.dtype else None
+    return tolerance is not None and math.isclose(number, exact, rel_tol=tolerance)
 
 
 @rule(exact=False)
@@ -61,12 +67,14 @@ def gelu(op: Mul | Div, scene: Scene) -> Outcome:
     if scene.opset < 20:
         return None
     parts, number = factors(op, scene)
-    if len(parts) != 2 or not close(number, 0.5):
+    if len(parts) != 2 or not close(number, 0.5, op):
         return None
     for x, bracket in (parts, parts[::-1]):
         for one, curve in plus(bracket):
-            if uniform(one) != 1 or x.dtype is not op.dtype:
+            if uniform(one) != 1 or not same_type(x, op):
                 continue
+            if not scene.single(bracket) or not scene.single(curve):
+                return miss("parts of it are read elsewhere too", bracket)
             if isinstance(curve, Erf) and _is_scaled(curve.operands[0], x, scene):
                 return Gelu(x)
             if isinstance(curve, Tanh) and _is_cubic(curve.operands[0], x, scene):
@@ -79,7 +87,7 @@ def _is_scaled(value: Value | None, x: Value, scene: Scene) -> bool:
     if value is None:
         return False
     parts, number = factors(value, scene)
-    return len(parts) == 1 and parts[0] is x and close(number, math.sqrt(0.5))
+    return len(parts) == 1 and parts[0] is x and close(number, math.sqrt(0.5), x)
 
 
 def _is_cubic(value: Value | None, x: Value, scene: Scene) -> bool:
@@ -87,7 +95,7 @@ def _is_cubic(value: Value | None, x: Value, scene: Scene) -> bool:
     if value is None:
         return False
     parts, number = factors(value, scene)
-    if not close(number, math.sqrt(2 / math.pi)):
+    if not close(number, math.sqrt(2 / math.pi), x):
         return False
     if len(parts) == 1:
         return any(
@@ -110,7 +118,7 @@ def _is_power(
 ) -> bool:
     """``value`` is coefficient * x**exponent."""
     parts, number = factors(value, scene)
-    if not close(number, coefficient):
+    if not close(number, coefficient, x):
         return False
     power = 0
     for part in parts:

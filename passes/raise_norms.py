@@ -26,7 +26,7 @@ from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
-from .match import axis_of, static_shape, uniform
+from .match import axis_of, is_uniform, same_type, uniform
 from .raise_gelu import plus
 
 _NARROW = (DType.F32, DType.F16, DType.BF16)
@@ -119,9 +119,11 @@ def layer_norm(op: Mul, scene: Scene) -> Outcome:
         if found is None:
             continue
         x = _centred(found.numerator, found.axis)
-        if x is None:
+        if x is None or not scene.single(quotient):
             continue
-        if x.dtype not in _NARROW or not _fits(gain, x, found.axis):
+        if x.dtype not in _NARROW or not same_type(op, x):
+            return miss("it broadcasts x, or computes in double", x)
+        if not _fits(gain, x, found.axis):
             return miss("the gain does not fit the dims", gain)
         return LayerNormalization(x, gain, axis=found.axis, epsilon=found.epsilon)
     return None
@@ -134,15 +136,32 @@ def layer_norm_plain(op: Div | Mul, scene: Scene) -> Outcome:
         return None
     found = normalized(op)
     x = None if found is None else _centred(found.numerator, found.axis)
-    if found is None or x is None or x.dtype not in _NARROW or x.dtype is None:
+    if found is None or x is None:
         return None
-    if any(isinstance(u, Mul) for u, _ in scene.graph.users.get(op, ())):
-        return miss("a gain may follow", op)
-    shape = static_shape(x) or ()
-    if len(shape) < -found.axis:
+    if x.dtype not in _NARROW or x.dtype is None or not same_type(op, x):
+        return miss("it broadcasts x, or computes in double", x)
+    last = (x.shape or ())[found.axis :]
+    if not all(isinstance(dim, int) for dim in last):
         return miss("the normalized dims are not known", x)
-    ones = Constant(np.ones(shape[found.axis :], x.dtype.numpy))
+    ones = Constant(np.ones(last, x.dtype.numpy))
     return LayerNormalization(x, ones, axis=found.axis, epsilon=found.epsilon)
+
+
+@rule(exact=False)
+def layer_norm_gain(op: Mul, scene: Scene) -> Outcome:
+    """layernorm(x, 1) * g = layernorm(x, g)"""
+    for norm, gain in (op.operands, op.operands[::-1]):
+        if not isinstance(norm, LayerNormalization) or gain is None:
+            continue
+        x, ones = norm.operands[:2]
+        if norm.operand(2) is not None or not scene.single(norm):
+            return miss("it has a bias, or is read elsewhere too", norm)
+        if not is_uniform(ones, 1) or x is None or x.rank is None:
+            return miss("it has a gain", norm)
+        if not _fits(gain, x, axis_of(norm.axis, x.rank) - x.rank):
+            return miss("the gain does not fit the dims", gain)
+        return norm.with_operands([x, gain])
+    return None
 
 
 @rule(exact=False)
@@ -152,7 +171,7 @@ def layer_norm_bias(op: Add, scene: Scene) -> Outcome:
         if not isinstance(norm, LayerNormalization) or bias is None:
             continue
         x = norm.operands[0]
-        if norm.operand(2) is not None or not scene.single(norm) or norm.outs > 1:
+        if norm.operand(2) is not None or not scene.single(norm):
             return miss("it has a bias, or is read elsewhere too", norm)
         if x is None or bias.constant is None or x.rank is None:
             return miss("the bias is no constant", bias)
@@ -176,13 +195,21 @@ def rms_norm(op: Mul, scene: Scene) -> Outcome:
         x = found.numerator
         if _centred(x, found.axis) is not None:
             continue
-        if x.dtype not in _NARROW or not _fits(gain, x, found.axis):
+        if x.dtype not in _NARROW or not same_type(op, x):
+            return miss("it broadcasts x, or computes in double", x)
+        if not _fits(gain, x, found.axis):
             return miss("the gain does not fit the dims", gain)
         return RMSNormalization(x, gain, axis=found.axis, epsilon=found.epsilon)
     return None
 
 
-RULES: tuple[Rule, ...] = (layer_norm, layer_norm_plain, layer_norm_bias, rms_norm)
+RULES: tuple[Rule, ...] = (
+    layer_norm,
+    layer_norm_plain,
+    layer_norm_gain,
+    layer_norm_bias,
+    rms_norm,
+)
 
 
 @dataclass(frozen=True)

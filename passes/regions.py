@@ -30,7 +30,7 @@ def inline(
     Random and opaque ops get new tokens, so that two inlined copies never merge.
     """
     base = scene.new_tokens()
-    mapping = {
+    mapping: dict[Value, Value] = {
         p: v for p, v in zip(body.inputs, arguments, strict=True) if v is not None
     }
     return _renewed(body, base, mapping).outputs

@@ -18,7 +18,6 @@ from graphopt.dims import (
     at_least,
     divide_exact,
     equal,
-    product,
     symbol,
 )
 from graphopt.ir import Graph, Op, Parameter, Value
@@ -34,8 +33,8 @@ from graphopt.ops import (
     Mod,
     Mul,
     Reshape,
+    Shape as ShapeOp,
 )
-from graphopt.ops import Shape as ShapeOp
 from graphopt.pipeline import RulePass
 from graphopt.polynomial import Atom, Polynomial
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
@@ -45,13 +44,14 @@ from .match import same_shape
 
 
 def reshape_to(
-    x: Value, shape: Shape | None, *, inferred: bool = False
+    x: Value, shape: Shape | None, filled: Sequence[Dim] = ()
 ) -> Value | None:
     """``x`` reshaped to dims that may be symbolic, by a constant shape operand.
 
     A symbolic dim is copied (0) where ``x`` has it at the same place; one other may be
-    inferred (-1), where no dim beside it can be zero or the source inferred one already
-    (``inferred``). None where that is not enough.
+    inferred (-1), where no dim beside it can be zero: for a tensor without elements
+    runtimes infer nothing. ``filled`` are dims that are surely not zero. None where
+    that is not enough.
     """
     source = x.shape
     if source is None or shape is None:
@@ -70,15 +70,28 @@ def reshape_to(
         else:
             open_at = i
             wanted.append(-1)
-    if open_at >= 0:
-        others = [d for i, d in enumerate(shape) if i != open_at]
-        if not inferred and not all(at_least(d, 1) for d in others):
-            return None
-        if not equal(product(shape), product(source)) and None in (*shape, *source):
-            rest = product(others)
-            if divide_exact(product(source), rest) is None and not inferred:
-                return None
+    beside = [d for i, d in enumerate(shape) if i != open_at]
+    if open_at >= 0 and not all(_is_filled(d, filled) for d in beside):
+        return None
     return Reshape(x, Constant(np.array(wanted, np.int64)))
+
+
+def _is_filled(dim: Dim, filled: Sequence[Dim]) -> bool:
+    """Not zero by itself, or a factor of a dim that is not."""
+    return at_least(dim, 1) or any(divide_exact(d, dim) is not None for d in filled)
+
+
+def filled_dims(*ops: Op) -> list[Dim]:
+    """Dims that are not zero, as a dim beside them in a Reshape is inferred (-1)."""
+    found: list[Dim] = []
+    for op in ops:
+        wanted = op.operand(1) if isinstance(op, Reshape) else None
+        known = None if wanted is None else wanted.contents
+        asked = [] if known is None else known.tolist()
+        if op.shape is not None and -1 in asked:
+            pairs = zip(op.shape, asked, strict=True)
+            found += [dim for dim, ask in pairs if ask != -1]
+    return found
 
 
 @rule
@@ -87,9 +100,7 @@ def reshape_by_constant(op: Reshape) -> Outcome:
     x, wanted = op.operands
     if x is None or wanted is None or wanted.constant is not None:
         return None
-    known = wanted.contents
-    inferred = known is not None and -1 in known.tolist()
-    made = reshape_to(x, op.shape, inferred=inferred)
+    made = reshape_to(x, op.shape, filled_dims(op))
     return made or miss("more than one dim is unknown until it runs", wanted)
 
 
@@ -134,7 +145,7 @@ def dims_value(
     None where a dim is not a sum of products of the parameters' own dims.
     """
     if scalar:
-        return _scalar(graph, dims[0])
+        return _scalar(graph, dims[0], opset)
     pieces: list[Value] = []
     i = 0
     while i < len(dims):
@@ -172,7 +183,7 @@ def _run(
     if best is not None:
         length, parameter, at = best
         return _read(parameter, at, length, opset), length
-    one = _scalar(graph, dims[start])
+    one = _scalar(graph, dims[start], opset)
     if one is None:
         return None
     return Reshape(one, Constant(np.array([1], np.int64))), 1
@@ -191,7 +202,7 @@ def _read(parameter: Parameter, at: int, length: int, opset: int) -> Value:
     return Gather(ShapeOp(parameter), Constant(which), axis=0)
 
 
-def _scalar(graph: Graph, dim: Dim) -> Value | None:
+def _scalar(graph: Graph, dim: Dim, opset: int) -> Value | None:
     """One dim as a rank-0 value, by arithmetic on dims that parameters have."""
     if dim is None:
         return None
@@ -202,15 +213,15 @@ def _scalar(graph: Graph, dim: Dim) -> Value | None:
             if own == dim:
                 where = Constant(np.array(at, np.int64))
                 return Gather(ShapeOp(parameter), where, axis=0)
-    return _polynomial(graph, dim.polynomial)
+    return _polynomial(graph, dim.polynomial, opset)
 
 
-def _polynomial(graph: Graph, polynomial: Polynomial) -> Value | None:
+def _polynomial(graph: Graph, polynomial: Polynomial, opset: int) -> Value | None:
     total: Value | None = None
     for monomial, coefficient in polynomial.terms:
         term: Value | None = None
         for atom in monomial:
-            factor = _atom(graph, atom)
+            factor = _atom(graph, atom, opset)
             if factor is None:
                 return None
             term = factor if term is None else Mul(term, factor)
@@ -223,10 +234,16 @@ def _polynomial(graph: Graph, polynomial: Polynomial) -> Value | None:
     return total or Constant(np.array(0, np.int64))
 
 
-_OPERATIONS: dict[str, type[Op]] = {"//": Div, "%": Mod, "max": Max, "min": Min}
+_OPERATIONS: dict[str, tuple[type[Op], int]] = {
+    "//": (Div, 7),
+    "%": (Mod, 10),
+    "max": (Max, 12),
+    "min": (Min, 12),
+}
+"""The op for each operation on dims, and the first opset that has it for int64."""
 
 
-def _atom(graph: Graph, atom: Atom) -> Value | None:
+def _atom(graph: Graph, atom: Atom, opset: int) -> Value | None:
     if atom.operation == "symbol":
         name = atom.key[0]
         for parameter in graph.inputs:
@@ -235,10 +252,17 @@ def _atom(graph: Graph, atom: Atom) -> Value | None:
                     where = Constant(np.array(at, np.int64))
                     return Gather(ShapeOp(parameter), where, axis=0)
         return None
-    operands = [_polynomial(graph, p) for p in atom.operands]
-    if any(v is None for v in operands):
+    kind, since = _OPERATIONS[atom.operation]
+    if opset < since or (kind is Div and not _divides(*atom.operands)):
         return None
-    return _OPERATIONS[atom.operation](*operands)
+    operands = [_polynomial(graph, p, opset) for p in atom.operands]
+    return None if None in operands else kind(*operands)
+
+
+def _divides(dividend: Polynomial, divisor: Polynomial) -> bool:
+    """Where nothing is negative, rounding down is rounding towards zero."""
+    low, least = dividend.lower(), divisor.lower()
+    return low is not None and least is not None and low >= 0 and least >= 1
 
 
 def _cone(value: Value) -> int:
@@ -267,7 +291,7 @@ RULES: tuple[Rule, ...] = (
 class Shapes(RulePass):
     """Shape arithmetic gone: constants where it can be, input dims where it must.
 
-    reshape(x, concat(gather(shape(x), 0), -1, 8, 64))   -->   reshape(x, [0, -1, 8, 64])
+    reshape(x, concat(gather(shape(x), 0), 8, 64))   -->   reshape(x, [0, 8, 64])
     """
 
     def rules(self) -> Sequence[Rule]:

@@ -19,12 +19,10 @@ ON_XLA = [
     for t in DType
     if t not in (DType.STRING, DType.F6E2M3, DType.F6E3M2, DType.C64, DType.C128)
 ]
-SPECIAL = np.array(
-    [0, -0.0, 1, -1.5, 2.5, 3.5, -7, 100, 127.6, 200, -300, 448, 464, 465, 480, 57344]
-    + [61440, 65504, 65520, 1e6, -1e6, 2.0**31, -(2.0**31), 3e9, -3e9, 2.0**32, 2.0**63]
-    + [1e19, 2e19, -1e19, 1e30, -1e30, np.nan, np.inf, -np.inf, 2**-7, 2**-10, 1e-5],
-    np.float32,
-)
+SMALL = [0, -0.0, 1, -1.5, 2.5, 3.5, -7, 100, 127.6, 200, -300, 2**-7, 2**-10, 1e-5]
+LARGE = [448, 464, 465, 480, 57344, 61440, 65504, 65520, 1e6, -1e6, 1e30, -1e30]
+HUGE = [2.0**31, -(2.0**31), 3e9, -3e9, 2.0**32, 2.0**63, 1e19, 2e19, -1e19]
+SPECIAL = np.array([*SMALL, *LARGE, *HUGE, np.nan, np.inf, -np.inf], np.float32)
 
 
 def cast(x: Any, dtype: DType, **options: Any) -> np.ndarray[Any, Any]:
@@ -86,7 +84,7 @@ def test_integers_wrap() -> None:
 
 
 @pytest.mark.parametrize("target", FLOAT8, ids=str)
-@pytest.mark.parametrize("source", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("source", [np.float32, np.float64, ml_dtypes.bfloat16])
 def test_float8_follows_the_table_of_onnx(target: DType, source: Any) -> None:
     x = SPECIAL.astype(source)
     finite = target.numpy.type(ml_dtypes.finfo(target.numpy).max).astype(source)
@@ -101,7 +99,8 @@ def test_float8_follows_the_table_of_onnx(target: DType, source: Any) -> None:
             assert (result[infinite] == x[infinite]).all()
         else:
             assert np.isnan(result[infinite]).all()
-        inside = np.abs(x) <= finite
+        inside = ~nan
+        inside[inside] = np.abs(x[inside]) <= finite
         plain = x[inside].astype(target.numpy).astype(source)
         np.testing.assert_array_equal(result[inside], plain)
     assert np.signbit(cast(x, target)[1]) == ("fnuz" not in str(target))
@@ -147,8 +146,9 @@ def test_casts_equal_onnx_runtime(target: DType, saturate: bool) -> None:
     runtime = pytest.importorskip("onnxruntime")
     from onnx import helper
 
-    # ONNX Runtime makes 448 of 480, which the table makes NaN.
-    x = SPECIAL[SPECIAL != 480]
+    # Just above the largest value ONNX Runtime leaves the table: 448 for 480, and NaN
+    # for what rounds to 65536.
+    x = SPECIAL[(SPECIAL != 480) & ((SPECIAL < 57345) | (SPECIAL > 65535))]
     options = {"saturate": int(saturate)} if target in FLOAT8 else {}
     nodes = [
         helper.make_node("Cast", ["x"], ["n"], to=target.value, **options),

@@ -6,6 +6,7 @@ also for an error. Exit codes are those of `graphopt.errors`.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -37,14 +38,15 @@ INTERRUPTED: Final = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. ``argv`` is without the program's name."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    gc.set_threshold(200_000)  # graphs are many small objects, and all of them live
     as_json, verbose = "--json" in argv, any(a.startswith("-v") for a in argv)
     try:
         return _command(argv)
     except GraphoptError as error:
         return _failed(error, error.exit_code, as_json)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        wrong = UsageError(f"cannot read {error.filename}: {error.strerror}")
-        return _failed(wrong, wrong.exit_code, as_json)
+        unread = UsageError(f"cannot read {error.filename}: {error.strerror}")
+        return _failed(unread, unread.exit_code, as_json)
     except KeyboardInterrupt:
         print("graphopt: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -6,9 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,6 +96,33 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of random inputs"
+    )
+
+
+def add_sizes(parser: argparse.ArgumentParser, what: str) -> None:
+    """Sizes for symbolic dims of a model that stays as it is."""
+    parser.add_argument(
+        "--dim", action="append", default=[], metavar="NAME=N", help=what
+    )
+
+
+def size(text: str) -> tuple[str, int]:
+    """``batch=8``; unlike `parse_dim`, the value must be a number."""
+    name, equals, number = text.rpartition("=")
+    if not (equals and name and number.isdigit()):
+        raise UsageError(f"cannot read {text!r}; write NAME=SIZE")
+    return name, int(number)
+
+
+def pipeline_of(options: argparse.Namespace) -> Pipeline:
+    """The pipeline that the arguments of `add_pipeline` ask for."""
+    from ..driver import choose
+
+    return choose(
+        level=options.level,
+        passes=None if options.passes is None else split(options.passes),
+        add=options.add,
+        skip=[name for names in options.skip for name in split(names)],
     )
 
 

@@ -13,6 +13,7 @@ from ..exporter import save
 from ..extract import extract
 from ..importer import load
 from ..output import check_destination
+from ..pipeline import count_ops
 from .arguments import add_output, pairs, say, split
 
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         name: str(value.type)
         for name, value in zip(part.output_names, part.outputs, strict=True)
     }
-    lines = [f"{target}: {len(part.ops)} of {len(graph.ops)} ops"]
+    lines = [f"{target}: {count_ops(part)} of {count_ops(graph)} ops"]
     lines += [f"  input {name}: {type_}" for name, type_ in inputs.items()]
     lines += [f"  output {name}: {type_}" for name, type_ in outputs.items()]
     say(options, lines, output=str(target), inputs=inputs, outputs=outputs)

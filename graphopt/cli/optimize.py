@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .. import driver
 from ..errors import UsageError
+from ..exporter import Wanted
 from ..files import atomic_write
 from ..output import check_destination
 from ..report import Report
@@ -23,9 +24,9 @@ from .arguments import (
     add_output,
     add_pipeline,
     pairs,
+    pipeline_of,
     read_arrays,
     say_json,
-    split,
 )
 
 
@@ -76,12 +77,7 @@ def run(options: argparse.Namespace) -> int:
         check_destination(options.report, source, overwrite=options.force, data=False)
         if target is not None and options.report.absolute() == target.absolute():
             raise UsageError(f"{target} cannot be both the model and its report")
-    pipeline = driver.choose(
-        level=options.level,
-        passes=None if options.passes is None else split(options.passes),
-        add=options.add,
-        skip=[name for names in options.skip for name in split(names)],
-    )
+    pipeline = pipeline_of(options)
     with Progress(options) as progress:
         progress(f"optimizing {source}")
         result = driver.improve(
@@ -130,9 +126,11 @@ def _say(options: argparse.Namespace, report: Report) -> None:
             print(line)
 
 
-def _opset(text: str) -> int | str:
-    if text in ("keep", "latest"):
-        return text
+def _opset(text: str) -> Wanted:
+    if text == "keep":
+        return "keep"
+    if text == "latest":
+        return "latest"
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is neither keep, latest nor number")
     return int(text)

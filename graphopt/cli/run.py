@@ -19,8 +19,15 @@ from ..importer import load
 from ..inputs import random_inputs
 from ..lowering import find, targets
 from ..output import check_destination
-from ..specialize import parse_dim
-from .arguments import add_inputs, add_output, pairs, read_arrays, say
+from .arguments import (
+    add_inputs,
+    add_output,
+    add_sizes,
+    pairs,
+    read_arrays,
+    say,
+    size,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="reference", choices=targets, help="what runs the model"
     )
-    parser.add_argument(
-        "--dim",
-        action="append",
-        default=[],
-        metavar="NAME=N",
-        help="size of a symbolic dim in random inputs",
-    )
+    add_sizes(parser, "size of a symbolic dim in random inputs")
     add_inputs(parser)
 
 
@@ -63,11 +64,7 @@ def feeds(options: argparse.Namespace, model: Path) -> dict[str, Any]:
     given = read_arrays(options.inputs)
     if given is not None:
         return given
-    sizes = pairs(options.dim, parse_dim)
-    for name, size in sizes.items():
-        if not isinstance(size, int):
-            raise UsageError(f"the size of {name!r} is a number, not {size!r}")
-    return random_inputs(load(model), options.seed, sizes)
+    return random_inputs(load(model), options.seed, pairs(options.dim, size))
 
 
 def _write(path: Path, outputs: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from .graphs import GraphWriter, Level, live
 from .spelled import Opset, choose_opset, spelled
 from .storage import Storage, Weights
 
-__all__ = ["Opset", "choose_opset", "save", "to_proto"]
+__all__ = ["Opset", "Wanted", "choose_opset", "save", "to_proto"]
 
 _FIRST_IR = {
     DType.F8E4M3FN: 9,

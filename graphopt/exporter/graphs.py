@@ -16,7 +16,7 @@ from ..proto import (
     defined_names,
     is_known,
     kind_of_value,
-    read_type,
+    stated_type,
     subgraphs,
     write_attribute,
     write_type,
@@ -134,7 +134,7 @@ class GraphWriter:
         if stated is not None:
             proto.CopyFrom(stated)
             if (type_ is None and not stated.HasField("type")) or (
-                type_ is not None and read_type(stated.type, name) == type_
+                type_ is not None and stated_type(stated) == type_
             ):
                 return
             proto.ClearField("type")

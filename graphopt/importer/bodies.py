@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..errors import InvalidModel, TypeMismatch
 from ..ir import Graph, Parameter, Value
 from ..ops.control import Control, If, Loop, Scan, join, unstacked
-from ..proto import read_type, text
+from ..proto import stated_type, text
 from ..types import UNKNOWN, DType, TensorType, Type, UnknownType
 from .scope import Level
 
@@ -36,8 +36,8 @@ class Body:
             self.outputs,
             output_names=[value.name for value in proto.output],
             output_types=self.output_types,
-            name=text(proto.name, "name of a body"),
-            doc=text(proto.doc_string, "doc string of a body"),
+            name=text(proto.name),
+            doc=text(proto.doc_string),
             names=self.level.names,
             sources=self.level.sources,
         )
@@ -100,20 +100,20 @@ def read_control(
     return op.results
 
 
-def read_formals(
-    proto: GraphProto, types: Sequence[Type], where: str
-) -> list[Parameter]:
+def read_formals(proto: GraphProto, types: Sequence[Type]) -> list[Parameter]:
     """The formal parameters of a body. ``types`` go before what the body states."""
     if len(proto.input) != len(types):
         raise InvalidModel(
-            f"has {len(proto.input)} inputs, is given {len(types)}", where=where
+            f"body {proto.name!r} has {len(proto.input)} inputs, is given {len(types)}"
         )
     parameters: dict[str, Parameter] = {}
     for value, type_ in zip(proto.input, types, strict=True):
-        name = text(value.name, f"input of {where}")
+        name = text(value.name)
         if not name or name in parameters:
-            raise InvalidModel(f"input {name!r} without a name of its own", where=where)
-        stated = read_type(value.type, f"input {name!r} of {where}")
+            raise InvalidModel(
+                f"body {proto.name!r} has an input {name!r} without a name of its own"
+            )
+        stated = stated_type(value) or UNKNOWN
         parameters[name] = Parameter(_agreed(type_, stated), name)
     return list(parameters.values())
 

@@ -10,10 +10,10 @@ from ..errors import InvalidModel, UnsupportedModel
 from ..functions import Functions, domain_of
 from ..ir import Graph, Header, Parameter
 from ..ops.schema import LATEST
-from ..proto import text
+from ..proto import stated_type, text
 from ..types import UNKNOWN
 from ..weights import Tensor
-from .nodes import NodeReader, stated_type
+from .nodes import NodeReader
 from .scope import Level, Scope
 
 
@@ -29,17 +29,17 @@ def read_model(model: ModelProto, folder: Path | None) -> Graph:
     reader.nodes(proto.node, scope)
     outputs = []
     for declared in proto.output:
-        value = scope.find(declared.name, f"graph output {declared.name!r}")
+        value = scope.values.get(text(declared.name))
         if value is None:
-            raise InvalidModel("graph output without a name")
+            raise InvalidModel("graph output that nothing produces", where=repr(declared.name))
         outputs.append(value)
     return Graph(
         inputs,
         outputs,
-        output_names=[text(value.name, "graph output") for value in proto.output],
+        output_names=[text(value.name) for value in proto.output],
         output_types=[stated_type(value) for value in proto.output],
-        name=text(proto.name, "name of the graph"),
-        doc=text(proto.doc_string, "doc string of the graph"),
+        name=text(proto.name),
+        doc=text(proto.doc_string),
         header=_header(model, opsets, reader),
         names=level.names,
         sources=level.sources,
@@ -50,7 +50,7 @@ def _opsets(model: ModelProto) -> dict[str, int]:
     """The imported opsets. Before IR version 3 there were none, and it was opset 1."""
     opsets: dict[str, int] = {}
     for entry in model.opset_import:
-        domain = domain_of(text(entry.domain, "opset_import"))
+        domain = domain_of(text(entry.domain))
         if domain in opsets and opsets[domain] != entry.version:
             raise InvalidModel(
                 f"opsets {opsets[domain]} and {entry.version} of domain {domain!r} "
@@ -83,14 +83,14 @@ def _header(model: ModelProto, opsets: Mapping[str, int], reader: NodeReader) ->
         opsets=opsets,
         ir_version=model.ir_version,
         producer=(
-            text(model.producer_name, "producer_name"),
-            text(model.producer_version, "producer_version"),
+            text(model.producer_name),
+            text(model.producer_version),
         ),
-        domain=text(model.domain, "domain"),
+        domain=text(model.domain),
         model_version=model.model_version,
-        doc=text(model.doc_string, "doc_string"),
+        doc=text(model.doc_string),
         metadata={
-            text(entry.key, "metadata_props"): text(entry.value, "metadata_props")
+            text(entry.key): text(entry.value)
             for entry in model.metadata_props
         },
         verbatim=kept.SerializeToString(deterministic=True),
@@ -107,7 +107,7 @@ def _inputs(
     """
     parameters: dict[str, Parameter] = {}
     for value in model.graph.input:
-        name = text(value.name, "graph input")
+        name = text(value.name)
         if not name:
             raise InvalidModel("graph input without a name")
         if name in parameters:

@@ -2,90 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from math import prod
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from ..errors import InvalidModel, TypeMismatch
 from ..functions import Function, Functions, domain_of
-from ..ir import Op, Value
+from ..ir import Value
 from ..ops.constant import Constant
 from ..ops.control import Control
 from ..ops.opaque import Opaque
-from ..ops.registry import find
 from ..proto import (
-    GRAPHS,
     MAX_NESTING,
     free_names,
-    is_known,
     kind_of,
+    label,
     read_attribute,
-    read_type,
+    stated_type,
     subgraphs,
     text,
 )
-from ..sparse import DENSE_LIMIT, SparseTensor, sparse_from_proto
-from ..types import UNKNOWN, DType, TensorType, Type
-from ..versions import Node, Spelling, has_changed, read, spelling
+from ..sparse import SparseTensor, sparse_from_proto
+from ..types import UNKNOWN, TensorType, Type
+from ..versions import Node, read
 from ..weights import Tensor
 from .bodies import Body, Budget, read_control, read_formals
-from .scope import Level, Scope, in_order, label
+from .reading import (
+    CONSTANT,
+    Reading,
+    dense,
+    reading,
+    resolve_inside,
+    resolved,
+    wrong_type,
+)
+from .scope import Level, Scope, in_order
 
 if TYPE_CHECKING:
-    from onnx import SparseTensorProto, ValueInfoProto
-
-_NEWEST = 1 << 30
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """How nodes of one kind are read at one opset.
-
-    ``defaults`` are those of that opset that the newest does not share.
-    """
-
-    cls: type[Op]
-    attributes: frozenset[str]
-    spelling: Spelling | None
-    changed: bool
-    defaults: Mapping[str, Any]
-
-
-@cache
-def reading(kind: str, domain: str, version: int) -> Reading | None:
-    """How to read a kind; None where it is not modelled at that opset."""
-    if domain == "graphopt" or (kind == "Constant" and not domain):
-        return None
-    newer = has_changed(kind, version) if not domain else None
-    cls = find(newer or kind, domain)
-    if cls is None:
-        return None
-    schema = cls.schema()
-    found = spelling(kind, domain, version) if version > 0 else None
-    newest = spelling(kind, domain, _NEWEST)
-    if found is None or (domain and found is not newest):
-        foreign = domain and newest is None  # a kind with a schema of its own
-        if not foreign or version <= 0:
-            return None
-        return Reading(cls, schema.attributes, None, False, {})
-    own: tuple[str, ...] = ()
-    if issubclass(cls, Control):
-        if newer:
-            return None
-        own = cls.body_names
-    if any(k in GRAPHS and name not in own for name, k in found.attributes.items()):
-        return None
-    defaults = {
-        name: value
-        for name, value in found.defaults.items()
-        if newer or schema.defaults.get(name) != value
-    }
-    return Reading(cls, schema.attributes, found, newer is not None, defaults)
+    from onnx import SparseTensorProto
 
 
 class NodeReader:
@@ -110,29 +66,31 @@ class NodeReader:
         """Read nodes into a scope, operands first whatever their order in the file."""
         for index, proto in in_order(protos, scope.values):
             self.budget.nodes += 1
-            self.node(proto, index, scope)
+            try:
+                self.node(proto, index, scope)
+            except (InvalidModel, TypeMismatch) as error:
+                if isinstance(error, InvalidModel) and error.where:
+                    raise
+                raise InvalidModel(error.message, where=label(proto)) from None
 
     def node(self, proto: NodeProto, index: int, scope: Scope) -> None:
-        where = label(proto, index)
-        operands = [scope.find(name, where) for name in proto.input]
+        operands = [scope.find(name) for name in proto.input]
         source = scope.prefix + (proto.name or f"{proto.op_type}_{index}")
         function = self.functions.find(proto)
+        results: Sequence[Value | None]
         if function is not None:
-            results = self.call(function, proto, operands, scope, source, where)
+            results = self.call(function, proto, operands, scope, source)
         else:
-            results = self.op(proto, operands, scope, where)
-            if results:
-                scope.level.note(results, source)
+            results = made = self.op(proto, operands, scope)
+            scope.level.note(made, source)
             if proto.metadata_props or proto.doc_string or proto.device_configurations:
                 self.keep_metadata(proto, source)
         names = proto.output
         if len(results) < len(names) and any(names[len(results) :]):
-            raise InvalidModel(
-                f"names {len(names)} results, has {len(results)}", where=where
-            )
+            raise InvalidModel(f"names {len(names)} results, has {len(results)}")
         for name, value in zip(names, results, strict=False):
-            if name:
-                scope.define(name, value, where)
+            if name and value is not None:
+                scope.define(name, value)
 
     def keep_metadata(self, proto: NodeProto, source: str) -> None:
         stub = self.kept.graph.node.add(name=source, doc_string=proto.doc_string)
@@ -140,11 +98,7 @@ class NodeReader:
         stub.device_configurations.MergeFrom(proto.device_configurations)
 
     def op(
-        self,
-        proto: NodeProto,
-        operands: list[Value | None],
-        scope: Scope,
-        where: str,
+        self, proto: NodeProto, operands: list[Value | None], scope: Scope
     ) -> Sequence[Value]:
         """The results of a node that calls no function."""
         domain = domain_of(proto.domain)
@@ -152,33 +106,33 @@ class NodeReader:
         how = reading(proto.op_type, domain, version)
         results: Sequence[Value] | None = None
         if how is not None:
-            try:
-                results = self.modelled(how, version, proto, operands, scope, where)
-            except TypeMismatch as error:
-                raise InvalidModel(str(error), where=where) from None
+            results = self.modelled(how, version, proto, operands, scope)
         elif proto.op_type == "Constant" and not domain:
-            tensor = self.constant(proto, scope, where)
+            tensor = self.constant(proto, scope)
             results = None if tensor is None else (Constant(tensor),)
         if results is None:
-            results = self.opaque(proto, operands, scope, where, version)
+            results = self.opaque(proto, operands, scope, version)
         return results
+
+    # --- constants ---------------------------------------------------------------------
 
     def initializers(self, proto: GraphProto, scope: Scope) -> dict[str, Tensor]:
         """Define a graph's tensors; sparse ones are spelled out where that is small."""
         tensors: dict[str, Tensor] = {}
         for entry in proto.initializer:
-            name = text(entry.name, "initializer")
-            tensors[_new(name, tensors)] = Tensor.from_proto(entry, folder=self.folder)
+            name = _new(text(entry.name), tensors)
+            tensors[name] = Tensor.from_proto(entry, folder=self.folder)
         for name, tensor in tensors.items():
-            scope.define(name, Constant(tensor), "initializer")
+            scope.define(name, Constant(tensor))
         for sparse in proto.sparse_initializer:
-            name = _new(text(sparse.values.name, "sparse initializer"), scope.values)
-            scope.define(name, self.sparse(sparse, name), "sparse initializer")
+            name = _new(text(sparse.values.name), scope.values)
+            scope.define(name, self.sparse(sparse, name))
         return tensors
 
     def sparse(self, proto: SparseTensorProto, name: str) -> Value:
-        tensor = sparse_from_proto(proto, folder=self.folder)
-        spelled_out = dense(tensor, f"sparse initializer {name!r}")
+        where = f"sparse initializer {name!r}"
+        tensor = sparse_from_proto(proto, folder=self.folder, where=where)
+        spelled_out = dense(tensor, where)
         if spelled_out is not None:
             return Constant(spelled_out)
         node = NodeProto(op_type="Constant", output=[name])
@@ -187,6 +141,25 @@ class NodeReader:
         )
         type_ = TensorType(tensor.values.dtype, tensor.shape)
         return self.make_opaque(node, [], (), (type_,), 0)
+
+    def constant(self, proto: NodeProto, scope: Scope) -> Tensor | None:
+        """The tensor of a Constant node; None where it is sparse and large."""
+        attributes = list(resolved(proto.attribute, scope.attributes))
+        if len(attributes) != 1 or proto.input or len(proto.output) != 1:
+            raise InvalidModel("needs one attribute and one output")
+        name = attributes[0].name
+        kind = kind_of(attributes[0])
+        if name not in CONSTANT:
+            raise InvalidModel(f"unknown attribute {name!r}")
+        expected, dtype = CONSTANT[name]
+        if kind != expected:
+            raise wrong_type(name, expected, kind)
+        value = read_attribute(attributes[0], kind, self.folder, proto)
+        if isinstance(value, SparseTensor):
+            return dense(value, label(proto))
+        if isinstance(value, Tensor):
+            return value
+        return Tensor.of(list(value) if isinstance(value, tuple) else value, dtype)
 
     # --- modelled kinds ----------------------------------------------------------------
 
@@ -197,37 +170,29 @@ class NodeReader:
         proto: NodeProto,
         operands: list[Value | None],
         scope: Scope,
-        where: str,
     ) -> Sequence[Value] | None:
         """The results of a node of a known kind; None where it says unknown things."""
         attrs = dict(how.defaults)
         graphs: dict[str, GraphProto] = {}
-        known = how.attributes if how.spelling is None else how.spelling.attributes
-        for attribute in self.attributes(proto, scope, where):
+        for attribute in resolved(proto.attribute, scope.attributes):
             name = attribute.name
-            if name not in known:
+            if not how.knows(name):
                 return None
-            kind = attribute.type or kind_of(attribute, where)
-            if how.spelling is not None:
-                _expect(how.spelling.attributes[name], kind, name, where)
+            kind = attribute.type or kind_of(attribute)
+            how.expect(name, kind)
             if kind == AttributeProto.GRAPH:
                 graphs[name] = attribute.g
             else:
-                attrs[name] = read_attribute(attribute, kind, self.folder, where)
+                attrs[name] = read_attribute(attribute, kind, self.folder, proto)
         outs = len(proto.output)
         while outs and not proto.output[outs - 1]:
             outs -= 1
-        if how.spelling is not None:
-            _check_arity(how.spelling, operands, outs, where)
-            for name in how.spelling.required:
-                if name not in attrs and name not in graphs:
-                    raise InvalidModel(f"attribute {name!r} is missing", where=where)
-            outs = max(outs, how.spelling.min_results, 1)
+        outs = how.check_arity(operands, outs)
+        how.check_required(attrs, graphs)
         cls = how.cls
         if issubclass(cls, Control):
-            return read_control(
-                cls, operands, attrs, graphs, self.body_reader(scope), self.budget
-            )
+            reads = self.body_reader(scope)
+            return read_control(cls, operands, attrs, graphs, reads, self.budget)
         token = 0 if cls.deterministic else self.token()
         if how.changed:
             attrs.pop("consumed_inputs", None)
@@ -239,49 +204,15 @@ class NodeReader:
             operands, attrs = made.operands, made.attrs
         return cls(*operands, outs=outs, token=token, **attrs).results
 
-    def attributes(
-        self, proto: NodeProto, scope: Scope, where: str
-    ) -> Iterable[AttributeProto]:
-        """A node's attributes, references to those of the calling node resolved."""
-        if scope.attributes is not None:
-            return resolved(proto.attribute, scope.attributes)
-        for attribute in proto.attribute:
-            if attribute.ref_attr_name:
-                raise InvalidModel(
-                    f"attribute {attribute.name!r} refers to an attribute of a "
-                    "function, but the node is in none",
-                    where=where,
-                )
-        return proto.attribute
-
-    def constant(self, proto: NodeProto, scope: Scope, where: str) -> Tensor | None:
-        """The tensor of a Constant node; None where it is sparse and large."""
-        attributes = list(self.attributes(proto, scope, where))
-        if len(attributes) != 1 or proto.input or len(proto.output) != 1:
-            raise InvalidModel("needs one attribute and one output", where=where)
-        name = attributes[0].name
-        kind = kind_of(attributes[0], where)
-        if name not in _CONSTANT:
-            raise InvalidModel(f"unknown attribute {name!r}", where=where)
-        expected, dtype = _CONSTANT[name]
-        _expect(expected, kind, name, where)
-        value = read_attribute(attributes[0], kind, self.folder, where)
-        if isinstance(value, SparseTensor):
-            return dense(value, where)
-        if isinstance(value, Tensor):
-            return value
-        return Tensor.of(list(value) if isinstance(value, tuple) else value, dtype)
-
     # --- bodies and functions ----------------------------------------------------------
 
     def body_reader(self, scope: Scope) -> Callable[[GraphProto, Sequence[Type]], Body]:
         """Reads bodies of a node that stands in ``scope``."""
 
         def read_body(proto: GraphProto, formals: Sequence[Type]) -> Body:
-            where = f"body {proto.name!r}"
             level = Level(proto, scope.level.depth + 1)
             if level.depth > MAX_NESTING:
-                raise InvalidModel(f"nested over {MAX_NESTING} deep", where=where)
+                raise InvalidModel(f"bodies nested over {MAX_NESTING} deep")
             inner = Scope(
                 level,
                 scope.opsets,
@@ -289,16 +220,16 @@ class NodeReader:
                 attributes=scope.attributes,
                 prefix=scope.prefix,
             )
-            parameters = read_formals(proto, formals, where)
+            parameters = read_formals(proto, formals)
             self.initializers(proto, inner)
             for parameter in parameters:  # always given: an initializer has no say
                 inner.values[parameter.name] = parameter
             self.nodes(proto.node, inner)
             outputs = []
             for declared in proto.output:
-                value = inner.find(declared.name, f"output of {where}")
+                value = inner.find(declared.name)
                 if value is None:
-                    raise InvalidModel("output without a name", where=where)
+                    raise InvalidModel(f"output of body {proto.name!r} without a name")
                 outputs.append(value)
             types = [stated_type(value) for value in proto.output]
             return Body(level, parameters, outputs, types)
@@ -312,17 +243,15 @@ class NodeReader:
         operands: Sequence[Value | None],
         scope: Scope,
         source: str,
-        where: str,
     ) -> list[Value | None]:
         """The results of a model-local function, its nodes read in place."""
         proto = function.proto
         if len(operands) > len(proto.input) or len(node.output) > len(proto.output):
             raise InvalidModel(
                 f"{function.where} has {len(proto.input)} inputs and "
-                f"{len(proto.output)} outputs",
-                where=where,
+                f"{len(proto.output)} outputs"
             )
-        given = {a.name: a for a in self.attributes(node, scope, where)}
+        given = {a.name: a for a in resolved(node.attribute, scope.attributes)}
         bound = dict(zip(proto.input, operands, strict=False))
         values = {name: value for name, value in bound.items() if value is not None}
         inner = Scope(
@@ -336,8 +265,7 @@ class NodeReader:
         self.functions.enter(function)
         self.nodes(proto.node, inner)
         self.functions.leave()
-        names = proto.output[: len(node.output)]
-        return [inner.find(name, function.where) for name in names]
+        return [inner.find(name) for name in proto.output[: len(node.output)]]
 
     # --- what is not modelled ----------------------------------------------------------
 
@@ -346,19 +274,18 @@ class NodeReader:
         proto: NodeProto,
         operands: list[Value | None],
         scope: Scope,
-        where: str,
         version: int,
     ) -> Sequence[Value]:
         """The results of a node that is kept as it is."""
         node = NodeProto()
         node.CopyFrom(proto)
         if scope.attributes is not None:
-            _resolve_inside(node, scope.attributes)
+            resolve_inside(node, scope.attributes)
         free: dict[str, None] = {}
         for inner in subgraphs(node):
             free.update(free_names(inner))
             self.keep_functions |= bool(self.functions)
-        captured = {name: scope.find(name, f"body of {where}") for name in free}
+        captured = {name: scope.find(name) for name in free}
         types = tuple([self.result_type(name, scope) for name in proto.output])
         return self.make_opaque(
             node, [*operands, *captured.values()], tuple(captured), types, version
@@ -372,7 +299,8 @@ class NodeReader:
         if level.stated is None:
             graph = level.proto
             level.stated = {v.name: v for v in (*graph.value_info, *graph.output)}
-        return stated_type(level.stated.get(name)) or UNKNOWN
+        value = level.stated.get(name)
+        return (None if value is None else stated_type(value)) or UNKNOWN
 
     def make_opaque(
         self,
@@ -394,98 +322,9 @@ class NodeReader:
         )
 
 
-def resolved(
-    attributes: Iterable[AttributeProto], bound: Mapping[str, AttributeProto]
-) -> list[AttributeProto]:
-    """Attributes with references replaced by what they refer to, or left out."""
-    found = []
-    for attribute in attributes:
-        if attribute.ref_attr_name:
-            actual = bound.get(attribute.ref_attr_name)
-            if actual is None:
-                continue
-            name = attribute.name
-            attribute = AttributeProto()
-            attribute.CopyFrom(actual)
-            attribute.name = name
-        found.append(attribute)
-    return found
-
-
-def _resolve_inside(node: NodeProto, bound: Mapping[str, AttributeProto]) -> None:
-    """Resolve the references in a node that is kept, and in its bodies."""
-    pending = [node]
-    while pending:
-        inner = pending.pop()
-        found = resolved(inner.attribute, bound)
-        del inner.attribute[:]
-        inner.attribute.extend(found)
-        for body in subgraphs(inner):
-            pending.extend(body.node)
-
-
-def _new(name: str, known: Mapping[str, object]) -> str:
+def _new(name: str, known: dict[str, Tensor] | dict[str, Value]) -> str:
     if not name:
         raise InvalidModel("initializer without a name")
     if name in known:
-        raise InvalidModel("two initializers of this name", where=name)
+        raise InvalidModel("two initializers of this name", where=repr(name))
     return name
-
-
-def dense(tensor: SparseTensor, where: str) -> Tensor | None:
-    """A sparse tensor spelled out; None where that would be large."""
-    dtype = tensor.values.dtype
-    if dtype is DType.STRING:
-        return None
-    if prod(tensor.shape) * dtype.numpy.itemsize > DENSE_LIMIT:
-        return None
-    return tensor.dense(where)
-
-
-def stated_type(value: ValueInfoProto | None) -> Type | None:
-    """The type that the file states for a value, None where it states nothing."""
-    if value is None or not value.HasField("type"):
-        return None
-    type_ = read_type(value.type, f"value {value.name!r}")
-    return type_ if is_known(type_) else None
-
-
-def _expect(expected: int, kind: int, name: str, where: str) -> None:
-    if kind != expected:
-        kinds = AttributeProto.AttributeType
-        raise InvalidModel(
-            f"attribute {name!r} must be {kinds.Name(expected)}, is {kinds.Name(kind)}",
-            where=where,
-        )
-
-
-def _check_arity(
-    spelled: Spelling, operands: list[Value | None], outs: int, where: str
-) -> None:
-    low, high = spelled.min_operands, spelled.max_operands
-    while len(operands) > high and operands[-1] is None:
-        operands.pop()
-    if not low <= len(operands) <= high:
-        raise InvalidModel(
-            f"{len(operands)} inputs, takes {low} to {high}", where=where
-        )
-    for index, operand in enumerate(operands[:low]):
-        if operand is None and not spelled.operands[index].optional:
-            raise InvalidModel(f"input {index} is missing", where=where)
-    if outs > spelled.max_results:
-        raise InvalidModel(
-            f"{outs} outputs, has at most {spelled.max_results}", where=where
-        )
-
-
-_CONSTANT: Mapping[str, tuple[int, DType | None]] = {
-    "value": (AttributeProto.TENSOR, None),
-    "sparse_value": (AttributeProto.SPARSE_TENSOR, None),
-    "value_float": (AttributeProto.FLOAT, DType.F32),
-    "value_floats": (AttributeProto.FLOATS, DType.F32),
-    "value_int": (AttributeProto.INT, DType.I64),
-    "value_ints": (AttributeProto.INTS, DType.I64),
-    "value_string": (AttributeProto.STRING, DType.STRING),
-    "value_strings": (AttributeProto.STRINGS, DType.STRING),
-}
-"""The attributes of a Constant node: what they are, and what they make."""

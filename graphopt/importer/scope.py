@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidModel
 from ..ir import Op, Parameter, Value
 from ..ops.constant import Constant
-from ..proto import free_names, subgraphs, text
+from ..proto import free_names, label, subgraphs, text
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto
@@ -53,16 +53,14 @@ class Scope:
     absent: frozenset[str] = frozenset()
     prefix: str = ""
 
-    def find(self, name: str, where: str) -> Value | None:
+    def find(self, name: str) -> Value | None:
         """The value of a name; None for an absent one. Raises InvalidModel."""
         value = self.values.get(name)
         if value is not None or not name or name in self.absent:
             return value
         if self.outer is None:
-            raise InvalidModel(
-                f"reads {name!r:.200}, which nothing produces", where=where
-            )
-        value = self.outer.find(name, where)
+            raise InvalidModel(f"reads {name!r:.200}, which nothing produces")
+        value = self.outer.find(name)
         if value is None or isinstance(value, Constant):
             return value
         captured = self.level.captures.get(value)
@@ -73,14 +71,9 @@ class Scope:
         self.values[name] = captured
         return captured
 
-    def define(self, name: str, value: Value, where: str) -> None:
-        self.values[text(name, where)] = value
+    def define(self, name: str, value: Value) -> None:
+        self.values[text(name)] = value
         self.level.names.setdefault(value, name)
-
-
-def label(node: NodeProto, index: int) -> str:
-    """How messages call a node."""
-    return f"{node.op_type} node {node.name or '#' + str(index)}"
 
 
 def in_order(
@@ -103,7 +96,7 @@ def in_order(
                 continue
             if name in producers or name in known:
                 raise InvalidModel(
-                    f"{name!r:.200} is produced twice", where=label(node, index)
+                    f"{name!r:.200} is produced twice", where=label(node)
                 )
             producers[name] = index
     for index, names in enumerate(reads):
@@ -141,7 +134,7 @@ def _sorted(
                 if state[producer] == 1:
                     raise InvalidModel(
                         f"depends on its own result through {name!r:.200}",
-                        where=label(protos[index], index),
+                        where=label(protos[index]),
                     )
                 state[producer] = 1
                 stack.append((producer, iter(reads[producer])))

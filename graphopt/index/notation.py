@@ -96,7 +96,9 @@ def _parse(
     if not arrow or "->" in right:
         raise ValueError(f"index maps {text!r} need one '->'")
     reader = _Reader(text, set(broadcast))
-    tensors = [t.strip() for t in left.split(",")] if left.strip() else []
+    tensors = [t.strip() for t in left.split(",")]
+    if tensors == [""] and not ranks:
+        tensors = []  # no operand; with one rank given it is one of rank 0
     if ranks is None:
         ranks = tuple(len(_TOKEN.findall(t)) if t != "-" else 0 for t in tensors)
         if "..." in text:

@@ -188,6 +188,11 @@ from .reshaping import (
     Unsqueeze as Unsqueeze,
 )
 from .rotary import RotaryEmbedding as RotaryEmbedding
+from .resize import Resize as Resize
+from .sampling import (
+    AffineGrid as AffineGrid,
+    GridSample as GridSample,
+)
 from .segments import (
     Concat as Concat,
     Slice as Slice,

@@ -18,14 +18,13 @@ from .comparison import And, Equal, Less, LessOrEqual, Where
 from .constant import Constant
 from .contraction import MatMul
 from .elementwise import TRANSCENDENTAL, Add, Div, Mul, Sub, Tanh
-from .generation import Range
-from .generation import Shape as ShapeOf
+from .generation import Range, Shape as ShapeOf
 from .movement import Expand, Transpose
+from .padding import Pad
 from .reduction import ReduceMax
 from .registry import op
 from .reshaping import Reshape, Squeeze, Unsqueeze
 from .segments import Concat
-from .padding import Pad
 from .softmax import Softmax
 from .steering import joined, present, shape_of
 from .structured import Array, Composite, Structured
@@ -150,7 +149,7 @@ class Attention(Structured, Composite):
         ]
         return self.parse_maps(
             joined(operands[: len(self.operands)], results[: self.outs]),
-            positional=["s", "t"] if self._looks_at_positions() else (),
+            positional=self._positional(),
             linear=[(2, 5) if present(self, 5) else (2,)] if self.outs == 1 else (),
             cost=self._cost(sizes),
         )
@@ -182,9 +181,12 @@ class Attention(Structured, Composite):
         q, k, v, total = sizes
         return {"g": k[1], "r": shared, "t": total, "d": q[3], "v": v[3]}
 
-    def _looks_at_positions(self) -> bool:
+    def _positional(self) -> list[str]:
+        """Axes of which a part must be told where it is, or how many heads it has."""
         windows = self.left_window_size >= 0 or self.right_window_size >= 0
-        return bool(self.is_causal) or windows or present(self, 6)
+        looks = self.is_causal or windows or present(self, 6)
+        flat = len(shape_of(self) or ()) == 3
+        return ["s", "t"] * bool(looks) + ["g"] * flat
 
     def _cost(self, sizes: tuple[Shape, Shape, Shape, Dim]) -> float:
         """Operations per point: the domain has both head sizes, each product one."""
@@ -200,7 +202,8 @@ class Attention(Structured, Composite):
         q, k, v = (self.operands[i] for i in range(3))
         if sizes is None or shared is None or not q or not k or not v:
             return None
-        if q.dtype is None or k.dtype is None or v.dtype is None:
+        own, kept = q.dtype, v.dtype
+        if own is None or k.dtype is None or kept is None:
             return None
         size, scale = sizes[0][3], self.scale
         if scale is None:
@@ -219,29 +222,29 @@ class Attention(Structured, Composite):
                 return None
             keys = _repeated(k, shared, sizes[0][1], size)
             values = _repeated(v, shared, sizes[0][1], sizes[2][3])
-        root = scalar(math.sqrt(scale), q.dtype)
+        root = scalar(math.sqrt(scale), own)
         scores: Value = MatMul(
             Mul(q, root), Mul(Transpose(keys, perm=(0, 1, 3, 2)), root)
         )
         stages = [scores]
         if self.softcap > 0:
-            cap = scalar(self.softcap, q.dtype)
+            cap = scalar(self.softcap, own)
             scores = Mul(cap, Tanh(Div(scores, cap)))
         stages.append(scores)
-        bias = self._bias(q, k, q.dtype)
+        bias = self._bias(q, k, own)
         if bias is not None:
             scores = Add(scores, bias)
         stages.append(scores)
         precision = self.softmax_precision
-        exact = q.dtype if precision is None else DType(precision)
-        weights = cast(Softmax(cast(scores, exact)), q.dtype)
+        exact = own if precision is None else DType(precision)
+        weights = cast(Softmax(cast(scores, exact)), own)
         if bias is not None:
-            nothing = scalar(-math.inf, q.dtype)
+            nothing = scalar(-math.inf, own)
             hidden = Equal(ReduceMax(bias, vector(-1)), nothing)
-            weights = Where(hidden, scalar(0, q.dtype), weights)
+            weights = Where(hidden, scalar(0, own), weights)
         stages.append(weights)
-        y: Value = MatMul(cast(weights, values.dtype or q.dtype), values)
-        y = cast(y, q.dtype)
+        y: Value = MatMul(cast(weights, kept), values)
+        y = cast(y, own)
         if len(shape_of(self) or ()) == 3:
             y = Reshape(Transpose(y, perm=SWAPPED), vector(0, 0, -1))
         return (y, k, v, stages[self.qk_matmul_output_mode])[: self.outs]

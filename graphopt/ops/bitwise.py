@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..index import Maps
 from .registry import op
 from .structured import Array, Elementwise
 
@@ -56,6 +57,10 @@ class BitShift(Elementwise):
     Vacated bits are copies of the sign on the right way, zeros on the left way; a count
     that is negative or beyond the type's bits moves everything out (opset 28).
     """
+
+    def index_maps(self) -> Maps | None:
+        linear = ((0,),) if self.direction == "LEFT" else ()
+        return self.parse_maps("..., ... -> ...", linear=linear)
 
     def compute(self, xp: Namespace, x: Array, count: Array) -> Array:
         shift = xp.shift_left if self.direction == "LEFT" else xp.shift_right

@@ -5,12 +5,13 @@ Narrow floats are summed in float32 and rounded once; integers wrap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..dims import Dim
 from ..index import Maps
 from ..ir import Value
-from ..types import DType
+from ..types import DType, Type
 from .bodies import cast, scalar
 from .elementwise import Add, Mul
 from .movement import Transpose
@@ -67,7 +68,7 @@ class Gemm(Structured, Composite):
         c = self.operands[2].rank  # type: ignore[union-attr]
         if c is None:
             return None
-        words = "m? n?".split()[2 - c :] if c else []
+        words = ["m?", "n?"][2 - c :] if c else []
         return self.parse_maps(
             f"{a}, {b}, {' '.join(words)} -> m n", linear=((0, 2), (1, 2))
         )
@@ -76,10 +77,11 @@ class Gemm(Structured, Composite):
         a, b, *rest = self.operands
         if a is None or a.dtype is None:
             return None
+        own = a.dtype
+        wide = DType.F64 if own.is_integer and self._weighs() else own
         a = Transpose(a, perm=(1, 0)) if self.transA else a
         b = Transpose(b, perm=(1, 0)) if self.transB else b
         result: Value = MatMul(a, b)
-        wide = DType.F64 if a.dtype.is_integer and self._weighs() else a.dtype
         result = cast(result, wide)
         if self.alpha != 1:
             result = Mul(scalar(self.alpha, wide), result)
@@ -89,22 +91,26 @@ class Gemm(Structured, Composite):
                 if self.beta != 1:
                     scaled = Mul(scalar(self.beta, wide), scaled)
                 result = Add(result, scaled)
-        return cast(result, a.dtype)
+        return cast(result, own)
 
     def _weighs(self) -> bool:
         return self.alpha != 1 or (self.beta != 1 and len(self.operands) > 2)
 
-    def compute(self, xp: Namespace, a: Array, b: Array, c: Array | None = None) -> Array:
+    def compute(
+        self, xp: Namespace, a: Array, b: Array, c: Array | None = None
+    ) -> Array:
         a = xp.transpose(a) if self.transA else a
         b = xp.transpose(b) if self.transB else b
 
         def affine(a: Array, b: Array, *rest: Any) -> Array:
             result, own = xp.matmul(a, b), DType.of(a.dtype)
             if own.is_integer and self._weighs():
-                result, *rest = (xp.cast(v, DType.F64) for v in (result, *rest))
+                result, *terms = (xp.cast(v, DType.F64) for v in (result, *rest))
+            else:
+                terms = list(rest)
             if self.alpha != 1:
                 result = xp.multiply(result, self.alpha)
-            for c in rest:
+            for c in terms:
                 scaled = c if self.beta == 1 else xp.multiply(c, self.beta)
                 result = xp.add(result, scaled)
             return xp.cast(result, own)
@@ -116,7 +122,7 @@ class Gemm(Structured, Composite):
 class Einsum(Structured):
     """Einstein summation: ``bij, bjk -> bik``.
 
-    An axis that is named twice in one operand is its diagonal; an extent of 1 meets any.
+    An axis named twice in one operand is its diagonal; an extent of 1 meets any other.
     """
 
     flops = 2.0

@@ -11,7 +11,10 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from ..errors import TypeMismatch
+import numpy as np
+
+from ..errors import NoReference, TypeMismatch
+from ..ir import Op
 from ..types import (
     UNKNOWN,
     OptionalType,
@@ -22,14 +25,18 @@ from ..types import (
 )
 from .registry import op
 from .schema import Schema, schema_of
-from .structured import Computed
+from .structured import Array, Computed
 
 if TYPE_CHECKING:
     from ..dims import Dim, Shape
     from ..ir import Graph, Value
+    from ..xp import Namespace
 
 Run: TypeAlias = Callable[[int, Sequence[Any]], list[Any]]
 """Runs body ``index`` on arrays for all its parameters; gives its outputs."""
+
+Step: TypeAlias = Callable[[Any, Any, Sequence[Any]], list[Any]]
+"""One iteration of a loop."""
 
 
 class Control(Computed):
@@ -104,6 +111,17 @@ class If(Control):
         except ValueError as error:
             raise self.error(f"branches give {error}") from None
 
+    def compute(
+        self, xp: Namespace, cond: Array, *captured: Array, run: Run
+    ) -> Array | tuple[Array, ...]:
+        made = xp.cond(
+            cond,
+            lambda *values: tuple(run(0, values)),
+            lambda *values: tuple(run(1, values)),
+            *captured,
+        )
+        return made if self.outs > 1 else made[0]
+
 
 @op("Loop")
 class Loop(Control):
@@ -140,8 +158,126 @@ class Loop(Control):
         return types
 
     def trips(self) -> Dim:
-        """The number of iterations, where the operands alone decide it."""
-        return None
+        """The number of iterations, where it is known and no condition ends them."""
+        limit = self.operand(0)
+        if limit is None or limit.contents is None or not self.goes_on:
+            return None
+        trips: Dim = limit.contents.item()
+        return max(trips, 0) if isinstance(trips, int) else trips
+
+    @property
+    def goes_on(self) -> bool:
+        """True where the condition surely holds before and after every iteration."""
+        first, (body,) = self.operand(1), self.bodies
+        if first is not None and first.ints != (1,):
+            return False
+        kept = body.outputs[0]
+        while isinstance(kept, Op) and kept.kind == "Identity":
+            assert kept.operands[0] is not None
+            kept = kept.operands[0]
+        return kept is body.inputs[1] or kept.ints == (1,)
+
+    def compute(
+        self,
+        xp: Namespace,
+        limit: Array | None = None,
+        cond: Array | None = None,
+        *others: Array,
+        run: Run,
+    ) -> Array | tuple[Array, ...]:
+        carried, captured = others[: self.carried], others[self.carried :]
+        step = self.step(xp, captured, run)
+        if xp.name == "host":
+            made = self.stepwise(xp, limit, cond, carried, step)
+        elif len(self.types) == len(carried):
+            made = self.looped(xp, limit, cond, carried, step)
+        elif isinstance(limit, np.ndarray) and self.goes_on:
+            count = int(limit.item())
+            made = self.scanned(xp, count, carried, step)
+        else:
+            raise NoReference("a Loop that stacks results must have a known length")
+        return made if self.outs > 1 else made[0]
+
+    def step(self, xp: Namespace, captured: Sequence[Array], run: Run) -> Step:
+        """One iteration: number, condition, carried -> condition, carried and rows."""
+        number, cond = (
+            p.shape if p.shape is not None else () for p in self.bodies[0].inputs[:2]
+        )
+
+        def step(i: Array, keep: Array, carried: Sequence[Array]) -> list[Array]:
+            i, keep = xp.reshape(i, number), xp.reshape(keep, cond)
+            made = run(0, [i, keep, *carried, *captured])
+            return [xp.reshape(made[0], ()), *made[1:]]
+
+        return step
+
+    def stepwise(
+        self,
+        xp: Namespace,
+        limit: Array | None,
+        cond: Array | None,
+        carried: Sequence[Array],
+        step: Step,
+    ) -> tuple[Array, ...]:
+        """As Python would: any number of iterations, any types."""
+        keep = xp.asarray(True if cond is None else cond.item(), np.bool_)
+        count = len(carried)
+        rows: list[list[Array]] = [[] for _ in self.types[count:]]
+        number = 0
+        while keep.item() and (limit is None or number < limit.item()):
+            keep, *made = step(xp.asarray(number, np.int64), keep, carried)
+            carried = made[:count]
+            for column, row in zip(rows, made[count:], strict=True):
+                column.append(row)
+            number += 1
+        stacks = [
+            xp.stack(column) if column else _no_rows(xp, type_)
+            for column, type_ in zip(rows, self.types[count:], strict=True)
+        ]
+        return (*carried, *stacks)
+
+    def looped(
+        self,
+        xp: Namespace,
+        limit: Array | None,
+        cond: Array | None,
+        carried: Sequence[Array],
+        step: Step,
+    ) -> tuple[Array, ...]:
+        """Without rows to stack the number of iterations may be unknown."""
+
+        def test(state: tuple[Array, ...]) -> Array:
+            number, keep = state[:2]
+            if limit is None:
+                return keep
+            below = xp.less(number, xp.reshape(xp.asarray(limit), ()))
+            return xp.logical_and(below, keep)
+
+        def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            number, keep, *values = state
+            one = xp.asarray(1, np.int64)
+            return (xp.add(number, one), *step(number, keep, values))
+
+        zero = xp.asarray(0, np.int64)
+        keep = xp.asarray(True, np.bool_) if cond is None else xp.reshape(cond, ())
+        return tuple(xp.while_loop(test, body, (zero, keep, *carried))[2:])
+
+    def scanned(
+        self, xp: Namespace, count: int, carried: Sequence[Array], step: Step
+    ) -> tuple[Array, ...]:
+        """A known number of iterations."""
+
+        def body(
+            state: tuple[Array, ...], slices: tuple[Array, ...]
+        ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+            number, *values = state
+            _, *made = step(number, xp.asarray(True, np.bool_), values)
+            following = xp.add(number, xp.asarray(1, np.int64))
+            return (following, *made[: len(carried)]), tuple(made[len(carried) :])
+
+        zero = xp.asarray(0, np.int64)
+        state, rows = xp.scan(body, (zero, *carried), (), count)
+        return (*state[1:], *rows)
 
 
 @op("Scan")
@@ -188,6 +324,56 @@ class Scan(Control):
             if shape and -len(shape) <= axis < len(shape) and shape[axis] is not None:
                 return shape[axis]  # type: ignore[no-any-return]
         return None
+
+    def compute(
+        self, xp: Namespace, *operands: Array, run: Run
+    ) -> Array | tuple[Array, ...]:
+        states, count = self.states, int(self.num_scan_inputs)
+        captured = operands[states + count :]
+        backwards = self.scan_input_directions or (0,) * count
+        axes = self.scan_input_axes or (0,) * count
+        sequences = [
+            _turned(xp, _moved(xp, x, axis, 0), reverse)
+            for x, axis, reverse in zip(
+                operands[states : states + count], axes, backwards, strict=True
+            )
+        ]
+
+        def body(
+            state: tuple[Array, ...], slices: tuple[Array, ...]
+        ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+            made = run(0, [*state, *slices, *captured])
+            return tuple(made[:states]), tuple(made[states:])
+
+        state, rows = xp.scan(body, operands[:states], sequences)
+        backwards = self.scan_output_directions or (0,) * len(rows)
+        axes = self.scan_output_axes or (0,) * len(rows)
+        stacks = [
+            _moved(xp, _turned(xp, x, reverse), 0, axis)
+            for x, axis, reverse in zip(rows, axes, backwards, strict=True)
+        ]
+        made = (*state, *stacks)
+        return made if self.outs > 1 else made[0]
+
+
+def _moved(xp: Namespace, x: Array, source: int, target: int) -> Array:
+    """x with one axis moved to another place."""
+    order = list(range(x.ndim))
+    axis = order.pop(source)
+    order.insert(target % x.ndim, axis)
+    return xp.transpose(x, order)
+
+
+def _turned(xp: Namespace, x: Array, reverse: int) -> Array:
+    return xp.flip(x, (0,)) if reverse else x
+
+
+def _no_rows(xp: Namespace, type_: Type) -> Array:
+    """What a loop without iterations stacks; dims that are not known become 0."""
+    if not isinstance(type_, TensorType) or type_.dtype is None:
+        raise NoReference("a Loop without iterations, and of unknown type")
+    shape = [d if isinstance(d, int) else 0 for d in (type_.shape or (0,))]
+    return xp.zeros([0, *shape[1:]], type_.dtype)
 
 
 def join(a: Type, b: Type) -> Type:

@@ -78,8 +78,17 @@ def is_linear_cast(source: DType | None, target: DType) -> bool:
 class CastLike(Structured, Composite):
     """x in the element type of another operand, of which nothing else is read."""
 
-    maps = "..., - -> ..."
     flops = 0.0
+
+    def index_maps(self) -> Maps | None:
+        x, like = self.operands
+        exact = (
+            x is not None
+            and like is not None
+            and like.dtype is not None
+            and is_linear_cast(x.dtype, like.dtype)
+        )
+        return self.parse_maps("..., - -> ...", linear=((0,),) if exact else ())
 
     def infer(self) -> Sequence[Type]:
         return Structured.infer(self)

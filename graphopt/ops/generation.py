@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import dims
-from ..dims import Dim
-from ..dims import Shape as Dims
+from ..dims import Dim, Shape as Dims
 from ..index import Maps
 from ..ir import Contents
 from ..types import DType
@@ -115,9 +114,8 @@ class Range(Structured):
         constants = [None if v is None else v.constant for v in self.operands]
         if any(c is None for c in constants):
             return None
-        numbers = [float(c.array()) for c in constants if c is not None]
-        start, limit, delta = numbers
-        return max(int(np.ceil((limit - start) / delta)), 0) if delta else None
+        low, high, step = (float(c.array()) for c in constants if c is not None)
+        return max(int(np.ceil((high - low) / step)), 0) if step else None
 
     def compute(self, xp: Namespace, start: Array, limit: Array, delta: Array) -> Array:
         return xp.arange(start, limit, delta, start.dtype)
@@ -164,9 +162,7 @@ class Trilu(Structured):
 
     def index_maps(self) -> Maps | None:
         steering = ", -" * (len(self.operands) - 1)
-        return self.parse_maps(
-            f"... r c{steering} -> ... r c", positional=["r", "c"]
-        )
+        return self.parse_maps(f"... r c{steering} -> ... r c", positional=["r", "c"])
 
     def result_shapes(self) -> Sequence[Dims | None]:
         return [shape_of(self)]

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 class LinearAttention(Computed):
     """For each head and step, scale * q S, where S += k (x) write in every step.
 
-    The ``update_rule`` says what is written: v, or with "delta" the rest beta * (v - S k)
-    that S does not know yet; with "gated" S first decays by exp(decay). Operands: q, k, v
-    ``[batch, step, head * size]``, S, decay, beta. Results: the outputs, S at the end.
+    The ``update_rule`` says what is written: v, or with "delta" what S does not know of
+    it yet, beta * (v - S k); with "gated" S first decays by exp(decay). Operands: q, k
+    and v ``[batch, step, head * size]``, S, decay, beta. Results: the outputs, S at the
+    end.
     """
 
     def default_outs(self) -> int:

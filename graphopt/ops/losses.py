@@ -36,7 +36,7 @@ class NegativeLogLikelihoodLoss(Loss):
     """
 
     def infer(self) -> Sequence[Type]:
-        return [TensorType(list(self.result_dtypes())[0], self.loss_shape())]
+        return [TensorType(self._dtype(0), self.loss_shape())]
 
     def body(self) -> Value | None:
         x, target, *weights = self.operands

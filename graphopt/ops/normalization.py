@@ -83,7 +83,10 @@ class LastAxes(Normalizing):
         weights = [shape_of(self, i) for i in range(1, len(self.operands))]
         if None in weights:
             return None
-        operands = [words, *(_aligned(words, shape, w) for w in weights if w is not None)]
+        operands = [
+            words,
+            *(_aligned(words, shape, w) for w in weights if w is not None),
+        ]
         inner = ["1" if word[0] == "_" else word for word in words]
         return self.parse_maps(
             joined(operands, [words, inner, inner][: self.outs]),
@@ -382,10 +385,10 @@ class GroupNormalization(ByChannel):
         if x.dtype is None:
             return None
         wide = widest(DType(self.stash_type), x.dtype)
-        grouped = Reshape(cast(x, wide), vector(0, self.num_groups, -1))
+        grouped: Value = Reshape(cast(x, wide), vector(0, self.num_groups, -1))
         _, distance, variance = centred(grouped, vector(2))
-        normal = Mul(distance, spread_of(variance, self.epsilon))
-        normal = cast(Reshape(normal, ShapeOf(x)), x.dtype)
+        grouped = Mul(distance, spread_of(variance, self.epsilon))
+        normal = cast(Reshape(grouped, ShapeOf(x)), x.dtype)
         scaled = Mul(normal, per_channel(scale, x.rank))
         return Add(scaled, per_channel(bias, x.rank))
 
@@ -394,9 +397,7 @@ class GroupNormalization(ByChannel):
             shape = x.shape
             grouped = xp.reshape(x, (shape[0], self.num_groups, -1))
             _, distance, variance = moments(xp, grouped, 2)
-            distance = xp.multiply(
-                distance, inverse_root(xp, variance, self.epsilon)
-            )
+            distance = xp.multiply(distance, inverse_root(xp, variance, self.epsilon))
             scaled = xp.multiply(
                 xp.reshape(distance, shape), channels(xp, scale, x.ndim)
             )

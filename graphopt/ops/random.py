@@ -1,8 +1,8 @@
 """Random numbers, the same on every target.
 
 ONNX leaves the generator open. Here it is Threefry-2x32 of 20 rounds (Salmon, Moraes,
-Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), keyed by the seed
-and the op's token: NumPy and JAX draw the same numbers, and so does every run.
+Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), keyed by the
+seed and the op's token: NumPy and JAX draw the same numbers, and so does every run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from ..index import Maps
 from ..ir import Value
 from ..types import DType, Type
 from .constant import Constant
-from .generation import Shape as ShapeOf
-from .generation import chosen_dtype
+from .generation import Shape as ShapeOf, chosen_dtype
 from .movement import Expand
 from .registry import op
 from .steering import axis_names, joined, shape_of
@@ -64,7 +63,7 @@ class Random(Computed):
 
     def key(self) -> tuple[int, int]:
         """What the numbers depend on: the seed's bits, and the token."""
-        seed = self.attrs.get("seed")
+        seed: float | None = self.seed
         bits = 0 if seed is None else int(np.float32(seed).view(np.uint32))
         return bits, self.token
 
@@ -86,11 +85,13 @@ class RandomTensor(Random, Structured):
     def result_dtypes(self) -> Sequence[DType | None]:
         return [chosen_dtype(self)]
 
+    def stated(self) -> tuple[int, ...]:
+        """The dims that the attribute gives."""
+        return tuple(self.attrs["shape"])  # type: ignore[arg-type]
+
     def wanted(self) -> Shape | None:
         """The dims of the result; None where they are not known."""
-        if self.operands:
-            return shape_of(self)
-        return tuple(self.attrs["shape"])  # type: ignore[arg-type]
+        return shape_of(self) if self.operands else self.stated()
 
     def index_maps(self) -> Maps | None:
         wanted = self.wanted()
@@ -111,7 +112,7 @@ class RandomTensor(Random, Structured):
     def compute(self, xp: Namespace, *like: Array) -> Array:
         chosen = self.attrs.get("dtype")
         dtype = DType.of(like[0].dtype) if chosen is None else DType(chosen)
-        shape = like[0].shape if like else self.wanted()
+        shape = like[0].shape if like else self.stated()
         return xp.cast(self.draw(xp, shape), dtype)
 
 
@@ -217,7 +218,7 @@ class Dropout(Random, Structured, Composite):
     15 (2014).
     """
 
-    deterministic = _WhileTraining()  # type: ignore[assignment]
+    deterministic = _WhileTraining()
     flops = 2.0
 
     def may_draw(self) -> bool:

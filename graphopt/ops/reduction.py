@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import dims
 from ..dims import Shape
@@ -18,7 +18,7 @@ from ..types import DType, Type
 from .bodies import cast, scalar, widened
 from .elementwise import TRANSCENDENTAL, Div, Log, Sqrt, is_inexact
 from .registry import op
-from .steering import axis_names, joined, normal_axes, normal_axis
+from .steering import axis_names, joined, length_of, normal_axes, normal_axis
 from .structured import Array, Composite, Structured
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ class Reduction(Structured):
             return None
         if self.keepdims:
             return tuple([1 if d == 1 else None for d in x.shape])
-        count = wanted.shape[0] if wanted.rank == 1 else None
-        if not isinstance(count, int) or count == 0:
-            return None
-        return (None,) * (len(x.shape) - count)
+        count = length_of(self, 1)
+        return (None,) * (len(x.shape) - count) if count else None
 
     def index_maps(self) -> Maps | None:
         return self.reduced_maps()
@@ -182,9 +180,9 @@ class ReduceLogSumExp(Reduction):
 
 
 class Finished(Reduction, Composite):
-    """A reduction with something done to its result, so that parts do not combine."""
+    """A reduction with something done to its result: mostly, parts do not combine."""
 
-    combiner = None
+    combiner: ClassVar[Combiner | None] = None
 
     def infer(self) -> Sequence[Type]:
         return Reduction.infer(self)
@@ -251,7 +249,7 @@ class ReduceMean(Finished):
 class ReduceLogSum(Finished):
     """log of the sum."""
 
-    flops = 1.0
+    combiner = Combiner.LOGSUMEXP
 
     def spelled(self, x: Value, dtype: DType, reduced: Reduce) -> Value | None:
         return cast(Log(reduced(ReduceSum, widened(x))), dtype)

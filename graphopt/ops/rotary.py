@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from ..dims import Dim
 from ..ir import Value
-from .bodies import Normalizing, vector
+from .bodies import vector
 from .elementwise import Add, Mul, Sub
 from .indexing import Gather
-from .movement import Transpose
 from .registry import op
 from .reshaping import Reshape, Unsqueeze
 from .segments import Concat, Slice
@@ -27,10 +26,11 @@ if TYPE_CHECKING:
 class RotaryEmbedding(Composite):
     """Pairs of elements of each head, rotated by an angle that depends on the position.
 
-    ``x`` is ``[batch, head, position, size]``, or heads and sizes in one last dim. A pair
-    is made of the two halves of the first ``rotary_embedding_dim`` elements (0: all), or
-    ``interleaved`` of neighbours; the rest stays. With ``position_ids`` the cosines and
-    sines are looked up there. Su et al., arXiv 2104.09864.
+    ``x`` is ``[batch, head, position, size]``, or heads and sizes in one last dim. The
+    first ``rotary_embedding_dim`` elements (0: all) are turned: each of the first half
+    with its fellow in the second, or ``interleaved`` with its neighbour. With
+    ``position_ids`` the cosines and sines are looked up there. Su et al., arXiv
+    2104.09864.
     """
 
     def infer(self) -> Sequence[Type]:
@@ -108,9 +108,7 @@ class RotaryEmbedding(Composite):
             real = xp.subtract(xp.multiply(cosine, first), xp.multiply(sine, second))
             other = xp.add(xp.multiply(sine, first), xp.multiply(cosine, second))
             if self.interleaved:
-                pairs = xp.reshape(
-                    xp.stack([real, other], -1), (*x.shape[:-1], turned)
-                )
+                pairs = xp.reshape(xp.stack([real, other], -1), (*x.shape[:-1], turned))
             else:
                 pairs = xp.concat([real, other], -1)
             return xp.concat([pairs, x[..., turned:]], -1)

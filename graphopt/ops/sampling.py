@@ -29,19 +29,15 @@ CUBIC = -0.75
 """The slope of the cubic kernel at its neighbours, as PyTorch and ONNX have it."""
 
 
-def cubic_weights(xp: Namespace, t: Array, a: float = CUBIC) -> list[Array]:
-    """What the four neighbours of a point weigh, ``t`` after the second of them.
+def cubic_kernel(distance: Array, a: float = CUBIC) -> Array:
+    """What an element weighs at a distance of 0 to 2, and beyond.
 
     Source: R. Keys, Cubic convolution interpolation for digital image processing, 1981.
     """
-
-    def near(x: Array) -> Array:
-        return ((a + 2) * x - (a + 3)) * x * x + 1
-
-    def far(x: Array) -> Array:
-        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-
-    return [far(t + 1), near(t), near(1 - t), far(2 - t)]
+    x = distance
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return near * (x < 1) + far * ((x >= 1) & (x < 2))
 
 
 def taps(xp: Namespace, at: Array, mode: str) -> list[Tap]:
@@ -52,10 +48,12 @@ def taps(xp: Namespace, at: Array, mode: str) -> list[Tap]:
     t, first = at - low, xp.cast(low, DType.I64)
     if mode == "linear":
         return [(first, 1 - t), (first + 1, t)]
-    return [(first - 1 + i, w) for i, w in enumerate(cubic_weights(xp, t))]
+    return [(first + i, cubic_kernel(xp.abs(t - i))) for i in (-1, 0, 1, 2)]
 
 
-def elements(xp: Namespace, image: Array, at: Sequence[Array], *, outside: str) -> Array:
+def elements(
+    xp: Namespace, image: Array, at: Sequence[Array], *, outside: str
+) -> Array:
     """Elements at whole positions ``[batch, *points]``: ``[batch, channels, *points]``.
 
     ``outside`` of the image are "zeros", or its "border".
@@ -118,14 +116,104 @@ class GridSample(Structured):
             return None
         whole = axis_names(len(image) - 2, "_w")
         points = axis_names(len(image) - 2, "y")
-        text = joined(
-            [["n", "c", *whole], ["n", *points, "_"]], [["n", "c", *points]]
-        )
+        text = joined([["n", "c", *whole], ["n", *points, "_"]], [["n", "c", *points]])
         taps = {"nearest": 1, "linear": 2, "cubic": 4}[self.mode] ** len(points)
         return self.parse_maps(text, cost=cost_among(2 * taps, image[2:]))
 
     def compute(self, xp: Namespace, image: Array, grid: Array) -> Array:
-        return xp.each(lambda x, g: self._sampled(xp, x, g), image, ...)
+        real = real_type(image, grid)
+        spatial = image.shape[2:]
+        grid = xp.cast(grid, real)
+        at = []
+        for i, extent in enumerate(spatial):
+            position = grid[..., len(spatial) - 1 - i]
+            if self.align_corners:
+                position = (position + 1) / 2 * (extent - 1)
+            else:
+                position = ((position + 1) * extent - 1) / 2
+            if self.mode == "nearest":
+                position = xp.round(position)
+            at.append(self._placed(xp, position, extent))
+        if self.mode != "nearest":
+            image = xp.cast(image, real)
+        return interpolated(
+            xp,
+            image,
+            at,
+            self.mode,
+            outside="zeros" if self.padding_mode == "zeros" else "border",
+            placed=lambda position, i: self._placed(xp, position, spatial[i]),
+        )
+
+    def _placed(self, xp: Namespace, at: Array, extent: int) -> Array:
+        """Positions along a dim, those beyond its borders moved as the op says."""
+        low, high = (0, extent - 1) if self.align_corners else (-0.5, extent - 0.5)
+        beyond = (at < low) | (at > high)
+        if self.padding_mode == "border":
+            return xp.where(beyond, xp.clip(at, 0, extent - 1), at)
+        if self.padding_mode == "reflection":
+            whole = at.dtype.kind == "i"
+            place = xp.cast(at, DType.F64) if whole else at
+            place = _reflected(xp, place, low, high)
+            return xp.where(beyond, xp.cast(place, at.dtype), at)
+        return at
+
+
+def _reflected(xp: Namespace, at: Array, low: float, high: float) -> Array:
+    """Positions mirrored at two borders until they lie between."""
+    width = high - low
+    if not width:
+        return at * 0 + low
+    way = xp.remainder(at - low, 2 * width)
+    return low + xp.minimum(way, 2 * width - way)
+
+
+@op("AffineGrid")
+class AffineGrid(Structured):
+    """The positions that an affine map of each batch takes those of an image to.
+
+    For GridSample: from -1 to 1, the last spatial dim first.
+    """
+
+    static = (1,)
+    linear = ((0,),)
+    flops = 2.0
+
+    def index_maps(self) -> Maps | None:
+        size = dims_of(self, 1)
+        if size is None:
+            return None
+        points = axis_names(len(size) - 2, "y")
+        text = joined([["n", "a", "k"], "-"], [["n", *points, "a"]])
+        return self.parse_maps(text, positional=(*points, "k"))
+
+    def extents(self) -> Mapping[str, Dim]:
+        size = dims_of(self, 1) or ()
+        return dict(zip(axis_names(len(size) - 2, "y"), size[2:], strict=True))
+
+    def compute(self, xp: Namespace, theta: Array, size: Array) -> Array:
+        real = real_type(theta)
+        spatial = size.tolist()[2:]
+        lines = []
+        for extent in spatial:
+            steps = np.arange(extent)
+            if self.align_corners:
+                lines.append(2 * steps / max(extent - 1, 1) - 1)
+            else:
+                lines.append((2 * steps + 1) / extent - 1)
+        mesh = np.meshgrid(*lines, indexing="ij")[::-1]
+        points = np.stack([*mesh, np.ones(spatial)], axis=-1).reshape(
+            -1, len(spatial) + 1
+        )
+        theta = xp.transpose(xp.cast(theta, real), (0, 2, 1))
+        grid = xp.matmul(xp.cast(points, real), theta)
+        return xp.reshape(grid, (theta.shape[0], *spatial, len(spatial)))
+
+
+def real_type(*arrays: Array) -> np.dtype[np.generic]:
+    """The type to interpolate in: float64 if an array has that, else float32."""
+    wide = any(x.dtype == np.float64 for x in arrays)
+    return np.dtype(np.float64 if wide else np.float32)
 
 
 def cost_among(flops: float, whole: Sequence[Dim]) -> float:

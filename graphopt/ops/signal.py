@@ -13,7 +13,15 @@ from ..dims import Dim, Shape
 from ..index import Maps
 from ..types import DType
 from .registry import op
-from .steering import axis_names, dims_of, ints_of, joined, normal_axis, present, shape_of
+from .steering import (
+    axis_names,
+    dims_of,
+    ints_of,
+    joined,
+    normal_axis,
+    present,
+    shape_of,
+)
 from .structured import Array, Structured
 
 if TYPE_CHECKING:
@@ -81,7 +89,9 @@ class BlackmanWindow(Window):
 def as_complex(xp: Namespace, x: Array) -> Array:
     """Numbers whose real and imaginary parts are the last axis (of extent 1: real)."""
     real = x[..., 0]
-    return xp.complex(real, x[..., 1] if x.shape[-1] == 2 else xp.zeros(real.shape, real.dtype))
+    return xp.complex(
+        real, x[..., 1] if x.shape[-1] == 2 else xp.zeros(real.shape, real.dtype)
+    )
 
 
 def as_parts(xp: Namespace, x: Array) -> Array:
@@ -145,7 +155,9 @@ class DFT(Structured):
             joined([[*operand, "_p"], *steering], [[*result, "_c"]]),
             linear=((0,),),
             # The domain has both the signal's axis and the spectrum's.
-            cost=5 * math.log2(count) / count if isinstance(count, int) and count else 1,
+            cost=5 * math.log2(count) / count
+            if isinstance(count, int) and count
+            else 1,
         )
 
     def extents(self) -> Mapping[str, Dim]:

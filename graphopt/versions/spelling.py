@@ -64,6 +64,10 @@ class Spelling:
     min_results: int
     max_results: int
 
+    def operand(self, index: int) -> Formal:
+        """The declared operand for a position; the last one may stand for many."""
+        return self.operands[min(index, len(self.operands) - 1)]
+
     def accepts(self, operands: Sequence[Value | None], types: Sequence[Type]) -> bool:
         """True unless arity or a known element type breaks the schema."""
         count = len(operands)

@@ -64,11 +64,14 @@ class Casting(Foundation):
             return self._to_e8m0(x, saturate, round_mode)
         if kind(x.dtype) == "f" and kind(target) in "iu":
             return self._float_to_int(self._widened(x), target)
-        if target in _FLOAT8:
-            return self._to_float8(self._widened(x), target, saturate)
-        if target in WIDE and WIDE[target].kind == "f" and kind(x.dtype) != "f":
-            return self.convert(self.convert(x, WIDE[target]), target)
-        return self.convert(self._widened(x), target)
+        x = self._widened(x)
+        if target in WIDE:
+            # ONNX Runtime and XLA also round float64 through float32.
+            x = self.convert(x, WIDE[target])
+        if target in _FLOAT8 and saturate:
+            largest = float(ml_dtypes.finfo(target).max)  # type: ignore[no-untyped-call]
+            x = self.lib.minimum(self.lib.maximum(x, -largest), largest)
+        return self.convert(x, target)
 
     def _widened(self, x: Array) -> Array:
         wide = WIDE.get(x.dtype)
@@ -91,15 +94,6 @@ class Casting(Foundation):
             lowest = lib.where(upper, high, lib.where(whole > 0, 0 * lowest, lowest))
         result = lib.where(fits, exact, lowest)
         return self.convert(result, target)
-
-    def _to_float8(self, x: Array, target: np.dtype[Any], saturate: bool) -> Array:
-        lib = self.lib
-        if kind(x.dtype) != "f":
-            x = self.convert(x, _FLOAT32)
-        if saturate:
-            largest = float(ml_dtypes.finfo(target).max)  # type: ignore[no-untyped-call]
-            x = lib.minimum(lib.maximum(x, -largest), largest)
-        return self.convert(x, target)
 
     def _to_e8m0(self, x: Array, saturate: bool, round_mode: str) -> Array:
         """The exponent of a positive float32: E8M0 has neither sign nor mantissa."""

@@ -11,10 +11,10 @@ from .foundation import Array
 
 def matmul(a: Array, b: Array) -> Array:
     """``a @ b``; integers wrap, and take the BLAS of a float type that holds them."""
-    if a.dtype.kind in "iub":
+    if a.dtype.kind in "iu":
         exact = exact_float(a, b, a.shape[-1])
         if exact is not None:
-            return matmul(a.astype(exact), b.astype(exact)).astype(a.dtype)
+            return wrapped(matmul(a.astype(exact), b.astype(exact)), a.dtype)
     elif a.ndim > 1 and b.ndim > 1:
         a, b = _blas_ready(a), _blas_ready(b)
         if a.ndim > 2 and b.ndim == 2 and a.flags.c_contiguous:
@@ -32,6 +32,11 @@ def exact_float(a: Array, b: Array, depth: int) -> np.dtype[Any] | None:
     if largest <= 2**24:
         return np.dtype(np.float32)
     return np.dtype(np.float64) if largest <= 2**53 else None
+
+
+def wrapped(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Whole floats below 2**53 as integers, modulo their width."""
+    return x.astype(np.int64).astype(dtype)
 
 
 def _magnitude(x: Array) -> int:

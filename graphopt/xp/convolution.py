@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .contraction import exact_float, matmul
+from .contraction import exact_float, matmul, wrapped
 from .foundation import Array
 from .reductions import lowest
 from .spatial import Geometry
@@ -58,7 +58,7 @@ def correlate(x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
         exact = exact_float(x, w, w[0].size if len(w) else 0)
         if exact is not None:
             result = correlate(x.astype(exact), w.astype(exact), geometry, groups)
-            return result.astype(x.dtype)
+            return wrapped(result, x.dtype)
     extents = geometry.extents(x.shape[2:])
     out = np.zeros((x.shape[0], w.shape[0], *extents), x.dtype)
     if not out.size or not w.size:
@@ -144,7 +144,7 @@ def spread(x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
         exact = exact_float(x, w, w[:, 0].size if w.size else 0)
         if exact is not None:
             result = spread(x.astype(exact), w.astype(exact), geometry, groups)
-            return result.astype(x.dtype)
+            return wrapped(result, x.dtype)
     n, c, *spatial = x.shape
     m = w.shape[1] * groups
     full = tuple(

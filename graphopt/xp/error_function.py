@@ -2,8 +2,8 @@
 
 For ``x >= 0``, ``erf(x) = -expm1(-x r(x))`` with ``r(x) = -log(erfc(x)) / x``, which is
 smooth. An error in ``r`` is damped by ``erfc(x)``, so one short fit serves the whole
-range at full relative accuracy. The coefficients are minimax fits, by Lawson's method in
-40 digits; one form with an exponential is the idea of Abramowitz and Stegun 7.1.26.
+range at full relative accuracy. Its coefficients are minimax, by Lawson's method in 40
+digits; one form with an exponential is the idea of Abramowitz and Stegun 7.1.26.
 Largest errors, against mpmath: 0.51 ulp in float32, 6e-16 in float64.
 """
 

@@ -83,9 +83,8 @@ class Host(Namespace):
         return result
 
     def nonzero(self, x: Array) -> Array:
-        return np.array(np.nonzero(np.atleast_1d(x))[: x.ndim], np.int64).reshape(
-            x.ndim, -1
-        )
+        # Of a scalar ONNX wants no coordinates, however many elements are not zero.
+        return np.array(np.nonzero(np.atleast_1d(x)), np.int64)[: x.ndim]
 
     def unique(
         self, x: Array, axis: int | None = None, *, sorted: bool = True

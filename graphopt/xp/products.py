@@ -116,7 +116,10 @@ class Products(Foundation):
         size = dict(zip(right, y.shape, strict=True))
         for axis, extent in zip(left, x.shape, strict=True):
             # An axis of extent 1 broadcasts against the same axis of the other operand.
-            size[axis] = extent if size.get(axis, 1) == 1 else size[axis]
+            other = size.setdefault(axis, extent)
+            if 1 not in (extent, other) and extent != other:
+                raise TypeMismatch(f"einsum: an axis of {extent} and of {other}")
+            size[axis] = other if extent == 1 else extent
         x = self._arranged(x, left, (batch, rows, depth), size)
         y = self._arranged(y, right, (batch, depth, columns), size)
         product = self.multiply_matrices(x, y)

@@ -37,7 +37,11 @@ def cases(every: bool = False) -> list[Case]:
     add("PRelu", [((2, 3, 4), (4,)), ((2, 3, 4), (3, 1)), ((4,), ())])
     add("SwiGLU", [((3, 4), (3, 4)), ((2, 0), (2, 0))], alphas, ulps=16)
 
-    number = [*FLOATS, DType.BOOL, *(DType[f"{s}{b}"] for s in "UI" for b in (8, 16, 32, 64))]
+    number = [
+        *FLOATS,
+        DType.BOOL,
+        *(DType[f"{s}{b}"] for s in "UI" for b in (8, 16, 32, 64)),
+    ]
     narrow = [DType.U4, DType.I4]
     eights = [DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ]
     for target in number:
@@ -54,7 +58,11 @@ def cases(every: bool = False) -> list[Case]:
     add("Cast", [(_numerals,)], [{"to": DType.F32}, {"to": DType.I64}], **text)
     add("Cast", [((3, 2),)], [{"to": DType.STRING}], dtypes=[DType.I64], traced=False)
     add("CastLike", [((3, 4), _like(t)) for t in number], dtypes=[DType.F32, DType.I32])
-    for source, target in ((DType.F32, DType.I32), (DType.F64, DType.U64), (DType.U8, DType.I8)):
+    for source, target in (
+        (DType.F32, DType.I32),
+        (DType.F64, DType.U64),
+        (DType.U8, DType.I8),
+    ):
         add("BitCast", [((3, 4),)], [{"to": target}], dtypes=[source])
     return made
 

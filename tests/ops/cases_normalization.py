@@ -44,8 +44,16 @@ def cases(every: bool = False) -> list[Case]:
         add("LayerNormalization", fits, wholes, outs=outs, dtypes=floats)
     add("RMSNormalization", [fit[:2] for fit in fits], wholes)
     groups = [{"num_groups": 2}, {"num_groups": 4, "epsilon": 0.01}, {"num_groups": 1}]
-    add("GroupNormalization", [((2, 4, 3, 2), (4,), (4,)), ((2, 4, 6), (4,), (4,))], groups)
-    add("MeanVarianceNormalization", [(image,)], [{}, {"axes": (1, 2)}, {"axes": (0, -1)}])
+    add(
+        "GroupNormalization",
+        [((2, 4, 3, 2), (4,), (4,)), ((2, 4, 6), (4,), (4,))],
+        groups,
+    )
+    add(
+        "MeanVarianceNormalization",
+        [(image,)],
+        [{}, {"axes": (1, 2)}, {"axes": (0, -1)}],
+    )
     sizes = [
         {"size": 3},
         {"size": 2, "alpha": 0.5, "beta": 0.5},

@@ -126,7 +126,7 @@ def constant(value: Any, dtype: Any = np.int64) -> Callable[..., Array]:
 
 
 Spec = tuple[int, ...] | Array | Callable[..., Array] | None
-"""An operand: dims to draw numbers for, an array, a function of (rng, dtype), or none."""
+"""An operand: dims to draw numbers for, an array, a function of (rng, dtype), none."""
 
 
 def sweep(
@@ -144,7 +144,8 @@ def sweep(
 ) -> list[Case]:
     """Cases of one op: each list of operands, attributes and element type occurs.
 
-    ``every`` asks for all their combinations instead. ``dtypes`` are by default those
+    ``every`` asks for all their combinations instead. Float attributes are rounded to
+    float32, as ONNX stores them. ``dtypes`` are by default those
     that ONNX allows for the first operand, strings apart. ``constants`` are operands
     that are known when the op is built; arrays and functions always are.
     """
@@ -177,7 +178,7 @@ def sweep(
                 kind,
                 name,
                 tuple(operands),
-                dict(chosen),
+                {name: _stored(value) for name, value in chosen.items()},
                 outs,
                 tuple(sorted(known)),
                 ulps,
@@ -185,6 +186,10 @@ def sweep(
             )
         )
     return cases
+
+
+def _stored(value: Any) -> Any:
+    return float(np.float32(value)) if isinstance(value, float) else value
 
 
 def _shown(spec: Spec) -> str:
@@ -260,11 +265,16 @@ def expanded(case: Case) -> list[Array] | None:
 
 
 def widened(case: Case) -> list[Array]:
-    """What graphopt computes in float64."""
+    """What graphopt computes in float64, rounded to the declared types in the end."""
     evaluator = Evaluator(precision="float64")
     operands = [None if a is None else evaluator.adopt(a) for a in case.operands]
     with evaluator.xp.scope():
-        return list(evaluator.apply(case.op, operands))
+        results = evaluator.apply(case.op, operands)
+        return [
+            array.astype(type_.dtype.numpy)
+            for array, type_ in zip(results, case.op.types, strict=True)
+            if isinstance(type_, TensorType) and type_.dtype
+        ]
 
 
 def traced(case: Case) -> list[Array]:
@@ -273,7 +283,9 @@ def traced(case: Case) -> list[Array]:
 
     op, space = case.op, xp.traced()
     known = set(case.constants) | set(op.static)
-    dynamic = [i for i, a in enumerate(case.operands) if a is not None and i not in known]
+    dynamic = [
+        i for i, a in enumerate(case.operands) if a is not None and i not in known
+    ]
 
     def run(*arrays: Any) -> Any:
         operands = list(case.operands)
@@ -389,17 +401,16 @@ def runtime(case: Case) -> list[Array]:
     # It gives the bits of what NumPy has no type for.
     return [
         array.view(type_.dtype.numpy)
-        if isinstance(type_, TensorType) and type_.dtype and type_.dtype.bits == 8
+        if isinstance(type_, TensorType)
+        and type_.dtype
+        and type_.dtype.bits == 8
         and type_.dtype.is_float
         else array
         for array, type_ in zip(results, case.op.types, strict=True)
     ]
 
 
-_FOREIGN = {
-    np.dtype(d)
-    for d in (ml_dtypes.bfloat16, ml_dtypes.int4, ml_dtypes.uint4)
-}
+_FOREIGN = {np.dtype(d) for d in (ml_dtypes.bfloat16, ml_dtypes.int4, ml_dtypes.uint4)}
 
 
 def reference(case: Case) -> list[Array]:

@@ -1,4 +1,4 @@
-"""The index maps of every op by brute force: what they claim holds on split operands."""
+"""Index maps by brute force: what they claim holds on split operands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,19 @@ from graphopt.types import DType, TensorType
 
 Array = np.ndarray[Any, Any]
 
-MISSED: dict[str, str] = {}
+EXPONENTIAL = "A power of a sum is a product of powers: sums alone are looked for."
+BLIND = "No number here is special, and so no part is."
+OTHERS = "One result is partial, another replicated: no rule mixes the two."
+MISSED: dict[str, str] = {
+    "Exp *: P(sum) -> P(prod)": EXPONENTIAL,
+    "Pow *: R, P(sum) -> P(prod)": EXPONENTIAL,
+    "IsNaN *: P(sum) -> R": BLIND,
+    "IsInf *: P(sum) -> R": BLIND,
+    "M?? f64 [[]4x6,4x6]: P(sum), P(sum) -> P(sum)": "Both have the same addend.",
+    "BatchNormalization * training_mode=1: *": OTHERS,
+    "LayerNormalization * axis=1: *": OTHERS,
+    "Attention *,-,*: *": OTHERS,
+}
 """Placements that work and that no rule gives, each with its reason."""
 
 
@@ -37,13 +49,26 @@ def cases() -> list[Case]:
 
     one = ((4, 6),)
     two = [((4, 6), (4, 6)), ((4, 6), (6,)), ((4, 1), (2, 1, 6)), ((4, 6), ())]
-    unary = "Neg Abs Sign Reciprocal Sqrt Floor Ceil Round Exp Log Erf Sin Cos Tan Asin "
+    unary = (
+        "Neg Abs Sign Reciprocal Sqrt Floor Ceil Round Exp Log Erf Sin Cos Tan Asin "
+    )
     unary += "Acos Atan Sinh Cosh Tanh Asinh Acosh Atanh Relu LeakyRelu Elu Celu Selu "
     unary += "ThresholdedRelu Shrink Sigmoid HardSigmoid HardSwish Swish Mish Softplus "
     unary += "Softsign Gelu IsNaN IsInf Identity"
     for kind in unary.split():
         add(kind, one)
-    for kind in ("Add", "Sub", "Mul", "Div", "Mod", "Sum", "Mean", "Max", "Min", "PRelu"):
+    for kind in (
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Mod",
+        "Sum",
+        "Mean",
+        "Max",
+        "Min",
+        "PRelu",
+    ):
         attrs = {"fmod": 1} if kind == "Mod" else {}
         add(kind, *(two[:2] if kind == "PRelu" else two), attrs=attrs)
     add("Pow", *two, values=positive)
@@ -51,7 +76,7 @@ def cases() -> list[Case]:
     add("Sum", ((4, 6), (6,), (4, 1)))
     add("Clip", ((4, 6), constant(-1.0, float), constant(1.0, float)))
     for kind in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"):
-        add(kind, two[0], two[2])
+        add(kind, two[0], two[2], values=_few)
     for kind in ("And", "Or", "Xor"):
         add(kind, two[0], two[2], dtype=DType.BOOL)
     add("Not", one, dtype=DType.BOOL)
@@ -61,13 +86,18 @@ def cases() -> list[Case]:
     add("BitShift", two[0], attrs={"direction": "LEFT"}, dtype=DType.U32)
     for kind in ("Add", "Sub", "Mul", "Div"):
         add(kind, two[0], dtype=DType.I64)
-    add("Where", (_bools(4, 1), (4, 6), (6,)))
-    for source, target in ((DType.F64, DType.I32), (DType.F32, DType.F64), (DType.I64, DType.I32)):
+    condition = np.array([[True], [False], [False], [True]])
+    add("Where", (condition, (4, 6), (6,)), constants=())
+    for source, target in (
+        (DType.F64, DType.I32),
+        (DType.F32, DType.F64),
+        (DType.I64, DType.I32),
+    ):
         add("Cast", one, dtype=source, attrs={"to": target})
-    add("CastLike", ((4, 6), constant(0, np.float32)), dtype=DType.F64)
+    add("CastLike", ((4, 6), constant(0, np.int32)), dtype=DType.I64)
     add("BitCast", one, attrs={"to": DType.I64})
 
-    for kind in "Sum Mean Max Min Prod L1 L2 SumSquare LogSumExp LogSum".split():
+    for kind in (*REDUCTIONS, "LogSum"):
         values = positive if kind == "LogSum" else _plain
         for attrs in ({}, {"keepdims": 0}):
             add(f"Reduce{kind}", ((4, 6, 2), constant([1])), attrs=attrs, values=values)
@@ -80,7 +110,13 @@ def cases() -> list[Case]:
     for kind in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization"):
         add(kind, ((4, 6, 2),), attrs={"axis": 1})
 
-    add("MatMul", ((2, 4, 6), (2, 6, 8)), ((4, 6), (6, 8)), ((4,), (4, 6)), ((4, 6), (6,)))
+    add(
+        "MatMul",
+        ((2, 4, 6), (2, 6, 8)),
+        ((4, 6), (6, 8)),
+        ((4,), (4, 6)),
+        ((4, 6), (6,)),
+    )
     add("Gemm", ((4, 6), (6, 8)), ((4, 6), (6, 8), (8,)), ((4, 6), (6, 8), (4, 1)))
     add("Gemm", ((6, 4), (8, 6), ()), attrs={"transA": 1, "transB": 1, "alpha": 0.5})
     for equation, *shapes in (
@@ -125,6 +161,9 @@ def cases() -> list[Case]:
     return made
 
 
+REDUCTIONS = ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSumExp")
+
+
 def _plain(rng: np.random.Generator, shape: tuple[int, ...], _: DType) -> Array:
     return rng.normal(size=shape)
 
@@ -133,11 +172,8 @@ def _variance(rng: np.random.Generator, dtype: DType) -> Array:
     return positive(rng, (4,), dtype)
 
 
-def _bools(*shape: int) -> Any:
-    def condition(rng: np.random.Generator, _: DType) -> Array:
-        return rng.random(shape) < 0.5
-
-    return condition
+def _few(rng: np.random.Generator, shape: tuple[int, ...], _: DType) -> Array:
+    return rng.integers(0, 2, shape).astype(float)
 
 
 CASES = cases()
@@ -183,10 +219,11 @@ def judged(case: Case) -> list[Verdict]:
     numbers = {old: new for new, old in enumerate(present)}
     maps = _renumbered(maps, numbers)
     arguments = (run, maps, operands)
-    declared = op.extents()
+    exact = all(a.dtype != np.float32 for a in operands if a is not None)
+    options = {"declared": op.extents(), "tolerance": 1e-9 if exact else 1e-6}
     return [
-        validate_strategies(*arguments, declared=declared, tolerance=1e-9),
-        validate_tiling(*arguments, declared=declared, tolerance=1e-9),
+        validate_strategies(*arguments, **options),
+        validate_tiling(*arguments, **options),
     ]
 
 
@@ -197,7 +234,8 @@ def _renumbered(maps: Any, numbers: dict[int, int]) -> Any:
         maps,
         operands=tuple(maps.operands[i] for i in numbers),
         linear=tuple(
-            frozenset(numbers[i] for i in group if i in numbers) for group in maps.linear
+            frozenset(numbers[i] for i in group if i in numbers)
+            for group in maps.linear
         ),
     )
 

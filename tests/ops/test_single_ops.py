@@ -77,11 +77,7 @@ def test_bodies(kind: str) -> None:
 def test_float64(kind: str) -> None:
     faults = []
     for case in CASES[kind]:
-        answers = [
-            wide.astype(mine.dtype)
-            for wide, mine in zip(single.widened(case), single.ours(case), strict=True)
-        ]
-        faults += single.disagreements(case, "float64", answers)
+        faults += single.disagreements(case, "float64", single.widened(case))
     assert faults == []
 
 

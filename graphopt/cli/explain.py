@@ -1,0 +1,88 @@
+"""Say what was done to a model and what was not, and why.
+
+Without options: each rule that was tried on the result in vain, with its reason. --op
+follows one op of the model through the rewrites; --rule looks at one rule alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UsageError
+from ..explain import Event, events, misses
+from ..importer import load
+from ..ir import Graph
+from ..pipeline import Pipeline, RulePass, nearest
+from ..provenance import names_of
+from .arguments import add_pipeline, pipeline_of, say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of this command."""
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("--op", metavar="NAME", help="a node, or a value it gives")
+    parser.add_argument("--rule", metavar="NAME", help="only this rule")
+    add_pipeline(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Optimize without writing, and tell."""
+    pipeline = pipeline_of(options)
+    if options.rule is not None:
+        known = {
+            rule.name
+            for pass_ in pipeline.passes
+            if isinstance(pass_, RulePass)
+            for rule in pass_.rules()
+        }
+        if options.rule not in known:
+            raise UsageError(
+                f"no rule is called {options.rule!r}{nearest(options.rule, known)}"
+            )
+    graph = load(options.model)
+    if options.op is not None:
+        known = {name for op in graph.ops for name in names_of(graph, op)}
+        if options.op not in known:
+            raise UsageError(
+                f"no node or value is called {options.op!r}{nearest(options.op, known)}"
+            )
+    everything = events if options.op or options.rule else _misses
+    found = [
+        event
+        for event in everything(graph, pipeline)
+        if (options.rule is None or event.rule == options.rule)
+        and (options.op is None or options.op in event.names)
+    ]
+    say(options, _lines(found), events=[_json(event) for event in found])
+    return 0
+
+
+def _misses(graph: Graph, pipeline: Pipeline) -> list[Event]:
+    return misses(pipeline(graph), pipeline)
+
+
+def _json(event: Event) -> dict[str, object]:
+    return {
+        "pass": event.pass_,
+        "rule": event.rule,
+        "fired": event.fired,
+        "op": event.op,
+        "reason": event.reason,
+    }
+
+
+def _lines(found: list[Event]) -> Iterator[str]:
+    if not found:
+        yield "nothing: no rule fired on it, and none gave a reason not to"
+    groups: dict[tuple[str, bool, str], dict[str, None]] = {}
+    for event in found:
+        key = (event.rule, event.fired, event.reason)
+        groups.setdefault(key, {})[event.op] = None
+    for (rule, fired, reason), ops in groups.items():
+        yield f"{rule}: {'fired' if fired else reason}"
+        shown = list(ops)[:5]
+        yield from (f"    {op}" for op in shown)
+        if len(ops) > len(shown):
+            yield f"    and {len(ops) - len(shown)} more"

@@ -1,0 +1,73 @@
+"""What the rules of a pipeline did to a model, and what they could not do, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .ir import Graph, Op, Value
+from .pipeline import Pass, Pipeline
+from .provenance import names_of, place
+from .rewrite import Log, Miss, Rule
+
+
+@dataclass(frozen=True)
+class Event:
+    """A rule that fired on an op, or did not, with its ``reason``.
+
+    ``op`` is the op in words; ``names`` are those that people may know it by.
+    """
+
+    pass_: str
+    rule: str
+    fired: bool
+    op: str
+    names: tuple[str, ...]
+    reason: str = ""
+
+
+def events(graph: Graph, pipeline: Pipeline) -> list[Event]:
+    """All that happens to ``graph``, then what does not happen to the result."""
+    steps: list[tuple[Pass, Graph, Graph]] = []
+    done, _ = pipeline.run(graph, observe=lambda *step: steps.append(step))
+    found: list[Event] = []
+    for pass_, before, after in steps:
+        fired: list[tuple[Rule, Op]] = []
+        pass_.run(before, Log(on_fire=_noting(fired)))
+        for rule, op in fired:
+            known = before if op in before.sources else after
+            found.append(_event(known, pass_, rule, op))
+    return found + misses(done, pipeline)
+
+
+def misses(graph: Graph, pipeline: Pipeline) -> list[Event]:
+    """What does not happen to a finished graph, and why.
+
+    On the way there, most misses are overcome.
+    """
+    found: list[Event] = []
+    for pass_ in pipeline.passes:
+        missed: list[tuple[Rule, Op, Miss]] = []
+        pass_.run(graph, Log(on_miss=lambda *miss, to=missed: to.append(miss)))
+        found += [_event(graph, pass_, rule, op, miss) for rule, op, miss in missed]
+    return found
+
+
+def _noting(fired: list[tuple[Rule, Op]]) -> Callable[..., None]:
+    def on_fire(rule: Rule, op: Op, values: Sequence[Value]) -> None:
+        fired.append((rule, op))
+
+    return on_fire
+
+
+def _event(
+    graph: Graph, pass_: Pass, rule: Rule, op: Op, miss: Miss | None = None
+) -> Event:
+    return Event(
+        pass_.name,
+        rule.name,
+        miss is None,
+        place(graph, op),
+        tuple(names_of(graph, op)),
+        "" if miss is None else miss.reason,
+    )
