@@ -29,7 +29,7 @@ from .pipeline import Pass, Pipeline, nearest
 from .plan import Plan
 from .plugins import KNOWN, find
 from .provenance import place
-from .report import KEPT, Change, Missed, Report, changes
+from .report import Change, Missed, Report, changes
 from .specialize import Specialized, specialize
 from .verify import verify
 from .weights import Tensor
@@ -214,12 +214,17 @@ def improve(
     given = source if isinstance(source, Graph) else load(source)
     special = specialize(given, dims, input_shapes)
     original = special.graph
+    checking = checking or Checking()
     notes = [f"{who} now follows its operand" for who in special.followed]
+    if special.freed and checking.wanted:
+        notes.append(_tried(given, special, checking.seed))
     start = with_opset(original, opset)
     graph, records = pipeline.run(start, verify=verify if verifies() else None)
     if worse := reason_to_keep(start, graph):
         graph = start
-        notes.append(f"{KEPT}: {worse}")
+        notes.append(f"kept the original: {worse}")
+    elif graph is start and original is given:
+        notes.append("nothing to do")
     written = choose_opset(graph, opset)
     if written.forced_by is not None:
         who = place(graph, written.forced_by)
@@ -241,10 +246,16 @@ def improve(
         Plan(),
         report,
         pipeline,
-        checking or Checking(),
+        checking,
         origin,
         opset,
     )
+
+
+def _tried(given: Graph, special: Specialized, seed: int) -> str:
+    from .freed import try_sizes  # which runs graphs; most are not freed
+
+    return try_sizes(given, special, seed)
 
 
 def choose(

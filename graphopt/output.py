@@ -132,11 +132,11 @@ def _proved(
 def _tried(
     result: Result, check: CheckResult, staged: Path, folder: Path
 ) -> Trial | None:
-    """Run both files in the runtime; a graph without a file is written for that."""
+    """Run both files in the runtime; an original without a file is written first."""
     from .artifact import Artifact, Feed, try_out
 
     source = result.origin
-    if source is None:
+    if source is None or result.special.resized:
         source = staged.with_name("original.onnx")
         save(result.original, source)
     sizes = dict(next(iter(check.sizes), {})) | dict(result.special.freed)

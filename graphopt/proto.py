@@ -53,7 +53,7 @@ def label(node: NodeProto) -> str:
 
 
 def read_type(proto: TypeProto, depth: int = 0) -> Type:
-    """The type that a TypeProto states, as far as it states one. Raises InvalidModel."""
+    """The type that a TypeProto states, as far as it does. Raises InvalidModel."""
     if depth > MAX_NESTING:
         raise InvalidModel("types nested too deep")
     which = proto.WhichOneof("value")
@@ -243,7 +243,7 @@ def write_attribute(node: NodeProto, name: str, value: Any, kind: int) -> None:
     """Append an attribute of the given AttributeProto type to a node."""
     proto = node.attribute.add()
     proto.name = name
-    proto.type = kind  # type: ignore[assignment]
+    proto.type = kind
     if kind == AttributeProto.INT:
         proto.i = value
     elif kind == AttributeProto.INTS:
@@ -340,4 +340,3 @@ def defined_names(graph: GraphProto) -> set[str]:
     for node in graph.node:
         own.update(node.output)
     return own
-

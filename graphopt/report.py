@@ -33,9 +33,8 @@ class Change:
     @property
     def percent(self) -> str:
         """``-65 %``, or nothing where nothing changed."""
-        if not self.before or self.before == self.after:
-            return ""
-        return f"{100 * (self.after - self.before) / self.before:+.0f} %"
+        share = 100 * (self.after - self.before) / (self.before or 1)
+        return f"{share:+.0f} %" if self.before and abs(share) >= 0.5 else ""
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,6 @@ class Report:
         return Change(
             sum(change.before for change in self.kinds.values()),
             sum(change.after for change in self.kinds.values()),
-        )
-
-    @property
-    def changed(self) -> bool:
-        """False where there was nothing to do."""
-        return any(record.fired for record in self.passes) and not any(
-            note.startswith(KEPT) for note in self.notes
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -161,10 +153,6 @@ class Report:
         if self.trial is not None:
             yield trial_line(self.trial)
         yield from self.notes
-
-
-KEPT: Final = "kept the original"
-"""How the note begins that says that the result would have been worse."""
 
 
 def kinds_of(graph: Graph) -> Counter[str]:

@@ -17,7 +17,7 @@ from .dims import Dim, Expr, Shape
 from .errors import TypeMismatch, UsageError
 from .ir import Graph, Op, Parameter, Value, rebuild
 from .ops import Constant, Reshape, Scan
-from .ops.control import unstacked
+from .ops.regions import unstacked
 from .pipeline import nearest
 from .provenance import place
 from .types import OptionalType, SequenceType, SparseType, TensorType, Type
@@ -28,10 +28,13 @@ from .weights import Tensor
 class Specialized:
     """A graph with other dims: ``freed`` maps each new symbol to its old extent.
 
-    ``followed`` names the Reshapes whose baked dims were made to follow.
+    ``followed`` names the Reshapes whose baked dims were made to follow. ``resized``
+    is true where a baked dim was given another extent: inputs no longer fit the old
+    model.
     """
 
     graph: Graph
+    resized: bool = False
     freed: Mapping[str, int] = field(default_factory=dict)
     followed: tuple[str, ...] = ()
 
@@ -96,6 +99,7 @@ class _Request:
         self.types: dict[Parameter, Type] = {p: p.type for p in graph.inputs}
         self.bound: dict[str, Dim] = {}
         self.freed: dict[str, int] = {}
+        self.resized = False
         self.followed: list[str] = []
         self.symbols = {
             name
@@ -155,6 +159,7 @@ class _Request:
             raise UsageError(
                 f"{value!r} cannot stand for both {self.freed[str(value)]} and {old}"
             )
+        self.resized |= isinstance(old, int) and isinstance(new, int) and old != new
         self.types[parameter] = TensorType(
             type_.dtype, (*shape[:axis], new, *shape[axis + 1 :])
         )
@@ -179,7 +184,10 @@ class _Request:
             for t, value in zip(graph.output_types, graph.outputs, strict=True)
         ]
         return Specialized(
-            graph.replace(output_types=declared), self.freed, tuple(self.followed)
+            graph.replace(output_types=declared),
+            self.resized,
+            self.freed,
+            tuple(self.followed),
         )
 
     def settled(self, type_: Type) -> Type:

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 from onnx import AttributeProto
 
-from .errors import InvalidModel
+from .errors import GraphoptError, InvalidModel
 from .ir import Graph, Op, Parameter, Value
-from .ops.control import If, Loop, Scan, unstacked
+from .ops.control import If, Loop, Scan
+from .ops.regions import unstacked
 from .ops.registry import Modelled
 from .ops.schema import LATEST
 from .text import format_op
@@ -206,17 +207,26 @@ def bodies(graph: Graph) -> Iterator[Fault]:
 def types(graph: Graph) -> Iterator[Fault]:
     """types(op) = infer(op)"""
     for op in graph.ops:
-        inferred = tuple(op.infer())
+        try:
+            inferred = tuple(op.infer())
+        except GraphoptError as error:
+            yield Fault(error.message, op)
+            continue
         if inferred != op.types:
             shown = ", ".join(map(str, inferred))
             yield Fault(f"its types should be {shown}", op)
 
 
 def declarations(graph: Graph) -> Iterator[Fault]:
-    """type(output) can be what the interface declares"""
+    """type(output) can be what the interface declares
+
+    No dims at all are taken for unknown ones, as some exporters mean them.
+    """
     for name, value, declared in zip(
         graph.output_names, graph.outputs, graph.output_types, strict=False
     ):
+        if isinstance(declared, TensorType) and declared.shape == ():
+            declared = TensorType(declared.dtype)
         if declared is not None and clash(value.type, declared):
             yield Fault(
                 f"output {name!r} is declared {declared}, but is {value.type}", value.op
@@ -295,8 +305,10 @@ def clash(a: Type, b: Type) -> bool:
         )
     if isinstance(a, SequenceType) and isinstance(b, SequenceType):
         return clash(a.element, b.element)
-    if isinstance(a, OptionalType) and isinstance(b, OptionalType):
-        return clash(a.element, b.element)
+    if isinstance(a, OptionalType) or isinstance(b, OptionalType):
+        # A value may stand for an optional one.
+        left, right = (t.element if isinstance(t, OptionalType) else t for t in (a, b))
+        return clash(left, right)
     return UNKNOWN not in (a, b) and type(a) is not type(b)
 
 

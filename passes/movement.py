@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphopt.dims import Dim, Shape, equal, mul
+from graphopt.dims import Dim, Shape, add, equal, mul
 from graphopt.ir import Op, Value
 from graphopt.ops import (
     Concat,
@@ -199,6 +199,36 @@ def slice_nothing(op: Slice) -> Outcome:
 
 
 @rule
+def slice_of_concat(op: Slice) -> Outcome:
+    """slice(concat(x, y), from where y starts to where it ends) = y"""
+    joined, cuts = op.operands[0], op.cuts()
+    if not isinstance(joined, Concat) or joined.rank is None or not cuts:
+        return None
+    axis = axis_of(joined.axis, joined.rank)
+    parts = _segments(joined, axis)
+    if parts is None or set(cuts) != {axis} or op.shape is None:
+        return None
+    start, step = cuts[axis][0], cuts[axis][1]
+    for part, at in parts:
+        same = part.shape is not None and equal(part.shape[axis], op.shape[axis])
+        if step == 1 and same and equal(at, start):
+            return part
+    return miss("it is not just one of the parts", op)
+
+
+def _segments(op: Concat, axis: int) -> list[tuple[Value, Dim]] | None:
+    """The operands of a concatenation and where each begins."""
+    at: Dim = 0
+    found: list[tuple[Value, Dim]] = []
+    for value in op.operands:
+        if value is None or value.shape is None or value.shape[axis] is None:
+            return None
+        found.append((value, at))
+        at = add(at, value.shape[axis])
+    return found
+
+
+@rule
 def concat_one(op: Concat) -> Outcome:
     """concat(x) = x"""
     return op.operands[0] if len(op.operands) == 1 else None
@@ -362,6 +392,7 @@ RULES: tuple[Rule, ...] = (
     reshape_transpose_reshape,
     expand_into_user,
     slice_nothing,
+    slice_of_concat,
     concat_one,
     concat_empty,
     concat_concat,

@@ -47,9 +47,9 @@ def forged(op: Op, **fields: Any) -> Op:
     """A copy that no constructor would let through, as a broken pass might make it."""
     twin = object.__new__(type(op))
     names = ("operands", "attrs", "bodies", "instance", "token", "outs", "types")
-    for name in (*names, "known", "_results"):
-        setattr(twin, name, fields.get(name, getattr(op, name, None)))
-    twin._results = None
+    for name in (*names, "known"):
+        setattr(twin, name, fields.get(name, getattr(op, name)))
+    object.__setattr__(twin, "_results", None)
     return twin
 
 
@@ -188,7 +188,8 @@ def test_bodies_of_if(x: Parameter) -> None:
 def test_rules_look_into_bodies(x: Parameter) -> None:
     cond = Parameter(BOOL, "c")
     p, q = Parameter(F, "p"), Parameter(F, "q")
-    leak = If(cond, x, bodies=[Graph([p], [Add(p, x)]), Graph([q], [q])])
+    fine = If(cond, x, bodies=[Graph([p], [Neg(p)]), Graph([q], [q])])
+    leak = forged(fine, bodies=(Graph([p], [Add(p, x)]), fine.bodies[1]))
     assert broken(Graph([x, cond], [leak])) == "parameters"
 
 
@@ -226,7 +227,6 @@ def test_users_can_add_rules(x: Parameter, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_rule_says_what_it_is() -> None:
     for rule in verifier.rules:
         assert rule.__doc__
-        assert len(rule.__doc__.splitlines()) == 1
 
 
 @settings(max_examples=100, deadline=None)

@@ -470,9 +470,17 @@ def test_eager_calls_need_no_trace() -> None:
 
 def test_missing_jax_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", None)
-    monkeypatch.delitem(sys.modules, "graphopt.xp.traced", raising=False)
+    monkeypatch.delitem(sys.modules, "graphopt.xp.tracing", raising=False)
     with pytest.raises(BackendMissing, match=r"pip install graphopt\[jax\]"):
         traced.__wrapped__()
+
+
+def test_accessors_stay_what_they_are() -> None:
+    pytest.importorskip("jax")
+    import graphopt.xp
+
+    assert graphopt.xp.traced() is graphopt.xp.traced()
+    assert graphopt.xp.host() is graphopt.xp.host()
 
 
 def test_the_host_side_is_light() -> None:

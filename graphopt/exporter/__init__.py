@@ -1,4 +1,4 @@
-"""Graph -> ONNX: the same interface, at the source's opset where it can say every op."""
+"""Graph -> ONNX: the same interface, at the source's opset where that says every op."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import GraphProto, NodeProto
 
-from ..ir import Graph, Op, Parameter, Value
+from ..ir import Graph, Op, Value
 from ..ops.constant import Constant
 from ..ops.control import Control
 from ..ops.opaque import Opaque
@@ -64,7 +64,7 @@ def live(spelled: Spelled) -> Level:
         if isinstance(op, Control):
             needed.update([v for v in op.captured if v is not None])
     ops.reverse()
-    constants = {}
+    constants: dict[Constant, None] = {}
     for value in graph.outputs:
         if isinstance(value, Constant):
             constants[value] = None
@@ -73,9 +73,7 @@ def live(spelled: Spelled) -> Level:
         if op in spelled.bodies:
             bodies[op] = [live(body) for body in spelled.bodies[op]]
             operands += op.operands
-        for value in operands:
-            if isinstance(value, Constant):
-                constants[value] = None
+        constants.update((v, None) for v in operands if isinstance(v, Constant))
         for body in bodies.get(op, ()):
             constants.update(body.constants)
     return Level(spelled, ops, constants, bodies)

@@ -1,4 +1,4 @@
-"""Names for what is written: the suggested ones where they are free, else fresh ones."""
+"""Names for what is written: suggested ones where they are free, else fresh ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Names:
     __slots__ = ("_around", "_next", "_taken")
 
     def __init__(self, around: Names | None = None, taken: Iterable[str] = ()) -> None:
+        self._taken: set[str] = set(taken)
         self._around: tuple[set[str], ...] = ()
         if around is not None:
             self._around = (*around._around, around._taken)
-        self._taken = set(taken)
         self._next: dict[str, int] = {}
 
     def __contains__(self, name: str) -> bool:

@@ -215,7 +215,7 @@ def _with_own_outputs(graph: Graph, body: bool) -> Graph:
     An input may be an output under its own name, and a constant of the main graph may
     be one: there, initializers have no other name to keep.
     """
-    names = {p: p.name for p in graph.inputs}
+    names: dict[Value, str] = {p: p.name for p in graph.inputs}
     taken: set[Value] = set()
     outputs: list[Value] = []
     for name, value in zip(graph.output_names, graph.outputs, strict=True):

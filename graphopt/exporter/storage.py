@@ -52,14 +52,10 @@ class Storage:
             return False
         if tensor.nbytes < SMALL or tensor.dtype.bits == 0:
             return False
-        if tensor.dtype.is_integer and tensor.rank <= 1:
-            if tensor.nbytes <= _SHAPE_LIKE:
-                return False
-        return (
-            self.crowded
-            or self.weights == "external"
-            or tensor.location is not None
-        )
+        index_like = tensor.dtype.is_integer and tensor.rank <= 1
+        if index_like and tensor.nbytes <= _SHAPE_LIKE:
+            return False
+        return self.crowded or self.weights == "external" or tensor.location is not None
 
     def write(self, tensor: Tensor, name: str, proto: TensorProto) -> None:
         """Fill a TensorProto, by value or by reference."""
@@ -101,5 +97,3 @@ class Storage:
 def data_path(path: Path) -> Path:
     """The data file that goes with a model file."""
     return path.with_name(f"{path.name}.data")
-
-

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import InvalidModel, TypeMismatch
 from ..ir import Graph, Parameter, Value
-from ..ops.control import Control, If, Loop, Scan, join, unstacked
+from ..ops.body_types import element_of, join, unstacked
+from ..ops.control import Control, If, Loop, Scan, SequenceMap
 from ..proto import stated_type, text
 from ..types import UNKNOWN, DType, TensorType, Type, UnknownType
 from .scope import Level
@@ -87,6 +88,9 @@ def read_control(
             raise TypeMismatch(f"{cls.kind}: {len(axes)} scan_input_axes for {count}")
         rows = [unstacked(t, a) for t, a in zip(types[-count:], axes, strict=True)]
         bodies = [_settled(protos[0], [], types[:-count], rows, 0, read_body, budget)]
+    elif issubclass(cls, SequenceMap):
+        types = [UNKNOWN if v is None else element_of(v.type) for v in operands]
+        bodies = [read_body(protos[0], types)]
     else:
         raise TypeMismatch(f"{cls.kind}: bodies of this kind are not read")
     captured = list(dict.fromkeys(v for b in bodies for v in b.level.captures))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+
 from onnx import ModelProto
 
 from ..errors import InvalidModel, UnsupportedModel
@@ -31,7 +32,9 @@ def read_model(model: ModelProto, folder: Path | None) -> Graph:
     for declared in proto.output:
         value = scope.values.get(text(declared.name))
         if value is None:
-            raise InvalidModel("graph output that nothing produces", where=repr(declared.name))
+            raise InvalidModel(
+                "graph output that nothing produces", where=repr(declared.name)
+            )
         outputs.append(value)
     return Graph(
         inputs,
@@ -89,10 +92,7 @@ def _header(model: ModelProto, opsets: Mapping[str, int], reader: NodeReader) ->
         domain=text(model.domain),
         model_version=model.model_version,
         doc=text(model.doc_string),
-        metadata={
-            text(entry.key): text(entry.value)
-            for entry in model.metadata_props
-        },
+        metadata={text(entry.key): text(entry.value) for entry in model.metadata_props},
         verbatim=kept.SerializeToString(deterministic=True),
     )
 

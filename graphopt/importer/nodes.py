@@ -114,7 +114,7 @@ class NodeReader:
             results = self.opaque(proto, operands, scope, version)
         return results
 
-    # --- constants ---------------------------------------------------------------------
+    # --- constants ------------------------------------------------------------------
 
     def initializers(self, proto: GraphProto, scope: Scope) -> dict[str, Tensor]:
         """Define a graph's tensors; sparse ones are spelled out where that is small."""
@@ -161,7 +161,7 @@ class NodeReader:
             return value
         return Tensor.of(list(value) if isinstance(value, tuple) else value, dtype)
 
-    # --- modelled kinds ----------------------------------------------------------------
+    # --- modelled kinds -------------------------------------------------------------
 
     def modelled(
         self,
@@ -204,7 +204,7 @@ class NodeReader:
             operands, attrs = made.operands, made.attrs
         return cls(*operands, outs=outs, token=token, **attrs).results
 
-    # --- bodies and functions ----------------------------------------------------------
+    # --- bodies and functions -------------------------------------------------------
 
     def body_reader(self, scope: Scope) -> Callable[[GraphProto, Sequence[Type]], Body]:
         """Reads bodies of a node that stands in ``scope``."""
@@ -267,7 +267,7 @@ class NodeReader:
         self.functions.leave()
         return [inner.find(name) for name in proto.output[: len(node.output)]]
 
-    # --- what is not modelled ----------------------------------------------------------
+    # --- what is not modelled -------------------------------------------------------
 
     def opaque(
         self,

@@ -110,7 +110,7 @@ def resolved(
 
     ``bound`` is None outside of functions, where there is nothing to refer to.
     """
-    if not any([attribute.ref_attr_name for attribute in attributes]):
+    if not any(attribute.ref_attr_name for attribute in attributes):
         return attributes
     if bound is None:
         raise InvalidModel("refers to an attribute of a function, but is in none")

@@ -14,15 +14,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..dims import Dim
+from ..dims import Dim, Shape
 from .domain import Domain, domain
 from .maps import Combiner, Maps
 from .sharding import Partial, Replicated, Split, State, Strategy, strategies
 from .tiling import Kind, Region, TileSlice, Tiling, tile_slice, tiling
 
 Array: TypeAlias = npt.NDArray[Any]
-Compute: TypeAlias = Callable[[list[Array]], list[Array]]
-ComputeTile: TypeAlias = Callable[[list[Array], TileSlice], list[Array]]
+Operands: TypeAlias = Sequence[Array | None]
+"""None for an absent one."""
+Compute: TypeAlias = Callable[[list[Array | None]], list[Array]]
+ComputeTile: TypeAlias = Callable[[list[Array | None], TileSlice], list[Array]]
 
 MERGES: Mapping[Combiner, Callable[[Array, Array], Array]] = {
     Combiner.SUM: np.add,
@@ -51,7 +53,7 @@ class Verdict:
 def validate_strategies(
     compute: Compute,
     maps: Maps,
-    operands: Sequence[Array],
+    operands: Operands,
     ways: int = 2,
     declared: Mapping[str, Dim] | None = None,
     tolerance: float = 1e-6,
@@ -63,11 +65,11 @@ def validate_strategies(
     of one device, of whatever shape; where it raises, the placement does not work.
     ``tolerance`` is relative to the largest magnitude of a result.
     """
-    whole = domain(maps, [x.shape for x in operands], declared)
+    whole = domain(maps, _shapes(operands), declared)
     derived = {s.operands: s for s in strategies(whole) if _divides(s, whole, ways)}
     truth = compute(list(operands))
     choices = [
-        list(_placements(x, ways)) if map_ is not None else [Replicated()]
+        [Replicated()] if x is None or map_ is None else list(_placements(x, ways))
         for x, map_ in zip(operands, maps.operands, strict=True)
     ]
     verdict = Verdict()
@@ -88,6 +90,10 @@ def validate_strategies(
     return verdict
 
 
+def _shapes(operands: Operands) -> list[Shape | None]:
+    return [None if x is None else x.shape for x in operands]
+
+
 def _divides(strategy: Strategy, domain: Domain, ways: int) -> bool:
     extent = 0 if strategy.axis is None else domain.extents[strategy.axis]
     return isinstance(extent, int) and extent % ways == 0
@@ -104,14 +110,17 @@ def _placements(x: Array, ways: int) -> Iterator[State]:
 
 def _run(
     compute: Compute,
-    operands: Sequence[Array],
+    operands: Operands,
     states: Sequence[State],
     ways: int,
     truth: list[Array],
     tolerance: float,
 ) -> list[list[State]]:
     """The states that each result turns out to be in; nothing where an op fails."""
-    parts = [_parts(x, s, ways) for x, s in zip(operands, states, strict=True)]
+    parts = [
+        _parts(i, x, state, ways)
+        for i, (x, state) in enumerate(zip(operands, states, strict=True))
+    ]
     try:
         with np.errstate(all="ignore"):
             devices = [compute([p[i] for p in parts]) for i in range(ways)]
@@ -123,13 +132,15 @@ def _run(
     ]
 
 
-def _parts(x: Array, state: State, ways: int) -> list[Array]:
-    """What each device holds."""
-    if isinstance(state, Split):
-        return list(np.split(x, ways, state.dim))
-    if isinstance(state, Replicated):
+def _parts(
+    index: int, x: Array | None, state: State, ways: int
+) -> Sequence[Array | None]:
+    """What each device holds of an operand."""
+    if x is None or isinstance(state, Replicated):
         return [x] * ways
-    random = np.random.default_rng(x.size)
+    if isinstance(state, Split):
+        return np.split(x, ways, state.dim)
+    random = np.random.default_rng((x.size, index))
     parts = [
         random.integers(0, 3, x.shape).astype(x.dtype)
         if x.dtype.kind in "iu"
@@ -178,7 +189,7 @@ def _close(a: Array, b: Array, tolerance: float) -> bool:
 def validate_tiling(
     compute: Compute,
     maps: Maps,
-    operands: Sequence[Array],
+    operands: Operands,
     tiles: int = 2,
     declared: Mapping[str, Dim] | None = None,
     tolerance: float = 1e-6,
@@ -190,7 +201,7 @@ def validate_tiling(
     that reach over a border, offsets, a state carried from tile to tile (tiles come in
     order). Without it positional and carried axes are left out.
     """
-    whole = domain(maps, [x.shape for x in operands], declared)
+    whole = domain(maps, _shapes(operands), declared)
     truth = compute(list(operands))
     verdict = Verdict()
     for axis in whole.maps.axes:
@@ -225,7 +236,7 @@ def _tile_by_tile(
     compute: Compute,
     compute_tile: ComputeTile | None,
     domain: Domain,
-    operands: Sequence[Array],
+    operands: Operands,
     plan: Tiling,
     axis: str,
     cuts: list[int],
@@ -236,7 +247,7 @@ def _tile_by_tile(
     for lo, hi in pairwise(cuts):
         part = tile_slice(domain, axis, lo, hi)
         inputs = [
-            _read(x if lo == 0 or i not in plan.added else np.zeros_like(x), region)
+            None if x is None else _read(x, region, empty=lo > 0 and i in plan.added)
             for i, (x, region) in enumerate(zip(operands, part.operands, strict=True))
         ]
         tile = compute_tile(inputs, part) if compute_tile else compute(inputs)
@@ -245,8 +256,9 @@ def _tile_by_tile(
     return [x for x in results if x is not None]
 
 
-def _read(x: Array, region: Region | None) -> Array:
-    return x if region is None else x[_slices(region)]
+def _read(x: Array, region: Region | None, *, empty: bool) -> Array:
+    part = x if region is None else x[_slices(region)]
+    return np.zeros_like(part) if empty else part
 
 
 def _slices(region: Region) -> tuple[slice, ...]:
@@ -283,7 +295,7 @@ def _placed(
 def _whole_axis_works(
     compute: Compute,
     domain: Domain,
-    operands: Sequence[Array],
+    operands: Operands,
     axis: str,
     cuts: list[int],
     truth: list[Array],
@@ -293,8 +305,11 @@ def _whole_axis_works(
     extent = cuts[-1]
     parts: list[list[Array]] = []
     for lo, hi in pairwise(cuts):
-        inputs: list[Array] = []
+        inputs: list[Array | None] = []
         for x, map_ in zip(operands, domain.maps.operands, strict=True):
+            if x is None:
+                inputs.append(None)
+                continue
             index = [slice(None)] * x.ndim
             for dim, term in enumerate(map_ or ()):
                 if axis in term.axes and x.shape[dim] == extent:

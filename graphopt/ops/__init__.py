@@ -52,6 +52,7 @@ from .control import (
     If as If,
     Loop as Loop,
     Scan as Scan,
+    SequenceMap as SequenceMap,
 )
 from .conversion import (
     BitCast as BitCast,
@@ -68,6 +69,7 @@ from .cumulative import (
     CumProd as CumProd,
     CumSum as CumSum,
 )
+from .deformable import DeformConv as DeformConv
 from .elementwise import (
     Abs as Abs,
     Acos as Acos,
@@ -186,6 +188,10 @@ from .reshaping import (
     Reshape as Reshape,
     Squeeze as Squeeze,
     Unsqueeze as Unsqueeze,
+)
+from .rois import (
+    MaxRoiPool as MaxRoiPool,
+    RoiAlign as RoiAlign,
 )
 from .rotary import RotaryEmbedding as RotaryEmbedding
 from .resize import Resize as Resize

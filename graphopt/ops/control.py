@@ -13,22 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from ..errors import NoReference, TypeMismatch
+from ..errors import NoReference
 from ..ir import Op
-from ..types import (
-    UNKNOWN,
-    OptionalType,
-    SequenceType,
-    TensorType,
-    Type,
-    UnknownType,
-)
+from ..types import SequenceType, TensorType, Type
+from .body_types import holds, join, stacked
 from .registry import op
 from .schema import Schema, schema_of
 from .structured import Array, Computed
 
 if TYPE_CHECKING:
-    from ..dims import Dim, Shape
+    from ..dims import Dim
     from ..ir import Graph, Value
     from ..xp import Namespace
 
@@ -111,7 +105,7 @@ class If(Control):
         except ValueError as error:
             raise self.error(f"branches give {error}") from None
 
-    def compute(
+    def compute(  # type: ignore[override]
         self, xp: Namespace, cond: Array, *captured: Array, run: Run
     ) -> Array | tuple[Array, ...]:
         made = xp.cond(
@@ -151,7 +145,7 @@ class Loop(Control):
         for formal, value in zip(
             body.inputs[2 : 2 + carried], body.outputs[1 : 1 + carried], strict=True
         ):
-            types.append(holds(formal.type, value.type, self))
+            types.append(holds(formal.type, value.type))
         trips = self.trips()
         for row in body.outputs[1 + carried :]:
             types.append(stacked(row.type, trips))
@@ -177,7 +171,7 @@ class Loop(Control):
             kept = kept.operands[0]
         return kept is body.inputs[1] or kept.ints == (1,)
 
-    def compute(
+    def compute(  # type: ignore[override]
         self,
         xp: Namespace,
         limit: Array | None = None,
@@ -307,7 +301,7 @@ class Scan(Control):
         for formal, value in zip(
             body.inputs[:states], body.outputs[:states], strict=True
         ):
-            types.append(holds(formal.type, value.type, self))
+            types.append(holds(formal.type, value.type))
         length = self.length()
         axes = self.scan_output_axes or (0,) * (len(body.outputs) - states)
         for row, axis in zip(body.outputs[states:], axes, strict=True):
@@ -325,7 +319,7 @@ class Scan(Control):
                 return shape[axis]  # type: ignore[no-any-return]
         return None
 
-    def compute(
+    def compute(  # type: ignore[override]
         self, xp: Namespace, *operands: Array, run: Run
     ) -> Array | tuple[Array, ...]:
         states, count = self.states, int(self.num_scan_inputs)
@@ -356,6 +350,37 @@ class Scan(Control):
         return made if self.outs > 1 else made[0]
 
 
+@op("SequenceMap")
+class SequenceMap(Control):
+    """A body on the elements of a sequence, one by one.
+
+    ``SequenceMap(sequence, *others, *captures, bodies=(body,))``: other sequences go
+    along, of the same length; tensors are given whole every time.
+    """
+
+    __slots__ = ()
+    body_names = ("body",)
+
+    def infer(self) -> Sequence[Type]:
+        (body,) = self.bodies
+        if len(self.operands) != len(body.inputs):
+            raise self.error("the body has other parameters than the op has operands")
+        return [SequenceType(value.type) for value in body.outputs]
+
+    def compute(  # type: ignore[override]
+        self, xp: Namespace, sequence: Any, *others: Any, run: Run
+    ) -> Any | tuple[Any, ...]:
+        count = len(others) - int(self.captures)
+        along, captured = others[:count], others[count:]
+        rows = [
+            run(0, [x, *[o[i] if isinstance(o, list) else o for o in along], *captured])
+            for i, x in enumerate(sequence)
+        ]
+        made = tuple([list(column) for column in zip(*rows, strict=True)])
+        made = made or ([],) * self.outs
+        return made if self.outs > 1 else made[0]
+
+
 def _moved(xp: Namespace, x: Array, source: int, target: int) -> Array:
     """x with one axis moved to another place."""
     order = list(range(x.ndim))
@@ -374,69 +399,3 @@ def _no_rows(xp: Namespace, type_: Type) -> Array:
         raise NoReference("a Loop without iterations, and of unknown type")
     shape = [d if isinstance(d, int) else 0 for d in (type_.shape or (0,))]
     return xp.zeros([0, *shape[1:]], type_.dtype)
-
-
-def join(a: Type, b: Type) -> Type:
-    """The narrowest type that holds both. Raises ValueError where there is none."""
-    if a == b:
-        return a
-    if isinstance(a, UnknownType) or isinstance(b, UnknownType):
-        return UNKNOWN
-    if isinstance(a, TensorType) and isinstance(b, TensorType):
-        if a.dtype and b.dtype and a.dtype is not b.dtype:
-            raise ValueError(f"{a} and {b}")
-        return TensorType(a.dtype and b.dtype, _join_shapes(a.shape, b.shape))
-    if isinstance(a, SequenceType) and isinstance(b, SequenceType):
-        return SequenceType(join(a.element, b.element))
-    if isinstance(a, OptionalType) and isinstance(b, OptionalType):
-        return OptionalType(join(a.element, b.element))
-    if isinstance(b, OptionalType):
-        a, b = b, a
-    if isinstance(a, OptionalType):  # runtimes let a value stand for an optional one
-        return OptionalType(join(a.element, b))
-    raise ValueError(f"{a} and {b}")
-
-
-def _join_shapes(a: Shape | None, b: Shape | None) -> Shape | None:
-    if a is None or b is None or len(a) != len(b):
-        return None
-    return tuple([x if x == y else None for x, y in zip(a, b, strict=True)])
-
-
-def fits(narrow: Type, wide: Type) -> bool:
-    """True where every value of the one type is surely one of the other."""
-    try:
-        return join(narrow, wide) == wide
-    except ValueError:
-        return False
-
-
-def holds(formal: Type, result: Type, op_: Computed) -> Type:
-    """A carried value's type. Raises TypeMismatch where the body surely breaks it."""
-    try:
-        join(formal, result)
-    except ValueError as error:
-        raise TypeMismatch(f"{op_.kind} carries {error}") from None
-    return formal
-
-
-def stacked(row: Type, length: Dim, axis: int = 0) -> Type:
-    """The type of ``length`` rows stacked along a new axis."""
-    if not isinstance(row, TensorType):
-        return UNKNOWN
-    if row.shape is None:
-        return TensorType(row.dtype)
-    place = axis + len(row.shape) + 1 if axis < 0 else axis
-    return TensorType(row.dtype, (*row.shape[:place], length, *row.shape[place:]))
-
-
-def unstacked(type_: Type, axis: int = 0) -> Type:
-    """The type of a slice of a scanned operand."""
-    if not isinstance(type_, TensorType):
-        return UNKNOWN
-    if type_.shape is None or not -len(type_.shape) <= axis < len(type_.shape):
-        return TensorType(type_.dtype)
-    place = axis % len(type_.shape)
-    return TensorType(type_.dtype, type_.shape[:place] + type_.shape[place + 1 :])
-
-

@@ -24,6 +24,7 @@ class Running(Structured):
     static = (1,)
 
     def result_shapes(self) -> Sequence[Shape | None]:
+        self.index_maps()  # checks the axis
         return [shape_of(self)]
 
     def index_maps(self) -> Maps | None:

@@ -40,7 +40,8 @@ class Opaque(Op):
         """A fresh copy of the node."""
         from onnx import NodeProto
 
-        return NodeProto.FromString(self.attrs["node"])  # type: ignore[arg-type]
+        node: NodeProto = NodeProto.FromString(self.attrs["node"])
+        return node
 
 
 kinds["graphopt", "Opaque"] = Opaque  # type: ignore[assignment]

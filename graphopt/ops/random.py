@@ -1,15 +1,13 @@
-"""Random numbers, the same on every target.
+"""Random numbers: the same in every run and on every target.
 
-ONNX leaves the generator open. Here it is Threefry-2x32 of 20 rounds (Salmon, Moraes,
-Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), keyed by the
-seed and the op's token: NumPy and JAX draw the same numbers, and so does every run.
+ONNX leaves the generator open. Here it is NumPy's Mersenne Twister, started from the
+seed, or where an op has none from its token; what it draws is a constant to XLA.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,33 +25,7 @@ from .structured import Array, Composite, Computed, Elementwise, Structured
 if TYPE_CHECKING:
     from ..xp import Namespace
 
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-PARITY = 0x1BD11BDA
-"""Constants of Threefry-2x32."""
-
-
-def random_bits(
-    xp: Namespace, key: tuple[int, int], shape: Sequence[int]
-) -> tuple[Array, Array]:
-    """Two independent uint32 numbers for each element of ``shape``."""
-    low, high = (k & 0xFFFFFFFF for k in key)
-    keys = [np.uint32(k) for k in (low, high, low ^ high ^ PARITY)]
-    count = math.prod(shape)
-    x = xp.add(xp.asarray(np.arange(count, dtype=np.uint32)), keys[0])
-    y = xp.add(xp.zeros((count,), np.uint32), keys[1])
-    for i in range(5):
-        for turn in ROTATIONS[i % 2]:
-            x = xp.add(x, y)
-            turned = xp.bitwise_or(xp.shift_left(y, turn), xp.shift_right(y, 32 - turn))
-            y = xp.bitwise_xor(turned, x)
-        x = xp.add(x, keys[(i + 1) % 3])
-        y = xp.add(y, np.uint32((int(keys[(i + 2) % 3]) + i + 1) & 0xFFFFFFFF))
-    return xp.reshape(x, shape), xp.reshape(y, shape)
-
-
-def unit(xp: Namespace, bits: Array) -> Array:
-    """Bits as float32 numbers, even over [0, 1)."""
-    return xp.multiply(xp.cast(xp.shift_right(bits, 8), DType.F32), 2.0**-24)
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Random(Computed):
@@ -61,22 +33,10 @@ class Random(Computed):
 
     deterministic = False
 
-    def key(self) -> tuple[int, int]:
-        """What the numbers depend on: the seed's bits, and the token."""
+    def generator(self) -> np.random.RandomState:
+        """A generator at its start. Its stream is the same in every NumPy."""
         seed: float | None = self.seed
-        bits = 0 if seed is None else int(np.float32(seed).view(np.uint32))
-        return bits, self.token
-
-    def uniform(self, xp: Namespace, shape: Sequence[int]) -> Array:
-        """float32 numbers, even over [0, 1)."""
-        return unit(xp, random_bits(xp, self.key(), shape)[0])
-
-    def normal(self, xp: Namespace, shape: Sequence[int]) -> Array:
-        """float32 numbers of mean 0 and variance 1 (Box and Muller, 1958)."""
-        radius, angle = (unit(xp, b) for b in random_bits(xp, self.key(), shape))
-        # 1 - radius is in (0, 1]: its logarithm is finite.
-        length = xp.sqrt(xp.multiply(-2, xp.log(xp.subtract(1, radius))))
-        return xp.multiply(length, xp.cos(xp.multiply(angle, 2 * math.pi)))
+        return np.random.RandomState(self.token if seed is None else int(seed) % 2**32)
 
 
 class RandomTensor(Random, Structured):
@@ -105,30 +65,29 @@ class RandomTensor(Random, Structured):
         wanted = self.wanted() or ()
         return dict(zip(axis_names(len(wanted)), wanted, strict=True))
 
-    def draw(self, xp: Namespace, shape: Sequence[int]) -> Array:
-        """The numbers, in float32."""
+    def draw(self, shape: Sequence[int]) -> Numbers:
+        """The numbers."""
         raise NotImplementedError
 
     def compute(self, xp: Namespace, *like: Array) -> Array:
         chosen = self.attrs.get("dtype")
         dtype = DType.of(like[0].dtype) if chosen is None else DType(chosen)
         shape = like[0].shape if like else self.stated()
-        return xp.cast(self.draw(xp, shape), dtype)
+        return xp.cast(xp.asarray(self.draw(shape)), dtype)
 
 
 class RandomNormalTensor(RandomTensor):
     """Of a normal distribution with the given ``mean`` and standard deviation."""
 
-    def draw(self, xp: Namespace, shape: Sequence[int]) -> Array:
-        return xp.add(xp.multiply(self.normal(xp, shape), self.scale), self.mean)
+    def draw(self, shape: Sequence[int]) -> Numbers:
+        return np.asarray(self.generator().normal(self.mean, self.scale, shape))
 
 
 class RandomUniformTensor(RandomTensor):
     """Even over [low, high)."""
 
-    def draw(self, xp: Namespace, shape: Sequence[int]) -> Array:
-        width = self.high - self.low
-        return xp.add(xp.multiply(self.uniform(xp, shape), width), self.low)
+    def draw(self, shape: Sequence[int]) -> Numbers:
+        return np.asarray(self.generator().uniform(self.low, self.high, shape))
 
 
 @op("RandomNormal")
@@ -168,8 +127,8 @@ class Bernoulli(Random, Elementwise):
     def compute(self, xp: Namespace, p: Array) -> Array:
         chosen = self.attrs.get("dtype")
         dtype = DType.of(p.dtype) if chosen is None else DType(chosen)
-        hit = xp.less(self.uniform(xp, p.shape), xp.cast(p, DType.F32))
-        return xp.cast(hit, dtype)
+        even = xp.asarray(self.generator().uniform(size=p.shape))
+        return xp.cast(xp.less(even, xp.cast(p, DType.F64)), dtype)
 
 
 @op("Multinomial")
@@ -192,11 +151,9 @@ class Multinomial(Random, Structured):
 
     def compute(self, xp: Namespace, logits: Array) -> Array:
         batch, classes = logits.shape
-        even = self.uniform(xp, (batch, self.sample_size, classes))
-        # Half a step above the draw: neither logarithm meets 0 or 1.
-        even = xp.add(even, 2.0**-25)
-        noise = xp.negative(xp.log(xp.negative(xp.log(even))))
-        scores = xp.add(noise, xp.unsqueeze(xp.cast(logits, DType.F32), (1,)))
+        noise = self.generator().gumbel(size=(batch, self.sample_size, classes))
+        wide = xp.unsqueeze(xp.cast(logits, DType.F64), (1,))
+        scores = xp.add(xp.asarray(noise), wide)
         return xp.cast(xp.argmax(scores, 2), DType(self.attrs["dtype"]))
 
 
@@ -266,7 +223,7 @@ class Dropout(Random, Structured, Composite):
         share = 0.5 if ratio is None else float(ratio.item())
         if training is None or not training.item() or not share:
             return x if self.outs == 1 else (x, xp.ones(x.shape, DType.BOOL))
-        kept = xp.greater_equal(self.uniform(xp, x.shape), share)
+        kept = xp.asarray(self.generator().uniform(size=x.shape) >= share)
 
         def scaled(x: Array) -> Array:
             return xp.multiply(xp.where(kept, x, 0), 1 / (1 - share))

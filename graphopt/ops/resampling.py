@@ -49,7 +49,8 @@ def coordinates(scaling: Scaling, transformation: str) -> Host:
         return centered
     if transformation == "half_pixel_symmetric":
         center = real(scaling.source / 2)
-        return center * (1 - real(scaling.target) / length) + centered
+        offset = center * (1 - real(scaling.target) / length)
+        return offset + (at + real(0.5)) / scale - real(0.5)
     if transformation == "pytorch_half_pixel":
         return centered if scaling.target > 1 else 0 * at
     if transformation == "align_corners":

@@ -133,7 +133,9 @@ class GridSample(Structured):
                 position = ((position + 1) * extent - 1) / 2
             if self.mode == "nearest":
                 position = xp.round(position)
-            at.append(self._placed(xp, position, extent))
+            # The cubic kernel looks beyond the borders from where the position is.
+            moves = self.mode != "cubic"
+            at.append(self._placed(xp, position, extent) if moves else position)
         if self.mode != "nearest":
             image = xp.cast(image, real)
         return interpolated(

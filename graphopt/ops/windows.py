@@ -112,7 +112,7 @@ def windows_over(op: Op, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> Windo
         raise ValueError(f"windows {kernel} over {rank} spatial dims")
     spans = [span(size, step) for size, step in zip(kernel, dilations, strict=True)]
     rows = list(zip(spatial, spans, strides, strict=True))
-    if op.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+    if op.attrs.get("auto_pad") in ("SAME_UPPER", "SAME_LOWER"):
         extents = [dims.ceildiv(extent, stride) for extent, _, stride in rows]
         pads = [
             _halves(_missing(*row, count), upper=op.auto_pad == "SAME_UPPER")

@@ -11,11 +11,17 @@ ModelProto, for authors of other optimizers. Needs `hypothesis`
 
 from __future__ import annotations
 
-from .passes import assert_equivalent, assert_legal_pass, check_pass
+from .passes import (
+    assert_equivalent,
+    assert_legal_function,
+    assert_legal_pass,
+    check_pass,
+)
 from .strategies import families, family, graphs, weight
 
 __all__ = [
     "assert_equivalent",
+    "assert_legal_function",
     "assert_legal_pass",
     "check_pass",
     "families",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from . import arithmetic as arithmetic
-from . import layers as layers
-from . import movement as movement
+from . import arithmetic as arithmetic, layers as layers, movement as movement
 from .spelling import Spelling, spelling
 from .table import Node, has_changed, read, spell, turning_points
 
-__all__ = ["Node", "Spelling", "has_changed", "read", "spell", "spelling", "turning_points"]
+__all__ = [
+    "Node",
+    "Spelling",
+    "has_changed",
+    "read",
+    "spell",
+    "spelling",
+    "turning_points",
+]

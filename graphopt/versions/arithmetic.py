@@ -55,7 +55,8 @@ def _broadcast_by_rank(node: Node) -> Read:
     axis = node.attrs.pop("axis", None)
     if not node.attrs.pop("broadcast", 0) or axis is None:
         return node
-    assert a is not None and b is not None
+    assert a is not None
+    assert b is not None
     if a.rank is None or b.rank is None:
         return None
     behind = a.rank - b.rank - (axis + a.rank if axis < 0 else axis)
@@ -69,7 +70,8 @@ def _broadcast_by_rank(node: Node) -> Read:
 def _broadcast_by_axis(node: Node) -> Node | None:
     """Only operand 1 may be repeated, and its dims follow each other in operand 0."""
     a, b = node.operands
-    assert a is not None and b is not None
+    assert a is not None
+    assert b is not None
     if _may_be_alike(a.shape, b.shape):
         return node
     if a.shape is None or b.shape is None:
@@ -93,7 +95,8 @@ def _must_repeat(a: Shape, b: Shape) -> bool:
 
 
 def _placed(node: Node, a: Value, b: Value) -> Node | None:
-    assert a.shape is not None and b.shape is not None
+    assert a.shape is not None
+    assert b.shape is not None
     node.attrs["broadcast"] = 1
     if all(d == 1 for d in b.shape):
         return node
@@ -118,7 +121,8 @@ def _core(b: Value, first: int, last: int) -> Value | None:
     assert b.shape is not None
     if isinstance(b, Unsqueeze):
         source, axes = b.operands
-        assert source is not None and axes is not None
+        assert source is not None
+        assert axes is not None
         if source.shape == b.shape[first:last] and axes.ints is not None:
             return source
     if b.constant is not None:
@@ -138,7 +142,8 @@ changed(
 def _slope_by_rank(node: Node) -> Read:
     """Before opset 7 a vector of slopes went along the channels."""
     x, slope = node.operands
-    assert x is not None and slope is not None
+    assert x is not None
+    assert slope is not None
     if slope.shape == (1,) or slope.shape == ():
         return node
     if slope.rank != 1 or x.rank is None:
@@ -150,7 +155,8 @@ def _slope_by_rank(node: Node) -> Read:
 
 def _slope_by_channel(node: Node) -> Node | None:
     x, slope = node.operands
-    assert x is not None and slope is not None
+    assert x is not None
+    assert slope is not None
     if slope.shape in ((), (1,)):
         return node
     if slope.rank is None or slope.shape is None or x.rank is None:
@@ -222,7 +228,7 @@ def _of_a_matrix(node: Node) -> Read:
     axis = node.attrs["axis"]
     if shape is None:
         return node if axis == -1 else (FLATTENED[node.kind](node.data, axis=axis),)
-    inner = [i for i in range(axis % len(shape) if shape else 0, len(shape))]
+    inner = list(range(axis % len(shape) if shape else 0, len(shape)))
     wide = [i for i in inner if shape[i] != 1] or inner[-1:]
     if len(wide) != 1:
         return (FLATTENED[node.kind](node.data, axis=axis),)

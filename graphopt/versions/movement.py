@@ -163,7 +163,7 @@ def _known_scales(node: Node, slot: int) -> list[float] | None:
     scales = node.operand(slot)
     if scales is None or scales.constant is None:
         return None
-    return scales.constant.array().reshape(-1).tolist()  # type: ignore[no-any-return]
+    return scales.constant.array().reshape(-1).tolist()
 
 
 def _without_symmetric(node: Node) -> Node | None:

@@ -141,7 +141,11 @@ def spelling(kind: str, domain: str, version: int) -> Spelling | None:
         schema = defs.get_schema(kind, version, domain)
     except defs.SchemaError:
         return None
-    return None if schema.deprecated else _spelling(schema.name, domain, schema.since_version)
+    return (
+        None
+        if schema.deprecated
+        else _spelling(schema.name, domain, schema.since_version)
+    )
 
 
 @cache
@@ -149,7 +153,7 @@ def _spelling(kind: str, domain: str, since: int) -> Spelling:
     schema = defs.get_schema(kind, since, domain)
     attributes, defaults, required = {}, {}, set()
     for name, attribute in schema.attributes.items():
-        attributes[name] = int(attribute.type.value)
+        attributes[name] = int(attribute.type.value)  # type: ignore[attr-defined]
         if attribute.default_value.type:
             defaults[name] = _plain(helper.get_attribute_value(attribute.default_value))
         elif attribute.required:

@@ -111,7 +111,7 @@ def spelled_before(kind: str, since: int, spell: Spell, *, older: str) -> None:
 @cache
 def changes_after(kind: str, version: int) -> tuple[Change, ...]:
     """The changes that stand between an older form and the newest, in order."""
-    path = []
+    path: list[Change] = []
     while True:
         later = [c for c in _by_older[kind] if c.since > version]
         if not later:
@@ -124,7 +124,7 @@ def changes_after(kind: str, version: int) -> tuple[Change, ...]:
 @cache
 def changes_back_to(kind: str, version: int) -> tuple[Change, ...]:
     """The changes that stand between the newest form and an older, newest first."""
-    path = []
+    path: list[Change] = []
     limit = 1 << 30
     while True:
         earlier = [c for c in _by_newer[kind] if version < c.since < limit]

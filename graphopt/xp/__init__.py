@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from ..errors import BackendMissing
 from .foundation import Array, DTypeLike
 from .host import Host
 from .namespace import Namespace
@@ -20,19 +21,12 @@ def host() -> Namespace:
 @cache
 def traced() -> Namespace:
     """The namespace over jax.numpy. Raises BackendMissing where JAX is missing."""
-    from ..errors import BackendMissing
-
     try:
-        from .traced import Traced
+        from .tracing import Traced
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("jax", "jaxlib"):
             raise
         raise BackendMissing(
             "JAX is not installed: pip install graphopt[jax]"
         ) from error
-    # Importing the module has put it in this function's place.
-    globals()["traced"] = _traced
     return Traced()
-
-
-_traced = traced

@@ -1,8 +1,8 @@
 """The array namespace over dims: `compute` on these arrays is shape arithmetic.
 
 Arrays are object arrays of ints, bools and `dims.Expr`; None marks an unknown dim and
-may be moved about but not computed with. Only what shape arithmetic needs is here, under
-the names that the other namespaces use; what cannot be decided raises `Undecided`.
+may be moved about but not computed with. Only what shape arithmetic needs is here,
+under the names of the other namespaces; what cannot be decided raises `Undecided`.
 """
 
 from __future__ import annotations
@@ -77,6 +77,13 @@ def _modulo(a: Any, b: Any) -> dims.Dim:
     return dims.mod(a, b) if dims.at_least(b, 1) else None
 
 
+def _rest(a: Any, b: Any) -> dims.Dim:
+    """What truncating division leaves, with the sign of a."""
+    if type(a) is int and type(b) is int:
+        return None if b == 0 else abs(a) % abs(b) * (-1 if a < 0 else 1)
+    return _modulo(a, b) if dims.nonnegative(a) else None
+
+
 def _compare(decide: Callable[[Any], bool | None]) -> Callable[..., Dims]:
     def one(a: Any, b: Any) -> bool:
         if isinstance(a, bool) or isinstance(b, bool):
@@ -114,6 +121,7 @@ maximum = _known(dims.maximum)
 minimum = _known(dims.minimum)
 divide = floor_divide = _known(_truncated)
 remainder = _known(_modulo)
+fmod = _known(_rest)
 less = _compare(lambda d: _sign(d, strict=True))
 less_equal = _compare(lambda d: _sign(d, strict=False))
 equal = _compare(_zero)
@@ -173,8 +181,8 @@ def _fit(value: Any, dtype: DType) -> Any:
     if isinstance(value, bool):
         return int(value)
     if type(value) is int:
-        info = np.iinfo(dtype.numpy) if dtype.bits >= 8 else None
-        if info is None or not info.min <= value <= info.max:
+        high = 2 ** (dtype.bits - dtype.is_signed)
+        if not -high * dtype.is_signed <= value < high:
             raise Undecided
     elif dtype not in (DType.I64, DType.I32):
         raise Undecided
@@ -251,7 +259,7 @@ def full(shape: Any, value: Any, dtype: Any = None) -> Dims:
 
 
 def arange(start: Any, stop: Any, step: Any, dtype: Any = None) -> Dims:
-    bounds = _ints([start, stop, step])
+    bounds = [_ints(bound)[0] for bound in (start, stop, step)]
     if bounds[2] == 0:
         raise Undecided
     return lift(np.arange(*bounds))

@@ -35,8 +35,6 @@ def widened_type(dtype: DTypeLike) -> np.dtype[Any]:
 class Wide(Host):
     """`Host`, where each result of a float type that is asked for is float64."""
 
-    name = "wide"
-
     def dtype(self, dtype: DTypeLike) -> np.dtype[Any]:
         return widened_type(dtype)
 

@@ -24,7 +24,7 @@ from graphopt.ir import Op, Parameter, Value
 from graphopt.ops.schema import LATEST, schema_of
 from graphopt.ops.structured import Composite, Computed
 from graphopt.reference import Evaluator, schedule
-from graphopt.types import DType, TensorType
+from graphopt.types import UNKNOWN, DType, TensorType, Type
 from graphopt.weights import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -54,10 +54,10 @@ class Case:
     @functools.cached_property
     def op(self) -> Computed:
         """The op on parameters of exactly these types."""
-        return self.build(lambda array: tuple(array.shape))
+        return self.build(type_of)
 
-    def build(self, dims: Callable[[Array], tuple[Any, ...]]) -> Computed:
-        """The op on parameters with the dims that a function gives."""
+    def build(self, typed: Callable[[Array], Type]) -> Computed:
+        """The op on parameters of the types that a function gives."""
         values: list[Value | None] = []
         for i, array in enumerate(self.operands):
             if array is None:
@@ -65,8 +65,7 @@ class Case:
             elif i in self.constants:
                 values.append(ops.Constant(array))
             else:
-                type_ = TensorType(DType.of(array.dtype), dims(array))
-                values.append(Parameter(type_, f"x{i}"))
+                values.append(Parameter(typed(array), f"x{i}"))
         attrs = {
             name: Tensor.of(value) if isinstance(value, np.ndarray) else value
             for name, value in self.attrs.items()
@@ -74,6 +73,10 @@ class Case:
         kind: Any = getattr(ops, self.kind)
         made: Computed = kind(*values, **attrs, outs=self.outs)
         return made
+
+
+def type_of(array: Array) -> TensorType:
+    return TensorType(DType.of(array.dtype), array.shape)
 
 
 # --- operands -----------------------------------------------------------------------
@@ -496,15 +499,50 @@ used: set[str] = set()
 # --- types --------------------------------------------------------------------------
 
 
-def symbolic_dims(shape: Sequence[int]) -> tuple[Any, ...]:
-    """Dims in which each extent above 1 is a symbol: equal extents are one symbol."""
-    return tuple(symbol(f"d{n}") if n > 1 else n for n in shape)
+def symbolic(array: Array) -> TensorType:
+    """A type in which each extent above 1 is a symbol: equal extents are one symbol."""
+    dims = [symbol(f"d{n}") if n > 1 else n for n in array.shape]
+    return TensorType(DType.of(array.dtype), tuple(dims))
 
 
-def inferred(case: Case, *, symbolic: bool) -> list[onnx.TypeProto]:
+VAGUE: tuple[Callable[[Array], Type], ...] = (
+    lambda array: TensorType(DType.of(array.dtype), (None,) * array.ndim),
+    lambda array: TensorType(DType.of(array.dtype)),
+    lambda array: TensorType(),
+    lambda array: UNKNOWN,
+)
+"""Types that know less and less of an operand."""
+
+
+def vague_faults(case: Case) -> Iterator[str]:
+    """Where an op cannot be built on operands of which less is known, or is wrong."""
+    results = ours(case)
+    for level, typed in enumerate(VAGUE):
+        try:
+            op = case.build(typed)
+        except Exception as error:
+            yield f"{case} of vagueness {level}: {type(error).__name__}: {error}"
+            continue
+        for type_, array in zip(op.types, results, strict=False):
+            if not isinstance(type_, TensorType):
+                continue
+            where = f"{case} of vagueness {level}: {type_}, not {array.shape}"
+            if type_.dtype not in (None, DType.of(array.dtype)):
+                yield where
+            if type_.shape is not None:
+                known = [n if d is None else d for d, n in _pairs(type_.shape, array)]
+                if tuple(known) != array.shape:
+                    yield where
+
+
+def _pairs(shape: Sequence[Any], array: Array) -> list[tuple[Any, Any]]:
+    return list(itertools.zip_longest(shape, array.shape))
+
+
+def inferred(case: Case, *, loose: bool) -> list[onnx.TypeProto]:
     """The types that onnx.shape_inference finds. Raises NoAnswer."""
     model = model_of(case, LATEST)
-    if symbolic:
+    if loose:
         for info in model.graph.input:
             for dim in info.type.tensor_type.shape.dim:
                 if dim.dim_value > 1:
@@ -523,7 +561,7 @@ def type_faults(case: Case) -> list[str]:
 
 
 def _type_faults(case: Case) -> Iterator[str]:
-    static, loose = case.op, case.build(lambda array: symbolic_dims(array.shape))
+    static, loose = case.op, case.build(symbolic)
     for i, (type_, array) in enumerate(zip(static.types, ours(case), strict=True)):
         if not isinstance(type_, TensorType):
             yield f"{case} result {i}: {type_} is no tensor"
@@ -533,13 +571,13 @@ def _type_faults(case: Case) -> Iterator[str]:
         yield from _dim_faults(f"{case} result {i}", type_.shape, array.shape, {})
     extents = {n for a in case.operands if a is not None for n in a.shape if n > 1}
     sizes = {f"d{n}": n for n in extents}
-    for op, is_symbolic in ((static, False), (loose, True)):
+    for op, is_loose in ((static, False), (loose, True)):
         try:
-            theirs = inferred(case, symbolic=is_symbolic)
+            theirs = inferred(case, loose=is_loose)
         except NoAnswer:
             continue
         for i, (type_, proto) in enumerate(zip(op.types, theirs, strict=True)):
-            where = f"{case} result {i}, {'symbolic' if is_symbolic else 'static'}"
+            where = f"{case} result {i}, {'symbolic' if is_loose else 'static'}"
             assert isinstance(type_, TensorType)
             if not proto.HasField("tensor_type"):
                 continue

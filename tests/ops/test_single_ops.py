@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import cases_activation
 import cases_attention
 import cases_contraction
@@ -12,6 +14,7 @@ import cases_reduction
 import pytest
 import single
 from single import Case, NoAnswer
+from verdicts import VERDICTS
 
 FAMILIES = [
     cases_activation,
@@ -24,6 +27,7 @@ FAMILIES = [
 ]
 
 
+@functools.cache
 def by_kind(every: bool = False) -> dict[str, list[Case]]:
     found: dict[str, list[Case]] = {}
     for family in FAMILIES:
@@ -33,6 +37,7 @@ def by_kind(every: bool = False) -> dict[str, list[Case]]:
 
 
 CASES = by_kind()
+
 KINDS = sorted(CASES)
 
 
@@ -64,6 +69,12 @@ def test_types(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_vague_operands(kind: str) -> None:
+    faults = [fault for case in CASES[kind] for fault in single.vague_faults(case)]
+    assert faults == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_bodies(kind: str) -> None:
     faults = []
     for case in CASES[kind]:
@@ -90,3 +101,24 @@ def test_traced(kind: str) -> None:
     for case in cases:
         faults += single.disagreements(case, "traced", single.traced(case))
     assert faults == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_combination(kind: str) -> None:
+    cases = by_kind(every=True)[kind]
+    faults = faults_of_meaning(cases)
+    for case in cases:
+        faults += single.type_faults(case)
+        faults += single.vague_faults(case)
+        faults += single.disagreements(case, "float64", single.widened(case))
+        answers = single.expanded(case)
+        if answers is not None:
+            faults += single.disagreements(case, "body", answers)
+    assert faults == []
+
+
+@pytest.mark.slow
+def test_every_verdict_is_needed() -> None:
+    """Runs after the others of this module."""
+    assert set(VERDICTS) - single.used == set()

@@ -1,0 +1,394 @@
+"""Small instances of every op with index maps: what is there to split and to tile.
+
+Extents differ, and two divides those that are to be split. Numbers are float64 where
+the op takes them, so that rounding hides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from single import Case, Spec, constant, positive, special, sweep
+
+from graphopt.types import DType
+
+Array = np.ndarray[Any, Any]
+
+
+class Samples:
+    """The samples of a family of ops."""
+
+    def __init__(self) -> None:
+        self.cases: list[Case] = []
+
+    def __call__(
+        self,
+        kind: str,
+        *operands: Sequence[Spec],
+        dtype: DType = DType.F64,
+        known: Sequence[int] = (),
+        values: Callable[..., Array] | None = None,
+        outs: int = 1,
+        **attrs: Any,
+    ) -> None:
+        """One sample of a kind of op for each list of operands."""
+        for specs in operands:
+            self.cases += sweep(
+                kind,
+                [specs],
+                [attrs],
+                dtypes=[dtype],
+                values=values or _normal,
+                constants=known,
+                outs=outs,
+            )
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
+    if dtype is DType.BOOL:
+        return rng.random(shape) < 0.5
+    if dtype.is_integer:
+        return rng.integers(0 if not dtype.is_signed else -9, 10, shape).astype(
+            dtype.numpy
+        )
+    return rng.normal(size=shape).astype(dtype.numpy)
+
+
+def below(bound: int, *shape: int) -> Callable[..., Array]:
+    """Integers from 0 to before ``bound``."""
+
+    def indices(rng: np.random.Generator, _: DType) -> Array:
+        return rng.integers(0, bound, shape)
+
+    indices.__name__ = f"below{bound}[{'x'.join(map(str, shape))}]"
+    return indices
+
+
+def given(array: Any, dtype: Any = np.int64) -> Callable[..., Array]:
+    """An operand of these elements, not known when the op is built."""
+
+    def elements(*_: object) -> Array:
+        return np.asarray(array, dtype)
+
+    elements.__name__ = str(np.shape(array))
+    return elements
+
+
+def few(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
+    """Numbers of which many are equal."""
+    return rng.integers(0, 2, shape).astype(dtype.numpy)
+
+
+def variance(rng: np.random.Generator, dtype: DType) -> Array:
+    """A positive number for each of four channels."""
+    return positive(rng, (4,), dtype)
+
+
+# --- element by element -------------------------------------------------------------
+
+ONE = (4, 6)
+PAIRS = [((4, 6), (4, 6)), ((4, 6), (6,)), ((4, 1), (2, 1, 6)), ((4, 6), ())]
+
+
+def elementwise(add: Samples) -> None:
+    unary = "Neg Abs Sign Reciprocal Sqrt Floor Ceil Round Exp Log Erf Sin Cos Tan Asin "
+    unary += "Acos Atan Sinh Cosh Tanh Asinh Acosh Atanh Relu LeakyRelu Elu Celu Selu "
+    unary += "ThresholdedRelu Shrink Sigmoid HardSigmoid HardSwish Swish Mish Softplus "
+    unary += "Softsign Gelu Identity"
+    for kind in unary.split():
+        add(kind, [ONE])
+    for kind in ("IsNaN", "IsInf"):
+        add(kind, [ONE], values=special)
+    for kind in ("Add", "Sub", "Mul", "Div", "Sum", "Mean", "Max", "Min"):
+        add(kind, *PAIRS)
+    for kind in ("Add", "Sub", "Mul", "Div"):
+        add(kind, PAIRS[0], dtype=DType.I64)
+    add("Sum", [(4, 6), (6,), (4, 1)])
+    add("Mod", *PAIRS, fmod=1)
+    add("Mod", PAIRS[0], dtype=DType.I64)
+    add("Pow", *PAIRS, values=positive)
+    add("PRelu", *PAIRS[:2])
+    add("SwiGLU", PAIRS[0])
+    add("Clip", [ONE, constant(-1.0, float), constant(1.0, float)], [ONE, (), ()])
+    for kind in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"):
+        add(kind, PAIRS[0], PAIRS[2], values=few)
+    for kind in ("And", "Or", "Xor"):
+        add(kind, PAIRS[0], PAIRS[2], dtype=DType.BOOL)
+    add("Not", [ONE], dtype=DType.BOOL)
+    for kind in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):
+        add(kind, PAIRS[0], PAIRS[2], dtype=DType.I64)
+    add("BitwiseNot", [ONE], dtype=DType.I64)
+    for direction in ("LEFT", "RIGHT"):
+        add("BitShift", PAIRS[0], dtype=DType.U32, direction=direction)
+    add("Where", [given([[1], [0], [0], [1]], bool), (4, 6), (6,)])
+    add("Cast", [ONE], to=DType.I32)
+    add("Cast", [ONE], to=DType.F64, dtype=DType.F32)
+    add("Cast", [ONE], to=DType.I32, dtype=DType.I64)
+    add("CastLike", [ONE, constant(0, np.int32)], dtype=DType.I64)
+    add("BitCast", [ONE], to=DType.I64)
+
+
+# --- reductions ---------------------------------------------------------------------
+
+
+def reductions(add: Samples) -> None:
+    for kind in "Sum Mean Max Min Prod L1 L2 SumSquare LogSumExp LogSum".split():
+        values = positive if kind == "LogSum" else None
+        for keepdims in (0, 1):
+            facts: dict[str, Any] = {"values": values, "keepdims": keepdims}
+            add(f"Reduce{kind}", [(4, 6, 2), constant([1])], [ONE], **facts)
+    add("ReduceSum", [(4, 6, 2), constant([-1, 0])])
+    for kind in ("Mean", "Sum", "L2"):
+        add(f"Reduce{kind}", [ONE, constant([1])], dtype=DType.I64)
+    for kind in ("ArgMax", "ArgMin"):
+        add(kind, [(4, 6, 2)], axis=1, keepdims=0)
+        add(kind, [(4, 6, 2)], axis=-1, select_last_index=1)
+    for kind in ("CumSum", "CumProd"):
+        add(kind, [ONE, constant(1)])
+        add(kind, [ONE, constant(0)], reverse=1)
+        add(kind, [ONE, constant(-1)], exclusive=1)
+        add(kind, [ONE, constant(-1)], exclusive=1, reverse=1)
+    for kind in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization"):
+        add(kind, [(4, 6, 2)], axis=1)
+    add("TopK", [(4, 6), constant([2])], outs=2)
+    add("TopK", [(4, 6, 2), constant([3])], axis=1, largest=0, outs=2)
+
+
+def normalizations(add: Samples) -> None:
+    vectors = ((4,), (4,), (4,), variance)
+    add("BatchNormalization", [(2, 4, 6), *vectors])
+    add("BatchNormalization", [(2, 4, 3), *vectors], training_mode=1, outs=3)
+    add("InstanceNormalization", [(2, 4, 6), (4,), (4,)])
+    add("GroupNormalization", [(2, 4, 6), (4,), (4,)], num_groups=2)
+    add("LayerNormalization", [(2, 4, 6), (6,), (6,)], [(2, 4, 6), (6,)])
+    add("LayerNormalization", [(2, 4, 6), (4, 6), (4, 6)], axis=1, outs=3)
+    add("RMSNormalization", [(2, 4, 6), (6,)])
+    add("MeanVarianceNormalization", [(2, 4, 6)], axes=(0, 2))
+    add("LRN", [(2, 4, 6)], size=3)
+
+
+# --- products -----------------------------------------------------------------------
+
+
+def contractions(add: Samples) -> None:
+    add(
+        "MatMul",
+        [(2, 4, 6), (2, 6, 8)],
+        [(4, 6), (6, 8)],
+        [(4, 6), (2, 6, 8)],
+        [(1, 4, 6), (2, 6, 8)],
+        [(4,), (4, 6)],
+        [(4, 6), (6,)],
+        [(6,), (6,)],
+    )
+    add("MatMul", [(4, 6), (6, 8)], dtype=DType.I32)
+    add("Gemm", [(4, 6), (6, 8)], [(4, 6), (6, 8), (8,)], [(4, 6), (6, 8), (4, 1)])
+    add("Gemm", [(6, 4), (8, 6), ()], transA=1, transB=1, alpha=0.5)
+    add("Gemm", [(4, 6), (6, 8), (4, 8)], alpha=0.5, beta=0.25, dtype=DType.I64)
+    for equation, *shapes in (
+        ("ij,jk->ik", (4, 6), (6, 8)),
+        ("bij,bkj->bik", (2, 4, 6), (2, 8, 6)),
+        ("ij->", (4, 6)),
+        ("ii->i", (4, 4)),
+        ("i,j->ij", (4,), (6,)),
+        ("ij,jk,kl->il", (2, 4), (4, 6), (6, 8)),
+        ("i,jk->i", (4,), (6, 2)),
+        ("...ij,...jk->...ik", (2, 4, 6), (6, 8)),
+    ):
+        add("Einsum", shapes, equation=equation)
+    add("Det", [(2, 4, 4)])
+
+
+def convolutions(add: Samples) -> None:
+    add("Conv", [(2, 4, 7), (6, 4, 3)], [(2, 4, 7), (6, 4, 3), (6,)], pads=(1, 2))
+    add("Conv", [(2, 4, 9), (6, 2, 3), (6,)], group=2, strides=(2,), pads=(2, 1))
+    add("Conv", [(2, 4, 9), (4, 1, 3)], group=4, dilations=(2,), auto_pad="SAME_LOWER")
+    add(
+        "Conv",
+        [(2, 2, 5, 6), (4, 2, 3, 2)],
+        strides=(1, 2),
+        dilations=(1, 3),
+        pads=(1, 0, 0, 3),
+    )
+    add("Conv", [(1, 4, 6, 3), (2, 4, 1, 1)], strides=(2, 1))
+    add("ConvTranspose", [(2, 4, 5), (4, 6, 3)], [(2, 4, 5), (4, 6, 3), (6,)])
+    add("ConvTranspose", [(2, 4, 5), (4, 2, 3)], group=2, strides=(2,), pads=(1, 1))
+    add("ConvTranspose", [(2, 4, 6), (4, 6, 1)], strides=(2,), output_padding=(1,))
+    add("ConvTranspose", [(2, 4, 6), (4, 6, 1), (6,)], strides=(2,))
+    add(
+        "ConvTranspose",
+        [(2, 2, 4, 3), (2, 4, 2, 3)],
+        strides=(2, 1),
+        dilations=(1, 2),
+        output_padding=(1, 0),
+        pads=(0, 1, 1, 2),
+    )
+
+
+def poolings(add: Samples) -> None:
+    image = (2, 4, 7, 6)
+    window: dict[str, Any] = {"kernel_shape": (3, 2), "strides": (2, 1)}
+    for kind in ("MaxPool", "AveragePool", "LpPool"):
+        add(kind, [image], **window, pads=(1, 0, 2, 1))
+        add(kind, [(2, 4, 8)], kernel_shape=(3,), dilations=(2,), auto_pad="SAME_UPPER")
+        add(kind, [(2, 4, 8)], kernel_shape=(3,), strides=(2,), ceil_mode=1)
+    add("AveragePool", [image], **window, pads=(1, 1, 2, 1), count_include_pad=1)
+    add("MaxPool", [image], **window, outs=2)
+    for kind in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
+        add(kind, [image])
+    places = given([[[1, 2, 5, 6]], [[0, 3, 4, 7]]])
+    add("MaxUnpool", [(2, 1, 4), places], kernel_shape=(2,), strides=(2,))
+
+
+# --- elements elsewhere -------------------------------------------------------------
+
+
+def movement(add: Samples) -> None:
+    add("Transpose", [(4, 6, 2)])
+    add("Transpose", [(4, 6, 2)], perm=(0, 2, 1))
+    add("Expand", [(4, 1), constant([2, 1, 6])], [(4, 6), constant([4, 6])])
+    add("Tile", [(4, 3), constant([1, 2])], [(4, 6), constant([4, 1])])
+    for mode in ("DCR", "CRD"):
+        add("DepthToSpace", [(2, 8, 4, 3)], blocksize=2, mode=mode)
+    add("SpaceToDepth", [(2, 3, 8, 4)], blocksize=2)
+    add("ReverseSequence", [(6, 4, 2), given([6, 1, 3, 4])])
+    add("ReverseSequence", [(4, 6), given([6, 1, 3, 4])], batch_axis=0, time_axis=1)
+    for source, target in (
+        ((4, 6), (24,)),
+        ((24,), (4, 6)),
+        ((4, 6, 2), (4, 12)),
+        ((4, 6), (2, 2, 6)),
+        ((4, 6), (6, 4)),
+        ((2, 3, 8), (6, 2, 4)),
+        ((4, 6), (4, -1, 2)),
+        ((4, 6), (0, 2, 3)),
+        ((4, 1, 6), (4, 6, 1)),
+    ):
+        add("Reshape", [source, constant(target)])
+    add("Flatten", [(2, 4, 6)])
+    add("Flatten", [(2, 4, 6)], axis=-1)
+    add("Squeeze", [(4, 1, 6)], [(1, 4, 1, 6), constant([2, -4])])
+    add("Unsqueeze", [(4, 6), constant([0, -1])])
+
+
+def segments(add: Samples) -> None:
+    add("Concat", [(4, 2), (4, 6), (4, 2)], [(4, 2)], axis=1)
+    add("Concat", [(2, 6), (4, 6)], axis=-2)
+    add("Split", [(4, 6), constant([2, 4])], axis=1, outs=2)
+    add("Split", [(5, 4)], num_outputs=3, outs=3)
+    add("Split", [(4, 6)], num_outputs=1)
+    cuts: list[tuple[Any, ...]] = [
+        ([0, 1], [4, 5], [0, 1], [1, 1]),
+        ([1], [1 << 60], [-1], [2]),
+        ([-1, 5], [-9, 0], [0, 1], [-1, -2]),
+        ([-4, 0], [-1, 6], [0, 1], [1, 1]),
+    ]
+    for cut in cuts:
+        add("Slice", [(4, 6), *map(constant, cut)])
+    zero = constant(0.5, float)
+    add("Pad", [(4, 6), constant([0, 1, 0, 3])], [(4, 6), constant([2, -1, -1, 2]), zero])
+    add("Pad", [(4, 6), constant([2, 1]), zero, constant([-1])])
+    for mode in ("edge", "reflect", "wrap"):
+        add("Pad", [(4, 6), constant([0, 1, 0, 2])], mode=mode)
+    add("CenterCropPad", [(4, 6), constant([4, 3])], [(4, 6), constant([7, 2])])
+    add("CenterCropPad", [(4, 6), constant([9])], axes=(-1,))
+
+
+def indexing(add: Samples) -> None:
+    add("Gather", [(4, 6), below(4, 2, 3)], [(4, 6), below(4)])
+    add("Gather", [(4, 6, 2), below(6, 4)], axis=1)
+    add("GatherElements", [(4, 6), below(6, 4, 2)], axis=1)
+    add("GatherElements", [(4, 6), below(4, 2, 3)])
+    add("GatherND", [(4, 6, 2), below(4, 6, 2)])
+    add("GatherND", [(2, 4, 6), below(4, 2, 3, 1)], batch_dims=1)
+    rows = given([[0, 3, 1, 2, 5, 4]])
+    for reduction in ("none", "add", "mul", "max"):
+        add(
+            "ScatterElements",
+            [(4, 6), given([[3], [0], [2], [5]]), (4, 1)],
+            axis=1,
+            reduction=reduction,
+        )
+        add("ScatterND", [(4, 6), given([[1], [3]]), (2, 6)], reduction=reduction)
+    add("ScatterElements", [(6, 6), rows, (1, 6)])
+    add("ScatterND", [(4, 6, 2), given([[1, 2], [3, 0]]), (2, 2)])
+    add("TensorScatter", [(4, 6, 8, 2), (4, 6, 2, 2), given([0, 3, 6, 2])])
+    add("TensorScatter", [(4, 8, 2), (4, 2, 2)], axis=1, mode="circular")
+    add("OneHot", [below(5, 4, 6), constant(5), (2,)])
+    add("OneHot", [below(5, 4, 6), constant(5), (2,)], axis=0)
+
+
+# --- others -------------------------------------------------------------------------
+
+
+def attention(add: Samples) -> None:
+    q, k, v = (2, 4, 6, 8), (2, 4, 2, 8), (2, 4, 2, 10)
+    keys, values = (2, 2, 6, 8), (2, 2, 6, 10)
+    add("Attention", [q, k, v], [q, keys, values])
+    add("Attention", [(2, 2, 3, 5), (2, 2, 4, 5), (2, 2, 4, 1), (3, 4)])
+    add("Attention", [q, k, v], is_causal=1)
+    past: list[Spec] = [None, (1, 2, 4, 3), (1, 2, 4, 5)]
+    add("Attention", [(1, 4, 3, 3), (1, 2, 3, 3), (1, 2, 3, 5), *past], outs=3)
+    heads = {"q_num_heads": 4, "kv_num_heads": 2}
+    add("Attention", [(2, 6, 16), (2, 8, 8), (2, 8, 12)], **heads)
+
+
+def signals(add: Samples) -> None:
+    add("DFT", [(2, 4, 1)], [(2, 4, 2)])
+    add("DFT", [(2, 4, 1)], onesided=1)
+    add("DFT", [(4, 2, 2), constant(6), constant(0)], inverse=1)
+    add("STFT", [(2, 16, 1), constant(4), (8,)])
+
+
+def images(add: Samples) -> None:
+    grid = (2, 3, 4, 2)
+    for mode in ("linear", "nearest", "cubic"):
+        add("GridSample", [(2, 4, 6, 5), grid], mode=mode, padding_mode="border")
+    add("GridSample", [(2, 4, 6, 5), grid], dtype=DType.F32)
+    add("AffineGrid", [(2, 2, 3), constant([2, 4, 3, 6])], align_corners=1)
+    scales = constant([1, 1, 2, 0.5], np.float32)
+    add("Resize", [(2, 4, 6, 4), None, scales])
+    for mode in ("nearest", "linear", "cubic"):
+        add("Resize", [(2, 4, 6, 3), None, None, constant([2, 4, 4, 6])], mode=mode)
+
+
+def generation(add: Samples) -> None:
+    add("Trilu", [(2, 4, 6), constant(1)])
+    add("Trilu", [(2, 4, 6), constant(-1)], upper=0)
+    add("Shape", [ONE])
+    add("Size", [ONE])
+    add("EyeLike", [ONE], k=1)
+    add("Dropout", [ONE])
+    add("Range", [constant(v) for v in (2, 12, 3)])
+    add("ConstantOfShape", [constant([4, 6])], dtype=DType.I64)
+    for kind in ("HannWindow", "HammingWindow", "BlackmanWindow"):
+        add(kind, [constant(6)], dtype=DType.I64)
+    mel = [*map(constant, (4, 16, 8000)), *(constant(v, np.float32) for v in (0, 4000))]
+    add("MelWeightMatrix", mel, dtype=DType.I64)
+
+
+FAMILIES = (
+    elementwise,
+    reductions,
+    normalizations,
+    contractions,
+    convolutions,
+    poolings,
+    movement,
+    segments,
+    indexing,
+    attention,
+    signals,
+    images,
+    generation,
+)
+
+
+def samples() -> list[Case]:
+    """All of them."""
+    made = Samples()
+    for family in FAMILIES:
+        family(made)
+    return made.cases
