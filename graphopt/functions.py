@@ -72,13 +72,21 @@ class Functions:
         key = (domain_of(node.domain), node.op_type, node.overload)
         return self._by_key.get(key)
 
-    def enter(self, function: Function) -> None:
-        """Note that a call is being read; `leave` ends it. Raises InvalidModel."""
+    @property
+    def depth(self) -> int:
+        """Calls within calls that are being read."""
+        return len(self._open)
+
+    def enter(self, function: Function, bodies: int) -> None:
+        """Note that a call, so many bodies deep, is being read; `leave` ends it.
+
+        Raises InvalidModel.
+        """
         proto = function.proto
         key = (domain_of(proto.domain), proto.name, proto.overload)
         if key in self._open:
             raise InvalidModel("function calls itself", where=function.where)
-        if len(self._open) >= MAX_NESTING:
+        if len(self._open) + bodies >= MAX_NESTING:
             raise InvalidModel(
                 f"functions call each other over {MAX_NESTING} deep",
                 where=function.where,

@@ -206,9 +206,13 @@ def _plans(
     yield 2, 224, [2] * count, 3
     yield 3, 256, [3] * count, 2
     yield 1, 224, [1] * count, 0
-    for size in (8, 16, 32, 64, *mentioned):
+    for size in (8, 16, 64):
         yield 1, size, [size] * count, 4
         yield 2, size, [size] * count, 2
+    for size in (*mentioned, 128, 512, 1024):
+        yield 1, size, [size] * count, 2
+    for size in mentioned:
+        yield size, size, [size] * count, 2
 
 
 def _symbols(graph: Graph) -> dict[str, str]:
@@ -243,7 +247,7 @@ def _names_of(dim: Dim, unknown: str) -> Iterable[str]:
 def _kind(name: str, type_: TensorType, axis: int) -> str:
     rank = len(type_.shape or ())
     picture = rank == 4
-    if "batch" in name.lower() or name in ("N", "n", "bs", "B"):
+    if "batch" in name.lower():
         return "batch"
     if picture and axis >= 2 and (type_.shape or ())[1] in (1, 3):
         return "image"

@@ -45,7 +45,9 @@ p { margin: .3rem 0; }
   background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   padding: .8rem 1rem;
 }
-.tile b { display: block; font-size: 1.45rem; font-weight: 600; line-height: 1.3; }
+.tile b { display: block; font-size: 1.3rem; font-weight: 600; line-height: 1.4; }
+.sheet + p { margin-top: .7rem; }
+p + .sheet { margin-top: .7rem; }
 .sheet {
   background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   overflow-x: auto;
@@ -57,9 +59,12 @@ th:first-child, td:first-child, .text { text-align: left; }
 td.text { white-space: normal; overflow-wrap: anywhere; }
 tbody tr { border-top: 1px solid var(--line); }
 td.bars { width: 34%; min-width: 9rem; text-align: left; }
+.idle td { color: var(--soft); }
 .bar { display: block; height: .4rem; border-radius: .2rem; min-width: 1px; }
 .was { background: var(--was); margin-bottom: 2px; }
 .now { background: var(--now); }
+.bar.key { display: inline-block; width: .8rem; margin: 0 .4rem .1rem 0; }
+@media (max-width: 36rem) { .bars { display: none; } }
 code { font: .92em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 footer { margin-top: 3rem; }
 """
@@ -77,6 +82,7 @@ def page(report: Json) -> str:
             _passes(report),
             _missed(report),
             _notes(report),
+            f'<footer class="soft">graphopt {escape(report["version"])}</footer>',
         ]
     )
     return (
@@ -115,7 +121,7 @@ def _tiles(report: Json) -> str:
     named = f", {len(check['unchecked'])} ops unchecked" if check["unchecked"] else ""
     tiles = [
         _tile("ops", _change(report["ops"]), _share(report["ops"])),
-        _tile("bytes", _change(report["bytes"]), _share(report["bytes"])),
+        _tile("bytes", _sizes(report["bytes"]), _share(report["bytes"])),
         _tile("check", verdict[1], f"mode {check['mode']}{named}", verdict[0]),
         _tile("CPU time", f"{report['seconds']:.2f} s", "to optimize"),
     ]
@@ -134,8 +140,20 @@ def _change(pair: Json) -> str:
     return f"{pair['before']:,} → {pair['after']:,}"
 
 
+def _sizes(pair: Json) -> str:
+    unit, name = next(
+        (unit, name)
+        for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+        if max(pair["before"], pair["after"]) >= unit or unit == 1
+    )
+    digits = 0 if unit == 1 else 1
+    before, after = pair["before"] / unit, pair["after"] / unit
+    return f"{before:.{digits}f} → {after:.{digits}f} {name}"
+
+
 def _share(pair: Json) -> str:
-    return Change(pair["before"], pair["after"]).percent or "unchanged"
+    share = Change(pair["before"], pair["after"]).percent
+    return share.replace("-", "\N{MINUS SIGN}") or "unchanged"
 
 
 def _ops(report: Json) -> str:
@@ -150,7 +168,14 @@ def _ops(report: Json) -> str:
         f"<td>{change.before:,}</td><td>{change.after:,}</td></tr>"
         for kind, change in shown_kinds(kinds, len(kinds))
     ]
-    return _section("Ops", ("kind", "", "before", "after"), rows)
+    legend = "".join(
+        f'<span class="bar key {kind}"></span>{name} &ensp;'
+        for kind, name in (("was", "before"), ("now", "after"))
+    )
+    said = f'<p class="soft">{legend}</p>'
+    return _section(
+        "Ops", (("kind", ""), ("", "bars"), ("before", ""), ("after", "")), rows, said
+    )
 
 
 def _bars(change: Change, largest: int) -> str:
@@ -170,7 +195,7 @@ def _check(report: Json) -> str:
         said += (
             '<p class="soft">Errors are against a float64 run of the original in the '
             "NumPy reference: that of the result, that of the original itself, and "
-            "what is allowed.</p>"
+            f"what is allowed.{_runs(check)}</p>"
         )
     rows = [
         f'<tr><td class="text"><code>{escape(o["name"])}</code></td>'
@@ -178,7 +203,13 @@ def _check(report: Json) -> str:
         f"<td>{_number(o['tolerance'])}</td>{_verdict(o['passed'])}</tr>"
         for o in check["outputs"]
     ]
-    heads = ("output", "error", "of the original", "allowed", "")
+    heads = (
+        ("output", "text"),
+        ("error", ""),
+        ("of the original", ""),
+        ("allowed", ""),
+        ("", ""),
+    )
     after = ""
     if check["unchecked"]:
         names = ", ".join(f"<code>{escape(str(u))}</code>" for u in check["unchecked"])
@@ -186,6 +217,16 @@ def _check(report: Json) -> str:
     if trial is not None:
         after += f"<p>{_trial(trial)}</p>"
     return _section("Check", heads, rows, said, after)
+
+
+def _runs(check: Json) -> str:
+    """The sizes that symbolic dims took."""
+    sizes = [
+        ", ".join(f"{escape(name)} = {size}" for name, size in run.items())
+        for run in check["sizes"]
+        if run
+    ]
+    return f" Run with {'; '.join(sizes)}." if sizes else ""
 
 
 def _number(value: float | None) -> str:
@@ -216,12 +257,19 @@ def _passes(report: Json) -> str:
             for rule, count in sorted(done["rules"].items(), key=lambda r: -r[1])
         )
         rows.append(
-            f"<tr><td><code>{escape(done['name'])}</code></td>"
+            f'<tr class="{"" if done["rules"] else "idle"}">'
+            f"<td><code>{escape(done['name'])}</code></td>"
             f"<td>{done['ops_before']:,}</td><td>{done['ops_after']:,}</td>"
             f"<td>{1000 * done['seconds']:.1f}</td>"
             f'<td class="text soft">{rules}</td></tr>'
         )
-    heads = ("pass", "ops before", "after", "ms", "rules that fired")
+    heads = (
+        ("pass", ""),
+        ("ops before", ""),
+        ("after", ""),
+        ("ms", ""),
+        ("rules that fired", "text"),
+    )
     return _section("Passes", heads, rows)
 
 
@@ -232,7 +280,7 @@ def _missed(report: Json) -> str:
         f'<td class="text soft">{_some(m["ops"])}</td></tr>'
         for m in report["missed"]
     ]
-    heads = ("rule", "why not", "on")
+    heads = (("rule", "text"), ("why not", "text"), ("on", "text"))
     return _section("Not done, and why", heads, rows) if rows else ""
 
 
@@ -250,19 +298,16 @@ def _notes(report: Json) -> str:
 
 def _section(
     title: str,
-    heads: Iterable[str],
+    heads: Iterable[tuple[str, str]],
     rows: Sequence[str],
     before: str = "",
     after: str = "",
 ) -> str:
+    """A headed table; ``heads`` are words and the classes of their cells."""
     sheet = ""
     if rows:
-        wordy = ("output", "rule", "why not", "on", "rules that fired")
         cells = "".join(
-            f'<th class="text">{escape(head)}</th>'
-            if head in wordy
-            else f"<th>{escape(head)}</th>"
-            for head in heads
+            f'<th class="{kind}">{escape(head)}</th>' for head, kind in heads
         )
         sheet = (
             f'<div class="sheet"><table><thead><tr>{cells}</tr></thead>\n<tbody>'

@@ -1,8 +1,8 @@
 """Passes, and the pipeline that runs, times, verifies and prints them.
 
 A pass is a function from Graph to Graph: a frozen dataclass whose fields are its
-options, in Python and on the command line (``tile(budget=64)``). The pipeline, never the
-pass, does everything around it.
+options, in Python and on the command line (``tile(budget=64)``). The pipeline, never
+the pass, does everything around it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class RulePass(Pass):
-    """A pass that is a list of rules. ``exact`` leaves out those that change rounding."""
+    """A pass that is a list of rules; ``exact`` leaves out what changes rounding."""
 
     exact: bool = False
 
@@ -217,19 +217,26 @@ def parse_pass(spec: str, known: Mapping[str, type[Pass]]) -> Pass:
     if name not in known:
         raise UsageError(f"unknown pass {name!r}{nearest(name, known)}")
     cls = known[name]
-    fields = {f.name for f in dataclasses.fields(cls)}
+    fields = {f.name: f.default for f in dataclasses.fields(cls)}
     try:
         call = ast.parse(f"f({inner})", mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call):
+            raise ValueError("brackets do not match")
         if call.args:
             raise ValueError("options are named")
         options = {str(k.arg): _value(k.value) for k in call.keywords}
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"cannot read the options of {spec!r}: {error}") from None
-    for option in options:
+    for option, value in options.items():
         if option not in fields:
             raise UsageError(
                 f"pass {name!r} has no option {option!r}{nearest(option, fields)}"
+            )
+        default = fields[option]
+        if default is not dataclasses.MISSING and type(value) is not type(default):
+            raise UsageError(
+                f"the option {option!r} of the pass {name!r} is like {default!r},"
+                f" not {value!r}"
             )
     return cls(**options)
 
@@ -241,11 +248,12 @@ def _value(node: ast.expr) -> Any:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the closest known words, or all of them."""
+    """``; did you mean 'x'?`` with the closest known words, or else some of them."""
     import difflib
 
     known = sorted(words)
     close = difflib.get_close_matches(word, known, n=3)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return f"; known: {', '.join(known)}" if known else ""
+    some = known[:16] + ["…"] * (len(known) > 16)
+    return f"; known: {', '.join(some)}" if known else ""

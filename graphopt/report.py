@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from . import __version__
 from .ir import Graph
 from .pipeline import PassRecord
 
@@ -91,6 +92,7 @@ class Report:
         ops = self.ops
         return {
             "schema": SCHEMA,
+            "version": __version__,
             "input": self.input,
             "output": self.output,
             "target": self.target,

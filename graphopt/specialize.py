@@ -17,7 +17,7 @@ from .dims import Dim, Expr, Shape
 from .errors import TypeMismatch, UsageError
 from .ir import Graph, Op, Parameter, Value, rebuild
 from .ops import Constant, Reshape, Scan
-from .ops.regions import unstacked
+from .ops.body_types import unstacked
 from .pipeline import nearest
 from .provenance import place
 from .types import OptionalType, SequenceType, SparseType, TensorType, Type

@@ -45,14 +45,12 @@ def run(
     artifacts: Sequence[Artifact], inputs: Mapping[str, Array], limit_s: float
 ) -> list[Outcome]:
     """What each model makes of the inputs; ``limit_s`` seconds for all together."""
-    home = str(Path(graphopt.__file__).parents[1])
-    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     child = subprocess.Popen(
         [sys.executable, "-m", MODULE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": _search_path()},
     )
     late = False
     try:
@@ -66,6 +64,12 @@ def run(
     for _ in artifacts[len(outcomes) :]:
         outcomes.append(Outcome(None, _end(child.returncode, late, limit_s)))
     return outcomes
+
+
+def _search_path() -> str:
+    """Where the child finds this very graphopt."""
+    home = str(Path(graphopt.__file__).parents[1])
+    return os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _read(said: bytes) -> Iterator[tuple[Mapping[str, Array] | None, str]]:

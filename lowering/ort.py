@@ -12,10 +12,13 @@ from graphopt.ir import Graph, Op
 from graphopt.plan import Plan
 
 from . import Executable
-from .session import Session, runtime
+from .session import Refused, Session, runtime
 
 INLINE_BYTES: Final = 1 << 30
 """Graphs with more weights are handed over in files: a protobuf ends at 2 GiB."""
+
+OLD_OPSET: Final = 13
+"""What graphs are written in, or the lowest above, if their own opset is too new."""
 
 
 class OrtCpu:
@@ -25,18 +28,28 @@ class OrtCpu:
 
     def compile(self, graph: Graph, plan: Plan) -> Executable:
         runtime()
-        if _weight_bytes(graph) < INLINE_BYTES:
-            return Session(to_proto(graph).SerializeToString())
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "model.onnx")
-            save(graph, path)
-            return Session(path)
+        try:
+            return _session(graph)
+        except Refused:  # runtimes lag behind ONNX: say it in an older opset
+            older = {**graph.header.opsets, "": OLD_OPSET}
+            if graph.header.opsets.get("", 0) <= OLD_OPSET:
+                raise
+            return _session(graph.with_header(opsets=older, ir_version=0))
 
     def open(self, model: str | os.PathLike[str] | bytes) -> Executable:
         return Session(model)
 
 
 TARGET: Final = OrtCpu()
+
+
+def _session(graph: Graph) -> Session:
+    if _weight_bytes(graph) < INLINE_BYTES:
+        return Session(to_proto(graph).SerializeToString())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        save(graph, path)
+        return Session(path)
 
 
 def _weight_bytes(graph: Graph) -> int:

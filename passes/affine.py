@@ -247,10 +247,16 @@ def _applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> O
 
 @rule(exact=False)
 def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
-    """(s * x + t) @ w + b = x @ (s*w) + (t @ w + b); no shift across a padded border"""
+    """(s * x + t) @ w + b = x @ (s*w) + (t @ w + b); no shift across a padded border
+
+    Before a matrix product only a batch norm is taken: a gain there mostly ends a norm
+    or an activation, which runtimes know by it.
+    """
     inner = op.operands[0]
     if not isinstance(inner, BatchNormalization | Mul | Add | Div | Sub):
         return None
+    if not isinstance(op, Conv) and not isinstance(inner, BatchNormalization):
+        return miss("the gain may end a norm or an activation", inner)
     linear = _linear(op)
     if linear is None or not scene.single(inner):
         return None

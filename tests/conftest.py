@@ -3,5 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("GRAPHOPT_VERIFY", "1")
+
+MODELS = Path(__file__).parents[1] / "examples" / "models"
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """The model that comes with the repository, alone in a folder of its own."""
+    return Path(shutil.copy(MODELS / "digits.onnx", tmp_path))
+
+
+@pytest.fixture(scope="session")
+def digits_inputs() -> Path:
+    """Images for it that its training did not see."""
+    return MODELS / "digits.npz"

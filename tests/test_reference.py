@@ -89,10 +89,11 @@ def test_values_by_name_and_in_order(x: Parameter) -> None:
 
 
 def test_defaults_may_be_left_out(x: Parameter) -> None:
-    y = Parameter(F, "y", default=Tensor.of(np.full((1, 4), 5, np.float32)))
+    five = Tensor.of(np.full((1, 4), 5, np.float32))
+    y = Parameter(five.type, "y", default=five)
     graph = Graph([x, y], [Add(x, y)])
     np.testing.assert_array_equal(evaluate(graph, [ONES])[0], ONES + 5)
-    np.testing.assert_array_equal(evaluate(graph, [ONES, ONES])[0], ONES + 1)
+    np.testing.assert_array_equal(evaluate(graph, [ONES, ONES[:1]])[0], ONES + 1)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +377,7 @@ def test_budgets_are_checked_before_anything_is_allocated(x: Parameter) -> None:
     outer = MatMul(x, Transpose(x, perm=(1, 0)))
     with pytest.raises(OutOfBudget, match=r"f32\[n, n\]"):
         evaluate(
-            Graph([x], [outer]), [np.ones((8192, 4), np.float32)], limit_bytes=9999
+            Graph([x], [outer]), [np.ones((8192, 4), np.float32)], limit_bytes=9 << 20
         )
     assert OutOfBudget.exit_code == 6
 

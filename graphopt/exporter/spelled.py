@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..errors import UnsupportedModel
+from ..functions import domain_of
 from ..ir import Graph, Op, Parameter, Value, postorder, rebuild
 from ..ops.constant import Constant
 from ..ops.control import Control
@@ -15,6 +16,7 @@ from ..ops.opaque import Opaque
 from ..ops.registry import Modelled
 from ..ops.schema import LATEST
 from ..ops.structured import Composite
+from ..proto import subgraphs
 from ..versions import Node, spell, spelling, turning_points
 
 Build: TypeAlias = Callable[[Op, tuple[Value | None, ...]], Op | Sequence[Value]]
@@ -53,34 +55,49 @@ def choose_opset(graph: Graph, wanted: str | int | None = None) -> Opset:
     """
     source = graph.header.opsets.get("", 0)
     used = any(
-        op.domain == "" and not isinstance(op, Constant) for _, op in graph.walk()
+        op.domain in ("", "graphopt") and not isinstance(op, (Constant, Opaque))
+        for _, op in graph.walk()
     )
     if wanted == "latest":
         wanted = LATEST
-    pins = [
-        op
-        for _, op in graph.walk()
-        if isinstance(op, Opaque) and op.op_domain == "" and op.op_type != "Constant"
-    ]
+    pins = list(_pins(graph))
     if isinstance(wanted, int) and wanted != source:
-        for op in pins:
-            if not _same_meaning(op, wanted):
+        for op, kind, version in pins:
+            if not _same_meaning(kind, version, wanted):
                 raise UnsupportedModel(
-                    f"{op.op_type} is kept as it is written for opset {op.version}, "
+                    f"{kind} is kept as it is written for opset {version}, "
                     f"so the model cannot move to opset {wanted}",
                     where=_place(graph, op),
                 )
         return Opset(wanted)
-    if not used or pins or wanted == "keep":
-        if used and not source:
-            raise UnsupportedModel("the model imports no opset of the default domain")
+    if not used or (wanted == "keep" and source):
         return Opset(source)
-    return _lowest(graph, source or _START)
+    if wanted == "keep":
+        raise UnsupportedModel("the model imports no opset of the default domain")
+    chosen = _lowest(graph, source or _START)
+    pinned = any(not _same_meaning(k, v, chosen.version) for _, k, v in pins)
+    return Opset(source) if pinned else chosen
 
 
-def _same_meaning(op: Opaque, version: int) -> bool:
-    old = spelling(op.op_type, "", op.version)
-    return old is not None and old is spelling(op.op_type, "", version)
+def _pins(graph: Graph) -> Iterator[tuple[Op, str, int]]:
+    """Kinds of the default domain that are kept verbatim, with their opset."""
+    source = graph.header.opsets.get("", 0)
+    for _, op in graph.walk():
+        if not isinstance(op, Opaque):
+            continue
+        if op.op_domain == "" and op.op_type != "Constant":
+            yield op, op.op_type, op.version
+        pending = subgraphs(op.node)
+        while pending:
+            for node in pending.pop().node:
+                pending.extend(subgraphs(node))
+                if not domain_of(node.domain):
+                    yield op, node.op_type, source
+
+
+def _same_meaning(kind: str, version: int, other: int) -> bool:
+    old = spelling(kind, "", version)
+    return old is not None and old is spelling(kind, "", other)
 
 
 def _lowest(graph: Graph, source: int) -> Opset:
@@ -132,18 +149,23 @@ def node_of(op: Op, used: tuple[bool, ...], version: int) -> Node | None:
         del attrs["captures"]
     if op.domain not in ("", "graphopt"):
         return Node(op.kind, operands, attrs, used)
-    node = spell(Node(op.kind, operands, attrs, used), version)
-    if node is None:
+    node = Node(op.kind, operands, attrs, used)
+    newest = spelling(op.kind, "", LATEST)
+    if newest is not None and newest is spelling(op.kind, "", version):
+        return node
+    made = spell(node, version)
+    if made is None:
         return None
+    node = made
     while node.operands and node.operands[-1] is None:
         node.operands.pop()
     schema = spelling(node.kind, "", version)
     if schema is None:
         return None
-    newest = type(op).schema().defaults if isinstance(op, Modelled) else {}
+    defaults = type(op).schema().defaults if isinstance(op, Modelled) else {}
     for name in list(node.attrs):
         if name not in schema.attributes:
-            if name not in newest or newest[name] != node.attrs[name]:
+            if name not in defaults or defaults[name] != node.attrs[name]:
                 return None
             del node.attrs[name]
     results = list(op.types[: len(node.used)])
@@ -152,8 +174,7 @@ def node_of(op: Op, used: tuple[bool, ...], version: int) -> Node | None:
     if schema.accepts(node.operands, results):
         return node
     # A type that no opset allows was never the opset's fault.
-    newer = spelling(node.kind, "", LATEST)
-    allowed = newer is not None and newer.accepts(node.operands, results)
+    allowed = newest is not None and newest.accepts(op.operands, results)
     return None if allowed else node
 
 
@@ -167,8 +188,8 @@ def spelled(graph: Graph, version: int, *, body: bool = False) -> Spelled:
 
     Raises UnsupportedModel, with the op that the opset cannot say.
     """
-    graph = _with_own_outputs(graph, body)
     for _ in range(MAX_EXPANSIONS):
+        graph = _with_own_outputs(graph, body)
         nodes: dict[Op, Node] = {}
         missing: set[Op] = set()
         for op in graph.ops:
@@ -216,12 +237,11 @@ def _with_own_outputs(graph: Graph, body: bool) -> Graph:
     be one: there, initializers have no other name to keep.
     """
     names: dict[Value, str] = {p: p.name for p in graph.inputs}
-    taken: set[Value] = set()
+    given: dict[Value, str] = {}
     outputs: list[Value] = []
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
-        own = value not in taken
+        own = given.setdefault(value, name) == name
         if isinstance(value, (Parameter, Constant)):
             own = own and not body and names.get(value, name) == name
-        taken.add(value)
         outputs.append(value if own else Identity(value, instance=len(outputs) + 1))
     return graph.replace(outputs=outputs)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from ..errors import InvalidModel
+from ..errors import GraphoptError, InvalidModel
 from ..ir import Graph
 from .model import read_model
 
@@ -33,14 +33,16 @@ def load(
     External data is looked for in ``folder``, by default the file's own, and not read.
     Raises InvalidModel, UnsupportedModel, and OSError where the file cannot be read.
     """
-    if isinstance(source, ModelProto):
-        model = source
-    else:
-        if not isinstance(source, bytes):
-            path = Path(source)
-            folder = path.parent if folder is None else folder
-            source = path.read_bytes()
-        model = _parse(source)
+    if not isinstance(source, bytes | ModelProto):
+        path = Path(source)
+        try:
+            return load(
+                path.read_bytes(), folder=path.parent if folder is None else folder
+            )
+        except GraphoptError as error:
+            error.where = error.where or str(path)
+            raise
+    model = source if isinstance(source, ModelProto) else _parse(source)
     with _without_collector():
         return read_model(model, None if folder is None else Path(folder))
 

@@ -12,7 +12,7 @@ from ..functions import Functions, domain_of
 from ..ir import Graph, Header, Parameter
 from ..ops.schema import LATEST
 from ..proto import stated_type, text
-from ..types import UNKNOWN
+from ..types import UNKNOWN, TensorType, Type
 from ..weights import Tensor
 from .nodes import NodeReader
 from .scope import Level, Scope
@@ -35,6 +35,7 @@ def read_model(model: ModelProto, folder: Path | None) -> Graph:
             raise InvalidModel(
                 "graph output that nothing produces", where=repr(declared.name)
             )
+        _agree(declared.name, stated_type(declared) or UNKNOWN, value.type)
         outputs.append(value)
     return Graph(
         inputs,
@@ -112,10 +113,24 @@ def _inputs(
             raise InvalidModel("graph input without a name")
         if name in parameters:
             raise InvalidModel("two graph inputs of this name", where=name)
+        default = tensors.get(name)
+        type_ = stated_type(value) or UNKNOWN
+        if default is not None:
+            _agree(name, type_, default.type)
         if name in scope.values and model.ir_version < 4:
             continue
-        type_ = stated_type(value) or UNKNOWN
-        parameter = Parameter(type_, name, default=tensors.get(name))
+        parameter = Parameter(type_, name, default=default)
         parameters[name] = parameter
         scope.values[name] = parameter
     return list(parameters.values())
+
+
+def _agree(name: str, stated: Type, found: Type) -> None:
+    """Raises InvalidModel where a value surely is not what the file says it is."""
+    if not (isinstance(stated, TensorType) and isinstance(found, TensorType)):
+        return
+    clash = stated.dtype and found.dtype and stated.dtype is not found.dtype
+    if stated.is_static and found.is_static:
+        clash = clash or stated.shape != found.shape
+    if clash:
+        raise InvalidModel(f"is {found}, stated as {stated}", where=repr(name))

@@ -211,7 +211,7 @@ class NodeReader:
 
         def read_body(proto: GraphProto, formals: Sequence[Type]) -> Body:
             level = Level(proto, scope.level.depth + 1)
-            if level.depth > MAX_NESTING:
+            if level.depth + self.functions.depth > MAX_NESTING:
                 raise InvalidModel(f"bodies nested over {MAX_NESTING} deep")
             inner = Scope(
                 level,
@@ -262,7 +262,7 @@ class NodeReader:
             absent=frozenset(proto.input) - values.keys(),
             prefix=f"{source}/",
         )
-        self.functions.enter(function)
+        self.functions.enter(function, scope.level.depth)
         self.nodes(proto.node, inner)
         self.functions.leave()
         return [inner.find(name) for name in proto.output[: len(node.output)]]

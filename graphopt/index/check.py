@@ -6,7 +6,7 @@ know nothing of how `strategies` and `tiling` came to their answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from typing import Any, TypeAlias
@@ -194,17 +194,19 @@ def validate_tiling(
     declared: Mapping[str, Dim] | None = None,
     tolerance: float = 1e-6,
     compute_tile: ComputeTile | None = None,
+    axes: Iterable[str] | None = None,
 ) -> Verdict:
     """Compute tile by tile along each axis and judge what `tiling` says about it.
 
     ``compute_tile`` is for axes where a tile asks for more than its operands: windows
     that reach over a border, offsets, a state carried from tile to tile (tiles come in
-    order). Without it positional and carried axes are left out.
+    order). Without it positional and carried axes are left out. ``axes`` are those to
+    try, by default all.
     """
     whole = domain(maps, _shapes(operands), declared)
     truth = compute(list(operands))
     verdict = Verdict()
-    for axis in whole.maps.axes:
+    for axis in whole.maps.axes if axes is None else axes:
         extent = whole.extents[axis]
         if not isinstance(extent, int) or extent < 2:
             continue

@@ -24,7 +24,10 @@ class Kind(enum.Enum):
     POSITIONAL = "positional"
     """The op must be told the offset or the extent of the tile."""
     CARRIED = "carried"
-    """Tiles are computed in order, each from the state after the one before."""
+    """Tiles are computed in order, each from the state after the one before.
+
+    Results without the axis are those of the last tile.
+    """
     WHOLE = "whole"
     """The axis cannot be tiled."""
 
@@ -109,9 +112,14 @@ def _obstacle(maps: Maps, axis: str) -> str:
         if isinstance(term, Compound) and axis in term.axes[1:]:
             return f"not the major axis of {term}: its parts are not contiguous"
     for term in _terms(maps.results):
-        if isinstance(term, Affine) and axis in term.axes and len(term.axes) > 1:
+        if not isinstance(term, Affine) or axis not in term.axes:
+            continue
+        if len(term.axes) > 1:
             return f"windows {term} overlap in the result"
-    if axis in maps.reduced and maps.combiner(axis) is None:
+        if term.coefficients[0][1] not in (1, -1):
+            return f"no tile writes what lies between the positions {term}"
+    combined = maps.combiner(axis) is not None or axis in maps.carried
+    if axis in maps.reduced and not combined:
         return "reduced, and partial results cannot be combined"
     return ""
 

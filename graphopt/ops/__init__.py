@@ -160,6 +160,17 @@ from .pooling import (
     MaxPool as MaxPool,
     MaxUnpool as MaxUnpool,
 )
+from .quantization import (
+    DequantizeLinear as DequantizeLinear,
+    DynamicQuantizeLinear as DynamicQuantizeLinear,
+    QuantizeLinear as QuantizeLinear,
+)
+from .quantized import (
+    ConvInteger as ConvInteger,
+    MatMulInteger as MatMulInteger,
+    QLinearConv as QLinearConv,
+    QLinearMatMul as QLinearMatMul,
+)
 from .random import (
     Bernoulli as Bernoulli,
     Dropout as Dropout,
@@ -168,6 +179,11 @@ from .random import (
     RandomNormalLike as RandomNormalLike,
     RandomUniform as RandomUniform,
     RandomUniformLike as RandomUniformLike,
+)
+from .recurrent import (
+    GRU as GRU,
+    LSTM as LSTM,
+    RNN as RNN,
 )
 from .reduction import (
     ArgMax as ArgMax,

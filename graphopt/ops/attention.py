@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import dims
 from ..dims import Dim, Shape
-from ..index import Maps
+from ..index import Affine, Maps
 from ..ir import Value
 from ..types import DType, TensorType, Type
 from .bodies import cast, scalar, vector, widest
@@ -26,7 +27,7 @@ from .registry import op
 from .reshaping import Reshape, Squeeze, Unsqueeze
 from .segments import Concat
 from .softmax import Softmax
-from .steering import joined, present, shape_of
+from .steering import present, shape_of
 from .structured import Array, Composite, Structured
 
 if TYPE_CHECKING:
@@ -123,46 +124,48 @@ class Attention(Structured, Composite):
         if sizes is None or shared is None:
             return None
         heads = "(g r)" if shared > 1 else "g"
-        keys = "t"
-        kept = "t"
-        if present(self, 4):
-            keys, kept = "_u", "_t"
         if len(shape_of(self) or ()) == 4:
-            rows = [f"b {heads} s d", f"b g {keys} d", f"b g {keys} v"]
+            rows = [f"b {heads} s d", "b g t d", "b g t v"]
             y = f"b {heads} s v"
         else:
             head = heads.strip("()")
-            rows = [f"b s ({head} d)", f"b {keys} (g d)", f"b {keys} (g v)"]
+            rows = [f"b s ({head} d)", "b t (g d)", "b t (g v)"]
             y = f"b s ({head} v)"
-        words = [
-            self._mask_words(heads, kept, sizes),
-            ["b", "g", "_p", "d"] if present(self, 4) else ["-"],
-            ["b", "g", "_p", "v"] if present(self, 5) else ["-"],
-            ["b"],
-        ]
-        operands = [row.split(" ") for row in rows] + words
-        results = [
-            y.split(" "),
-            f"b g {kept} d".split(" "),
-            f"b g {kept} v".split(" "),
-            f"b {heads} s {kept}".split(" "),
-        ]
-        return self.parse_maps(
-            joined(operands[: len(self.operands)], results[: self.outs]),
+        mask = " ".join(self._mask_words(heads, sizes))
+        past = ["b g t d", "b g t v"] if present(self, 4) else ["-", "-"]
+        operands = [*rows, mask, *past, "b"][: len(self.operands)]
+        results = [y, "b g t d", "b g t v", f"b {heads} s t"][: self.outs]
+        maps = self.parse_maps(
+            f"{', '.join(operands)} -> {', '.join(results)}",
             positional=self._positional(),
             linear=[(2, 5) if present(self, 5) else (2,)] if self.outs == 1 else (),
             cost=self._cost(sizes),
         )
+        return maps if maps is None or not present(self, 4) else self._joined(maps)
+
+    def _joined(self, maps: Maps) -> Maps:
+        """The maps with the keys in two parts: those of the past, then the others."""
+        past, keys = (shape_of(self, i) for i in (4, 1))
+        assert past is not None
+        assert keys is not None
+        before = Affine((("t", 1),), 0, past[2])
+        after = Affine((("t", 1),), dims.mul(-1, past[2]), keys[len(keys) - 2])
+        parts = {1: after, 2: after, 4: before, 5: before}
+        operands = [
+            map_ and tuple([parts.get(i, t) if t.axes == ("t",) else t for t in map_])
+            for i, map_ in enumerate(maps.operands)
+        ]
+        return replace(maps, operands=tuple(operands))
 
     def _mask_words(
-        self, heads: str, keys: str, sizes: tuple[Shape, Shape, Shape, Dim]
+        self, heads: str, sizes: tuple[Shape, Shape, Shape, Dim]
     ) -> list[str]:
         """The words of the mask, which broadcasts to the scores."""
         shape = shape_of(self, 3)
         if shape is None:
             return ["-"]
         q, _, _, total = sizes
-        words = ["b", heads, "s", keys]
+        words = ["b", heads, "s", "t"]
         target = (*q[:3], total)
         lead = 4 - len(shape)
         return [
@@ -182,11 +185,10 @@ class Attention(Structured, Composite):
         return {"g": k[1], "r": shared, "t": total, "d": q[3], "v": v[3]}
 
     def _positional(self) -> list[str]:
-        """Axes of which a part must be told where it is, or how many heads it has."""
+        """Axes of which a part must be told where it is."""
         windows = self.left_window_size >= 0 or self.right_window_size >= 0
         looks = self.is_causal or windows or present(self, 6)
-        flat = len(shape_of(self) or ()) == 3
-        return ["s", "t"] * bool(looks) + ["g"] * flat
+        return ["s", "t"] * bool(looks)
 
     def _cost(self, sizes: tuple[Shape, Shape, Shape, Dim]) -> float:
         """Operations per point: the domain has both head sizes, each product one."""

@@ -40,16 +40,13 @@ class Pointwise(Elementwise, Composite):
         return xp.each(lambda *wide: self.formula(xp, *wide), *operands)
 
 
-class Normalizing(Structured, Composite):
+class WholeAxes(Structured):
     """An op that relates elements to the others along some axes; like its operand 0.
 
-    The index maps keep those axes whole; the body tells more of them.
+    The index maps keep those axes whole.
     """
 
     __slots__ = ()
-
-    def infer(self) -> Sequence[Type]:
-        return Structured.infer(self)
 
     def result_shapes(self) -> Sequence[Shape | None]:
         self.words()  # checks the axes
@@ -74,6 +71,15 @@ class Normalizing(Structured, Composite):
     def index_maps(self) -> Maps | None:
         words = self.words()
         return None if words is None else self.parse_maps(joined([words], [words]))
+
+
+class Normalizing(WholeAxes, Composite):
+    """An op of whole axes with a body, which tells more of these."""
+
+    __slots__ = ()
+
+    def infer(self) -> Sequence[Type]:
+        return Structured.infer(self)
 
 
 def scalar(value: float, dtype: DType) -> Constant:

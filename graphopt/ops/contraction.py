@@ -13,7 +13,7 @@ from ..index import Maps
 from ..ir import Value
 from ..types import DType, Type
 from .bodies import cast, scalar
-from .elementwise import Add, Mul
+from .elementwise import Add, Mul, is_inexact
 from .movement import Transpose
 from .registry import op
 from .steering import joined
@@ -63,15 +63,18 @@ class Gemm(Structured, Composite):
     def index_maps(self) -> Maps | None:
         a = "k m" if self.transA else "m k"
         b = "n k" if self.transB else "k n"
+        linear = ((0,), (1,)) if len(self.operands) < 3 else ((0, 2), (1, 2))
+        facts: dict[str, Any] = {"linear": linear}
+        if self._weighs() and not is_inexact(self._dtype(0)):
+            # Parts are rounded, and so is the whole: their sum is another number.
+            facts = {"combiner": None}
         if len(self.operands) < 3:
-            return self.parse_maps(f"{a}, {b} -> m n", linear=((0,), (1,)))
+            return self.parse_maps(f"{a}, {b} -> m n", **facts)
         c = self.operands[2].rank  # type: ignore[union-attr]
         if c is None:
             return None
         words = ["m?", "n?"][2 - c :] if c else []
-        return self.parse_maps(
-            f"{a}, {b}, {' '.join(words)} -> m n", linear=((0, 2), (1, 2))
-        )
+        return self.parse_maps(f"{a}, {b}, {' '.join(words)} -> m n", **facts)
 
     def body(self) -> Value | None:
         a, b, *rest = self.operands

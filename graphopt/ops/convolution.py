@@ -54,9 +54,10 @@ class Windowed(Structured):
 
     def correlated(self, windows: Windows) -> tuple[Map, Map, Map]:
         """The maps of operand, kernels and result of a correlation."""
-        outer = self.grouped("k")
+        outer, spatial = self.grouped("k"), (shape_of(self) or ())[2:]
+        reached = windows.reached(windows.extents, spatial)
         return (
-            (axis("n"), self.grouped("c"), *windows.reached),
+            (axis("n"), self.grouped("c"), *reached),
             (outer, axis("c"), *windows.taps),
             (axis("n"), outer, *windows.places),
         )
@@ -81,11 +82,7 @@ def per_channel(xp: Namespace, x: Array, rank: int) -> Array:
 
 
 class Biased(Windowed, Composite):
-    """A convolution with an optional vector added to the channels of its result.
-
-    With it, parts of the sum do not combine, as each would add it; the body tells how
-    they do.
-    """
+    """A convolution with an optional vector added to the channels of its result."""
 
     def infer(self) -> Sequence[Type]:
         return Structured.infer(self)
@@ -102,9 +99,7 @@ class Biased(Windowed, Composite):
         if self.operand(2) is None:
             return build([x, w], [y], linear=[[0], [1]], cost=self.flops)
         linear = [[0, 2], [1, 2]]
-        return build(
-            [x, w, (y[1],)], [y], combiner=None, linear=linear, cost=self.flops
-        )
+        return build([x, w, (y[1],)], [y], linear=linear, cost=self.flops)
 
     def compute(self, xp: Namespace, x: Array, w: Array, bias: Array = None) -> Array:
         if bias is None:
@@ -136,11 +131,12 @@ class ConvTranspose(Biased):
         windows = self.known_windows()
         if windows is None:
             return None
-        inner = self.grouped("c")
+        inner, spatial = self.grouped("c"), (shape_of(self) or ())[2:]
+        written = windows.reached(spatial, windows.extents)
         return self.biased_maps(
             (axis("n"), inner, *windows.places),
             (inner, axis("k"), *windows.taps),
-            (axis("n"), self.grouped("k"), *windows.written),
+            (axis("n"), self.grouped("k"), *written),
         )
 
     def extents(self) -> Mapping[str, Dim]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..dims import Shape
-from ..index import Maps
+from .. import dims
+from ..dims import Dim, Shape
+from ..index import Affine, Maps, build
 from .registry import op
-from .steering import axis_names, ints_of, joined, normal_axis, shape_of
+from .segments import plain
+from .steering import ints_of, normal_axis, shape_of
 from .structured import Array, Structured
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 class Running(Structured):
     """Something of all elements up to each one, along the axis that operand 1 tells.
 
-    ``exclusive`` leaves out the element itself; ``reverse`` starts at the end.
+    ``exclusive`` leaves out the element itself; ``reverse`` starts at the end, and so
+    does the axis of the domain.
     """
 
     static = (1,)
@@ -31,12 +34,24 @@ class Running(Structured):
         shape, axis = shape_of(self), ints_of(self, 1)
         if shape is None or axis is None:
             return None
-        names = axis_names(len(shape))
         try:
-            carried = names[normal_axis(axis[0], len(shape))]
+            at = normal_axis(axis[0], len(shape))
         except ValueError as error:
             raise self.error(str(error)) from None
-        return self.parse_maps(joined([names, "-"], [names]), carried=[carried])
+        name, terms = f"i{at}", list(plain(shape))
+        if self.reverse:
+            last = dims.sub(shape[at], 1)
+            terms[at] = Affine(((name, -1),), last, shape[at])
+        return build(
+            [tuple(terms), None],
+            [tuple(terms)],
+            carried=[name],
+            linear=self.linear,
+            cost=self.flops,
+        )
+
+    def extents(self) -> Mapping[str, Dim]:
+        return {f"i{i}": dim for i, dim in enumerate(shape_of(self) or ())}
 
 
 @op("CumSum")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..index import Combiner, Maps
+from ..index import Maps
 from .convolution import Windowed, per_channel
 from .registry import op
 from .sampling import cost_among, interpolated, real_type
@@ -48,7 +48,6 @@ class DeformConv(Windowed):
         return self.parse_maps(
             joined(operands[: len(self.operands)], [["n", outer, *place]]),
             linear=((0, 3), (1, 3)) if bias else ((0,), (1,)),
-            combiner=None if bias else Combiner.SUM,
             positional=place,
             cost=cost_among(2.0 + 2 ** (rank + 1), source[2:]),
         )

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from .. import dims
 from ..dims import Dim, Shape
-from ..index import Maps
+from ..index import Affine, Combiner, Lookup, Maps, Term, build
 from ..types import DType
 from .movement import Movement
 from .registry import op
-from .steering import axis_names, dims_of, joined, normal_axis, shape_of
+from .segments import plain
+from .steering import axis_names, cost_among, dims_of, joined, normal_axis, shape_of
 from .structured import Array, Structured
 
 if TYPE_CHECKING:
@@ -64,10 +65,16 @@ class GatherElements(Movement):
         data, indices = shape_of(self), shape_of(self, 1)
         if data is None or indices is None:
             return None
-        names = axis_names(len(indices))
-        words = _within(data, indices, names)
-        words[normal_axis(self.axis, len(data))] = "@1"
-        return self.parse_maps(joined([words, names], [names]))
+        at, places = normal_axis(self.axis, len(data)), plain(indices)
+        pairs = zip(data, indices, places, strict=True)
+        picked: list[Term] = [
+            place if dims.equal(a, b) else Affine(place.coefficients, 0, a)
+            for a, b, place in pairs
+        ]
+        picked[at] = Lookup(1)
+        return build(
+            [tuple(picked), places], [places], linear=self.linear, cost=self.flops
+        )
 
 
 def _within(outer: Shape, inner: Shape, names: Sequence[str]) -> list[str]:
@@ -108,7 +115,6 @@ class GatherND(Movement):
 class Scattering(Structured):
     """``data`` with ``updates`` at ``indices``, combined as ``reduction`` says."""
 
-    flops = 1.0
     arithmetic = True
 
     def result_shapes(self) -> Sequence[Shape | None]:
@@ -117,9 +123,20 @@ class Scattering(Structured):
     def scatter_maps(
         self, data: Sequence[str], indices: Sequence[str], updates: Sequence[str]
     ) -> Maps | None:
-        adds = self.reduction in ("none", "add")
-        text = joined([data, indices, updates], [data])
-        return self.parse_maps(text, linear=((0, 2),) if adds else ())
+        source, way = shape_of(self) or (), self.reduction
+        anywhere = [d for word, d in zip(data, source, strict=True) if word[0] == "_"]
+        return self.parse_maps(
+            joined([data, indices, updates], [data]),
+            combiner=_COMBINERS.get(way),
+            linear=_LINEAR.get(way, ()),
+            cost=0.0 if way == "none" else cost_among(1.0, anywhere),
+        )
+
+
+_COMBINERS = {"add": Combiner.SUM, "max": Combiner.MAX, "min": Combiner.MIN}
+"""How results of some of the updates make that of all."""
+
+_LINEAR = {"none": ((0, 2),), "add": ((0, 2),), "mul": ((0,),)}
 
 
 @op("ScatterElements")
@@ -142,7 +159,7 @@ class ScatterElements(Scattering):
             f"_{name}" if word[0] == "_" else name
             for name, word in zip(names, inner, strict=True)
         ]
-        outer[at], inner[at] = f"_{names[at]}", f"_w{names[at]}"
+        outer[at], inner[at] = f"_{names[at]}", f"w{names[at]}"
         return self.scatter_maps(outer, inner, inner)
 
 
@@ -161,7 +178,7 @@ class ScatterND(Scattering):
             return None
         depth = indices[-1]
         names = axis_names(len(data))
-        places = axis_names(len(indices) - 1, "_j")
+        places = axis_names(len(indices) - 1, "j")
         outer = [f"_{name}" for name in names[:depth]] + names[depth:]
         slices = [*places, *names[depth:]]
         return self.scatter_maps(outer, [*places, "_"], slices)
@@ -175,6 +192,7 @@ class TensorScatter(Structured):
     """
 
     linear = ((0, 1),)
+    flops = 0.0
 
     def compute(
         self, xp: Namespace, cache: Array, update: Array, start: Array = None

@@ -117,15 +117,23 @@ class Tile(Movement):
         if source is None:
             return None
         names = axis_names(len(source))
-        result = [f"(t{i} {name})" for i, name in enumerate(names)]
+        result = [
+            name if count == 1 else f"(t{i} {name})"
+            for i, (name, count) in enumerate(zip(names, self.counts(), strict=True))
+        ]
         return self.parse_maps(joined([names, "-"], [result]))
 
     def extents(self) -> Mapping[str, Dim]:
+        counts = self.counts()
+        return dict(zip(axis_names(len(counts), "t"), counts, strict=True))
+
+    def counts(self) -> tuple[Dim, ...]:
+        """How often the operand comes along each axis. Raises ValueError."""
         rank = len(shape_of(self) or ())
         repeats = dims_of(self, 1) or (None,) * rank
         if len(repeats) != rank:
             raise ValueError(f"{len(repeats)} repeats for {rank} axes")
-        return dict(zip(axis_names(rank, "t"), repeats, strict=True))
+        return repeats
 
 
 class Blocks(Movement):
@@ -192,7 +200,8 @@ class ReverseSequence(Movement):
             return None
         names = axis_names(len(source))
         batch = names[normal_axis(self.batch_axis, len(source))]
-        names[normal_axis(self.time_axis, len(source))] = "_"
+        time = normal_axis(self.time_axis, len(source))
+        names[time] = f"_{names[time]}"
         return self.parse_maps(joined([names, [batch]], [names]))
 
     def result_shapes(self) -> Sequence[Shape | None]:

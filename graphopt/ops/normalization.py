@@ -13,7 +13,7 @@ from ..dims import Dim, Shape
 from ..index import Maps
 from ..ir import Value
 from ..types import DType
-from .bodies import Normalizing, cast, scalar, vector, widest
+from .bodies import Normalizing, WholeAxes, cast, scalar, vector, widest
 from .elementwise import TRANSCENDENTAL, Add, Div, Mul, Reciprocal, Sqrt, Sub
 from .generation import Shape as ShapeOf
 from .reduction import ReduceMean
@@ -440,7 +440,7 @@ TINY = 1e-9
 
 
 @op("LRN")
-class LRN(Normalizing):
+class LRN(WholeAxes):
     """x / (bias + alpha / size * s) ** beta, s the sum of squares in a window.
 
     The window spans ``size`` channels around each. Krizhevsky, Sutskever and Hinton,
@@ -451,9 +451,6 @@ class LRN(Normalizing):
 
     def whole_axes(self, rank: int) -> tuple[int, ...]:
         return (normal_axis(1, rank),)
-
-    def body(self) -> None:
-        return None
 
     def compute(self, xp: Namespace, x: Array) -> Array:
         before = (self.size - 1) // 2

@@ -39,7 +39,7 @@ class Pooling(Structured):
         windows = self.windows(source[2:])
         channels = (axis("n"), axis("c"))
         return build(
-            [(*channels, *windows.reached)],
+            [(*channels, *windows.reached(windows.extents, source[2:]))],
             [(*channels, *windows.places)] * self.outs,
             combiner=self.combiner,
             linear=self.linear,
@@ -155,6 +155,8 @@ class LpPool(Pooling):
 class GlobalPooling(Structured, Composite):
     """A reduction over all spatial dims, which become 1."""
 
+    combiner: ClassVar[Combiner | None] = None
+
     def infer(self) -> Sequence[Type]:
         return Structured.infer(self)
 
@@ -202,7 +204,6 @@ class GlobalMaxPool(GlobalPooling):
 class GlobalLpPool(GlobalPooling):
     """The p-norm of each channel."""
 
-    combiner: ClassVar[Combiner | None] = None
     flops = 2.0
 
     def body(self) -> Value | None:
@@ -227,6 +228,7 @@ class MaxUnpool(Structured):
     """
 
     static = (2,)
+    linear = ((0,),)
 
     def covered(self, source: Shape) -> tuple[Any, ...]:
         """The dims that the windows cover."""

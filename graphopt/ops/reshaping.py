@@ -111,7 +111,8 @@ def wanted_shape(source: Shape, wanted: Sequence[Dim], *, allowzero: bool) -> Sh
             given.append(dim)
     total, size = dims.product(rest), dims.product(given)
     if not left:
-        if isinstance(total, int) and isinstance(size, int) and total != size:
+        clash = isinstance(total, int) and isinstance(size, int) and total != size
+        if clash and dims.product(source) != dims.product(shape):  # copied zeros
             raise ValueError(f"{total} elements do not fit dims {shape}")
     elif len(left) == 1:
         shape[left[0]] = _quotient(total, size)

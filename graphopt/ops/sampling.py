@@ -16,7 +16,7 @@ from ..dims import Dim
 from ..index import Maps
 from ..types import DType
 from .registry import op
-from .steering import axis_names, dims_of, joined, shape_of
+from .steering import axis_names, cost_among, dims_of, joined, shape_of
 from .structured import Array, Structured
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class AffineGrid(Structured):
         if size is None:
             return None
         points = axis_names(len(size) - 2, "y")
-        text = joined([["n", "a", "k"], "-"], [["n", *points, "a"]])
-        return self.parse_maps(text, positional=(*points, "k"))
+        text = joined([["n", "_a", "_k"], "-"], [["n", *points, "_a"]])
+        return self.parse_maps(text, positional=points)
 
     def extents(self) -> Mapping[str, Dim]:
         size = dims_of(self, 1) or ()
@@ -216,9 +216,3 @@ def real_type(*arrays: Array) -> np.dtype[np.generic]:
     """The type to interpolate in: float64 if an array has that, else float32."""
     wide = any(x.dtype == np.float64 for x in arrays)
     return np.dtype(np.float64 if wide else np.float32)
-
-
-def cost_among(flops: float, whole: Sequence[Dim]) -> float:
-    """The cost of a point of a domain that has whole axes of which few are read."""
-    sizes = [dim for dim in whole if isinstance(dim, int) and dim]
-    return flops / prod(sizes) if len(sizes) == len(whole) else 0.0

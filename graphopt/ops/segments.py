@@ -279,6 +279,8 @@ def _segments(name: str, parts: Sequence[Dim]) -> tuple[list[Term], dict[str, Di
 
     Also the extents of the latter.
     """
+    if len(parts) == 1:
+        return [axis(name)], {}
     terms: list[Term] = []
     whole: dict[str, Dim] = {}
     offset: Dim = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ir import Value
-from .bodies import Normalizing, cast, scalar, vector, widened
+from .bodies import Normalizing, WholeAxes, cast, scalar, vector, widened
 from .comparison import Equal, Where
 from .elementwise import TRANSCENDENTAL, Div, Exp, Log, Sub
 from .reduction import ReduceL1, ReduceL2, ReduceMax, ReduceSum
@@ -76,15 +76,13 @@ class LogSoftmax(AlongAxis):
 
 
 @op("Hardmax")
-class Hardmax(AlongAxis):
+class Hardmax(WholeAxes):
     """1 at the first of the largest elements along the axis, else 0."""
 
-    flops = 1.0
+    def whole_axes(self, rank: int) -> tuple[int, ...]:
+        return (normal_axis(self.axis, rank),)
 
-    def body(self) -> None:
-        return None
-
-    def formula(self, xp: Namespace, x: Array) -> Array:
+    def compute(self, xp: Namespace, x: Array) -> Array:
         if not x.size:
             return x
         axis = normal_axis(self.axis, x.ndim)

@@ -6,6 +6,7 @@ absent operand from an unknown one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -76,6 +77,17 @@ def agreed(*found: Dim) -> Dim:
         raise ValueError(f"dims {sorted(ints)} must be equal")
     known = [dim for dim in found if dim is not None]
     return min(ints, default=known[0] if known else None)
+
+
+def cost_among(flops: float, whole: Iterable[Dim]) -> float:
+    """The cost of a point of a domain that has whole axes of which few are touched.
+
+    ``flops`` are those of a point without them.
+    """
+    sizes = list(whole)
+    if not all(isinstance(dim, int) and dim for dim in sizes):
+        return 0.0
+    return flops / math.prod(sizes)  # type: ignore[arg-type]
 
 
 def axis_names(count: int, prefix: str = "i") -> list[str]:

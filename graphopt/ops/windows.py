@@ -6,12 +6,12 @@ Here alone ``auto_pad`` and ``ceil_mode`` become pads and extents.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .. import dims
 from ..dims import Dim
-from ..index import UNIT, Affine, Map, Whole, axis
+from ..index import UNIT, Affine, Compound, Map, Term, Whole, axis
 from ..ir import Op
 
 Pad: TypeAlias = tuple[Any, Any]
@@ -29,20 +29,30 @@ class Windows:
     extents: tuple[Any, ...]
     """How many windows fit along each dim."""
 
-    @property
-    def reached(self) -> tuple[Affine | Whole, ...]:
-        """The positions of windows ``y0 y1 ...`` at their taps ``r0 r1 ...``."""
-        return tuple([self._reached(i) for i in range(len(self.kernel))])
+    def reached(self, counts: Sequence[Dim], spatial: Sequence[Dim]) -> Map:
+        """The positions of windows ``y0 y1 ...`` at their taps ``r0 r1 ...``.
 
-    def _reached(self, i: int) -> Affine | Whole:
-        stride, (before, _) = self.strides[i], self.pads[i]
+        ``counts`` are the windows, and ``spatial`` the dims that they lie over.
+        """
+        sizes = enumerate(zip(counts, spatial, strict=True))
+        return tuple([self._reached(i, *pair) for i, pair in sizes])
+
+    def _reached(self, i: int, count: Dim, extent: Dim) -> Term:
+        stride, dilation, before = self.strides[i], self.dilations[i], self.pads[i][0]
         if before is None:
             return Whole(f"w{i}")
-        if self.kernel[i] == 1:
-            return Affine(((f"y{i}", stride),), dims.mul(-1, before))
-        return Affine(
-            ((f"y{i}", stride), (f"r{i}", self.dilations[i])), dims.mul(-1, before)
-        )
+        axes = [(f"y{i}", stride)]
+        if self.kernel[i] != 1:
+            axes.append((f"r{i}", dilation))
+        if (
+            before == 0
+            and dilation == 1
+            and self.kernel[i] == stride
+            and dims.equal(dims.mul(count, stride), extent)
+        ):
+            # Windows side by side that fill the dim.
+            return Compound((f"y{i}", f"r{i}")) if stride != 1 else axis(f"y{i}")
+        return Affine(tuple(axes), dims.mul(-1, before), extent)
 
     @property
     def taps(self) -> Map:
@@ -54,18 +64,6 @@ class Windows:
     def places(self) -> Map:
         """The axes ``y0 y1 ...``."""
         return tuple([axis(f"y{i}") for i in range(len(self.kernel))])
-
-    @property
-    def written(self) -> Map:
-        """`reached`, as positions of a result of the `extents`."""
-        return tuple(
-            [
-                term
-                if isinstance(term, Whole) or term.plain
-                else replace(term, extent=extent)
-                for term, extent in zip(self.reached, self.extents, strict=True)
-            ]
-        )
 
     @property
     def tap_extents(self) -> dict[str, Dim]:

@@ -1,7 +1,7 @@
 """Property tests for passes: random graphs, equivalence, pass checkers.
 
-For authors of graphopt passes and, as `check_pass` takes any function from ModelProto to
-ModelProto, for authors of other optimizers. Needs `hypothesis`
+For authors of graphopt passes and, as `check_pass` takes any function from ModelProto
+to ModelProto, for authors of other optimizers. Needs `hypothesis`
 (``pip install graphopt[test]``).
 
 >>> from graphopt.testing import check_pass
@@ -11,13 +11,14 @@ ModelProto, for authors of other optimizers. Needs `hypothesis`
 
 from __future__ import annotations
 
+from .growth import families, family, weight
 from .passes import (
     assert_equivalent,
     assert_legal_function,
     assert_legal_pass,
     check_pass,
 )
-from .strategies import families, family, graphs, weight
+from .strategies import graphs
 
 __all__ = [
     "assert_equivalent",

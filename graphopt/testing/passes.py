@@ -35,9 +35,7 @@ def assert_equivalent(
     ``exact``. Raises CheckFailed with the first outputs that differ, and AssertionError
     where nothing could be compared.
     """
-    result = check(
-        _graph(before), _graph(after), exact=exact, seed=seed, inputs=inputs
-    )
+    result = check(_graph(before), _graph(after), exact=exact, seed=seed, inputs=inputs)
     result.raise_if_failed()
     lost = [u for u in result.unchecked if u.startswith("output ")]
     assert not lost, f"nothing is known of {', '.join(lost)}: {result.notes}"
@@ -101,12 +99,11 @@ def check_pass(
     """Try a pass on ``examples`` random graphs; the smallest failure is shown.
 
     ``subject`` is a Pass, a Pipeline, a function from Graph to Graph that says so in an
-    annotation, or else a function from ModelProto to ModelProto; see `assert_legal_pass`
-    and `assert_legal_function` for what is asserted. ``only`` limits the op families;
-    ``exact`` demands equal bits; ``seed`` makes another run, and each run repeats.
+    annotation, or else a function from ModelProto to ModelProto. What is asserted: see
+    `assert_legal_pass` and `assert_legal_function`. ``only`` limits the op families;
+    ``exact`` demands equal bits; another ``seed`` is another run, and each repeats.
     """
-    from hypothesis import HealthCheck, given, settings
-    from hypothesis import seed as seeded
+    from hypothesis import HealthCheck, given, seed as seeded, settings
 
     from .strategies import graphs
 
@@ -153,7 +150,7 @@ def is_foreign(subject: Subject) -> bool:
 
 
 def _bytes(model: ModelProto) -> bytes:
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _graph(model: Graph | ModelProto) -> Graph:

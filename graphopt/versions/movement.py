@@ -87,7 +87,7 @@ def _count_outputs(node: Node) -> Node:
     return node
 
 
-def _even_parts(node: Node) -> Node:
+def _even_parts(node: Node) -> Node | None:
     """Before opset 18 parts without sizes had to be equal."""
     count = node.attrs.pop("num_outputs", None)
     shape = node.data.shape
@@ -97,8 +97,10 @@ def _even_parts(node: Node) -> Node:
     extent = shape[axis]
     if isinstance(extent, int) and extent % count:
         part = -(-extent // count)
-        sizes = [min(part, extent - i * part) for i in range(count)]
-        node.put(1, vector(*sizes))
+        last = extent - part * (count - 1)
+        if last <= 0:
+            return None
+        node.put(1, vector(*[part] * (count - 1), last))
     return node
 
 

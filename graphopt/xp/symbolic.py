@@ -34,10 +34,18 @@ def lift(array: Any) -> Dims:
 
 
 def checked(array: Dims, type_: Type) -> Dims | None:
-    """The array, where it has the type's static shape and nothing but dims."""
+    """The array, where it has the type's static shape and nothing but dims.
+
+    None where a number does not fit the element type: there, integers wrap.
+    """
     array = np.asarray(array, dtype=object)
     if not isinstance(type_, TensorType) or array.shape != type_.shape:
         return None
+    if type_.dtype is not None and type_.dtype.is_integer:
+        bits = type_.dtype.bits - type_.dtype.is_signed
+        low, high = -(1 << bits) if type_.dtype.is_signed else 0, (1 << bits) - 1
+        if any(type(x) is int and not low <= x <= high for x in array.flat):
+            return None
     return array
 
 

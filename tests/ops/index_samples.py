@@ -93,7 +93,9 @@ PAIRS = [((4, 6), (4, 6)), ((4, 6), (6,)), ((4, 1), (2, 1, 6)), ((4, 6), ())]
 
 
 def elementwise(add: Samples) -> None:
-    unary = "Neg Abs Sign Reciprocal Sqrt Floor Ceil Round Exp Log Erf Sin Cos Tan Asin "
+    unary = (
+        "Neg Abs Sign Reciprocal Sqrt Floor Ceil Round Exp Log Erf Sin Cos Tan Asin "
+    )
     unary += "Acos Atan Sinh Cosh Tanh Asinh Acosh Atanh Relu LeakyRelu Elu Celu Selu "
     unary += "ThresholdedRelu Shrink Sigmoid HardSigmoid HardSwish Swish Mish Softplus "
     unary += "Softsign Gelu Identity"
@@ -111,7 +113,7 @@ def elementwise(add: Samples) -> None:
     add("Pow", *PAIRS, values=positive)
     add("PRelu", *PAIRS[:2])
     add("SwiGLU", PAIRS[0])
-    add("Clip", [ONE, constant(-1.0, float), constant(1.0, float)], [ONE, (), ()])
+    add("Clip", [ONE, given(-0.5, float), given(0.7, float)])
     for kind in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"):
         add(kind, PAIRS[0], PAIRS[2], values=few)
     for kind in ("And", "Or", "Xor"):
@@ -134,7 +136,18 @@ def elementwise(add: Samples) -> None:
 
 
 def reductions(add: Samples) -> None:
-    for kind in "Sum Mean Max Min Prod L1 L2 SumSquare LogSumExp LogSum".split():
+    for kind in [
+        "Sum",
+        "Mean",
+        "Max",
+        "Min",
+        "Prod",
+        "L1",
+        "L2",
+        "SumSquare",
+        "LogSumExp",
+        "LogSum",
+    ]:
         values = positive if kind == "LogSum" else None
         for keepdims in (0, 1):
             facts: dict[str, Any] = {"values": values, "keepdims": keepdims}
@@ -213,6 +226,7 @@ def convolutions(add: Samples) -> None:
         pads=(1, 0, 0, 3),
     )
     add("Conv", [(1, 4, 6, 3), (2, 4, 1, 1)], strides=(2, 1))
+    add("Conv", [(1, 2, 8, 6), (4, 2, 2, 3)], strides=(2, 3))
     add("ConvTranspose", [(2, 4, 5), (4, 6, 3)], [(2, 4, 5), (4, 6, 3), (6,)])
     add("ConvTranspose", [(2, 4, 5), (4, 2, 3)], group=2, strides=(2,), pads=(1, 1))
     add("ConvTranspose", [(2, 4, 6), (4, 6, 1)], strides=(2,), output_padding=(1,))
@@ -234,6 +248,7 @@ def poolings(add: Samples) -> None:
         add(kind, [image], **window, pads=(1, 0, 2, 1))
         add(kind, [(2, 4, 8)], kernel_shape=(3,), dilations=(2,), auto_pad="SAME_UPPER")
         add(kind, [(2, 4, 8)], kernel_shape=(3,), strides=(2,), ceil_mode=1)
+        add(kind, [(2, 4, 8)], kernel_shape=(2,), strides=(2,))
     add("AveragePool", [image], **window, pads=(1, 1, 2, 1), count_include_pad=1)
     add("MaxPool", [image], **window, outs=2)
     for kind in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
@@ -288,7 +303,11 @@ def segments(add: Samples) -> None:
     for cut in cuts:
         add("Slice", [(4, 6), *map(constant, cut)])
     zero = constant(0.5, float)
-    add("Pad", [(4, 6), constant([0, 1, 0, 3])], [(4, 6), constant([2, -1, -1, 2]), zero])
+    add(
+        "Pad",
+        [(4, 6), constant([0, 1, 0, 3])],
+        [(4, 6), constant([2, -1, -1, 2]), zero],
+    )
     add("Pad", [(4, 6), constant([2, 1]), zero, constant([-1])])
     for mode in ("edge", "reflect", "wrap"):
         add("Pad", [(4, 6), constant([0, 1, 0, 2])], mode=mode)
@@ -307,7 +326,7 @@ def indexing(add: Samples) -> None:
     for reduction in ("none", "add", "mul", "max"):
         add(
             "ScatterElements",
-            [(4, 6), given([[3], [0], [2], [5]]), (4, 1)],
+            [(4, 6), given([[3], [0], [2], [5]]), given([[4], [2], [-3], [5]], float)],
             axis=1,
             reduction=reduction,
         )
@@ -348,6 +367,17 @@ def images(add: Samples) -> None:
         add("GridSample", [(2, 4, 6, 5), grid], mode=mode, padding_mode="border")
     add("GridSample", [(2, 4, 6, 5), grid], dtype=DType.F32)
     add("AffineGrid", [(2, 2, 3), constant([2, 4, 3, 6])], align_corners=1)
+    offsets, weights = (2, 8, 4, 3), (2, 4, 4, 3)
+    add("DeformConv", [(2, 4, 5, 4), (6, 4, 2, 2), offsets])
+    add("DeformConv", [(2, 4, 5, 4), (6, 2, 2, 2), offsets, (6,), weights], group=2)
+    add("DeformConv", [(2, 4, 5, 4), (6, 4, 2, 2), (2, 16, 4, 3)], offset_group=2)
+    corners = given([[0, 0, 3, 4], [1, 1, 5, 2], [2, 0, 4, 4], [0, 2, 2, 3]], float)
+    images = given([0, 1, 1, 0])
+    grid = {"output_height": 2, "output_width": 3}
+    add("RoiAlign", [(2, 4, 5, 6), corners, images], sampling_ratio=2, **grid)
+    add("RoiAlign", [(2, 4, 5, 6), corners, images], mode="max", **grid)
+    regions = given([[0, 0, 0, 3, 4], [1, 1, 1, 5, 2]], float)
+    add("MaxRoiPool", [(2, 4, 5, 6), regions], pooled_shape=(2, 3))
     scales = constant([1, 1, 2, 0.5], np.float32)
     add("Resize", [(2, 4, 6, 4), None, scales])
     for mode in ("nearest", "linear", "cubic"):
@@ -369,6 +399,42 @@ def generation(add: Samples) -> None:
     add("MelWeightMatrix", mel, dtype=DType.I64)
 
 
+def quantized(add: Samples) -> None:
+    small, whole = np.float32(0.25), {"dtype": DType.U8}
+    zero, zeros = given(3, np.uint8), given([1, 2, 3, 4], np.uint8)
+    scales = given([0.5, 0.25, 1, 2], np.float32)
+    blocks = given([[0.5, 0.25], [1, 2]], np.float32)
+    real: dict[str, Any] = {"dtype": DType.F32}
+    add("QuantizeLinear", [(4, 6), given(small, np.float32), zero], **real)
+    add("QuantizeLinear", [(2, 4, 6), scales, zeros], **real)
+    add("QuantizeLinear", [(2, 6), blocks], block_size=3, axis=-1, **real)
+    add("DequantizeLinear", [(4, 6), given(small, np.float32), zero], **whole)
+    add("DequantizeLinear", [(2, 4, 6), scales, zeros], **whole)
+    add("DequantizeLinear", [(2, 6), blocks], block_size=3, **whole)
+    add("DynamicQuantizeLinear", [(4, 6)], outs=3, **real)
+    add("MatMulInteger", [(4, 6), (6, 8), zero], [(2, 4, 6), (2, 6, 8)], **whole)
+    add("MatMulInteger", [(4, 6), (6, 8), zeros, given([*range(8)], np.uint8)], **whole)
+    one = given(small, np.float32)
+    add("QLinearMatMul", [(4, 6), one, zero, (6, 2), one, zero, one, zero], **whole)
+    per_row = [scales, zeros, (6, 3), one, zero, one, zero]
+    add("QLinearMatMul", [(4, 6), *per_row], **whole)
+    add("ConvInteger", [(2, 4, 7), (6, 4, 3), zero], pads=(1, 1), **whole)
+    add("ConvInteger", [(2, 4, 7), (4, 2, 3), None, zeros], group=2, **whole)
+    bias = given([5, -7, 0, 1], np.int32)
+    kernels = [(4, 2, 3), scales, zeros, one, zero]
+    add("QLinearConv", [(2, 2, 7), one, zero, *kernels, bias], strides=(2,), **whole)
+
+
+def recurrences(add: Samples) -> None:
+    add("RNN", [(4, 2, 3), (1, 5, 3), (1, 5, 5), (1, 10)], hidden_size=5)
+    start = [None, None, (1, 2, 3)]
+    add("GRU", [(4, 2, 3), (1, 9, 3), (1, 9, 3), *start], hidden_size=3, outs=2)
+    add("GRU", [(2, 5, 3), (1, 9, 3), (1, 9, 3)], hidden_size=3, layout=1)
+    two: dict[str, Any] = {"hidden_size": 3, "direction": "bidirectional", "outs": 3}
+    add("LSTM", [(4, 2, 3), (1, 12, 3), (1, 12, 3), *start], hidden_size=3, outs=3)
+    add("LSTM", [(4, 2, 3), (2, 12, 3), (2, 12, 3), None, given([4, 2], np.int32)], **two)
+
+
 FAMILIES = (
     elementwise,
     reductions,
@@ -382,6 +448,8 @@ FAMILIES = (
     attention,
     signals,
     images,
+    quantized,
+    recurrences,
     generation,
 )
 

@@ -8,63 +8,72 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from graphopt import index, ops
 from graphopt.dims import Dim
 from graphopt.index import Affine, Compound, Domain, Term, TileSlice
-from graphopt.index.check import Array
+from graphopt.index.check import Array, Operands
 from graphopt.ir import Op, Parameter, Value
 from graphopt.ops.segments import NO_END
 from graphopt.ops.structured import Structured
 from graphopt.reference import Evaluator
 from graphopt.types import DType, TensorType
 
+Extents: TypeAlias = Mapping[str, Dim]
+Tile: TypeAlias = TileSlice
+
 
 @dataclass(frozen=True)
 class Told:
-    """What the op of a part is told anew: attributes, and constant operands."""
+    """What the op of a part is told: attributes, and constant operands."""
 
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    constants: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    constants: Mapping[int, Sequence[int] | int] = field(default_factory=dict)
 
 
 def computed(
-    op: Structured,
-    operands: Sequence[Array | None],
-    extents: Mapping[str, Dim],
-    tile: TileSlice | None = None,
+    op: Structured, operands: Operands, extents: Extents, tile: Tile | None = None
 ) -> list[Array]:
     """The results of a part: operands, extents and tile are those of it."""
-    told = REWRITTEN.get(op.kind, _nothing)(op, extents, tile)
-    values, arrays = list(op.operands), list(operands)
-    for i, (value, array) in enumerate(zip(op.operands, operands, strict=True)):
-        if value is None or array is None:
-            continue
-        if i in told.constants:
-            array = np.array(told.constants[i], array.dtype)
-        arrays[i] = array
-        values[i] = _known(value, array)
-    return results(op.copy(operands=values, **told.attrs), arrays)
+    told = TOLD.get(op.kind, _nothing)(op, extents, tile)
+    return results(_with(op, operands, told), operands)
 
 
-def results(op: Op, operands: Sequence[Array | None]) -> list[Array]:
+def results(op: Op, operands: Operands) -> list[Array]:
     """What the reference computes."""
     evaluator = Evaluator()
+    arrays = [
+        value.tensor.array() if isinstance(value, ops.Constant) else array
+        for value, array in zip(op.operands, (*operands, *[None] * 9), strict=False)
+    ]
     with evaluator.xp.scope():
-        return list(evaluator.apply(op, operands))
+        return list(evaluator.apply(op, arrays))
 
 
-def _known(value: Value, array: Array) -> Value:
-    """A value like another one, for an array of other dims."""
+def _with(op: Structured, operands: Operands, told: Told) -> Structured:
+    """The op on operands of these dims."""
+    values: list[Value | None] = [
+        None if old is None or array is None else _like(old, array)
+        for old, array in zip(op.operands, operands, strict=True)
+    ]
+    for i, ints in sorted(told.constants.items()):
+        values += [None] * (i + 1 - len(values))
+        old = op.operand(i)
+        dtype = np.dtype(np.int64) if old is None else old.dtype.numpy
+        values[i] = ops.Constant(np.array(ints, dtype))
+    return op.copy(operands=values, **told.attrs)
+
+
+def _like(value: Value, array: Array) -> Value:
     if isinstance(value, ops.Constant):
         return ops.Constant(array)
     return Parameter(TensorType(DType.of(array.dtype), array.shape))
 
 
-def extents_of(domain: Domain, operands: Sequence[Array | None]) -> dict[str, Dim]:
+def extents_of(domain: Domain, operands: Operands) -> dict[str, Dim]:
     """The extents of the axes where operands are parts of those of the domain."""
     extents = dict(domain.extents)
     for map_, shape, part in zip(
@@ -75,7 +84,7 @@ def extents_of(domain: Domain, operands: Sequence[Array | None]) -> dict[str, Di
         ):
             axis = _major(term)
             if axis is not None and dim != whole:
-                extents[axis] = extents[axis] * dim // whole  # type: ignore[operator]
+                extents[axis] = domain.extents[axis] * dim // whole
     return extents
 
 
@@ -88,151 +97,245 @@ def _major(term: Term) -> str | None:
 
 # --- what ops are told --------------------------------------------------------------
 
-Extents = Mapping[str, Dim]
 
-
-def _nothing(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
+def _nothing(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     return Told()
 
 
-def _target(operand: int) -> Callable[..., Told]:
-    """The dims of the result, as an operand holds them."""
-
-    def told(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
-        maps = op.index_maps()
-        assert maps is not None
-        return Told(constants={operand: index.result_shapes(maps, extents)[0]})
-
-    return told
+def result_dims(op: Structured, extents: Extents) -> tuple[Any, ...]:
+    """The dims of the first result of a part."""
+    maps = op.index_maps()
+    assert maps is not None
+    return index.result_shapes(maps, extents)[0]
 
 
-def _convolution(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
+def _target(op: Structured, extents: Extents, tile: Tile | None) -> Told:
+    return Told(constants={1: result_dims(op, extents)})
+
+
+def _sizes(op: Structured, extents: Extents, tile: Tile | None) -> Told:
+    if op.operand(3) is None:
+        return Told()
+    shape = result_dims(op, extents)
+    return Told(constants={3: [shape[i] for i in op.resized_axes(len(shape))]})
+
+
+def _group(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     attrs: dict[str, Any] = {"group": extents.get("g", 1), "kernel_shape": None}
-    if tile is None or op.kind == "ConvTranspose":
-        return Told(attrs)
-    return Told({**attrs, **_borders(op, op.known_windows().pads, tile)})
+    if tile is not None:
+        attrs |= _borders(tile, op.known_windows().pads)
+    return Told(attrs)
 
 
-def _pooling(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
+def _spread(op: Structured, extents: Extents, tile: Tile | None) -> Told:
+    return Told({"group": extents.get("g", 1), "kernel_shape": None})
+
+
+def _pool(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     if tile is None:
         return Told()
-    windows = op.windows(op.operands[0].shape[2:])
+    spatial = op.operands[0].shape[2:]
+    windows = op.windows(spatial)
     kernel = [extents.get(f"r{i}", size) for i, size in enumerate(windows.kernel)]
-    pads = windows.covering(op.operands[0].shape[2:])
-    return Told({"kernel_shape": kernel, "ceil_mode": 0, **_borders(op, pads, tile)})
+    borders = _borders(tile, windows.covering(spatial))
+    return Told({"kernel_shape": kernel, "ceil_mode": 0, **borders})
 
 
-def _borders(
-    op: Structured, pads: Sequence[tuple[int, int]], tile: TileSlice
-) -> dict[str, Any]:
-    """The pads where windows of the tile reach over the borders of operand 0."""
-    region = tile.operands[0]
-    assert region is not None
-    pairs = [
-        pad if window is None else (window.before, window.after)
-        for pad, window in zip(pads, region[2:], strict=True)
-    ]
+def _borders(tile: Tile, pads: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """The pads where windows reach over the borders of what the tile reads."""
+    pairs = pads_of(tile, [(0, 0), (0, 0), *pads])[2:]
     befores, afters = zip(*pairs, strict=True)
     return {"pads": (*befores, *afters), "auto_pad": "NOTSET"}
 
 
-def _heads(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
+def pads_of(tile: Tile, pads: Sequence[tuple[int, int]]) -> list[tuple[Any, Any]]:
+    """The pads of a tile: given ones, where it does not cut the dim."""
+    return [
+        pad if window is None else (window.before, window.after)
+        for pad, window in zip(pads, tile.operands[0] or (), strict=True)
+    ]
+
+
+def _heads(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     if op.operands[0].rank == 4:
         return Told()
-    keys = extents["g"]
-    return Told({"kv_num_heads": keys, "q_num_heads": keys * (extents.get("r") or 1)})
+    keys, shared = extents["g"], extents.get("r", 1)
+    return Told({"kv_num_heads": keys, "q_num_heads": keys * shared})
 
 
-def _slice(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
+def _slice(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     if tile is None:
         return Told()
-    axes = op.operands[3].ints
+    region = tile.operands[0] or ()
+    axes = [axis % len(region) for axis in op.operands[3].ints]
     ints = {i: list(op.operands[i].ints) for i in (1, 2, 4)}
-    for at, window in enumerate(tile.operands[0] or ()):
-        if window is not None and at in axes:
-            way = axes.index(at)
-            back = ints[4][way] < 0
-            ints[1][way], ints[2][way] = (-1, -NO_END) if back else (0, NO_END)
+    for i, axis in enumerate(axes):
+        if region[axis] is not None:
+            back = ints[4][i] < 0
+            ints[1][i], ints[2][i] = (-1, -NO_END) if back else (0, NO_END)
     return Told(constants=ints)
 
 
-def _split(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
-    if tile is None:
-        return Told()
-    sizes = [
-        window.stop - window.start
-        for region in tile.results
-        for window in [region[op.axis]]
-        if window is not None
-    ]
-    return Told(constants={1: sizes}) if sizes else Told()
+def _split(op: Structured, extents: Extents, tile: Tile | None) -> Told:
+    windows = [] if tile is None else [region[op.axis] for region in tile.results]
+    sizes = [w.stop - w.start for w in windows if w is not None]
+    return Told({"num_outputs": None}, {1: sizes}) if sizes else Told()
 
 
-def _pads(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
+def _pads(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     if tile is None:
         return Told()
-    pairs = [
-        pad if window is None else (window.before, window.after)
-        for pad, window in zip(op.pads(), tile.operands[0] or (), strict=True)
-    ]
+    pairs = pads_of(tile, op.pads())
     befores, afters = zip(*pairs, strict=True)
     return Told(constants={1: (*befores, *afters), 3: range(len(pairs))})
 
 
-def _repeats(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
-    return Told(constants={1: [extents[f"t{i}"] for i in range(op.rank)]})
+def _centered(op: Structured, extents: Extents, tile: Tile | None) -> Told:
+    shape = result_dims(op, extents)
+    axes = range(len(shape)) if op.axes is None else op.axes
+    return Told(constants={1: [shape[i] for i in axes]})
 
 
-def _diagonal(op: Structured, extents: Extents, tile: TileSlice | None) -> Told:
+def _repeats(op: Structured, extents: Extents, tile: Tile | None) -> Told:
+    counts = [extents.get(f"t{i}", n) for i, n in enumerate(op.counts())]
+    return Told(constants={1: counts})
+
+
+def _diagonal(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     if tile is None or tile.axis not in ("r", "c"):
         return Told()
     (diagonal,) = op.operands[1].ints
     return Told(constants={1: diagonal + (tile.lo if tile.axis == "r" else -tile.lo)})
 
 
-REWRITTEN: dict[str, Callable[..., Told]] = {
-    "Reshape": _target(1),
-    "Expand": _target(1),
-    "Resize": _target(3),
-    "Conv": _convolution,
-    "ConvTranspose": _convolution,
-    "MaxPool": _pooling,
-    "AveragePool": _pooling,
-    "LpPool": _pooling,
+TOLD: dict[str, Callable[[Any, Extents, Tile | None], Told]] = {
     "Attention": _heads,
+    "AveragePool": _pool,
+    "CenterCropPad": _centered,
+    "Conv": _group,
+    "ConvTranspose": _spread,
+    "ConvInteger": _group,
+    "DeformConv": _spread,
+    "Expand": _target,
+    "LpPool": _pool,
+    "MaxPool": _pool,
+    "Pad": _pads,
+    "QLinearConv": _group,
+    "Reshape": _target,
+    "Resize": _sizes,
     "Slice": _slice,
     "Split": _split,
-    "Pad": _pads,
     "Tile": _repeats,
     "Trilu": _diagonal,
 }
 
-# --- tiles that go on from the one before -------------------------------------------
+# --- tiles that take more than one op of the same kind ------------------------------
+
+Run: TypeAlias = Callable[[Any, Operands, Extents, Tile], list[Array]]
 
 
-class RunningTiles:
+class Running:
     """Running sums or products, each tile from what the one before leaves."""
 
-    def __init__(self) -> None:
-        self.state: Array = np.zeros(())
+    state: Array
 
     def __call__(
-        self, op: Structured, operands: Sequence[Array | None], tile: TileSlice
+        self, op: Any, operands: Operands, extents: Extents, tile: Tile
     ) -> list[Array]:
-        x, axis = operands[0], op.operands[1].ints[0]
+        x, (axis,) = operands[0], op.operands[1].ints
         assert x is not None
-        total, join = (
-            (np.sum, np.add) if op.kind == "CumSum" else (np.prod, np.multiply)
+        join, total = (
+            (np.add, np.sum) if op.kind == "CumSum" else (np.multiply, np.prod)
         )
+        (own,) = computed(op, operands, extents)
+        if tile.axis != f"i{axis % x.ndim}":
+            return [own]
         if tile.lo == 0:
-            self.state = total(x[:0], axis=0, keepdims=True).take([0])
-        (own,) = computed(op, operands, {})
+            self.state = total(x, axis, keepdims=True) * 0 + join.identity
         found = join(own, self.state)
-        self.state = join(self.state, total(x, axis=axis, keepdims=True))
+        self.state = join(self.state, total(x, axis, keepdims=True))
         return [found]
 
 
-FOLLOWING: dict[str, Callable[[], Callable[..., list[Array]]]] = {
-    "CumSum": RunningTiles,
-    "CumProd": RunningTiles,
+class Stepping:
+    """Steps of a recurrent network, each tile from the states after the one before."""
+
+    states: Sequence[Array]
+
+    def __call__(
+        self, op: Any, operands: Operands, extents: Extents, tile: Tile
+    ) -> list[Array]:
+        if tile.axis != "t":
+            return computed(op, operands, extents)
+        given = [*operands, *[None] * (8 - len(operands))]
+        if tile.lo:
+            given[5 : 5 + op.states] = self.states
+        values = [None if array is None else _parameter(array) for array in given]
+        found = results(op.copy(operands=values, outs=1 + op.states), given)
+        self.states = found[1:]
+        return found[: op.outs]
+
+
+def _cropped(op: Any, operands: Operands, extents: Extents, tile: Tile) -> list[Array]:
+    """CenterCropPad, by Pad."""
+    befores, afters = zip(*pads_of(tile, op.pads()), strict=True)
+    pads = ops.Constant(np.array((*befores, *afters)))
+    return results(ops.Pad(_parameter(operands[0]), pads), operands)
+
+
+def _positions(
+    op: Any, operands: Operands, extents: Extents, tile: Tile
+) -> list[Array]:
+    """MaxPool, with positions in the operand as a whole."""
+    found = computed(op, operands, extents, tile)
+    whole = op.operands[0].shape
+    for at in found[1:]:
+        places = list(np.unravel_index(at, operands[0].shape))
+        for i, window in enumerate(tile.operands[0] or ()):
+            if window is not None:
+                places[i] = places[i] + window.start
+        at[...] = np.ravel_multi_index(places, whole)
+    return found
+
+
+def _of_depth(op: Any, operands: Operands, extents: Extents, tile: Tile) -> list[Array]:
+    """OneHot, of the indices that are in the tile; others are beyond its depth."""
+    indices, _, values = operands
+    if tile.axis != "d":
+        return computed(op, operands, extents, tile)
+    own, depth = indices - tile.lo, tile.hi - tile.lo
+    own = np.where((own >= 0) & (own < depth), own, depth)
+    told = Told(constants={1: depth})
+    return results(_with(op, (own, operands[1], values), told), (own, None, values))
+
+
+def _masked(op: Any, operands: Operands, extents: Extents, tile: Tile) -> list[Array]:
+    """Attention, with a mask of the keys that come later."""
+    if tile.axis != "s":
+        return computed(op, operands, extents, tile)
+    q, k, v = operands[:3]
+    rows = np.arange(tile.lo, tile.hi)
+    mask = rows[:, None] >= np.arange(k.shape[2])
+    return results(ops.Attention(*map(_parameter, (q, k, v, mask))), (q, k, v, mask))
+
+
+def _parameter(array: Array) -> Parameter:
+    return Parameter(TensorType(DType.of(array.dtype), array.shape))
+
+
+TILES: dict[str, Callable[[], Run]] = {
+    "Attention": lambda: _masked,
+    "CenterCropPad": lambda: _cropped,
+    "CumProd": Running,
+    "CumSum": Running,
+    "GRU": Stepping,
+    "LSTM": Stepping,
+    "MaxPool": lambda: _positions,
+    "OneHot": lambda: _of_depth,
+    "RNN": Stepping,
 }
+
+
+def run_tile(op: Structured) -> Run:
+    """What computes the tiles of an op, one after the other."""
+    return TILES.get(op.kind, lambda: computed)()

@@ -9,7 +9,7 @@ import fnmatch
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -46,7 +46,6 @@ class Case:
     constants: tuple[int, ...] = ()
     ulps: float = 8.0
     traced: bool = True
-    shared: Mapping[int, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -280,26 +279,38 @@ def widened(case: Case) -> list[Array]:
         ]
 
 
-def traced(case: Case) -> list[Array]:
-    """What XLA computes: static and constant operands are known, the others traced."""
+def traced(cases: Sequence[Case]) -> list[list[Array]]:
+    """What XLA computes: static and constant operands are known, the others traced.
+
+    All cases are one program, as compiling takes longest.
+    """
     import jax
 
-    op, space = case.op, xp.traced()
-    known = set(case.constants) | set(op.static)
     dynamic = [
-        i for i, a in enumerate(case.operands) if a is not None and i not in known
+        [
+            i
+            for i, array in enumerate(case.operands)
+            if array is not None and i not in {*case.constants, *case.op.static}
+        ]
+        for case in cases
     ]
 
-    def run(*arrays: Any) -> Any:
-        operands = list(case.operands)
-        for i, array in zip(dynamic, arrays, strict=True):
-            operands[i] = array
-        return lowered(op, operands)
+    def run(rows: list[list[Any]]) -> list[tuple[Any, ...]]:
+        results = []
+        for case, places, arrays in zip(cases, dynamic, rows, strict=True):
+            operands = list(case.operands)
+            for i, array in zip(places, arrays, strict=True):
+                operands[i] = array
+            results.append(lowered(case.op, operands))
+        return results
 
-    with space.scope():
+    with xp.traced().scope():
+        rows = [
+            [case.operands[i] for i in places]
+            for case, places in zip(cases, dynamic, strict=True)
+        ]
         compiled = jax.jit(run, compiler_options=QUICK)
-        results = compiled(*(case.operands[i] for i in dynamic))
-        return [np.asarray(r) for r in results]
+        return [[np.asarray(r) for r in results] for results in compiled(rows)]
 
 
 def lowered(op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:

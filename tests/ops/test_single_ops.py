@@ -16,6 +16,9 @@ import single
 from single import Case, NoAnswer
 from verdicts import VERDICTS
 
+from graphopt import ops
+from graphopt.ops.registry import kinds
+
 FAMILIES = [
     cases_activation,
     cases_attention,
@@ -37,8 +40,18 @@ def by_kind(every: bool = False) -> dict[str, list[Case]]:
 
 
 CASES = by_kind()
-
 KINDS = sorted(CASES)
+TRACED = 1
+"""So many cases of each kind are compiled by XLA, which takes its time."""
+RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+"""No two generators agree: see `test_random_ops`."""
 
 
 def faults_of_meaning(cases: list[Case]) -> list[str]:
@@ -57,8 +70,21 @@ def faults_of_meaning(cases: list[Case]) -> list[str]:
     return faults
 
 
+def test_no_op_of_a_tried_module_is_left_out() -> None:
+    modules = {kinds["", kind].__module__ for kind in KINDS}
+    wanted = {k for (_, k), cls in kinds.items() if cls.__module__ in modules}
+    assert wanted - set(KINDS) == RANDOM
+
+
+def test_every_op_is_there_by_its_name() -> None:
+    for (domain, kind), cls in kinds.items():
+        assert getattr(ops, kind) is cls, (domain, kind)
+
+
+@pytest.mark.runtime
 @pytest.mark.parametrize("kind", KINDS)
 def test_meaning(kind: str) -> None:
+    pytest.importorskip("onnxruntime")
     assert faults_of_meaning(CASES[kind]) == []
 
 
@@ -96,16 +122,30 @@ def test_float64(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_traced(kind: str) -> None:
     pytest.importorskip("jax")
-    cases = [case for case in CASES[kind] if case.traced][:2]
+    cases = [case for case in CASES[kind] if case.traced][:TRACED]
     faults = []
-    for case in cases:
-        faults += single.disagreements(case, "traced", single.traced(case))
+    for case, answers in zip(cases, single.traced(cases), strict=True):
+        faults += single.disagreements(case, "traced", answers)
     assert faults == []
 
 
 @pytest.mark.slow
+@pytest.mark.xla
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_case_traced(kind: str) -> None:
+    pytest.importorskip("jax")
+    cases = [case for case in CASES[kind] if case.traced]
+    faults = []
+    for case, answers in zip(cases, single.traced(cases), strict=True):
+        faults += single.disagreements(case, "traced", answers)
+    assert faults == []
+
+
+@pytest.mark.slow
+@pytest.mark.runtime
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_combination(kind: str) -> None:
+    pytest.importorskip("onnxruntime")
     cases = by_kind(every=True)[kind]
     faults = faults_of_meaning(cases)
     for case in cases:

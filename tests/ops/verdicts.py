@@ -22,7 +22,6 @@ VERDICTS: dict[str, str] = {
     ),
     "runtime: BlackmanWindow * output_datatype=f64*": FLOAT32_INSIDE,
     "runtime: HammingWindow * output_datatype=f64*": FLOAT32_INSIDE,
-    "runtime: HannWindow * output_datatype=f64*": FLOAT32_INSIDE,
     "runtime: Cast * to=f8e4m3fn saturate=0": (
         "It rounds 464 to 512 down to 448, the largest, where ONNX says NaN."
     ),

@@ -1,0 +1,1 @@
+"""Object detection: which of many boxes to keep."""
