@@ -107,14 +107,14 @@ def smallest(found: Culprit, differs: Callable[[Graph, Graph], bool]) -> Graph |
     op = found.op
     if op is None or all(op is not other for other in found.before.ops):
         return None
-    depth = 1
+    depth, tried = 0, 0
     while True:
         part = _around(found.before, op, depth)
         if differs(part, found.pass_.run(part, Log())):
             return part
-        if len(part.ops) >= len(found.before.ops) or depth > len(found.before.ops):
+        if len(part.ops) == tried:
             return None
-        depth *= 2
+        depth, tried = 2 * depth or 1, len(part.ops)
 
 
 def _around(graph: Graph, op: Op, depth: int) -> Graph:

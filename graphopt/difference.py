@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -21,7 +21,7 @@ from .pairs import same_values, with_constants_of
 from .reference import OutOfBudget, schedule
 from .sides import Fed, Setting, Sides, inputs_of
 from .tolerance import Noise, OutputCheck, Runs, compare, units
-from .trial import NOISY, Bounds, truth
+from .trial import Bounds, reconsidered, truth
 
 Array = Any
 
@@ -99,8 +99,12 @@ def _first(sides: Sides, fed: Fed, bounds: Bounds) -> Difference | None:
         runs = Runs(true, array, result, unit=rounding[value])
         check = compare(names[value], runs, bounds.slack)
         if not check.passed:
-            noisy = [truth([value], fed, bounds, Noise(k))[0] for k in range(NOISY)]
-            check = compare(names[value], replace(runs, noisy=noisy), bounds.slack)
+            (check,) = reconsidered(
+                [check],
+                [runs],
+                bounds.slack,
+                lambda seed, v=value: truth([v], fed, bounds, Noise(seed)),  # type: ignore[misc]
+            )
         if not check.passed:
             return Difference(names[value], value.op, partner.op, check)
     return None

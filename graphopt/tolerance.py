@@ -35,14 +35,16 @@ AMPLITUDE = 8
 UNDECIDED = 0.01
 """Share of an output's positions that may be undecided, or not finite."""
 
+_FEW = 4  # positions that noise may explain however small an output is
+
 
 @dataclass(frozen=True)
 class OutputCheck:
     """What the comparison of one output found; the worst over all runs.
 
     Errors are max norms against the truth, over the positions that are compared;
-    ``undecided`` and ``nonfinite`` count those that are not. ``note`` says what is
-    wrong, or what was special.
+    ``undecided`` and ``nonfinite`` count those that are not, ``wrong`` those that are
+    and differ. ``note`` says what is wrong, or what was special.
     """
 
     name: str
@@ -52,6 +54,7 @@ class OutputCheck:
     tolerance: float = 0.0
     undecided: int = 0
     nonfinite: int = 0
+    wrong: int = 0
     size: int = 0
     note: str = ""
 
@@ -61,6 +64,11 @@ class OutputCheck:
         if not self.passed:
             return math.inf
         return self.max_error / self.tolerance if self.tolerance else 0.0
+
+    @property
+    def explicable(self) -> bool:
+        """True where more runs with noise might show that all is well."""
+        return 0 < self.wrong <= max(UNDECIDED * self.size, _FEW)
 
     @property
     def doubtful(self) -> bool:
@@ -195,7 +203,13 @@ def _equal(name: str, runs: Runs) -> OutputCheck:
     if passed and left_out > UNDECIDED * before.size:
         passed, note = False, f"{left_out} of {before.size} positions are undecided"
     return OutputCheck(
-        name, passed, error, undecided=left_out, size=before.size, note=note
+        name,
+        passed,
+        error,
+        undecided=left_out,
+        wrong=wrong,
+        size=before.size,
+        note=note,
     )
 
 
@@ -222,11 +236,20 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
         tolerance = slack * error_before + FLOOR * runs.unit * scale
     error = _largest(off, decided)
     undecided = int(np.count_nonzero(finite & ~decided & (off > tolerance)))
-    if not note and not error <= tolerance:
-        wrong = int(np.count_nonzero(decided & (off > tolerance)))
+    wrong = int(np.count_nonzero(decided & (off > tolerance)))
+    if not note and wrong:
         note = f"{wrong} of {off.size} elements are off"
     return OutputCheck(
-        name, not note, error, error_before, tolerance, undecided, count, off.size, note
+        name,
+        not note,
+        error,
+        error_before,
+        tolerance,
+        undecided,
+        count,
+        wrong,
+        off.size,
+        note,
     )
 
 

@@ -15,8 +15,8 @@ from onnx import AttributeProto
 
 from .errors import GraphoptError, InvalidModel
 from .ir import Graph, Op, Parameter, Value
-from .ops.control import If, Loop, Scan
 from .ops.body_types import unstacked
+from .ops.control import If, Loop, Scan
 from .ops.registry import Modelled
 from .ops.schema import LATEST
 from .text import format_op

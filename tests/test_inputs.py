@@ -168,7 +168,7 @@ def test_numbers_that_are_asked_for() -> None:
 def test_what_steers_shapes_is_harmless() -> None:
     x = Constant(np.ones((2, 3), np.float32))
     pair, one = tensor(DType.I64, 2), tensor(DType.I64, 1)
-    for type_, use in [
+    uses: list[tuple[Type, Any]] = [
         (pair, lambda s: Reshape(x, s)),
         (pair, lambda s: Expand(x, s)),
         (pair, lambda s: Tile(x, s)),

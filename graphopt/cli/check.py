@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..check import MODES, check
-from ..divergence import Divergence, first_divergence
+from ..difference import Difference, first_difference
 from ..errors import CheckFailed
 from ..importer import load
+from ..ir import Graph
+from ..provenance import place
 from ..report import check_to_json
 from .arguments import Progress, add_inputs, read_arrays, say
 
@@ -55,27 +57,27 @@ def run(options: argparse.Namespace) -> int:
         )
         if options.by_value and not found.passed:
             progress("looking for the first value that differs")
-            first = first_divergence(before, after, inputs=inputs, seed=options.seed)
+            first = first_difference(before, after, inputs=inputs, seed=options.seed)
     lines = str(found).splitlines()
     members = check_to_json(found)
     if options.by_value:
-        lines += list(_told(first, found.passed))
-        members["first"] = None if first is None else _json(first)
+        lines += list(_told(first, before, found.passed))
+        members["first"] = None if first is None else _json(first, before)
     say(options, lines, **members)
     return 0 if found.passed else CheckFailed.exit_code
 
 
-def _told(first: Divergence | None, passed: bool) -> Iterator[str]:
+def _told(first: Difference | None, graph: Graph, passed: bool) -> Iterator[str]:
     if first is not None:
-        where = f", {first.op}" if first.op else ""
-        yield (
-            f"first value that differs: {first.name}{where}: {first.check.note},"
-            f" error {first.check.max_error:.3g}"
-        )
-        yield f"({first.compared} values before it are the same)"
+        found = first.found
+        by = "" if first.before is None else f", by the {place(graph, first.before)}"
+        yield f"first value that differs: {first.name}{by}"
+        error, allowed = f"{found.max_error:.3g}", f"{found.tolerance:.3g}"
+        yield f"  {found.note}; error {error}, allowed {allowed}"
     elif not passed:
         yield "no value that both models name differs on the inputs that were tried"
 
 
-def _json(first: Divergence) -> dict[str, Any]:
-    return {"name": first.name, "op": first.op, "values_before": first.compared}
+def _json(first: Difference, graph: Graph) -> dict[str, Any]:
+    op = None if first.before is None else place(graph, first.before)
+    return {"name": first.name, "op": op, "note": first.found.note}

@@ -57,25 +57,35 @@ def validate_strategies(
     ways: int = 2,
     declared: Mapping[str, Dim] | None = None,
     tolerance: float = 1e-6,
+    most_partial: int = 3,
 ) -> Verdict:
     """Run every placement of the operands on `ways` devices and judge the strategies.
 
     Indexed operands are tried replicated, split along each dim that `ways` divides, and
-    partial where they are numbers; others replicated. ``compute`` takes the operands
-    of one device, of whatever shape; where it raises, the placement does not work.
+    partial where they are numbers, but more than ``most_partial`` of them at once only
+    where a strategy has that; others replicated. ``compute`` takes the operands of one
+    device, of whatever shape; where it raises, the placement does not work.
     ``tolerance`` is relative to the largest magnitude of a result.
     """
     whole = domain(maps, _shapes(operands), declared)
     derived = {s.operands: s for s in strategies(whole) if _divides(s, whole, ways)}
     truth = compute(list(operands))
     choices = [
-        [Replicated()] if x is None or map_ is None else list(_placements(x, ways))
-        for x, map_ in zip(operands, maps.operands, strict=True)
+        [
+            (state, _parts(i, x, state, ways))
+            for state in ([Replicated()] if map_ is None else _placements(x, ways))
+        ]
+        for i, (x, map_) in enumerate(zip(operands, maps.operands, strict=True))
     ]
     verdict = Verdict()
-    for states in product(*choices):
-        found = _run(compute, operands, states, ways, truth, tolerance)
+    for chosen in product(*choices):
+        states = tuple([state for state, _ in chosen])
         strategy = derived.pop(states, None)
+        partial = sum(isinstance(state, Partial) for state in states)
+        if strategy is None and partial > most_partial:
+            continue
+        devices = [[parts[i] for _, parts in chosen] for i in range(ways)]
+        found = _run(compute, devices, truth, tolerance)
         placement = ", ".join(map(str, states))
         if strategy is None:
             if found and all(found):
@@ -99,8 +109,10 @@ def _divides(strategy: Strategy, domain: Domain, ways: int) -> bool:
     return isinstance(extent, int) and extent % ways == 0
 
 
-def _placements(x: Array, ways: int) -> Iterator[State]:
+def _placements(x: Array | None, ways: int) -> Iterator[State]:
     yield Replicated()
+    if x is None:
+        return
     for dim, extent in enumerate(x.shape):
         if extent and extent % ways == 0:
             yield Split(dim)
@@ -110,20 +122,17 @@ def _placements(x: Array, ways: int) -> Iterator[State]:
 
 def _run(
     compute: Compute,
-    operands: Operands,
-    states: Sequence[State],
-    ways: int,
+    operands: Sequence[Operands],
     truth: list[Array],
     tolerance: float,
 ) -> list[list[State]]:
-    """The states that each result turns out to be in; nothing where an op fails."""
-    parts = [
-        _parts(i, x, state, ways)
-        for i, (x, state) in enumerate(zip(operands, states, strict=True))
-    ]
+    """The states that each result turns out to be in; nothing where an op fails.
+
+    ``operands`` are those of each device.
+    """
     try:
         with np.errstate(all="ignore"):
-            devices = [compute([p[i] for p in parts]) for i in range(ways)]
+            devices = [compute(list(held)) for held in operands]
     except Exception:  # whatever an op raises on operands that do not fit
         return []
     return [

@@ -70,6 +70,7 @@ from .cumulative import (
     CumSum as CumSum,
 )
 from .deformable import DeformConv as DeformConv
+from .detection import NonMaxSuppression as NonMaxSuppression
 from .elementwise import (
     Abs as Abs,
     Acos as Acos,
@@ -251,4 +252,11 @@ from .softmax import (
     LogSoftmax as LogSoftmax,
     LpNormalization as LpNormalization,
     Softmax as Softmax,
+)
+from .strings import (
+    RegexFullMatch as RegexFullMatch,
+    StringConcat as StringConcat,
+    StringNormalizer as StringNormalizer,
+    StringSplit as StringSplit,
+    TfIdfVectorizer as TfIdfVectorizer,
 )

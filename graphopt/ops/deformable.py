@@ -44,10 +44,11 @@ class DeformConv(Windowed):
             [outer],
             ["n", "_weights", *place],
         ]
-        bias = self.operand(3) is not None
+        factors, added = [0, 1], [3] * (self.operand(3) is not None)
+        factors += [4] * (self.operand(4) is not None)
         return self.parse_maps(
             joined(operands[: len(self.operands)], [["n", outer, *place]]),
-            linear=((0, 3), (1, 3)) if bias else ((0,), (1,)),
+            linear=tuple((factor, *added) for factor in factors),
             positional=place,
             cost=cost_among(2.0 + 2 ** (rank + 1), source[2:]),
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..dims import Shape
+from .. import dims
+from ..dims import Dim, Shape
 from .registry import op
 from .steering import normal_axis, shape_of
 from .structured import Array, Computed
@@ -69,9 +70,12 @@ class Unique(Computed):
     def result_shapes(self) -> Sequence[Shape | None]:
         source = shape_of(self)
         first: Shape | None = (None,)
-        if self.axis is not None and source is not None:
+        count: Dim = None
+        if source is None:
+            first = first if self.axis is None else None
+        elif self.axis is None:
+            count = dims.product(source)
+        else:
             at = normal_axis(self.axis, len(source))
-            first = (*source[:at], None, *source[at + 1 :])
-        elif self.axis is not None:
-            first = None
-        return [first, *[(None,)] * 3][: self.outs]
+            first, count = (*source[:at], None, *source[at + 1 :]), source[at]
+        return [first, (None,), (count,), (None,)][: self.outs]

@@ -83,8 +83,8 @@ def stretched(draw: Draw, values: list[Value]) -> Value | None:
     x = pick(draw, values, floating, ranked(1, 2))
     if x is None:
         return None
-    shape = [2, *(d if isinstance(d, int) else 1 for d in shape_of(x))]
-    shape = [3 if d == 1 else d for d in shape]
+    wide = [3 if d == 1 else d for d in shape_of(x)]
+    shape = [2, *(d if isinstance(d, int) else 1 for d in wide)]
     kind = draw(st.sampled_from([ops.Add, ops.Mul, ops.Div, ops.Sub]))
     number = 1.0 if kind in (ops.Mul, ops.Div) else 0.0
     made: Value = kind(x, ops.Constant(np.full(shape, number, x.dtype.numpy)))

@@ -39,12 +39,18 @@ changed("Reshape", 14, spell=_zeros_kept)
 changed("Tile", 6, read=never, spell=never)  # one axis, given by float tensors
 
 
-def _axis_of_old_concat(node: Node) -> Node:
+def _axis_one(node: Node) -> Node:
     node.attrs.setdefault("axis", 1)
     return node
 
 
-changed("Concat", 4, read=_axis_of_old_concat)
+def _unless_axis_one(node: Node) -> Node:
+    if node.attrs["axis"] == 1:
+        del node.attrs["axis"]
+    return node
+
+
+changed("Concat", 4, read=_axis_one, spell=_unless_axis_one)
 
 
 def _type_by_number(node: Node) -> Node | None:

@@ -81,6 +81,11 @@ def few(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array
     return rng.integers(0, 2, shape).astype(dtype.numpy)
 
 
+def large(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
+    """Numbers of which most are far from zero."""
+    return rng.normal(20, 20, shape).astype(dtype.numpy)
+
+
 def variance(rng: np.random.Generator, dtype: DType) -> Array:
     """A positive number for each of four channels."""
     return positive(rng, (4,), dtype)
@@ -404,7 +409,7 @@ def quantized(add: Samples) -> None:
     zero, zeros = given(3, np.uint8), given([1, 2, 3, 4], np.uint8)
     scales = given([0.5, 0.25, 1, 2], np.float32)
     blocks = given([[0.5, 0.25], [1, 2]], np.float32)
-    real: dict[str, Any] = {"dtype": DType.F32}
+    real: dict[str, Any] = {"dtype": DType.F32, "values": large}
     add("QuantizeLinear", [(4, 6), given(small, np.float32), zero], **real)
     add("QuantizeLinear", [(2, 4, 6), scales, zeros], **real)
     add("QuantizeLinear", [(2, 6), blocks], block_size=3, axis=-1, **real)
@@ -415,14 +420,15 @@ def quantized(add: Samples) -> None:
     add("MatMulInteger", [(4, 6), (6, 8), zero], [(2, 4, 6), (2, 6, 8)], **whole)
     add("MatMulInteger", [(4, 6), (6, 8), zeros, given([*range(8)], np.uint8)], **whole)
     one = given(small, np.float32)
-    add("QLinearMatMul", [(4, 6), one, zero, (6, 2), one, zero, one, zero], **whole)
+    add("QLinearMatMul", [(3, 6), one, zero, (6, 3), one, zero, one, zero], **whole)
     per_row = [scales, zeros, (6, 3), one, zero, one, zero]
     add("QLinearMatMul", [(4, 6), *per_row], **whole)
     add("ConvInteger", [(2, 4, 7), (6, 4, 3), zero], pads=(1, 1), **whole)
     add("ConvInteger", [(2, 4, 7), (4, 2, 3), None, zeros], group=2, **whole)
-    bias = given([5, -7, 0, 1], np.int32)
-    kernels = [(4, 2, 3), scales, zeros, one, zero]
-    add("QLinearConv", [(2, 2, 7), one, zero, *kernels, bias], strides=(2,), **whole)
+    x, rest = [(1, 2, 7), one, zero], [one, zero, given([5, -7, 0, 1], np.int32)]
+    add("QLinearConv", [*x, (4, 2, 3), scales, zero, *rest[:2]], strides=(2,), **whole)
+    x[0] = (1, 1, 7)
+    add("QLinearConv", [*x, (4, 1, 3), one, zero, *rest], pads=(1, 0), **whole)
 
 
 def recurrences(add: Samples) -> None:

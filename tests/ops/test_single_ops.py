@@ -9,6 +9,8 @@ import cases_attention
 import cases_contraction
 import cases_elementwise
 import cases_generation
+import cases_indexing
+import cases_movement
 import cases_normalization
 import cases_reduction
 import pytest
@@ -25,6 +27,8 @@ FAMILIES = [
     cases_contraction,
     cases_elementwise,
     cases_generation,
+    cases_indexing,
+    cases_movement,
     cases_normalization,
     cases_reduction,
 ]

@@ -6,10 +6,15 @@ Runtime), ``reference`` (onnx's own), ``body``, ``traced``, ``float64``, ``types
 """
 
 FLOAT32_INSIDE = "The peer computes float64 operands in float32 on the way."
+SIZED_BY_DATA = "How many elements there are depends on the data."
 NO_KERNEL = "The peers have no kernel, or theirs fails, for this element type."
 
 VERDICTS: dict[str, str] = {
     # ONNX Runtime
+    "runtime: Gather string *": "It copies the first string of each slice alone.",
+    "runtime: NonZero f32 [3.0[]": (
+        "Of a scalar, ONNX says, there are positions [0, n]; it gives [1, n]."
+    ),
     "runtime: Attention f64 *": (
         "Its default scale is taken in float32, and so is the root of any scale."
     ),
@@ -37,6 +42,10 @@ VERDICTS: dict[str, str] = {
         "stash_type narrows float64 to float32 by the letter; we only ever widen."
     ),
     # onnx.reference
+    "reference: Slice * [[]-9],*": (
+        "With a negative step, ONNX clamps a start to 0; it slices as Python does."
+    ),
+    "reference: Unique * axis=1 sorted=0": "It reads the values off the wrong axis.",
     "reference: Attention f32 * qk_matmul_output_mode=0 softcap=*": (
         "Mode 0 is the raw product, and it shows the capped one."
     ),
@@ -49,11 +58,17 @@ VERDICTS: dict[str, str] = {
     "reference: LpNormalization * p=1": "It sums without taking magnitudes.",
     "reference: ReduceSumSquare ?32 *": "It gives 64-bit integers for 32-bit ones.",
     # onnx.shape_inference
+    "types: Compress *: dim ? is None, *": SIZED_BY_DATA,
+    "types: NonZero *: dim ? is None, *": SIZED_BY_DATA,
+    "types: Unique *: dim ? is None, *": SIZED_BY_DATA,
     "types: Attention * symbolic: dim ? is *, not 0": "It takes symbolic dims for 0.",
     "types: STFT * dim 2 is *": (
         "It forgets that a onesided spectrum has n // 2 + 1 numbers."
     ),
     # Nobody
+    "nobody: GatherElements bf16 *": NO_KERNEL,
+    "nobody: Pad bf16 *": NO_KERNEL,
+    "nobody: Pad string *": NO_KERNEL,
     "nobody: LRN *": NO_KERNEL,
     "nobody: MeanVarianceNormalization *": NO_KERNEL,
     "nobody: ReduceLogSumExp bf16 *": NO_KERNEL,

@@ -1,0 +1,256 @@
+"""Fixing symbolic dims, freeing baked ones, and finding the op that forbids it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import Graph, UsageError
+from graphopt.dims import symbol
+from graphopt.freed import try_sizes
+from graphopt.ir import Op, Parameter, Value
+from graphopt.ops import (
+    Add,
+    Concat,
+    Constant,
+    Expand,
+    If,
+    Loop,
+    MatMul,
+    ReduceSum,
+    Relu,
+    Reshape,
+    Scan,
+    Shape,
+    Transpose,
+)
+from graphopt.reference import evaluate
+from graphopt.specialize import parse_dim, parse_shape, specialize
+from graphopt.types import DType, TensorType, tensor
+
+
+def ints(*values: int) -> Constant:
+    return Constant(np.array(values, np.int64))
+
+
+def floats(*shape: int) -> Constant:
+    return Constant(np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+
+
+def graph(outputs: list[Value], *inputs: Parameter) -> Graph:
+    return Graph(inputs, outputs, output_types=[value.type for value in outputs])
+
+
+def shapes(made: Graph) -> list[object]:
+    return [value.shape for value in (*made.inputs, *made.outputs)]
+
+
+# --- what users write ---------------------------------------------------------------
+
+
+def test_parse_dim() -> None:
+    assert parse_dim("batch=8") == ("batch", 8)
+    assert parse_dim("x:0=batch") == ("x:0", "batch")
+    assert parse_dim("a=b=3") == ("a=b", 3)
+    for bad in ("batch", "=3", "batch=", "batch=-2"):
+        with pytest.raises(UsageError):
+            parse_dim(bad)
+
+
+def test_parse_shape() -> None:
+    assert parse_shape("x=1,3, n") == ("x", (1, 3, "n"))
+    assert parse_shape("x=") == ("x", ())
+    for bad in ("x", "=1", "x=1,", "x=-1"):
+        with pytest.raises(UsageError):
+            parse_shape(bad)
+
+
+# --- fixing -------------------------------------------------------------------------
+
+
+def dynamic() -> Graph:
+    n = symbol("n")
+    x, y = Parameter(tensor(DType.F32, n, 3), "x"), Parameter(tensor(DType.F32, n), "y")
+    flat = Reshape(x, Concat(Shape(y), ints(-1), axis=0))
+    return graph([flat, Relu(y)], x, y)
+
+
+@pytest.mark.parametrize(
+    ("dims", "shapes_"),
+    [
+        ({"n": 4}, {}),
+        ({"x:0": 4}, {}),
+        ({"y:-1": 4}, {}),
+        ({}, {"x": (4, 3)}),
+        ({"n": 4}, {"x": ("n", 3)}),
+    ],
+)
+def test_a_symbol_is_fixed_everywhere(
+    dims: dict[str, int | str], shapes_: dict[str, tuple[int | str, ...]]
+) -> None:
+    made = specialize(dynamic(), dims, shapes_)
+    assert shapes(made.graph) == [(4, 3), (4,), (4, 3), (4,)]
+    assert [t.shape for t in made.graph.output_types] == [(4, 3), (4,)]  # type: ignore[union-attr]
+    assert not made.freed
+    assert not made.resized
+
+
+def test_nothing_asked_gives_the_same_graph() -> None:
+    given = dynamic()
+    assert specialize(given).graph is given
+
+
+def test_a_symbol_may_be_renamed() -> None:
+    made = specialize(dynamic(), {"n": "batch"}).graph
+    assert made.inputs[0].shape == (symbol("batch"), 3)
+
+
+def test_a_baked_dim_may_be_given_another_size() -> None:
+    x = Parameter(tensor(DType.F32, 2, 3), "x")
+    made = specialize(graph([Relu(x)], x), None, {"x": (5, 3)})
+    assert made.resized
+    assert shapes(made.graph) == [(5, 3), (5, 3)]
+
+
+def test_an_unknown_shape_may_be_given() -> None:
+    x = Parameter(TensorType(DType.F32), "x")
+    made = specialize(graph([Relu(x)], x), None, {"x": (5, "m")}).graph
+    assert made.outputs[0].shape == (5, symbol("m"))
+
+
+def test_captures_of_bodies_follow() -> None:
+    n = symbol("n")
+    x, c = Parameter(tensor(DType.F32, n), "x"), Parameter(tensor(DType.BOOL), "c")
+    bodies = []
+    for _ in range(2):
+        inner = Parameter(x.type, "inner")
+        bodies.append(Graph([inner], [Relu(inner)]))
+    made = specialize(graph([If(c, x, bodies=bodies, captures=1)], x, c), {"n": 7})
+    assert made.graph.outputs[0].shape == (7,)
+    body = made.graph.ops[-1].bodies[0]
+    assert body.inputs[0].shape == (7,)
+    assert body.outputs[0].shape == (7,)
+
+
+def test_what_is_not_there_is_named() -> None:
+    given = dynamic()
+    for dims, word in (
+        ({"m": 3}, "'m'"),
+        ({"z:0": 3}, "'z'"),
+        ({"x:2": 3}, "no axis 2"),
+        ({"n": 3, "x:0": 4}, "both 3 and 4"),
+    ):
+        with pytest.raises(UsageError, match=word):
+            specialize(given, dims)
+    with pytest.raises(UsageError, match="2 axes, not 1"):
+        specialize(given, None, {"x": (3,)})
+
+
+def test_an_impossible_size_names_the_op() -> None:
+    x = Parameter(tensor(DType.F32, symbol("n"), 3), "x")
+    total = MatMul(x, floats(3, 2))
+    given = graph([Add(total, floats(4, 2))], x)
+    named = given.replace(sources={given.outputs[0].op: ("shift",)})
+    with pytest.raises(UsageError, match="impossible") as caught:
+        specialize(named, {"n": 5})
+    assert "Add node 'shift'" in str(caught.value)
+
+
+# --- freeing ------------------------------------------------------------------------
+
+
+def static(*shape: int) -> Parameter:
+    return Parameter(tensor(DType.F32, *shape), "x")
+
+
+def freed(given: Graph, **dims: str) -> Graph:
+    """The graph with axes freed, tried at three sizes."""
+    made = specialize(given, {f"x:{axis[1:]}": name for axis, name in dims.items()})
+    try_sizes(given, made)
+    return made.graph
+
+
+def test_a_batch_is_freed_through_reshapes() -> None:
+    x = static(1, 4, 6)
+    heads = Transpose(Reshape(x, ints(1, 4, 2, 3)), perm=(0, 2, 1, 3))
+    flat = Reshape(heads, ints(1, -1))
+    given = graph([MatMul(flat, floats(24, 5))], x)
+    made = specialize(given, {"x:0": "batch"})
+    assert made.freed == {"batch": 1}
+    assert len(made.followed) == 2
+    assert made.graph.outputs[0].shape == (symbol("batch"), 5)
+    told = try_sizes(given, made)
+    assert "batch = 1, 2, 3" in told
+    assert "each part computes as it did alone" in told
+    many = np.random.default_rng(0).normal(size=(7, 4, 6)).astype(np.float32)
+    (together,) = evaluate(made.graph, {"x": many})
+    for i in range(7):
+        (alone,) = evaluate(given, {"x": many[i : i + 1]})
+        np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-5)
+
+
+def test_a_merged_axis_is_freed() -> None:
+    x = static(2, 3, 4)
+    given = graph([Reshape(x, ints(6, 4))], x)
+    made = freed(given, a0="n")
+    assert made.outputs[0].shape == (3 * symbol("n"), 4)
+
+
+def test_parts_that_influence_each_other_are_told() -> None:
+    x = static(2, 3)
+    total = Add(x, ReduceSum(x, ints(0), keepdims=1))
+    given = graph([total], x)
+    told = try_sizes(given, specialize(given, {"x:0": "length"}))
+    assert "influence each other" in told
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: Add(x, floats(2, 3)),
+        lambda x: Expand(x, ints(4, 2, 3)),
+        lambda x: MatMul(floats(5, 2), x),
+        lambda x: Reshape(Transpose(x, perm=(1, 0)), ints(6)),
+    ],
+)
+def test_the_op_that_forbids_it_is_named(build: object) -> None:
+    x = static(2, 3)
+    op: Op = build(x)  # type: ignore[operator]
+    given = graph([Relu(op)], x).replace(sources={op: ("culprit",)})
+    with pytest.raises(UsageError, match="'culprit'"):
+        freed(given, a0="n")
+
+
+def test_one_name_stands_for_one_extent() -> None:
+    x = static(2, 3)
+    given = graph([Relu(x)], x)
+    with pytest.raises(UsageError, match="both 2 and 3"):
+        specialize(given, {"x:0": "n", "x:1": "n"})
+
+
+def test_optimize_frees_and_says_so() -> None:
+    x = static(1, 6)
+    given = graph([Relu(Reshape(x, ints(1, 2, 3)))], x)
+    result = graphopt.optimize(given, dims={"x:0": "batch"})
+    assert result.graph.outputs[0].shape == (symbol("batch"), 2, 3)
+    notes = " ".join(result.report.notes)
+    assert "now follows" in notes
+    assert "batch = 1, 2, 3" in notes
+
+
+def test_loops_and_scans_follow() -> None:
+    x = static(2, 3)
+    trips, keep = ints(4), Constant(np.array(True))
+    i, c = Parameter(tensor(DType.I64), "i"), Parameter(tensor(DType.BOOL), "c")
+    state = Parameter(x.type, "state")
+    body = Graph([i, c, state], [c, Add(state, state)])
+    looped = Loop(Reshape(trips, ints()), keep, x, bodies=(body,))
+    row, total = static(3), static(3)
+    scan_body = Graph([total, row], [Add(total, row)])
+    start = Constant(np.zeros(3, np.float32))
+    scanned = Scan(start, looped, bodies=(scan_body,), num_scan_inputs=1)
+    given = graph([looped, scanned], x)
+    made = freed(given, a0="n")
+    assert made.outputs[0].shape == (symbol("n"), 3)
+    assert made.outputs[1].shape == (3,)
