@@ -1,7 +1,7 @@
 """What a graph costs: floating-point operations, bytes moved, memory, roofline.
 
 Read from the index maps alone, so symbolic dims give symbolic costs. Composite ops cost
-what their bodies cost.
+what their bodies cost, ops with regions what a run of these costs.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 
 from . import dims, index
 from .dims import Dim
 from .ir import Graph, Op, Value
-from .ops import Constant
+from .ops import Constant, If, Loop, Scan
 from .ops.structured import Composite, Structured
 from .types import TensorType
+from .weights import Tensor
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Cost:
     """What one run of a graph costs.
 
     ``flops`` and ``bytes`` (operands read and results written, each op by itself) are
-    dims: expressions of the model's symbols. ``peak`` is the largest sum of live
-    activations in bytes when ops run in graph order, weights apart; None where a size is
-    not known. ``unknown`` counts the kinds of op that say nothing of their cost.
+    dims: expressions of the model's symbols, None for one that is too long. ``peak`` is
+    the largest sum of live activations in bytes when ops run in graph order, weights
+    apart; None where a size is not known. ``unknown`` counts the kinds of op whose cost
+    is not known and not in the sums.
     """
 
     flops: Dim
@@ -44,10 +47,30 @@ class Cost:
     unknown: Mapping[str, int] = field(default_factory=dict)
 
 
+def cost(graph: Graph, binding: Mapping[str, int] | None = None) -> Cost:
+    """What a run of ``graph`` costs; ``binding`` gives symbolic dims their sizes."""
+    binding = dict(binding or {})
+    each, unknown = _cost_of(graph, binding)
+    weights = _weights(graph)
+    return Cost(
+        flops=each.flops,
+        bytes=each.bytes,
+        parameters=sum(tensor.size for tensor in weights),
+        parameter_bytes=sum(tensor.nbytes for tensor in weights),
+        peak=peak_memory(graph, binding),
+        unknown=dict(unknown),
+    )
+
+
 def op_cost(op: Op) -> OpCost:
-    """The cost of one op by its index maps, or by its body."""
+    """The cost of one op by its index maps, by its body, or by its regions.
+
+    Ops in regions whose cost is not known are left out.
+    """
     if isinstance(op, Constant):
         return OpCost(0, 0)
+    if op.bodies:
+        return _cost_of_regions(op, {})[0]
     if isinstance(op, Structured):
         maps = op.index_maps()
         if maps is None:
@@ -61,70 +84,63 @@ def op_cost(op: Op) -> OpCost:
     return OpCost(None, _traffic(op))
 
 
-def cost(graph: Graph, binding: Mapping[str, int] | None = None) -> Cost:
-    """What a run of ``graph`` costs; ``binding`` gives symbolic dims their sizes."""
-    binding = dict(binding or {})
+def roofline(
+    cost: OpCost | Cost, flops_per_second: float, bytes_per_second: float
+) -> float | None:
+    """The seconds that a run takes at least: to compute, or to move what it reads.
+
+    None where the cost is not a number. Williams, Waterman and Patterson, "Roofline: an
+    insightful visual performance model for multicore architectures", CACM 52 (2009).
+    """
+    if not isinstance(cost.flops, int) or not isinstance(cost.bytes, int):
+        return None
+    return max(cost.flops / flops_per_second, cost.bytes / bytes_per_second)
+
+
+# --- operations and bytes -----------------------------------------------------------
+
+
+def _cost_of(graph: Graph, binding: Mapping[str, int]) -> tuple[OpCost, Counter[str]]:
+    """The sums over the ops of a graph, and how many ops of each kind they lack."""
     flops: list[Dim] = []
     moved: list[Dim] = []
     unknown: Counter[str] = Counter()
-    weights: dict[Op, int] = {}
-    for _, op in graph.walk():
-        if isinstance(op, Constant):
-            weights[op] = op.tensor.nbytes
-            continue
-        each = op_cost(op)
-        if each.flops is None:
+    for op in graph.ops:
+        if op.bodies:
+            each, inside = _cost_of_regions(op, binding)
+            unknown.update(inside)
+        else:
+            each = op_cost(op)
+        if each.flops is None or each.bytes is None:
             unknown[op.kind] += 1
-        flops.append(dims.substitute(each.flops, binding) if each.flops else 0)
-        moved.append(dims.substitute(each.bytes, binding) if each.bytes else 0)
-    return Cost(
-        flops=_sum(flops),
-        bytes=_sum(moved),
-        parameters=sum(op.tensor.size for op in weights if isinstance(op, Constant)),
-        parameter_bytes=sum(weights.values()),
-        peak=peak_memory(graph, binding),
-        unknown=dict(unknown),
-    )
+        # Numbers where there are: a long sum of expressions would be unknown.
+        flops.append(dims.substitute(each.flops or 0, binding))
+        moved.append(dims.substitute(each.bytes or 0, binding))
+    return OpCost(_sum(flops), _sum(moved)), unknown
 
 
-def peak_memory(graph: Graph, binding: Mapping[str, int]) -> int | None:
-    """Most bytes of values alive at once, ops in graph order, freed at last use.
+def _cost_of_regions(op: Op, binding: Mapping[str, int]) -> tuple[OpCost, Counter[str]]:
+    """All runs of the bodies of an op; of the branches of an If, the dearer one.
 
-    Inputs count while they are read, constants never. None where a size is unknown.
+    Nothing where it is not known how often they run.
     """
-    last: dict[Value, int] = {}
-    for i, op in enumerate(graph.ops):
-        for value in op.operands:
-            if value is not None:
-                last[value] = i
-    for value in graph.outputs:
-        last[value] = len(graph.ops)
-    sizes: dict[Value, int] = {}
-    for value in [*graph.inputs, *(r for op in graph.ops for r in op.results)]:
-        size = value_bytes(value, binding)
-        if size is None:
-            return None
-        sizes[value] = 0 if isinstance(value, Constant) else size
-    alive = sum(sizes[p] for p in graph.inputs)
-    peak = alive
-    dying: dict[int, list[Value]] = {}
-    for value, i in last.items():
-        dying.setdefault(i, []).append(value)
-    for i, op in enumerate(graph.ops):
-        alive += sum(sizes[r] for r in op.results)
-        peak = max(peak, alive)
-        alive -= sum(sizes[v] for v in dying.get(i, ()))
-        alive -= sum(sizes[r] for r in op.results if r not in last)
-    return peak
+    bodies = [_cost_of(body, binding) for body in op.bodies]
+    if isinstance(op, If):
+        flops = reduce(dims.maximum, [each.flops for each, _ in bodies])
+        moved = reduce(dims.maximum, [each.bytes for each, _ in bodies])
+        return OpCost(flops, moved), sum((found for _, found in bodies), Counter())
+    ((each, unknown),) = bodies
+    trips = _trips(op)
+    if trips is None:
+        return OpCost(None, None), Counter()
+    return OpCost(dims.mul(trips, each.flops), dims.mul(trips, each.bytes)), unknown
 
 
-def value_bytes(value: Value, binding: Mapping[str, int]) -> int | None:
-    """Bytes of a tensor, None where its type or a dim is not known."""
-    type_ = value.type
-    if not isinstance(type_, TensorType) or type_.shape is None or type_.dtype is None:
-        return None
-    size = dims.substitute(dims.product(type_.shape), binding)
-    return -(-size * type_.dtype.bits // 8) if isinstance(size, int) else None
+def _trips(op: Op) -> Dim:
+    """How often an op runs its body."""
+    if isinstance(op, Loop):
+        return op.trips()
+    return op.length() if isinstance(op, Scan) else None
 
 
 def _between(results: Iterable[Value], operands: Iterable[Value | None]) -> list[Op]:
@@ -148,15 +164,7 @@ def _itemsizes(op: Op) -> list[float]:
 
 def _traffic(op: Op) -> Dim:
     """Bytes of all operands and results."""
-    total: Dim = 0
-    for value in [*op.operands, *op.results]:
-        if value is None:
-            continue
-        if value.shape is None or value.dtype is None:
-            return None
-        bits = dims.mul(dims.product(value.shape), value.dtype.bits)
-        total = dims.add(total, dims.ceildiv(bits, 8))
-    return total
+    return _sum(_bytes_of(v) for v in (*op.operands, *op.results) if v is not None)
 
 
 def _sum(parts: Iterable[Dim]) -> Dim:
@@ -164,3 +172,70 @@ def _sum(parts: Iterable[Dim]) -> Dim:
     for part in parts:
         total = dims.add(total, part)
     return total
+
+
+# --- memory -------------------------------------------------------------------------
+
+
+def peak_memory(graph: Graph, binding: Mapping[str, int]) -> int | None:
+    """Most bytes of values alive at once, ops in graph order, freed at last use.
+
+    Every result has memory of its own. Inputs count until their last use, constants
+    never; while an op runs its bodies, the most that one of them needs is added. None
+    where a size is unknown.
+    """
+    return _peak(graph, binding, given=True)
+
+
+def _peak(graph: Graph, binding: Mapping[str, int], *, given: bool) -> int | None:
+    """``given`` tells whether the inputs take memory that counts here."""
+    last: dict[Value, int] = {}
+    for i, op in enumerate(graph.ops):
+        for value in op.operands:
+            if value is not None:
+                last[value] = i
+    for value in graph.outputs:
+        last[value] = len(graph.ops)
+    sizes: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
+    made = [r for op in graph.ops if not isinstance(op, Constant) for r in op.results]
+    for value in [*(graph.inputs if given else ()), *made]:
+        size = value_bytes(value, binding)
+        if size is None:
+            return None
+        sizes[value] = size
+    freed = Counter[int]()
+    for value, i in last.items():
+        freed[i] += sizes.get(value, 0)
+    peak = alive = sum(sizes[p] for p in graph.inputs if p in last)
+    for i, op in enumerate(graph.ops):
+        if isinstance(op, Constant):
+            continue
+        inside = [_peak(body, binding, given=False) for body in op.bodies]
+        alive += sum(sizes[r] for r in op.results)
+        for need in inside:
+            if need is None:
+                return None
+            peak = max(peak, alive + need)
+        peak = max(peak, alive)
+        alive -= freed[i] + sum(sizes[r] for r in op.results if r not in last)
+    return peak
+
+
+def value_bytes(value: Value, binding: Mapping[str, int]) -> int | None:
+    """Bytes of a tensor, None where its type or a dim is not known."""
+    size = dims.substitute(_bytes_of(value), binding)
+    return size if isinstance(size, int) else None
+
+
+def _bytes_of(value: Value) -> Dim:
+    type_ = value.type
+    if not isinstance(type_, TensorType) or type_.shape is None or type_.dtype is None:
+        return None
+    return dims.ceildiv(dims.mul(dims.product(type_.shape), type_.dtype.bits), 8)
+
+
+def _weights(graph: Graph) -> list[Tensor]:
+    """The tensors of a graph and its bodies: constants, and inputs with a default."""
+    constants = [op.tensor for _, op in graph.walk() if isinstance(op, Constant)]
+    defaults = [p.default for p in graph.inputs if p.default is not None]
+    return list(dict.fromkeys([*constants, *defaults]))

@@ -20,7 +20,7 @@ from .ir import Graph, Op, Value
 from .pairs import same_values, with_constants_of
 from .reference import OutOfBudget, schedule
 from .sides import Fed, Setting, Sides, inputs_of
-from .tolerance import Noise, OutputCheck, Runs, compare, units
+from .tolerance import OutputCheck, Runs, compare, units
 from .trial import Bounds, reconsidered, truth
 
 Array = Any
@@ -103,7 +103,7 @@ def _first(sides: Sides, fed: Fed, bounds: Bounds) -> Difference | None:
                 [check],
                 [runs],
                 bounds.slack,
-                lambda seed, v=value: truth([v], fed, bounds, Noise(seed)),  # type: ignore[misc]
+                lambda noise, v=value: truth([v], fed, bounds, noise),  # type: ignore[misc]
             )
         if not check.passed:
             return Difference(names[value], value.op, partner.op, check)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from onnx import AttributeProto, FunctionProto, NodeProto
 
-MAX_CALLED_NODES = 1 << 19
+MAX_CALLED_NODES = 1 << 18
 """Nodes that all calls of functions together may stand for."""
 
 FunctionKey: TypeAlias = tuple[str, str, str]

@@ -50,7 +50,7 @@ class Rejected(CheckFailed):
 
 
 def check_destination(
-    path: Path, source: Path, *, overwrite: bool, data: bool = True
+    path: Path, source: Path | None, *, overwrite: bool, data: bool = True
 ) -> None:
     """Find out before any work whether ``path`` can be written.
 
@@ -63,7 +63,7 @@ def check_destination(
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}: its folder is read-only")
-    if _same_file(path, source):
+    if source is not None and _same_file(path, source):
         raise UsageError(f"cannot write {path}: it is the input")
     for file in (path, data_path(path)) if data else (path,):
         if file.exists() and not overwrite:
@@ -74,8 +74,7 @@ def put_in_place(
     result: Result, path: Path, *, weights: Weights, overwrite: bool
 ) -> Result:
     """Write a result to ``path``; see `Result.save`."""
-    origin = result.origin or path.with_name("")
-    check_destination(path, origin, overwrite=overwrite)
+    check_destination(path, result.origin, overwrite=overwrite)
     for file in _data_files(result.original):
         if _same_file(data_path(path), file) or _same_file(path, file):
             raise UsageError(f"cannot write {path}: {file} belongs to the input")

@@ -114,6 +114,8 @@ class _Request:
             raise UsageError(
                 f"no dim of an input is called {name!r}{nearest(name, self.symbols)}"
             )
+        if value == name:
+            return
         dim: Dim = value if isinstance(value, int) else dims.symbol(value)
         if self.bound.setdefault(name, dim) != dim:
             raise UsageError(

@@ -11,7 +11,7 @@ from .errors import GraphoptError
 from .ir import Value
 from .reference import Evaluator, OutOfBudget, OutOfTime, schedule
 from .sides import Fed, Setting, Sides, Target
-from .tolerance import Noise, OutputCheck, Runs, compare, units
+from .tolerance import Noise, OutputCheck, Runs, compare, fineness, units
 
 Array = Any
 NOISY: Final = (3, 12)
@@ -82,7 +82,7 @@ def compare_targets(
             [checks[i] for i in wrong],
             [runs[i] for i in wrong],
             bounds.slack,
-            lambda seed: truth(doubtful, fed, bounds, Noise(seed)),
+            lambda noise: truth(doubtful, fed, bounds, noise),
         )
         for i, check in zip(wrong, settled, strict=True):
             checks[i] = check
@@ -93,17 +93,19 @@ def reconsidered(
     checks: Sequence[OutputCheck],
     runs: Sequence[Runs],
     slack: float,
-    noisy_run: Callable[[int], Sequence[Array]],
+    noisy_run: Callable[[Noise], Sequence[Array]],
 ) -> list[OutputCheck]:
     """Comparisons that failed, in the light of runs with rounding noise."""
-    columns: list[list[Array]] = [[] for _ in runs]
+    share = fineness(max(run.unit for run in runs))
+    columns: list[list[tuple[Array, Array]]] = [[] for _ in runs]
     for seed in range(NOISY[1]):
-        for column, array in zip(columns, noisy_run(seed), strict=True):
-            column.append(array)
+        rough, fine = noisy_run(Noise(seed)), noisy_run(Noise(seed, share))
+        for column, *pair in zip(columns, rough, fine, strict=True):
+            column.append((pair[0], pair[1]))
         if seed + 1 < NOISY[0]:
             continue
         checks = [
-            compare(check.name, replace(run, noisy=column), slack)
+            compare(check.name, replace(run, noisy=column, fineness=share), slack)
             for check, run, column in zip(checks, runs, columns, strict=True)
         ]
         failed = [check for check in checks if not check.passed]

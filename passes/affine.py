@@ -126,7 +126,7 @@ def _along(value: Value, axis: int, rank: int | None) -> Numbers | None:
 def _narrow(array: Numbers, dtype: DType) -> Constant | None:
     """Numbers as a constant; None where one of them is not finite in that type."""
     with np.errstate(all="ignore"):
-        narrow = np.ascontiguousarray(array).astype(dtype.numpy)
+        narrow = np.asarray(array).astype(dtype.numpy)
         if not np.all(np.isfinite(narrow.astype(np.float64))):
             return None
     return Constant(Tensor.of(narrow, dtype))

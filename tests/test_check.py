@@ -223,7 +223,7 @@ def test_what_is_reported() -> None:
     assert output.name == "output_0"
     assert 0 < output.error_before < 1e-5
     assert 0 < output.max_error <= output.tolerance < 1e-3
-    assert output.size == (2 + 3) * 8
+    assert output.size == (2 + 3 + 3 + 3) * 8
     assert (result.slack, result.seed, result.mode) == (3.0, 0, "full")
     told = json.loads(json.dumps(result.to_json()))
     assert told["passed"] is True
@@ -281,11 +281,11 @@ def test_ties_are_undecided_not_wrong() -> None:
     many = np.zeros(1000, np.int64)
     flipped = many.copy()
     flipped[7] = 1
-    noisy = [flipped, many]
+    noisy = [(flipped, many), (many, many)]
     settled = compare("y", Runs(many, many, flipped, noisy), 4)
     assert settled.passed
     assert settled.undecided == 1
-    everywhere = compare("y", Runs(many, many, many + 1, [many + 1]), 4)
+    everywhere = compare("y", Runs(many, many, many + 1, [(many + 1, many)]), 4)
     assert not everywhere.passed
     assert everywhere.doubtful
 

@@ -368,7 +368,8 @@ def test_every_attribute_that_an_opset_took_away_is_accounted_for() -> None:
         cls = find(now)
         if newest is None or cls is None:
             continue
-        node = Node(kind, [PLACEHOLDER] * 5, dict(old.defaults), (True,))
+        operands: list[Any] = [PLACEHOLDER] * min(old.max_operands, 5)
+        node = Node(kind, operands, dict(old.defaults), (True,))
         try:
             made = read(node, since) if has_changed(kind, since) else node
         except (AttributeError, AssertionError, TypeError, KeyError):

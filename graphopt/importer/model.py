@@ -20,6 +20,14 @@ from .scope import Level, Scope
 
 def read_model(model: ModelProto, folder: Path | None) -> Graph:
     """The graph of a model. Raises InvalidModel and UnsupportedModel."""
+    try:
+        return _read(model, folder)
+    except InvalidModel as error:
+        error.where = error.where or "model"
+        raise
+
+
+def _read(model: ModelProto, folder: Path | None) -> Graph:
     opsets = _opsets(model)
     reader = NodeReader(folder, Functions(model.functions))
     proto = model.graph

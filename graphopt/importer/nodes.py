@@ -44,6 +44,17 @@ if TYPE_CHECKING:
     from onnx import SparseTensorProto
 
 
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What ops raise for attributes that no schema rules out, such as a stride of 0."""
+
+
 class NodeReader:
     """Reads the nodes of one model; counts tokens; collects what the IR does not hold.
 
@@ -72,10 +83,15 @@ class NodeReader:
                 if isinstance(error, InvalidModel) and error.where:
                     raise
                 raise InvalidModel(error.message, where=label(proto)) from None
+            except _MISTAKES as error:
+                raise InvalidModel(
+                    f"attributes or operands make no sense: {error!r:.200}",
+                    where=label(proto),
+                ) from error
 
     def node(self, proto: NodeProto, index: int, scope: Scope) -> None:
         operands = [scope.find(name) for name in proto.input]
-        source = scope.prefix + (proto.name or f"{proto.op_type}_{index}")
+        source = scope.prefix + (text(proto.name) or f"{text(proto.op_type)}_{index}")
         function = self.functions.find(proto)
         results: Sequence[Value | None]
         if function is not None:
@@ -93,7 +109,8 @@ class NodeReader:
                 scope.define(name, value)
 
     def keep_metadata(self, proto: NodeProto, source: str) -> None:
-        stub = self.kept.graph.node.add(name=source, doc_string=proto.doc_string)
+        doc = text(proto.doc_string)
+        stub = self.kept.graph.node.add(name=source, doc_string=doc)
         stub.metadata_props.MergeFrom(proto.metadata_props)
         stub.device_configurations.MergeFrom(proto.device_configurations)
 
@@ -101,7 +118,7 @@ class NodeReader:
         self, proto: NodeProto, operands: list[Value | None], scope: Scope
     ) -> Sequence[Value]:
         """The results of a node that calls no function."""
-        domain = domain_of(proto.domain)
+        domain = domain_of(text(proto.domain))
         version = scope.opsets.get(domain, 0)
         how = reading(proto.op_type, domain, version)
         results: Sequence[Value] | None = None
@@ -183,7 +200,8 @@ class NodeReader:
             if kind == AttributeProto.GRAPH:
                 graphs[name] = attribute.g
             else:
-                attrs[name] = read_attribute(attribute, kind, self.folder, proto)
+                value = read_attribute(attribute, kind, self.folder, proto)
+                attrs[name] = text(value) if isinstance(value, bytes) else value
         outs = len(proto.output)
         while outs and not proto.output[outs - 1]:
             outs -= 1

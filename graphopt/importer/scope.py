@@ -28,7 +28,7 @@ class Level:
 
     def note(self, results: Sequence[Value], source: str) -> None:
         """Say that the node ``source`` stands behind some results."""
-        op = results[0].op
+        op = results[0].op if results else None
         if op is not None and not isinstance(op, Constant):
             self.origins.setdefault(op, {})[source] = None
 

@@ -163,13 +163,13 @@ class Loop(Control):
     def goes_on(self) -> bool:
         """True where the condition surely holds before and after every iteration."""
         first, (body,) = self.operand(1), self.bodies
-        if first is not None and first.ints != (1,):
+        if first is not None and not _surely_true(first):
             return False
         kept = body.outputs[0]
         while isinstance(kept, Op) and kept.kind == "Identity":
             assert kept.operands[0] is not None
             kept = kept.operands[0]
-        return kept is body.inputs[1] or kept.ints == (1,)
+        return kept is body.inputs[1] or _surely_true(kept)
 
     def compute(  # type: ignore[override]
         self,
@@ -379,6 +379,11 @@ class SequenceMap(Control):
         made = tuple([list(column) for column in zip(*rows, strict=True)])
         made = made or ([],) * self.outs
         return made if self.outs > 1 else made[0]
+
+
+def _surely_true(value: Value) -> bool:
+    known = value.contents
+    return known is not None and known.size == 1 and known.item() is True
 
 
 def _moved(xp: Namespace, x: Array, source: int, target: int) -> Array:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .. import dims
 from ..dims import Dim
 from ..index import Compound, Map, Maps, Term, axis, build
 from ..ir import Value
-from ..types import Type
+from ..types import TensorType, Type
 from .activation import Sigmoid
 from .bodies import vector
 from .elementwise import Add, Mul
@@ -19,7 +20,7 @@ from .padding import Pad
 from .registry import op
 from .reshaping import Reshape
 from .segments import NO_END, Concat, Slice
-from .steering import shape_of
+from .steering import agreed, shape_of
 from .structured import Array, Composite, Structured
 from .windows import Windows, windows_over, windows_spread
 
@@ -65,8 +66,11 @@ class Windowed(Structured):
     def extents(self) -> Mapping[str, Dim]:
         windows = self.known_windows()
         assert windows is not None
-        groups: dict[str, Dim] = {} if self.group == 1 else {"g": self.group}
-        return windows.tap_extents | windows.place_extents | groups
+        return windows.tap_extents | windows.place_extents | self.groups()
+
+    def groups(self) -> dict[str, Dim]:
+        """The extent of the axis of groups, where there is one."""
+        return {} if self.group == 1 else {"g": self.group}
 
     def correlate(self, xp: Namespace, x: Array, w: Array) -> Array:
         """The correlation of arrays of one type."""
@@ -140,9 +144,10 @@ class ConvTranspose(Biased):
         )
 
     def extents(self) -> Mapping[str, Dim]:
-        extents = dict(super().extents())
-        # Here ``y`` are the dims of the operand.
-        return {name: dim for name, dim in extents.items() if name[0] != "y"}
+        windows = self.known_windows()
+        assert windows is not None
+        whole = {f"w{i}": dim for i, dim in enumerate(windows.extents)}
+        return windows.tap_extents | whole | self.groups()
 
     def correlate(self, xp: Namespace, x: Array, w: Array) -> Array:
         windows = self.windows(x.shape[2:], w.shape[2:])
@@ -183,6 +188,16 @@ class CausalConvWithState(Composite):
         else:
             state = Slice(steps, vector(0), vector(0), vector(2))
         return y, state
+
+    def infer(self) -> Sequence[Type]:
+        x, kernel = self.operands[0], shape_of(self, 1)
+        assert x is not None
+        shape, state = x.shape, None
+        if shape is not None and len(shape) == 3:
+            back = None if kernel is None else dims.sub(kernel[-1], 1)
+            past = shape_of(self, 3) or (None,)
+            state = (*shape[:2], agreed(past[-1], back))
+        return [TensorType(x.dtype, shape), TensorType(x.dtype, state)]
 
     def default_outs(self) -> int:
         return 2

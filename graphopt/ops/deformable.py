@@ -10,8 +10,8 @@ import numpy as np
 from ..index import Maps
 from .convolution import Windowed, per_channel
 from .registry import op
-from .sampling import cost_among, interpolated, real_type
-from .steering import axis_names, joined, shape_of
+from .sampling import interpolated, real_type
+from .steering import axis_names, cost_among, joined, shape_of
 from .structured import Array
 
 if TYPE_CHECKING:

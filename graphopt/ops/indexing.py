@@ -66,10 +66,9 @@ class GatherElements(Movement):
         if data is None or indices is None:
             return None
         at, places = normal_axis(self.axis, len(data)), plain(indices)
-        pairs = zip(data, indices, places, strict=True)
         picked: list[Term] = [
-            place if dims.equal(a, b) else Affine(place.coefficients, 0, a)
-            for a, b, place in pairs
+            places[i] if dims.equal(dim, count) else Affine(((f"i{i}", 1),), 0, dim)
+            for i, (dim, count) in enumerate(zip(data, indices, strict=True))
         ]
         picked[at] = Lookup(1)
         return build(

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .. import dims
-from ..dims import Shape
+from ..dims import Dim, Shape
+from ..index import Maps
 from ..types import DType, TensorType, Type
 from .registry import op
-from .steering import shape_of
-from .structured import Array, Computed
+from .steering import present, shape_of
+from .structured import Array, Structured
 
 if TYPE_CHECKING:
     from ..xp import Namespace
 
 
 @op("LinearAttention")
-class LinearAttention(Computed):
+class LinearAttention(Structured):
     """For each head and step, scale * q S, where S += k (x) write in every step.
 
     The ``update_rule`` says what is written: v, or with "delta" what S does not know of
@@ -26,6 +27,8 @@ class LinearAttention(Computed):
     and v ``[batch, step, head * size]``, S, decay, beta. Results: the outputs, S at the
     end.
     """
+
+    combiner = None
 
     def default_outs(self) -> int:
         return 2
@@ -40,6 +43,45 @@ class LinearAttention(Computed):
             TensorType(state, self._state_shape()),
         ]
         return types[: self.outs]
+
+    def result_shapes(self) -> Sequence[Shape | None]:
+        return [self._output_shape(), self._state_shape()][: self.outs]
+
+    def index_maps(self) -> Maps | None:
+        queries, keys = self.q_num_heads, self.kv_num_heads
+        head = "g r" if queries > keys else "g"
+        decay, beta = shape_of(self, 4), shape_of(self, 5)
+        by_head = decay is not None and decay[2] == keys
+        words = [
+            f"b t ({head} d)",
+            "b t (g d)",
+            "b t (g m)",
+            "b g d m",
+            "b t g" if by_head else "b t (g d)",
+            "b t 1" if beta is not None and beta[2] == 1 else "b t g",
+        ]
+        results = [f"b t ({head} m)", "b g d m"][: self.outs]
+        return self.parse_maps(
+            f"{', '.join(words[: len(self.operands)])} -> {', '.join(results)}",
+            carried=["t"],
+            linear=self._linear(),
+            # A product written for each key head, one read for each query head.
+            cost=2 + (2 + 2 * ("delta" in self.update_rule)) * keys / queries,
+        )
+
+    def _linear(self) -> list[tuple[int, ...]]:
+        """What is written adds to the state; what is read is a product with q."""
+        state = (3,) if present(self, 3) else ()
+        linear = [(2, *state)]
+        if "delta" not in self.update_rule:
+            linear.append((1, *state))
+        if self.outs == 1:
+            linear.append((0,))
+        return linear
+
+    def extents(self) -> Mapping[str, Dim]:
+        queries, keys = self.q_num_heads, self.kv_num_heads
+        return {"g": keys, "r": queries // keys}
 
     def _output_shape(self) -> Shape | None:
         q, v = shape_of(self, 0), shape_of(self, 2)

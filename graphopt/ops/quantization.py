@@ -101,12 +101,12 @@ class QuantizeLinear(Scaled):
     Float results are rounded to their type instead.
     """
 
-    def target(self) -> DType:
-        """The element type of the result."""
+    def target(self) -> DType | None:
+        """The element type of the result; None where it is not known."""
         zero = self.operand(2)
         if self.output_dtype:
             return DType(self.output_dtype)
-        return DType.U8 if zero is None or zero.dtype is None else zero.dtype
+        return DType.U8 if zero is None else zero.dtype
 
     def result_dtypes(self) -> Sequence[DType | None]:
         return [self.target()]
@@ -114,7 +114,9 @@ class QuantizeLinear(Scaled):
     def compute(
         self, xp: Namespace, x: Array, scale: Array, zero: Array = None
     ) -> Array:
-        target, precision = self.target(), self._precision()
+        target = DType.of(zero.dtype) if zero is not None else self.target()
+        assert target is not None
+        precision = self._precision()
         quotient = xp.divide(
             xp.cast(x, precision),
             xp.cast(self.spread(xp, scale, x.shape), precision),

@@ -14,9 +14,9 @@ from ..dims import Dim, Shape
 from ..index import Compound, Maps, Whole, axis, build
 from .registry import op
 from .resampling import Scaling, coordinates, nearest, weights
-from .sampling import cost_among, real_type
+from .sampling import real_type
 from .segments import plain
-from .steering import concrete, dims_of, normal_axes, shape_of
+from .steering import concrete, cost_among, dims_of, normal_axes, shape_of
 from .structured import Array, Structured
 
 if TYPE_CHECKING:

@@ -121,7 +121,7 @@ class GridSample(Structured):
         return self.parse_maps(text, cost=cost_among(2 * taps, image[2:]))
 
     def compute(self, xp: Namespace, image: Array, grid: Array) -> Array:
-        real = real_type(image, grid)
+        dtype, real = image.dtype, real_type(image, grid)
         spatial = image.shape[2:]
         grid = xp.cast(grid, real)
         at = []
@@ -138,7 +138,7 @@ class GridSample(Structured):
             at.append(self._placed(xp, position, extent) if moves else position)
         if self.mode != "nearest":
             image = xp.cast(image, real)
-        return interpolated(
+        result = interpolated(
             xp,
             image,
             at,
@@ -146,6 +146,7 @@ class GridSample(Structured):
             outside="zeros" if self.padding_mode == "zeros" else "border",
             placed=lambda position, i: self._placed(xp, position, spatial[i]),
         )
+        return xp.cast(result, dtype)
 
     def _placed(self, xp: Namespace, at: Array, extent: int) -> Array:
         """Positions along a dim, those beyond its borders moved as the op says."""
@@ -194,7 +195,7 @@ class AffineGrid(Structured):
         return dict(zip(axis_names(len(size) - 2, "y"), size[2:], strict=True))
 
     def compute(self, xp: Namespace, theta: Array, size: Array) -> Array:
-        real = real_type(theta)
+        dtype, real = theta.dtype, real_type(theta)
         spatial = size.tolist()[2:]
         lines = []
         for extent in spatial:
@@ -209,7 +210,8 @@ class AffineGrid(Structured):
         )
         theta = xp.transpose(xp.cast(theta, real), (0, 2, 1))
         grid = xp.matmul(xp.cast(points, real), theta)
-        return xp.reshape(grid, (theta.shape[0], *spatial, len(spatial)))
+        grid = xp.reshape(grid, (theta.shape[0], *spatial, len(spatial)))
+        return xp.cast(grid, dtype)
 
 
 def real_type(*arrays: Array) -> np.dtype[np.generic]:

@@ -67,7 +67,7 @@ def schema_of(kind: str, domain: str = "") -> Schema | None:
     for variable in raw.type_constraints:
         if len(variable.allowed_type_strs) == 1:
             of_type[variable.type_param_str] = _fixed(variable.allowed_type_strs[0])
-    results = [of_type.get(r.type_str, _fixed(r.type_str)) for r in raw.outputs]
+    results = [_fixed(r.type_str) or of_type.get(r.type_str) for r in raw.outputs]
     return Schema(
         defaults=defaults,
         required=frozenset(required),

@@ -6,10 +6,10 @@ absent operand from an unknown one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .. import dims
 from ..dims import Dim, Shape
 from ..ir import Op
 
@@ -84,10 +84,8 @@ def cost_among(flops: float, whole: Iterable[Dim]) -> float:
 
     ``flops`` are those of a point without them.
     """
-    sizes = list(whole)
-    if not all(isinstance(dim, int) and dim for dim in sizes):
-        return 0.0
-    return flops / math.prod(sizes)  # type: ignore[arg-type]
+    points = dims.product(whole)
+    return flops / points if isinstance(points, int) and points else 0.0
 
 
 def axis_names(count: int, prefix: str = "i") -> list[str]:

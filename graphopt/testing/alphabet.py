@@ -279,18 +279,19 @@ def reshape(draw: Draw, values: list[Value]) -> Value | None:
 
 @family
 def expand(draw: Draw, values: list[Value]) -> Value | None:
-    x = pick(draw, values, ranked(1))
+    x = pick(draw, values, ranked(1, 3))
     if x is None:
         return None
-    target = [d if isinstance(d, int) else 1 for d in shape_of(x)]
-    wide = [draw(st.sampled_from([1, 2])) if d == 1 else d for d in target]
-    for i, dim in enumerate(shape_of(x)):
-        if not isinstance(dim, int):
-            wide[i] = 1
-    made = ops.Expand(x, ints(*wide))
-    if draw(st.booleans()) and floating(x) and known(made):
-        return ops.Add(made, weight(draw, wide, x.dtype))
+    wide = [d if isinstance(d, int) and d != 1 else 1 for d in shape_of(x)]
+    made = ops.Expand(x, ints(*[2] * draw(st.integers(0, 1)), *wide))
+    if draw(st.booleans()) and floating(x):
+        return ops.Add(made, weight(draw, made_dims(made), x.dtype))
     return made
+
+
+def made_dims(value: Value) -> list[int]:
+    """The dims of a value, 1 for those that are not known."""
+    return [d if isinstance(d, int) else 1 for d in shape_of(value)]
 
 
 @family
@@ -308,7 +309,11 @@ def concat(draw: Draw, values: list[Value]) -> Value | None:
         return None
     axis = draw(st.integers(-len(shape_of(x)), len(shape_of(x)) - 1))
     operands = [twin(draw, values, x) for _ in range(draw(st.integers(1, 3)))]
-    if draw(st.booleans()) and all(isinstance(d, int) for d in shape_of(x)):
+    if draw(st.integers(0, 3)) == 0:
+        operands[0] = ops.Concat(*operands, axis=axis)
+    if len(shape_of(x)) == 1 and draw(st.booleans()):
+        operands += [weight(draw, (n,), x.dtype) for n in (1, 2)]
+    elif draw(st.booleans()) and all(isinstance(d, int) for d in shape_of(x)):
         empty = known_dims(x)
         empty[axis] = 0
         operands.append(ops.Constant(np.zeros(empty, x.dtype.numpy)))
@@ -323,6 +328,8 @@ def split(draw: Draw, values: list[Value]) -> Sequence[Value] | None:
     axis = _long_axis(x)
     assert axis is not None
     length = extent(x, axis)
+    if draw(st.integers(0, 3)) == 0:
+        return ops.Split(x, ints(length), axis=axis).results
     first = draw(st.integers(1, length - 1))
     parts = ops.Split(x, ints(first, length - first), axis=axis).results
     return (ops.Concat(*parts, axis=axis),) if draw(st.booleans()) else parts

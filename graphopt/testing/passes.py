@@ -13,7 +13,7 @@ from ..exporter import choose_opset, to_proto
 from ..importer import load
 from ..ir import Graph
 from ..pipeline import Pass, Pipeline
-from ..text import format_graph, parse
+from ..text import format_graph, parse, weights_of
 from ..verify import verify
 
 Subject = (
@@ -52,7 +52,8 @@ def assert_legal_pass(subject: Subject, graph: Graph, *, exact: bool = False) ->
     run: Callable[[Graph], Graph] = subject  # type: ignore[assignment]
     after = run(graph)
     verify(after)
-    assert parse(format_graph(after)).key == after.key, "text does not parse back"
+    text = parse(format_graph(after), weights_of(after))
+    assert text.key == after.key, "the text does not parse back"
     assert interface(after) == interface(graph), "the interface changed"
     assert run(after).key == after.key, "a second run changes the graph again"
     needed, had = choose_opset(after), choose_opset(graph).version

@@ -12,7 +12,6 @@ from ..ir import Graph, Parameter, Value
 from ..types import DType, TensorType, tensor
 from .growth import (
     Draw,
-    boolean,
     families,
     family,
     floating,
@@ -41,9 +40,9 @@ def branch(draw: Draw, values: list[Value]) -> Value | None:
     x = pick(draw, values, floating)
     if x is None:
         return None
-    condition = pick(draw, values, boolean, lambda v: v.shape == ())
-    if condition is None or draw(st.booleans()):
-        condition = ops.Constant(np.array(draw(st.booleans())))
+    condition: Value = ops.Constant(np.array(draw(st.booleans())))
+    if draw(st.booleans()):
+        condition = ops.Greater(ops.ReduceSum(x, keepdims=0), scalar(0.1, x))
     second = pick(draw, values, floating)
     constant = like(draw, x)
     same = draw(st.integers(0, 3)) == 0

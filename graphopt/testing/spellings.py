@@ -208,13 +208,12 @@ def reshape_by_shape(draw: Draw, values: list[Value]) -> Value | None:
     picked = [ops.Gather(shape, ops.Constant(np.int64(i)), axis=0) for i in range(2)]
     parts: list[Value] = [ops.Unsqueeze(p, ints(0)) for p in picked]
     rest = [ints(d) if isinstance(d, int) else ints(-1) for d in shape_of(x)[2:]]
-    if draw(st.booleans()):
+    if 0 not in shape_of(x) and draw(st.booleans()):
         parts = [ops.Unsqueeze(ops.Mul(*picked), ints(0))]
     elif draw(st.booleans()):
         parts.append(ints(1))
     made = ops.Concat(*parts, *rest, axis=0)
-    x = ops.Relu(x) if floating(x) else x
-    return ops.Reshape(x, made)
+    return ops.Reshape(ops.Relu(x) if floating(x) else x, made)
 
 
 @family
@@ -234,6 +233,18 @@ def merged_axes(draw: Draw, values: list[Value]) -> Value | None:
     perm = (rank - 1, *range(rank - 1))
     back = [shape[-1], *shape[:-1]] if kind == 2 else [shape[-1], -1]
     return ops.Reshape(ops.Transpose(merged, perm=perm), ints(*back))
+
+
+@family
+def cut_again(draw: Draw, values: list[Value]) -> Value | None:
+    """A part of what was glued."""
+    x = pick(draw, values, ranked(1), known_at(0))
+    if x is None:
+        return None
+    length = extent(x, 0)
+    glued = ops.Concat(x, twin(draw, values, x), axis=0)
+    start = draw(st.sampled_from([0, length, 1]))
+    return ops.Slice(glued, ints(start), ints(start + length), ints(0))
 
 
 @family

@@ -64,9 +64,10 @@ def graphs(
 
 
 def _parameter(draw: Draw, index: int) -> Parameter:
-    shape = [
-        draw(st.sampled_from(_SIZES)) for _ in range(draw(st.sampled_from(_RANKS)))
-    ]
+    rank = draw(st.sampled_from(_RANKS))
+    shape = [draw(st.sampled_from(_SIZES)) for _ in range(rank)]
+    if rank > 2 and draw(st.booleans()):
+        shape[1:] = [draw(st.integers(1, 3)), *[4] * (rank - 2)]  # a picture
     dtype = draw(st.sampled_from(_DTYPES))
     default = None
     if draw(st.integers(0, 9)) == 9 and all(isinstance(d, int) for d in shape):

@@ -172,6 +172,15 @@ def _slope_by_channel(node: Node) -> Node | None:
 changed("PRelu", 7, read=_slope_by_rank, spell=_slope_by_channel)
 
 
+def _of_integers(node: Node) -> Node | None:
+    """Before opset 28 the remainder that takes the divisor's sign was for integers."""
+    dtype = node.data.dtype
+    return node if node.attrs["fmod"] or (dtype and dtype.is_integer) else None
+
+
+changed("Mod", 28, spell=_of_integers)
+
+
 # --- Gemm ----------------------------------------------------------------------------
 
 

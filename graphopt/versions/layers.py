@@ -58,7 +58,8 @@ _RATIO = slots({"ratio": 0.5}, ratio=(1, SCALAR))
 
 def _not_training(node: Node) -> Node | None:
     training = node.operand(2)
-    if training is not None and training.ints != (0,):
+    known = None if training is None else training.contents
+    if training is not None and (known is None or known.any()):
         return None
     node.drop(2)
     return _RATIO.spell(node)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from single import Case, Spec, constant, positive, special, sweep
+from single import Case, Spec, constant, normal, positive, special, sweep
 
 from graphopt.types import DType
 
@@ -40,20 +40,10 @@ class Samples:
                 [specs],
                 [attrs],
                 dtypes=[dtype],
-                values=values or _normal,
+                values=values or normal,
                 constants=known,
                 outs=outs,
             )
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
-    if dtype is DType.BOOL:
-        return rng.random(shape) < 0.5
-    if dtype.is_integer:
-        return rng.integers(0 if not dtype.is_signed else -9, 10, shape).astype(
-            dtype.numpy
-        )
-    return rng.normal(size=shape).astype(dtype.numpy)
 
 
 def below(bound: int, *shape: int) -> Callable[..., Array]:
@@ -135,6 +125,8 @@ def elementwise(add: Samples) -> None:
     add("Cast", [ONE], to=DType.I32, dtype=DType.I64)
     add("CastLike", [ONE, constant(0, np.int32)], dtype=DType.I64)
     add("BitCast", [ONE], to=DType.I64)
+    add("StringConcat", [(4, 6), (4, 1)], dtype=DType.STRING)
+    add("RegexFullMatch", [ONE], dtype=DType.STRING, pattern="[ab]")
 
 
 # --- reductions ---------------------------------------------------------------------
@@ -357,6 +349,15 @@ def attention(add: Samples) -> None:
     add("Attention", [(1, 4, 3, 3), (1, 2, 3, 3), (1, 2, 3, 5), *past], outs=3)
     heads = {"q_num_heads": 4, "kv_num_heads": 2}
     add("Attention", [(2, 6, 16), (2, 8, 8), (2, 8, 12)], **heads)
+    facts: dict[str, Any] = {"dtype": DType.F32, "update_rule": "linear", **heads}
+    add("LinearAttention", [(2, 4, 12), (2, 4, 6), (2, 4, 10)], **facts)
+    facts |= {"update_rule": "gated_delta", "outs": 2}
+    past, decay, beta = (1, 2, 3, 5), (1, 3, 2), (1, 3, 1)
+    add(
+        "LinearAttention",
+        [(1, 3, 12), (1, 3, 6), (1, 3, 10), past, decay, beta],
+        **facts,
+    )
 
 
 def signals(add: Samples) -> None:
@@ -372,9 +373,9 @@ def images(add: Samples) -> None:
         add("GridSample", [(2, 4, 6, 5), grid], mode=mode, padding_mode="border")
     add("GridSample", [(2, 4, 6, 5), grid], dtype=DType.F32)
     add("AffineGrid", [(2, 2, 3), constant([2, 4, 3, 6])], align_corners=1)
-    offsets, weights = (2, 8, 4, 3), (2, 4, 4, 3)
-    add("DeformConv", [(2, 4, 5, 4), (6, 4, 2, 2), offsets])
-    add("DeformConv", [(2, 4, 5, 4), (6, 2, 2, 2), offsets, (6,), weights], group=2)
+    add("DeformConv", [(2, 4, 5, 4), (6, 4, 2, 2), (2, 8, 4, 3)])
+    one: list[Spec] = [(1, 4, 3, 5), (6, 2, 2, 1), (1, 4, 2, 5), (6,), (1, 2, 2, 5)]
+    add("DeformConv", one, group=2)
     add("DeformConv", [(2, 4, 5, 4), (6, 4, 2, 2), (2, 16, 4, 3)], offset_group=2)
     corners = given([[0, 0, 3, 4], [1, 1, 5, 2], [2, 0, 4, 4], [0, 2, 2, 3]], float)
     images = given([0, 1, 1, 0])
@@ -438,7 +439,11 @@ def recurrences(add: Samples) -> None:
     add("GRU", [(2, 5, 3), (1, 9, 3), (1, 9, 3)], hidden_size=3, layout=1)
     two: dict[str, Any] = {"hidden_size": 3, "direction": "bidirectional", "outs": 3}
     add("LSTM", [(4, 2, 3), (1, 12, 3), (1, 12, 3), *start], hidden_size=3, outs=3)
-    add("LSTM", [(4, 2, 3), (2, 12, 3), (2, 12, 3), None, given([4, 2], np.int32)], **two)
+    add(
+        "LSTM",
+        [(4, 2, 3), (2, 12, 3), (2, 12, 3), None, given([4, 2], np.int32)],
+        **two,
+    )
 
 
 FAMILIES = (

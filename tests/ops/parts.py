@@ -159,7 +159,7 @@ def pads_of(tile: Tile, pads: Sequence[tuple[int, int]]) -> list[tuple[Any, Any]
 def _heads(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     if op.operands[0].rank == 4:
         return Told()
-    keys, shared = extents["g"], extents.get("r", 1)
+    keys, shared = extents["g"], extents.get("r") or 1
     return Told({"kv_num_heads": keys, "q_num_heads": keys * shared})
 
 
@@ -217,6 +217,7 @@ TOLD: dict[str, Callable[[Any, Extents, Tile | None], Told]] = {
     "ConvInteger": _group,
     "DeformConv": _spread,
     "Expand": _target,
+    "LinearAttention": _heads,
     "LpPool": _pool,
     "MaxPool": _pool,
     "Pad": _pads,
@@ -258,9 +259,13 @@ class Running:
 
 
 class Stepping:
-    """Steps of a recurrent network, each tile from the states after the one before."""
+    """Steps of a recurrence, each tile from the states after the one before."""
 
     states: Sequence[Array]
+
+    def __init__(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
+        """Where the operands are that hold the states, and how many they are."""
 
     def __call__(
         self, op: Any, operands: Operands, extents: Extents, tile: Tile
@@ -269,9 +274,9 @@ class Stepping:
             return computed(op, operands, extents)
         given = [*operands, *[None] * (8 - len(operands))]
         if tile.lo:
-            given[5 : 5 + op.states] = self.states
+            given[self.first : self.first + self.count] = self.states
         values = [None if array is None else _parameter(array) for array in given]
-        found = results(op.copy(operands=values, outs=1 + op.states), given)
+        found = results(op.copy(operands=values, outs=1 + self.count), given)
         self.states = found[1:]
         return found[: op.outs]
 
@@ -328,11 +333,12 @@ TILES: dict[str, Callable[[], Run]] = {
     "CenterCropPad": lambda: _cropped,
     "CumProd": Running,
     "CumSum": Running,
-    "GRU": Stepping,
-    "LSTM": Stepping,
+    "GRU": lambda: Stepping(5, 1),
+    "LSTM": lambda: Stepping(5, 2),
+    "LinearAttention": lambda: Stepping(3, 1),
     "MaxPool": lambda: _positions,
     "OneHot": lambda: _of_depth,
-    "RNN": Stepping,
+    "RNN": lambda: Stepping(5, 1),
 }
 
 

@@ -7,12 +7,17 @@ import functools
 import cases_activation
 import cases_attention
 import cases_contraction
+import cases_convolution
 import cases_elementwise
 import cases_generation
 import cases_indexing
 import cases_movement
 import cases_normalization
+import cases_quantization
+import cases_recurrent
 import cases_reduction
+import cases_sampling
+import cases_strings
 import pytest
 import single
 from single import Case, NoAnswer
@@ -25,12 +30,17 @@ FAMILIES = [
     cases_activation,
     cases_attention,
     cases_contraction,
+    cases_convolution,
     cases_elementwise,
     cases_generation,
     cases_indexing,
     cases_movement,
     cases_normalization,
+    cases_quantization,
+    cases_recurrent,
     cases_reduction,
+    cases_sampling,
+    cases_strings,
 ]
 
 

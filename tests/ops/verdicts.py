@@ -11,8 +11,22 @@ NO_KERNEL = "The peers have no kernel, or theirs fails, for this element type."
 
 VERDICTS: dict[str, str] = {
     # ONNX Runtime
+    "runtime: QuantizeLinear f16 *": (
+        "It divides in float32, where ONNX says in the type of the scale."
+    ),
+    "runtime: RNN * activations=('Softplus',*": "Its softplus overflows.",
+    "runtime: StringSplit * delimiter=- maxsplit=1": (
+        "It says that an empty string has no parts; split, it has an empty one."
+    ),
+    "runtime: Resize * axes=(-1, -2) *": "It resizes nothing for negative axes.",
+    "runtime: Resize f32 *1.0,1.5,*=align_corners *": (
+        "It takes the extent of the result where the ONNX suite takes a fraction."
+    ),
+    "runtime: MaxUnpool * [[]1x1x2x2,*,[[]1,1,5,5] *": (
+        "It takes positions for those in the output_shape, not in what windows cover."
+    ),
     "runtime: Gather string *": "It copies the first string of each slice alone.",
-    "runtime: NonZero f32 [3.0[]": (
+    "runtime: NonZero f32 [[]3.0]": (
         "Of a scalar, ONNX says, there are positions [0, n]; it gives [1, n]."
     ),
     "runtime: Attention f64 *": (
@@ -34,6 +48,9 @@ VERDICTS: dict[str, str] = {
     "runtime: ReduceMax f32 *": "ONNX leaves NaN open; it drops some, NumPy none.",
     "runtime: ReduceMin f32 *": "ONNX leaves NaN open; it drops some, NumPy none.",
     # Both
+    "*: DynamicQuantizeLinear f32 [[]0f32*": (
+        "Of zeros alone, ONNX's formula has a scale of 0; the peers make one up."
+    ),
     "reference: Attention f64 * scale=0.5": FLOAT32_INSIDE,
     "*: Gelu bf16 *": (
         "1 + erf(x) cancels in bfloat16; we compute in float32 and round once."
@@ -42,7 +59,29 @@ VERDICTS: dict[str, str] = {
         "stash_type narrows float64 to float32 by the letter; we only ever widen."
     ),
     # onnx.reference
-    "reference: Slice * [[]-9],*": (
+    "reference: ??? * activations=*": "It mixes up the parameters of activations.",
+    "reference: ???? * activations=*": "It mixes up the parameters of activations.",
+    "reference: ??? *,_lengths,*": "It takes all sequences for equally long.",
+    "reference: ???? *,_lengths,*": "It takes all sequences for equally long.",
+    "reference: LSTM * input_forget=1": "It does not know input_forget.",
+    "reference: StringNormalizer *": "It takes the accents off.",
+    "reference: Resize f64 * mode=linear": (
+        "Its coordinates are float64, those of runtimes float32."
+    ),
+    "reference: Resize [iu]* mode=linear": "It rounds integers; runtimes truncate.",
+    "reference: AffineGrid f64 *": "It gives float32 for all types.",
+    "reference: AffineGrid f16 *": "It gives float32 for all types.",
+    "reference: GridSample f64 *": FLOAT32_INSIDE,
+    "reference: GridSample * mode=cubic padding_mode=border *": (
+        "It moves positions to the border first; runtimes and PyTorch move each tap."
+    ),
+    "reference: Resize * nearest_mode=floor": (
+        "Its coordinates are float64, those of runtimes float32: other neighbours."
+    ),
+    "reference: DeformConv f64 *": FLOAT32_INSIDE,
+    "reference: GlobalMaxPool *": "Of ranks other than 4, it drops some dims.",
+    "reference: MaxPool * kernel_shape=(3, 2)": "Its positions are off without pads.",
+    "reference: Slice * [[]4x6,[[]-9],*": (
         "With a negative step, ONNX clamps a start to 0; it slices as Python does."
     ),
     "reference: Unique * axis=1 sorted=0": "It reads the values off the wrong axis.",
@@ -58,6 +97,9 @@ VERDICTS: dict[str, str] = {
     "reference: LpNormalization * p=1": "It sums without taking magnitudes.",
     "reference: ReduceSumSquare ?32 *": "It gives 64-bit integers for 32-bit ones.",
     # onnx.shape_inference
+    "types: NonMaxSuppression *: dim ? is None, *": SIZED_BY_DATA,
+    "types: StringNormalizer *: dim ? is None, *": SIZED_BY_DATA,
+    "types: StringSplit *: dim ? is None, *": SIZED_BY_DATA,
     "types: Compress *: dim ? is None, *": SIZED_BY_DATA,
     "types: NonZero *: dim ? is None, *": SIZED_BY_DATA,
     "types: Unique *: dim ? is None, *": SIZED_BY_DATA,
@@ -66,6 +108,14 @@ VERDICTS: dict[str, str] = {
         "It forgets that a onesided spectrum has n // 2 + 1 numbers."
     ),
     # Nobody
+    "nobody: GlobalLpPool *": NO_KERNEL,
+    "nobody: Resize bool *": NO_KERNEL,
+    # float64
+    "float64: QuantizeLinear f16 *": "float16 rounds the quotient; float64 does not.",
+    "float64: Resize [iu]* mode=linear": (
+        "A whole number that float32 just misses is truncated to the one before."
+    ),
+    "nobody: ConvTranspose f64 *": NO_KERNEL,
     "nobody: GatherElements bf16 *": NO_KERNEL,
     "nobody: Pad bf16 *": NO_KERNEL,
     "nobody: Pad string *": NO_KERNEL,

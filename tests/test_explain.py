@@ -1,0 +1,69 @@
+"""What rules did, what they did not do, and why; the names that lead there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphopt import Graph, Pipeline, UsageError
+from graphopt.explain import events, misses
+from graphopt.ir import Parameter
+from graphopt.ops import Add, BatchNormalization, Constant, Conv, Mul, Neg, Relu
+from graphopt.passes import Algebra, FoldAffine
+from graphopt.provenance import named_values, names_of, place, value_named
+from graphopt.types import DType, tensor
+
+
+def floats(*shape: int) -> Constant:
+    return Constant(np.ones(shape, np.float32))
+
+
+@pytest.fixture
+def graph() -> Graph:
+    """Two batch norms after convolutions, one of which is read elsewhere too."""
+    x = Parameter(tensor(DType.F32, 1, 2, 8, 8), "x")
+    first = Conv(x, floats(2, 2, 3, 3))
+    norm = BatchNormalization(first, *[floats(2)] * 4)
+    second = Conv(Relu(norm), floats(2, 2, 1, 1))
+    other = BatchNormalization(second, *[floats(2)] * 4)
+    out = Mul(Neg(Neg(other)), second)
+    return Graph(
+        [x],
+        [out],
+        output_names=["y"],
+        names={norm: "normed", second: "second_out"},
+        sources={norm: ("norm",), other: ("other",), second: ("conv",)},
+    )
+
+
+def test_events(graph: Graph) -> None:
+    found = events(graph, Pipeline((Algebra(), FoldAffine())))
+    fired = {(event.rule, event.op) for event in found if event.fired}
+    assert ("after_linear", "BatchNormalization node 'norm'") in fired
+    assert ("involution", "Neg") in fired
+    missed = [event for event in found if not event.fired and "other" in event.names]
+    assert any("read elsewhere" in event.reason for event in missed)
+
+
+def test_misses_are_those_of_the_finished_graph(graph: Graph) -> None:
+    pipeline = Pipeline((Algebra(), FoldAffine()))
+    done = pipeline(graph)
+    found = misses(done, pipeline)
+    assert found == [e for e in events(graph, pipeline) if not e.fired]
+    assert pipeline(done) is done  # looking changed nothing
+
+
+def test_provenance(graph: Graph) -> None:
+    x = graph.inputs[0]
+    norm = value_named(graph, "normed").op
+    assert norm is not None
+    assert place(graph, norm) == "BatchNormalization node 'norm'"
+    assert list(names_of(graph, norm)) == ["norm", "normed"]
+    nameless = Add(x, x)
+    assert place(graph, nameless) == "Add"
+    assert place(graph.replace(names={nameless: "n"}), nameless) == (
+        "Add that gives 'n'"
+    )
+    assert set(named_values(graph)) == {"x", "y", "normed", "second_out"}
+    with pytest.raises(UsageError, match="did you mean 'normed'"):
+        value_named(graph, "norned")
