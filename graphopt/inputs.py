@@ -157,6 +157,8 @@ def _floats(
 def _integers(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     if dtype is DType.U8:
         return rng.integers(0, 256, shape)  # a picture
+    if dtype in (DType.I32, DType.I64):
+        return rng.integers(0, 21, shape)  # something is counted
     low = -(1 << (dtype.bits - 1)) if dtype.is_signed else 0
     high = 1 << (dtype.bits - 1 if dtype.is_signed else dtype.bits)
     return rng.integers(max(low, -20), min(high, 21), shape)

@@ -156,8 +156,11 @@ class _Request:
             self.bind(str(old), value)
             return
         new: Dim = value if isinstance(value, int) else dims.symbol(value)
-        frees = isinstance(value, str) and isinstance(old, int)
-        if frees and self.freed.setdefault(str(value), old) != old:
+        if (
+            isinstance(value, str)
+            and isinstance(old, int)
+            and self.freed.setdefault(value, old) != old
+        ):
             raise UsageError(
                 f"{value!r} cannot stand for both {self.freed[str(value)]} and {old}"
             )

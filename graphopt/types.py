@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -59,7 +59,8 @@ class DType(enum.Enum):
     @cached_property
     def numpy(self) -> np.dtype[np.generic]:
         """The array element type; narrow types take a byte each, strings are objects."""
-        return np.dtype(_NUMPY[self.name])
+        dtype: np.dtype[np.generic] = np.dtype(_NUMPY[self.name])
+        return dtype
 
     @cached_property
     def bits(self) -> int:
@@ -96,7 +97,7 @@ class DType(enum.Enum):
             raise TypeError(f"ONNX has no element type for NumPy's {dtype}") from None
 
 
-_NUMPY: dict[str, object] = {
+_NUMPY: dict[str, Any] = {
     "F32": np.float32,
     "F64": np.float64,
     "F16": np.float16,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from real_models import model
+from real_models import every_model
 
 from graphopt import ops
 from graphopt.cost import OpCost, cost, op_cost, peak_memory, roofline, value_bytes
@@ -59,7 +59,9 @@ def test_symbolic_dims_give_expressions() -> None:
 
 
 def test_a_convolution_in_groups() -> None:
-    conv = ops.Conv(x(2, 6, 9, 9), weight(4, 3, 3, 3), weight(4), group=2, strides=[2, 2])
+    conv = ops.Conv(
+        x(2, 6, 9, 9), weight(4, 3, 3, 3), weight(4), group=2, strides=[2, 2]
+    )
     assert conv.shape == (2, 4, 4, 4)
     macs = 2 * 4 * 4 * 4 * 3 * 3 * 3
     assert op_cost(conv).flops == 2 * macs
@@ -109,7 +111,8 @@ def test_a_recurrent_network_is_its_products() -> None:
 
 
 def test_scattered_updates_cost_what_they_are() -> None:
-    added = ops.ScatterND(x(1000, 8), ints(1, 2).tensor and x(2, 1, dtype=DType.I64), x(2, 8), reduction="add")
+    places = x(2, 1, dtype=DType.I64)
+    added = ops.ScatterND(x(1000, 8), places, x(2, 8), reduction="add")
     assert op_cost(added).flops == 2 * 8
 
 
@@ -327,3 +330,68 @@ def test_the_roofline_is_the_longer_of_two_times() -> None:
     assert roofline(cost(network(), {"n": 1}), 1e9, 1e3) == pytest.approx(
         int(cost(network(), {"n": 1}).bytes) / 1e3  # type: ignore[arg-type]
     )
+
+
+# --- real models --------------------------------------------------------------------
+
+
+def test_the_model_that_comes_along(digits: Path) -> None:
+    found, stored = cost(load(digits)), onnx.load(digits)
+    weights = sum(math.prod(tensor.dims) for tensor in stored.graph.initializer)
+    assert weights <= found.parameters <= weights + 20  # with axes and pads
+    assert found.unknown == {}
+    assert isinstance(found.flops, int)
+    mul_adds = sum(products(onnx.shape_inference.infer_shapes(stored).graph))
+    assert 0 < mul_adds < found.flops < 1.2 * mul_adds
+
+
+@every_model()
+def test_products_of_real_models_cost_what_their_shapes_say(path: Path) -> None:
+    """Of convolutions and matrix products with static dims, counted without maps."""
+    try:
+        graph = load(path)
+        stored = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    except Exception as error:
+        pytest.skip(str(error))
+    expected = products(stored.graph)
+    if not expected:
+        pytest.skip("no products of static dims")
+    ours: list[int] = []
+    for op in graph.ops:
+        if op.kind in ("Conv", "MatMul", "Gemm"):
+            flops = op_cost(op).flops
+            assert isinstance(flops, int)
+            ours.append(flops)
+    assert sorted(ours) == sorted(expected)
+
+
+def products(graph: onnx.GraphProto) -> list[int]:
+    """The operations of each; none at all where a dim is not known."""
+    values = [*graph.input, *graph.output, *graph.value_info]
+    shapes = {v.name: shape_of(v.type.tensor_type) for v in values}
+    shapes |= {t.name: tuple(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
+    found = []
+    for node in graph.node:
+        if node.domain or node.op_type not in ("Conv", "MatMul", "Gemm"):
+            continue
+        a, w = (shapes.get(name) for name in node.input[:2])
+        result = shapes.get(node.output[0])
+        if a is None or w is None or result is None or min(*a, *w, *result) < 1:
+            return []
+        facts = {f.name: f.i for f in node.attribute}
+        if node.op_type == "Conv":
+            depth = math.prod(w[1:])
+        else:
+            depth = a[-2] if facts.get("transA") else a[-1]
+        found.append(2 * math.prod(result) * depth)
+    return found
+
+
+def shape_of(type_: onnx.TypeProto.Tensor) -> tuple[int, ...] | None:
+    """Dims, 0 or less for what is not known."""
+    if not type_.HasField("shape"):
+        return None
+    return tuple(dim.dim_value for dim in type_.shape.dim)

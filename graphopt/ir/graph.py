@@ -126,7 +126,7 @@ class Graph:
 
     def replace(self, **changes: Any) -> Graph:
         """A graph with some of the constructor's arguments replaced."""
-        parts = {
+        parts: dict[str, Any] = {
             "inputs": self.inputs,
             "outputs": self.outputs,
             "output_names": self.output_names,

@@ -65,9 +65,10 @@ class Value:
     def ints(self) -> tuple[int, ...] | None:
         """The elements in order, where this is a small tensor of known integers."""
         known = self.contents
-        if known is None or not all(type(x) is int for x in known.flat):
+        items: list[Any] = [] if known is None else known.ravel().tolist()
+        if known is None or not all(type(x) is int for x in items):
             return None
-        return tuple(known.flat)
+        return tuple(items)
 
 
 class Parameter(Value):
@@ -126,6 +127,7 @@ class Op(Value):
     token: int
     types: tuple[Type, ...]
     known: tuple[Contents | None, ...]
+    _results: tuple[weakref.ref[Value], ...] | None
 
     def __new__(
         cls,

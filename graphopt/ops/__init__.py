@@ -107,6 +107,11 @@ from .elementwise import (
     Tan as Tan,
     Tanh as Tanh,
 )
+from .flattened import (
+    FlatHardmax as FlatHardmax,
+    FlatLogSoftmax as FlatLogSoftmax,
+    FlatSoftmax as FlatSoftmax,
+)
 from .generation import (
     ConstantOfShape as ConstantOfShape,
     EyeLike as EyeLike,

@@ -44,7 +44,7 @@ class Constant(Op):
             return (None,)
         return (constant_contents(tensor.array()),)
 
-    def copy(self, **_: Any) -> Constant:  # type: ignore[override]
+    def copy(self, **_: Any) -> Constant:
         return self
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import ClassVar
 
 from ..ir import Value
 from ..types import Type
@@ -14,8 +15,8 @@ from .generation import Shape
 from .registry import op
 from .reshaping import Flatten, Reshape
 from .schema import Schema, schema_of
-from .softmax import AlongAxis, Hardmax, LogSoftmax, Softmax
-from .structured import Composite
+from .softmax import Hardmax, LogSoftmax, Softmax
+from .structured import Composite, Structured
 
 
 class Flattened(Composite):
@@ -23,7 +24,7 @@ class Flattened(Composite):
 
     __slots__ = ()
 
-    of_rows: type[AlongAxis]
+    of_rows: ClassVar[type[Structured]]
 
     @classmethod
     def schema(cls) -> Schema:

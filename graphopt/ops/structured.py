@@ -7,7 +7,7 @@ ops. Result types, contents (shape arithmetic), cost, tiling and sharding follow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -82,9 +82,9 @@ class Computed(Modelled):
             if contents is None and value is not None:
                 return nothing
         try:
-            results = self.compute(symbolic.namespace, *known)
-        except symbolic.Undecided:
-            return nothing
+            results = self.compute(cast("Namespace", symbolic.namespace), *known)
+        except (symbolic.Undecided, LookupError, ValueError):
+            return nothing  # a run would fail, or decide what cannot be decided here
         results = results if isinstance(results, tuple) else (results,)
         return tuple([symbolic.checked(r, t) for r, t in zip(results, self.types)])
 

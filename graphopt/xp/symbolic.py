@@ -25,6 +25,13 @@ class Undecided(Exception):
     """The result depends on more than is known."""
 
 
+def __getattr__(name: str) -> Any:
+    """What is not here cannot be decided."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise Undecided(name)
+
+
 def lift(array: Any) -> Dims:
     """A known array as dims: plain Python ints and bools."""
     array = np.asarray(array)
@@ -44,7 +51,9 @@ def checked(array: Dims, type_: Type) -> Dims | None:
     if type_.dtype is not None and type_.dtype.is_integer:
         bits = type_.dtype.bits - type_.dtype.is_signed
         low, high = -(1 << bits) if type_.dtype.is_signed else 0, (1 << bits) - 1
-        if any(type(x) is int and not low <= x <= high for x in array.flat):
+        if any(
+            isinstance(x, int) and not low <= x <= high for x in array.ravel().tolist()
+        ):
             return None
     return array
 

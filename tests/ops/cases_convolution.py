@@ -105,17 +105,23 @@ def cases(every: bool = False) -> list[Case]:
     add("MaxUnpool", maxima, [back])
 
     # Regions
-    corners = _regions([[0, 0, 3, 4], [1.2, 0.6, 4.5, 2.7], [-3, 2, 20, 3], [3, 3, 1, 2]])
+    corners = _regions(
+        [[0, 0, 3, 4], [1.2, 0.6, 4.5, 2.7], [-3, 2, 20, 3], [3, 3, 1, 2]]
+    )
     batch = np.array([0, 1, 1, 0])
     grids = [
         {"sampling_ratio": 2, "output_height": 2, "output_width": 3},
+        {"output_height": 2, "output_width": 2, "mode": "max", "sampling_ratio": 3},
+    ]
+    adaptive = [
         {"output_height": 3, "output_width": 2, "spatial_scale": 0.6},
         {"output_height": 2, "coordinate_transformation_mode": "output_half_pixel"},
-        {"output_height": 2, "output_width": 2, "mode": "max", "sampling_ratio": 3},
         {"output_width": 3, "mode": "max"},
     ]
-    add("RoiAlign", [((2, 3, 5, 6), corners, batch)], grids, dtypes=[DType.F32])
-    add("RoiAlign", [((2, 3, 5, 6), corners, batch)], grids[:1], ulps=32)
+    regions = [((2, 3, 5, 6), corners, batch)]
+    add("RoiAlign", regions, grids, dtypes=[DType.F32])
+    add("RoiAlign", regions, adaptive, dtypes=[DType.F32], traced=False)
+    add("RoiAlign", regions, grids[:1], ulps=32)
     numbered = _regions([[0, 0, 0, 3, 4], [1, 1.5, 0.6, 4.5, 2.7], [1, -3, 2, 20, 3]])
     cells = [{"pooled_shape": (2, 3)}, {"pooled_shape": (3, 2), "spatial_scale": 0.7}]
     add("MaxRoiPool", [((2, 3, 5, 6), numbered)], cells, dtypes=[DType.F32])

@@ -75,7 +75,10 @@ def cases(every: bool = False) -> list[Case]:
     add("QuantizeLinear", [((5,), scales(1)), (x, scales())])
     add("QuantizeLinear", [(x, scales(of=np.float16), codes(DType.U8))], dtypes=HALF)
     add("QuantizeLinear", [(x, scales())], [{"precision": DType.F16}])
-    add("DequantizeLinear", [(codes(DType.I32, 3, 4), scales(4)), (codes(BYTES[1], 5), scales())])
+    add(
+        "DequantizeLinear",
+        [(codes(DType.I32, 3, 4), scales(4)), (codes(BYTES[1], 5), scales())],
+    )
     halves = [(codes(DType.U8, *x), scales(of=np.float16), codes(DType.U8))]
     add("DequantizeLinear", halves, [{}, {"output_dtype": DType.F32}])
     add("DynamicQuantizeLinear", [((3, 4),), ((2, 3, 2),)], outs=3)

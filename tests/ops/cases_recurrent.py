@@ -32,11 +32,15 @@ def cases(every: bool = False) -> list[Case]:
         plain = next(_operands(kind, gates, 1))
         size = {"hidden_size": HIDDEN}
         kinds = [DType.F64, DType.F16, DType.BF16]
-        made += sweep(kind, [plain], [size], dtypes=kinds, outs=outs, ulps=32, values=unit)
+        made += sweep(
+            kind, [plain], [size], dtypes=kinds, outs=outs, ulps=32, values=unit
+        )
         # The batch first.
         turned = [(BATCH, STEPS, INPUT), *plain[1:3], None, None, (BATCH, 1, HIDDEN)]
         layout = [{**size, "layout": 1}]
-        made += sweep(kind, [turned], layout, dtypes=[DType.F32], outs=outs, ulps=32, values=unit)
+        made += sweep(
+            kind, [turned], layout, dtypes=[DType.F32], outs=outs, ulps=32, values=unit
+        )
     return made
 
 

@@ -44,7 +44,12 @@ def cases(every: bool = False) -> list[Case]:
     add("StringConcat", [(names, texts("x")), (texts(["a", "b"]), texts(["c"], ["d"]))])
     patterns = [{"pattern": r"[a-c]+"}, {"pattern": ""}, {"pattern": r"(?i)CÄ.|\d{2}"}]
     add("RegexFullMatch", [(texts("abc", "cäd", "", "42", "abcd"),)], patterns)
-    splits = [{}, {"delimiter": "-"}, {"delimiter": "-", "maxsplit": 1}, {"maxsplit": 1}]
+    splits = [
+        {},
+        {"delimiter": "-"},
+        {"delimiter": "-", "maxsplit": 1},
+        {"maxsplit": 1},
+    ]
     parts = texts(["a-b-c", " x  y "], ["", "--"])
     add("StringSplit", [(parts,), (texts("a b", "c"),)], splits, outs=2)
     cleaned = [
@@ -71,7 +76,11 @@ def cases(every: bool = False) -> list[Case]:
         {**pool, "mode": "TFIDF", "max_skip_count": 2, "weights": weights},
     ]
     rows = [[1, 1, 3, 3, 3, 7], [8, 6, 7, 5, 6, 8]]
-    add("TfIdfVectorizer", [(numbers(rows, np.int64),), (numbers(rows[1], np.int64),)], ways)
+    add(
+        "TfIdfVectorizer",
+        [(numbers(rows, np.int64),), (numbers(rows[1], np.int64),)],
+        ways,
+    )
     words = {**ways[0], "pool_int64s": None, "pool_strings": tuple("abcdefghij")}
     del words["pool_int64s"]
     add("TfIdfVectorizer", [(texts("a", "c", "g", "h"),)], [words])
@@ -85,7 +94,10 @@ def cases(every: bool = False) -> list[Case]:
         [0, 100, 1, 101],
     ]
     scores = [[0.9, 0.75, 0.6, 0.95, 0.5, 0.3], [0.5, 0.5, 0.1, 0.2, 0.2, 0.6]]
-    found = [numbers([boxes, boxes], np.float32), numbers([scores, scores[::-1]], np.float32)]
+    found = [
+        numbers([boxes, boxes], np.float32),
+        numbers([scores, scores[::-1]], np.float32),
+    ]
     most = numbers([3], np.int64)
     thresholds = [numbers([0.5], np.float32), numbers([0.4], np.float32)]
     limits = [[most, *thresholds], [most, thresholds[0]], [most], []]

@@ -1,0 +1,205 @@
+"""Choose how a check goes: whole runs or regions, which sizes, which random numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from .cost import peak_memory
+from .errors import GraphoptError
+from .inputs import STYLES, Sizes, bindings
+from .ir import Graph
+from .reference import OutOfBudget, OutOfTime
+from .regional import Outcome, by_regions, seconds_for
+from .sides import Setting, Sides
+from .tolerance import UNDECIDED, OutputCheck
+from .trial import Bounds, run_both
+
+_ATTEMPTS = 24  # settings that are tried until enough of them run
+_ENOUGH = 4  # of them, where some symbol still has one size only
+_EXTRA, _NOTHING = 2, 0.005  # more seeds, for models that take so many seconds
+_SEEDS = 3  # seeds that are tried where too little is decided
+
+
+class Checker:
+    """One check on its way. ``mode`` is what it settles for: full or regions."""
+
+    def __init__(self, sides: Sides, bounds: Bounds, seconds: float, mode: str) -> None:
+        self.sides = sides
+        self.bounds = bounds
+        self.seconds = seconds
+        self.mode = mode
+
+    def outcome(self) -> Outcome:
+        """Everything that is found."""
+        if self.mode == "full":
+            return self._full()
+        self.bounds = self._within(self.seconds)
+        if self.mode == "auto":
+            self.mode = "regions" if self._too_large() else "full"
+        if self.mode == "full":
+            outcome = self._full()
+            if outcome.sizes or outcome.failed or not outcome.starved:
+                return outcome
+            self.mode = "regions"
+            self.bounds = replace(self.bounds, deadline=None)
+            self.bounds = self._within(self.seconds / 2)
+        return self._regions()
+
+    def _within(self, seconds: float) -> Bounds:
+        """The bounds with a deadline in so many seconds, if not earlier."""
+        deadline = time.monotonic() + seconds
+        return replace(
+            self.bounds, deadline=min(deadline, self.bounds.deadline or deadline)
+        )
+
+    # Whole runs
+
+    def _full(self) -> Outcome:
+        """Whole runs, at two sizes of every symbol where the model allows it."""
+        outcome = self._settings(self.sides)
+        if not outcome.sizes and not outcome.failed and self.sides.freed:
+            # What an unknown op gives may not be what random numbers pretend.
+            outcome = self._settings(self.sides.without_free())
+        return outcome
+
+    def _settings(self, sides: Sides) -> Outcome:
+        outcome = Outcome(sides.unchecked)
+        values: dict[str, set[int]] = {}
+        reasons: list[str] = []
+        for attempt, sizes in enumerate(self._sizes()):
+            settled = outcome.sizes and all(len(v) > 1 for v in values.values())
+            if settled or len(outcome.sizes) >= _ENOUGH or attempt >= _ATTEMPTS:
+                break
+            if any(sizes == done for done in outcome.sizes):
+                continue
+            try:
+                checks = self._best(sides, sizes, self.bounds.seed, self._share())
+            except GraphoptError as error:
+                outcome.starved |= isinstance(error, OutOfBudget | OutOfTime)
+                reasons.append(str(error))
+                if self._over():
+                    outcome.notes.append("the time was over before more was tried")
+                    break
+                continue
+            outcome.add(checks, sizes)
+            for name, size in sizes.items():
+                values.setdefault(name, set()).add(size)
+            if outcome.failed:
+                break
+        if not outcome.sizes:
+            reason = f": {reasons[0]}" if reasons else ""
+            outcome.notes.append(f"found no inputs on which the original runs{reason}")
+            outcome.lose(sides.before.output_names)
+        self._again(sides, outcome)
+        for name, sizes_seen in values.items():
+            if (
+                len(sizes_seen) == 1
+                and not outcome.failed
+                and self.sides.inputs is None
+            ):
+                outcome.notes.append(f"{name} ran only as {next(iter(sizes_seen))}")
+        return outcome
+
+    def _again(self, sides: Sides, outcome: Outcome) -> None:
+        """More random inputs, for models that cost next to nothing."""
+        if not outcome.sizes or sides.inputs is not None:
+            return
+        if _seconds(sides.before, outcome.sizes[-1]) > _NOTHING:
+            return
+        for extra in range(1, _EXTRA + 1):
+            if outcome.failed:
+                return
+            try:
+                seed, bounds = self.bounds.seed + extra, self._within(2)
+                outcome.record(self._best(sides, outcome.sizes[-1], seed, bounds))
+            except GraphoptError:
+                return
+
+    def _sizes(self) -> Iterable[Sizes]:
+        return [{}] if self.sides.inputs is not None else bindings(self.sides.before)
+
+    def _share(self) -> Bounds:
+        """What one setting may take: random inputs may send a loop round forever."""
+        return self._within(
+            self.seconds * (10 if self.bounds.deadline is None else 1 / 3)
+        )
+
+    def _over(self) -> bool:
+        deadline = self.bounds.deadline
+        return deadline is not None and time.monotonic() > deadline
+
+    def _best(
+        self, sides: Sides, sizes: Mapping[str, int], seed: int, bounds: Bounds
+    ) -> list[OutputCheck]:
+        """One setting; others are tried where too little is finite, or is decided."""
+        if sides.inputs is not None:
+            return run_both(sides, Setting(sizes, seed), bounds)
+        best: list[OutputCheck] = []
+        for style in STYLES:
+            setting = Setting(sizes, seed, style)
+            checks = _decided(sides, setting, bounds)
+            if not best or _lost(checks) < _lost(best):
+                best = checks
+            if _lost(best) <= UNDECIDED:
+                break
+        return best
+
+    # Regions
+
+    def _too_large(self) -> bool:
+        """True where whole runs would take too long, or too much memory."""
+        before = self.sides.before
+        sizes = next(iter(self._sizes()))
+        if self.sides.inputs is not None:
+            sizes = self.sides.feed(Setting({})).symbols
+        runs = 4 * (2 if sizes else 1)
+        if runs * _seconds(before, sizes) > self.seconds:
+            return True
+        peak = peak_memory(before, sizes)
+        return peak is not None and 2 * peak > self.bounds.limit_bytes
+
+    def _regions(self) -> Outcome:
+        reasons: list[str] = []
+        for sizes in self._sizes():
+            outcome = Outcome(self.sides.unchecked)
+            try:
+                by_regions(
+                    self.sides, Setting(sizes, self.bounds.seed), self.bounds, outcome
+                )
+            except OutOfTime:
+                outcome.notes.append(
+                    "the time was over before all regions were compared"
+                )
+            except GraphoptError as error:
+                reasons.append(str(error))
+                if len(reasons) < _ATTEMPTS:
+                    continue
+            outcome.lose(self.sides.before.output_names)
+            return outcome
+        outcome = Outcome(self.sides.unchecked)
+        outcome.notes.append(
+            f"found no inputs on which the original runs: {reasons[0]}"
+        )
+        outcome.lose(self.sides.before.output_names)
+        return outcome
+
+
+def _decided(sides: Sides, setting: Setting, bounds: Bounds) -> list[OutputCheck]:
+    for again in range(_SEEDS):
+        trial = replace(setting, seed=setting.seed + 1000 * again)
+        checks = run_both(sides, trial, bounds)
+        if not any(check.doubtful for check in checks):
+            break
+    return checks
+
+
+def _seconds(graph: Graph, sizes: Mapping[str, int]) -> float:
+    """About what one run takes."""
+    return sum(seconds_for(op, sizes) for op in graph.ops)
+
+
+def _lost(checks: Sequence[OutputCheck]) -> float:
+    """The largest share of an output that is not finite."""
+    return max((c.nonfinite / c.size for c in checks if c.size), default=0.0)
