@@ -212,6 +212,7 @@ def improve(
         raise UsageError(f"unknown target {target!r}{nearest(target, TARGETS)}")
     origin = None if isinstance(source, Graph) else Path(source)
     given = source if isinstance(source, Graph) else load(source)
+    verify(given)
     special = specialize(given, dims, input_shapes)
     original = special.graph
     checking = checking or Checking()

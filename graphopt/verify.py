@@ -83,7 +83,10 @@ def faults(graph: Graph) -> Iterator[tuple[str, Fault, Graph]]:
 
 
 def interface(graph: Graph) -> Iterator[Fault]:
-    """|names| = |types| = |outputs|; no two inputs, and no two outputs, of one name"""
+    """|names| = |types| = |outputs|; no two inputs, and no two outputs, of one name
+
+    Parameters of bodies may have none.
+    """
     counts = (len(graph.outputs), len(graph.output_names), len(graph.output_types))
     if len(set(counts)) != 1:
         yield Fault(f"outputs, their names and types are {counts} in number")
@@ -91,7 +94,7 @@ def interface(graph: Graph) -> Iterator[Fault]:
         yield Fault("a parameter is listed twice among the inputs")
     for what, names in (("input", graph.input_names), ("output", graph.output_names)):
         for name, count in Counter(names).items():
-            if count > 1:
+            if count > 1 and name:
                 yield Fault(f"{count} {what}s are called {name!r}")
 
 

@@ -329,6 +329,30 @@ def _absorbed(
 
 
 @rule(exact=False)
+def after_batch_norm(op: Mul | Add | Div | Sub, scene: Scene) -> Outcome:
+    """c * batchnorm(x, s, b) + d = batchnorm(x, c*s, c*b + d)"""
+    found = scale_shift(op, 1)
+    norm = None if found is None else found.x
+    if found is None or not isinstance(norm, BatchNormalization):
+        return None
+    if norm.training_mode or norm.outs != 1 or not scene.single(norm):
+        return miss("it trains, or is read elsewhere too", norm)
+    x, *parameters = norm.operands
+    scale, bias = _wide(parameters[0]), _wide(parameters[1])
+    if scale is None or bias is None or norm.dtype is None:
+        return miss("scale and bias are no constants", norm)
+    if parameters[0] is None or parameters[0].dtype is not norm.dtype:
+        return miss("the element types differ", norm)
+    if not stretches_nothing(op, norm):
+        return miss("it broadcasts the channels", op)
+    new = scale * found.scale, bias * found.scale + found.shift
+    if not all(np.all(np.isfinite(array)) for array in new):
+        return miss("the constants together are not finite")
+    folded = [_narrow(array, norm.dtype) for array in new]
+    return norm.with_operands([x, *folded, *parameters[2:]])
+
+
+@rule(exact=False)
 def scale_scale(op: Mul | Add, scene: Scene) -> Outcome:
     """(x * c) * d = x * (c*d), (x + c) + d = x + (c+d)"""
     inner, outer_constant = op.operands
@@ -350,7 +374,12 @@ def scale_scale(op: Mul | Add, scene: Scene) -> Outcome:
     return op.with_operands([x, made])
 
 
-RULES: tuple[Rule, ...] = (after_linear, before_linear, scale_scale)
+RULES: tuple[Rule, ...] = (
+    after_linear,
+    before_linear,
+    after_batch_norm,
+    scale_scale,
+)
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,15 @@ def subtract_zero(op: Sub) -> Outcome:
 def times_one(op: Mul | Div | Pow) -> Outcome:
     """x * 1 = x / 1 = x ** 1 = x"""
     x, y = op.operands
-    if is_uniform(y, 1):
-        return x if _keeps(op, x, y) else miss("it broadcasts", y)
-    return None
+    if not is_uniform(y, 1):
+        return None
+    if x is None or y is None or (_is_integer(x) and not _is_integer(y)):
+        return miss("integers go through floating point", y)
+    return x if _keeps(op, x, y) else miss("it broadcasts", y)
+
+
+def _is_integer(value: Value) -> bool:
+    return value.dtype is not None and value.dtype.is_integer
 
 
 def _keeps(op: Op, x: Value | None, y: Value | None) -> bool:

@@ -34,6 +34,7 @@ from graphopt.ops import (
     Gemm,
     Identity,
     LayerNormalization,
+    Loop,
     MatMul,
     Mul,
     Neg,
@@ -547,3 +548,22 @@ def test_concatenated_names_do_not_confuse() -> None:
     swapped = Graph([x], [Concat(b, a, axis=0)], names={a: "same", b: "same"})
     assert check(both, both, mode="regions").passed
     assert not check(both, swapped, mode="regions").passed
+
+
+def test_loops_that_never_end() -> None:
+    """Whoever draws random inputs must not wait for a loop that they keep alive."""
+    step, go = Parameter(tensor(DType.I64), "i"), Parameter(tensor(DType.BOOL), "go")
+    carried = Parameter(tensor(DType.F32, BATCH, 8), "carried")
+    forever = Graph([step, go, carried], [go, Neg(carried)])
+
+    def build(x: Value, y: Value) -> list[Value]:
+        loop = Loop(None, Constant(np.array(True)), x, bodies=[forever])
+        return [loop, Add(x, y)]
+
+    began = time.monotonic()
+    result = check(
+        graph_of(build), graph_of(lambda x, y: [*build(x, y)][::-1]), seconds=0.3
+    )
+    assert time.monotonic() - began < 5
+    assert result.unchecked == ("output output_0", "output output_1")
+    assert "the time was over before" in " ".join(result.notes)

@@ -351,15 +351,12 @@ def functions(count: int, body: Callable[[int], str]) -> ModelProto:
         for i in range(count)
     ]
     return model(
-        f"(float[2] x) => (float[2] y) {{ y = me.f{count - 1} (x) }}"
-        + "\n".join(texts)
+        f"(float[2] x) => (float[2] y) {{ y = me.f{count - 1} (x) }}" + "\n".join(texts)
     )
 
 
 def test_calls_nested_too_deep() -> None:
-    proto = functions(
-        100, lambda i: f"b = me.f{i - 1} (a)" if i else "b = Neg (a)"
-    )
+    proto = functions(100, lambda i: f"b = me.f{i - 1} (a)" if i else "b = Neg (a)")
     refused(proto, "over 64 deep", "function")
 
 

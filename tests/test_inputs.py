@@ -178,7 +178,8 @@ def test_what_steers_shapes_is_harmless() -> None:
             tensor(DType.I64),
             lambda n: Range(Constant(np.array(0)), n, Constant(np.array(1))),
         ),
-    ]:
+    ]
+    for type_, use in uses:
         parameter = Parameter(type_, "p")
         graph = Graph([parameter], use(parameter).results)
         evaluate(graph, random_inputs(graph))

@@ -52,8 +52,7 @@ OLD: dict[str, tuple[int, str, Callable[..., Any]]] = {
     ),
     "ReduceSum": (
         11,
-        "(float[2, 3] x) => (float[2] y) "
-        "{ y = ReduceSum <axes=[1], keepdims=0> (x) }",
+        "(float[2, 3] x) => (float[2] y) { y = ReduceSum <axes=[1], keepdims=0> (x) }",
         lambda x: x.sum(1),
     ),
     "ReduceMean": (

@@ -54,7 +54,12 @@ class StringSplit(Computed):
 
     def compute(self, xp: Namespace, x: Array) -> tuple[Array, Array]:
         most = -1 if self.maxsplit is None else self.maxsplit
-        parts = [text.split(self.delimiter or None, most) for text in x.reshape(-1)]
+        parts = [
+            text.split(self.delimiter, most)
+            if self.delimiter
+            else text.strip().split(None, most)
+            for text in x.reshape(-1)
+        ]
         width = max(map(len, parts), default=0)
         table = np.full((len(parts), width), "", object)
         for row, found in zip(table, parts, strict=True):

@@ -11,6 +11,7 @@ from single import Case, allowed_dtypes, constant, sweep
 from graphopt.types import DType
 
 FEW = [DType.F32, DType.I64, DType.F16, DType.BOOL, DType.STRING]
+TEXTS = [DType.F32, DType.STRING, DType.BOOL]
 NUMBERS = [DType.F32, DType.F64, DType.I32, DType.I64, DType.F16]
 
 
@@ -93,14 +94,13 @@ def cases(every: bool = False) -> list[Case]:
     add("TopK", best, ways, outs=2, values=few)
     add("TopK", [((2, 6, 3), constant([4]))], [{"axis": 1}], outs=2)
 
-    chosen = [
-        ((3, 4), at([0, 1, 1], bool)),
-        ((3, 4), at([1, 0], bool)),
-        ((3, 4), at([1, 0, 1, 1], bool)),
-    ]
-    axes = [{"axis": 0}, {}, {"axis": -1}]
-    picks = [DType.F32, DType.I64, DType.STRING, DType.F64, DType.BOOL, DType.F16]
-    add("Compress", chosen, axes, dtypes=picks, traced=False)
+    for condition, attrs in (
+        (at([0, 1, 1], bool), {"axis": 0}),
+        (at([1, 0], bool), {}),
+        (at([1, 0, 1, 1], bool), {"axis": -1}),
+    ):
+        chosen = [((3, 4), condition)]
+        add("Compress", chosen, [attrs], dtypes=TEXTS, traced=False)
     add("NonZero", [((3, 4),), ((5,),), ((0, 2),)], values=few, traced=False)
     add("NonZero", [(np.array(3.0, np.float32),)], dtypes=[DType.F32], traced=False)
     texts = [*allowed_dtypes("Unique"), DType.STRING]

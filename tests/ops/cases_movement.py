@@ -60,12 +60,10 @@ def cases(every: bool = False) -> list[Case]:
     blocks = [{"blocksize": 2}, {"blocksize": 2, "mode": "CRD"}]
     add("DepthToSpace", [((2, 8, 2, 3),)], blocks)
     add("SpaceToDepth", [((2, 3, 4, 6),)], blocks)
-    turns = [
-        ((4, 3, 2), np.array([4, 1, 3])),
-        ((3, 4, 2), np.array([4, 1, 3])),
-    ]
-    ways = [{}, {"batch_axis": 0, "time_axis": 1}]
-    add("ReverseSequence", turns, ways)
+    lengths = np.array([4, 1, 3])
+    add("ReverseSequence", [((4, 3, 2), lengths)])
+    ways = [{"batch_axis": 0, "time_axis": 1}]
+    add("ReverseSequence", [((3, 4, 2), lengths)], ways, dtypes=FEW)
 
     # Segments
     joins = [((2, 3), (2, 1), (2, 4)), ((2, 3), (2, 0)), ((2, 5),)]

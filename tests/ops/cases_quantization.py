@@ -70,8 +70,9 @@ def cases(every: bool = False) -> list[Case]:
         add("QuantizeLinear", [(x, scales(), zeros(dtype))], flags)
         add("DequantizeLinear", [(codes(dtype, *x), scales(4), zeros(dtype, 4))])
     for dtype in TINY:
-        add("QuantizeLinear", [(x, scales())], [{"output_dtype": dtype}])
-        add("DequantizeLinear", [(codes(dtype, *x), scales(4))])
+        known = {"traced": dtype.bits != 6}  # XLA knows no such floats
+        add("QuantizeLinear", [(x, scales())], [{"output_dtype": dtype}], **known)
+        add("DequantizeLinear", [(codes(dtype, *x), scales(4))], **known)
     add("QuantizeLinear", [((5,), scales(1)), (x, scales())])
     add("QuantizeLinear", [(x, scales(of=np.float16), codes(DType.U8))], dtypes=HALF)
     add("QuantizeLinear", [(x, scales())], [{"precision": DType.F16}])

@@ -90,8 +90,8 @@ def _attrs(kind: str, directions: int) -> Any:
         yield {**size, "input_forget": 1}
 
 
-ALPHAS = "Affine LeakyRelu ThresholdedRelu ScaledTanh HardSigmoid Elu".split()
-BETAS = "Affine ScaledTanh HardSigmoid".split()
+ALPHAS = ["Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu"]
+BETAS = ["Affine", "ScaledTanh", "HardSigmoid"]
 
 
 def _count(names: tuple[str, ...], wanted: list[str]) -> int:
