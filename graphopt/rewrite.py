@@ -277,12 +277,12 @@ class _Sweep:
         replaced: dict[Op, Sequence[Value]] = {}
         while stack:
             op = stack[-1]
+            if op in replaced:  # first, as a rule may leave the last result alone
+                stack.pop()
+                self.assign(op, replaced.pop(op))
+                continue
             if op.results[-1] in new:
                 stack.pop()
-                continue
-            if op in replaced:
-                stack.pop()
-                self.assign(op, replaced[op])
                 continue
             waiting = self.unsettled(op.operands)
             if waiting:

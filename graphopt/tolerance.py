@@ -33,8 +33,8 @@ Array = Any
 FLOOR = 64
 """Units of rounding that an output may always be off."""
 
-AMPLITUDE = 8
-"""Units of rounding that a single op may be off."""
+AMPLITUDE, USUAL = 8, 2
+"""Units of rounding that a single op is off in a noisy run, and in a usual one."""
 
 UNDECIDED = 0.01
 """Share of an output's positions that may be undecided, or not finite."""
@@ -240,7 +240,9 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
             larger = np.maximum(near, far)
             decided &= (np.abs(near - far) <= larger / 2) | (larger <= tolerance)
             np.maximum(spread, near, out=spread)
-        error_before = max(error_before, _largest(spread, decided))
+        # Proportional, so that errors of the usual size are known from larger ones.
+        typical = _largest(spread, decided) * USUAL / AMPLITUDE
+        error_before = max(error_before, typical)
         tolerance = slack * error_before + FLOOR * runs.unit * scale
     error = _largest(off, decided)
     undecided = int(np.count_nonzero(finite & ~decided & (off > tolerance)))

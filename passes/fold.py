@@ -13,7 +13,7 @@ import numpy as np
 
 from graphopt.errors import GraphoptError, NoReference
 from graphopt.ir import Op, Value
-from graphopt.ops import Constant, Shape, Size
+from graphopt.ops import Constant, DequantizeLinear, Shape, Size
 from graphopt.ops.structured import Computed
 from graphopt.pipeline import RulePass
 from graphopt.reference import fold
@@ -81,6 +81,8 @@ def _folded(op: Op, scene: Scene, limit: int, free: int) -> Outcome:
     for value in operands:
         if value.constant is None:
             return None  # the common case: say nothing
+    if isinstance(op, DequantizeLinear):
+        return miss("kernels take the quantized constant")
     sizes = [_bytes(value) for value in op.results]
     if any(size is None for size in sizes):
         return miss("the size of the result is not known")

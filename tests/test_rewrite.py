@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.ops import Add, Constant, If, Mul, Neg, Relu, Sub
+from graphopt.ops import Add, Constant, If, Mul, Neg, Relu, Split, Sub
 from graphopt.rewrite import Log, Outcome, RewriteLimit, Scene, miss, rewrite, rule
 from graphopt.types import DType, tensor
 
@@ -193,3 +193,19 @@ def test_a_rule_on_several_kinds(x: Parameter) -> None:
 
     assert rewrite(Graph([x], [Neg(Relu(x))]), [first]).outputs == (x,)
     assert first.kinds == (Neg, Relu)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_rule_may_leave_one_of_several_results_alone(x: Parameter, kept: int) -> None:
+    @rule
+    def half(op: Split) -> Outcome:
+        """one part of split(x) = relu of x's part   (wrong, but only one)"""
+        results = list(op.results)
+        results[1 - kept] = Relu(x)
+        return results
+
+    sizes = Constant(np.array([1, 2], np.int64))
+    parts = Split(x, sizes).results
+    done = rewrite(Graph([x], [Neg(parts[0]), Neg(parts[1])]), [half], sweeps=1)
+    assert done.outputs[kept] is Neg(parts[kept])
+    assert done.outputs[1 - kept] is Neg(Relu(x))

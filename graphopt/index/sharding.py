@@ -4,7 +4,8 @@ A tensor on the devices of a mesh axis is replicated, split along a dim, or part
 each device holds an addend, or another part that a combiner merges. A strategy gives a
 state to each operand, such that the op, run by every device on what it has, leaves
 each result in the stated one; an attribute or steering operand that holds an extent
-(a number of heads, the dims of a Reshape) holds that of the part. Strategies for several mesh axes are products of these.
+(a number of heads, the dims of a Reshape) holds that of the part. Strategies for
+several mesh axes are products of these.
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ class Range(Structured):
         if any(c is None for c in constants):
             return None
         low, high, step = (float(c.array()) for c in constants if c is not None)
-        return max(int(np.ceil((high - low) / step)), 0) if step else None
+        count = (high - low) / step if step else np.nan
+        return max(int(np.ceil(count)), 0) if np.isfinite(count) else None
 
     def compute(self, xp: Namespace, start: Array, limit: Array, delta: Array) -> Array:
         return xp.arange(start, limit, delta, start.dtype)

@@ -17,7 +17,7 @@ from single import Case
 from graphopt import dims, index, ops
 from graphopt.cost import op_cost
 from graphopt.dims import Dim
-from graphopt.index import Domain, Kind, TileSlice, tiling
+from graphopt.index import Combiner, Domain, Kind, TileSlice, tiling
 from graphopt.index.check import (
     Array,
     Operands,
@@ -181,6 +181,42 @@ def test_maps_claim_what_holds_and_miss_what_is_listed(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_maps_claim_what_holds_of_three_parts(case: Case) -> None:
     assert judged(case, 3).unsound == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [
+        ("GlobalAveragePool", {"combiner": Combiner.SUM}),
+        ("MatMul", {"linear": ((0, 1),)}),
+        ("ArgMax", {"combiner": Combiner.MAX}),
+        ("Relu", {"linear": ((0,),)}),
+        ("LayerNormalization", {"whole_axes": lambda op, rank: ()}),
+    ],
+)
+def test_a_wrong_claim_is_found(
+    kind: str, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, fact in facts.items():
+        monkeypatch.setattr(getattr(ops, kind), name, fact)
+    case = next(case for case in samples() if case.kind == kind)
+    assert judged(case, 2).unsound
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [
+        ("MatMul", {"linear": ((0,),)}),
+        ("ReduceMax", {"combiner": None}),
+        ("Softmax", {"whole_axes": lambda op, rank: range(rank)}),
+    ],
+)
+def test_a_claim_that_says_too_little_is_found(
+    kind: str, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, fact in facts.items():
+        monkeypatch.setattr(getattr(ops, kind), name, fact)
+    case = next(case for case in samples() if case.kind == kind)
+    assert judged(case, 2).missed
 
 
 def test_what_is_listed_is_there() -> None:
