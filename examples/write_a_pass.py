@@ -1,6 +1,6 @@
 """Write a pass in 20 lines: multiply by the reciprocal instead of dividing.
 
-    python examples/write_a_pass.py examples/models/digits.onnx
+Run it with ``python examples/write_a_pass.py examples/models/digits.onnx``.
 """
 
 import sys

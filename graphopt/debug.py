@@ -21,7 +21,8 @@ def _from_environment() -> int:
     return int(text) if text.isdigit() else 0
 
 
-_level: ContextVar[int] = ContextVar("graphopt_debug", default=_from_environment())
+_at_start: int = _from_environment()
+_level: ContextVar[int] = ContextVar("graphopt_debug", default=_at_start)
 
 
 def level() -> int:

@@ -120,7 +120,9 @@ def _parts_agree(
     together = evaluate(special.graph, inputs, limit_bytes=MEMORY, seed=0)
     for part in range(parts):
         fed = {
-            p.name: _part(inputs[p.name], _freed_axes(special.graph, i, name), part, old)
+            p.name: _part(
+                inputs[p.name], _freed_axes(special.graph, i, name), part, old
+            )
             for i, p in enumerate(given.inputs)
             if p.name in inputs
         }

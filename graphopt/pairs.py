@@ -33,9 +33,12 @@ def with_constants_of(before: Graph, after: Graph) -> Graph:
     mapping: dict[Value, Value] = {}
     for op in after.ops:
         if isinstance(op, Constant) and op.tensor not in own:
-            for tensor in known.get(op.type, ()):
-                if tensor.digest() == op.tensor.digest():
+            alike = known.get(op.type, [])
+            for i, tensor in enumerate(alike):
+                if tensor.same_bits(op.tensor):
                     mapping[op] = own[tensor]
+                    # Both graphs hold them in about the same order.
+                    alike.append(alike.pop(i))
                     break
     return after.substitute(mapping) if mapping else after
 

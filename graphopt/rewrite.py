@@ -8,8 +8,8 @@ A rule is an equation: a function from an op to what equals it.
 ...     inner = op.operands[0]
 ...     return inner.operands[0] if isinstance(inner, Neg) else None
 
-Its first parameter's annotation says which kinds of op it looks at. A second parameter
-is the `Scene`: use counts, the opset, and whatever else the rule must know of the graph.
+Its first parameter's annotation says which kinds of op it looks at. A second one is the
+`Scene`: use counts, the opset, and whatever else the rule must know of the graph.
 It returns a Value, one Value for each result, a mapping of several old values to new
 ones (also of ops other than its own), None, or a `Miss` that says why it did not fire.
 """
@@ -365,7 +365,7 @@ class _Sweep:
         return None
 
     def taken(self, op: Op, outcome: Any) -> Sequence[Value] | None:
-        """The values for the results of ``op``; those for other ops wait for the end."""
+        """The values for the results of ``op``; for other ops they wait for the end."""
         results = op.results
         if isinstance(outcome, Value):
             return (outcome, *results[1:]) if outcome is not results[0] else None

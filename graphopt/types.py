@@ -58,7 +58,7 @@ class DType(enum.Enum):
 
     @cached_property
     def numpy(self) -> np.dtype[np.generic]:
-        """The array element type; narrow types take a byte each, strings are objects."""
+        """The array element type; narrow types take a byte, strings are objects."""
         dtype: np.dtype[np.generic] = np.dtype(_NUMPY[self.name])
         return dtype
 
@@ -130,7 +130,7 @@ _FROM_NUMPY = {d.numpy: d for d in DType if d is not DType.STRING}
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """``f32[batch, 128]``; ``f32[?, 3]`` has an unknown dim, ``f32[*]`` an unknown rank."""
+    """``f32[batch, 128]``; ``?`` is an unknown dim, ``f32[*]`` has an unknown rank."""
 
     dtype: DType | None = None
     shape: Shape | None = None

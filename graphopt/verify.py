@@ -73,6 +73,8 @@ def faults(graph: Graph) -> Iterator[tuple[str, Fault, Graph]]:
             continue
         seen.add(place)
         for rule in rules:
+            if rule is names and place is not graph:
+                continue
             for fault in rule(place):
                 yield rule.__name__, fault, place
         for op in place.ops:
@@ -83,18 +85,19 @@ def faults(graph: Graph) -> Iterator[tuple[str, Fault, Graph]]:
 
 
 def interface(graph: Graph) -> Iterator[Fault]:
-    """|names| = |types| = |outputs|; no two inputs, and no two outputs, of one name
-
-    Parameters of bodies may have none.
-    """
+    """|output_names| = |output_types| = |outputs|; no parameter twice in inputs"""
     counts = (len(graph.outputs), len(graph.output_names), len(graph.output_types))
     if len(set(counts)) != 1:
         yield Fault(f"outputs, their names and types are {counts} in number")
     if len(set(graph.inputs)) != len(graph.inputs):
         yield Fault("a parameter is listed twice among the inputs")
-    for what, names in (("input", graph.input_names), ("output", graph.output_names)):
-        for name, count in Counter(names).items():
-            if count > 1 and name:
+
+
+def names(graph: Graph) -> Iterator[Fault]:
+    """no two inputs, and no two outputs, share a name; bodies have no callers"""
+    for what, called in (("input", graph.input_names), ("output", graph.output_names)):
+        for name, count in Counter(called).items():
+            if count > 1:
                 yield Fault(f"{count} {what}s are called {name!r}")
 
 
@@ -249,6 +252,7 @@ def tokens(graph: Graph) -> Iterator[Fault]:
 
 rules: list[Rule] = [
     interface,
+    names,
     parameters,
     order,
     arity,

@@ -211,7 +211,7 @@ def after_linear(
     return _applied(linear, found, channels[1], dtype)
 
 
-_OVERFLOW = "a number would overflow the element type"
+_OVERFLOW = "a number would overflow the element type, or vanish in it"
 
 
 def _applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> Outcome:
@@ -346,9 +346,9 @@ def after_batch_norm(op: Mul | Add | Div | Sub, scene: Scene) -> Outcome:
     if not stretches_nothing(op, norm):
         return miss("it broadcasts the channels", op)
     new = scale * found.scale, bias * found.scale + found.shift
-    if not all(np.all(np.isfinite(array)) for array in new):
-        return miss("the constants together are not finite")
     folded = [_narrow(array, norm.dtype) for array in new]
+    if None in folded:
+        return miss(_OVERFLOW, norm)
     return norm.with_operands([x, *folded, *parameters[2:]])
 
 
@@ -369,9 +369,15 @@ def scale_scale(op: Mul | Add, scene: Scene) -> Outcome:
     with np.errstate(all="ignore"):
         both = c * d if isinstance(op, Mul) else c + d
     made = _narrow(both, op.dtype)
-    if made is None or np.any((_wide(made) == 0) & (c != 0) & (d != 0) & (both != 0)):
+    if made is None or _vanishes(op, made, c, d):
         return miss(_OVERFLOW, op)
     return op.with_operands([x, made])
+
+
+def _vanishes(op: Op, made: Constant, c: Numbers, d: Numbers) -> bool:
+    """A product is zero, and none of its factors."""
+    zero = (_wide(made) == 0) & (c != 0) & (d != 0)
+    return isinstance(op, Mul) and bool(np.any(zero))
 
 
 RULES: tuple[Rule, ...] = (

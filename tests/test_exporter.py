@@ -162,6 +162,27 @@ def test_training_info_and_annotations_are_kept() -> None:
     assert kept.tensor_name == "w"
 
 
+def test_a_graph_without_a_source_gets_the_ir_version_of_its_opset() -> None:
+    x = x_of(2)
+    y = Add(x, Constant(np.ones(2, np.float32)))
+    written = to_proto(graph_of(y, inputs=(x,)))
+    assert written.opset_import[0].version == 28
+    assert written.ir_version >= 13
+    assert [v.name for v in written.graph.input] == ["x"]
+    checker.check_model(written)
+
+
+def test_the_oldest_files_have_no_opset() -> None:
+    proto = model("(float[2] x) => (float[2] y) { y = Relu (x) }", opset=1)
+    del proto.opset_import[:]
+    proto.ir_version = 2
+    graph = load(proto)
+    assert [op.kind for op in graph.ops] == ["Relu"]
+    written = to_proto(graph)
+    assert written.ir_version == 2
+    assert not written.opset_import
+
+
 def test_names_are_kept_where_they_are_unique() -> None:
     written = round_trip(
         "(float[2] x) => (float[2] y) <float[2] w = {1, 2}> "

@@ -84,10 +84,10 @@ def test_parameters_of_outputs_count(x: Parameter) -> None:
 
 def test_interface(x: Parameter) -> None:
     same = Parameter(F, "x")
-    assert broken(Graph([x, same], [x])) == "interface"
-    assert broken(Graph([x], [x, x], output_names=["y", "y"])) == "interface"
+    assert broken(Graph([x, same], [x])) == "names"
+    assert broken(Graph([x], [x, x], output_names=["y", "y"])) == "names"
     assert broken(Graph([x], [x], output_names=["y", "z"])) == "interface"
-    assert {r for r, _, _ in faults(Graph([x, x], [x]))} == {"interface"}
+    assert {r for r, _, _ in faults(Graph([x, x], [x]))} == {"interface", "names"}
 
 
 def test_cycles(x: Parameter) -> None:
@@ -191,6 +191,15 @@ def test_rules_look_into_bodies(x: Parameter) -> None:
     fine = If(cond, x, bodies=[Graph([p], [Neg(p)]), Graph([q], [q])])
     leak = forged(fine, bodies=(Graph([p], [Add(p, x)]), fine.bodies[1]))
     assert broken(Graph([x, cond], [leak])) == "parameters"
+
+
+def test_names_in_bodies_are_free(x: Parameter) -> None:
+    cond = Parameter(BOOL, "c")
+    bodies = []
+    for _ in range(2):
+        p, q = Parameter(F, "same"), Parameter(F, "same")
+        bodies.append(Graph([p, q], [Add(p, q)]))
+    verify(Graph([x, cond], [If(cond, x, Neg(x), bodies=bodies)]))
 
 
 def test_bodies_of_loop_and_scan(x: Parameter) -> None:

@@ -117,9 +117,12 @@ def _written(
     writer.write(level, proto)
     _initializers(graph, writer, storage, model)
     if ir_version is None:
-        raised = opsets if chosen.version != source else {}
+        new = chosen.version != source or not header.ir_version
+        raised = opsets if new else {}
         ir_version = max(header.ir_version, _lowest_ir(raised), _ir_of_types(model))
     model.ir_version = ir_version
+    if ir_version < 3 and opsets == {"": 1}:
+        del model.opset_import[:]  # there were no opsets, then
     if ir_version < 4:
         _list_initializers(model, [value.name for value in kept.graph.input])
     _annotate(model, kept)
@@ -163,7 +166,7 @@ def _initializers(
 def _lowest_ir(opsets: Mapping[str, int]) -> int:
     """The IR version that came with the newest of some opsets."""
     known = [helper.make_operatorsetid(d, v) for d, v in opsets.items()]
-    return helper.find_min_ir_version_for(known, ignore_unknown=True) if known else 3
+    return helper.find_min_ir_version_for(known, ignore_unknown=True) if known else 1
 
 
 def _ir_of_types(model: ModelProto) -> int:
@@ -173,7 +176,7 @@ def _ir_of_types(model: ModelProto) -> int:
         for values in (model.graph.input, model.graph.output)
         for value in values
     )
-    return max((_FIRST_IR.get(DType(t), 3) for t in types if t), default=3)
+    return max((_FIRST_IR.get(DType(t), 1) for t in types if t), default=1)
 
 
 def _list_initializers(model: ModelProto, order: Sequence[str]) -> None:

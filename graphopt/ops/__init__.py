@@ -27,6 +27,7 @@ from .bitwise import (
     BitwiseOr as BitwiseOr,
     BitwiseXor as BitwiseXor,
 )
+from .columns import Col2Im as Col2Im
 from .comparison import (
     And as And,
     Equal as Equal,
@@ -211,12 +212,12 @@ from .reshaping import (
     Squeeze as Squeeze,
     Unsqueeze as Unsqueeze,
 )
+from .resize import Resize as Resize
 from .rois import (
     MaxRoiPool as MaxRoiPool,
     RoiAlign as RoiAlign,
 )
 from .rotary import RotaryEmbedding as RotaryEmbedding
-from .resize import Resize as Resize
 from .sampling import (
     AffineGrid as AffineGrid,
     GridSample as GridSample,

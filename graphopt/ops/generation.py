@@ -115,8 +115,8 @@ class Range(Structured):
         if any(c is None for c in constants):
             return None
         low, high, step = (float(c.array()) for c in constants if c is not None)
-        count = (high - low) / step if step else np.nan
-        return max(int(np.ceil(count)), 0) if np.isfinite(count) else None
+        steps = (high - low) / step if step else np.nan
+        return max(int(np.ceil(steps)), 0) if np.isfinite(steps) else None
 
     def compute(self, xp: Namespace, start: Array, limit: Array, delta: Array) -> Array:
         return xp.arange(start, limit, delta, start.dtype)

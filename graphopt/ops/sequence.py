@@ -70,7 +70,7 @@ class SequenceConstruct(Computed):
 
 @op("SequenceEmpty")
 class SequenceEmpty(Computed):
-    """A sequence without elements, of tensors of type ``dtype`` (float32 by default)."""
+    """A sequence without elements, of tensors of type ``dtype`` (by default f32)."""
 
     def infer(self) -> Sequence[Type]:
         return [SequenceType(TensorType(DType(self.attrs.get("dtype", 1))))]
@@ -144,7 +144,7 @@ class SequenceLength(Computed):
 @op("SplitToSequence")
 class SplitToSequence(Computed):
     """A tensor cut along ``axis``: into single positions (without the axis unless
-    ``keepdims``), pieces of one size (the last may be smaller), or pieces of given sizes.
+    ``keepdims``), pieces of one size (the last may be smaller), or of given sizes.
     """
 
     static = (1,)
@@ -201,6 +201,8 @@ class ConcatFromSequence(Computed):
             return [TensorType(dtype)]
         shape = element.shape
         rank = len(shape) + (1 if self.new_axis else 0)
+        if not -rank <= self.axis < rank:
+            raise self.error(f"axis {self.axis} is out of range for rank {rank}")
         axis = self.axis % rank
         rest = shape[axis if self.new_axis else axis + 1 :]
         return [TensorType(element.dtype, (*shape[:axis], None, *rest))]
@@ -257,4 +259,3 @@ class OptionalHasElement(Computed):
     def compute(self, xp: Namespace, *operands: Array) -> Array:
         there = bool(operands) and operands[0] is not None
         return xp.full((), there, DType.BOOL)
-

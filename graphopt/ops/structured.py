@@ -86,7 +86,9 @@ class Computed(Modelled):
         except (symbolic.Undecided, LookupError, ValueError):
             return nothing  # a run would fail, or decide what cannot be decided here
         results = results if isinstance(results, tuple) else (results,)
-        return tuple([symbolic.checked(r, t) for r, t in zip(results, self.types)])
+        return tuple(
+            [symbolic.checked(r, t) for r, t in zip(results, self.types, strict=True)]
+        )
 
     def error(self, message: str) -> TypeMismatch:
         """A TypeMismatch that names this op and its operands' types."""

@@ -46,8 +46,8 @@ class Windows:
             axes.append((f"r{i}", dilation))
         if (
             before == 0
-            and dilation == 1
             and self.kernel[i] == stride
+            and 1 in (dilation, stride)
             and dims.equal(dims.mul(count, stride), extent)
         ):
             # Windows side by side that fill the dim.

@@ -282,4 +282,5 @@ def sequence(draw: Draw, values: list[Value]) -> Value | Sequence[Value] | None:
     parts = ops.SplitToSequence(x, split, axis=0, keepdims=draw(st.integers(0, 1)))
     if kind == 2:
         return ops.SequenceAt(parts, ops.Constant(np.int64(0)))
-    return ops.ConcatFromSequence(parts, axis=0)
+    scalars = len(shape_of(x)) == 1 and split is None and not parts.keepdims
+    return ops.ConcatFromSequence(parts, axis=0, new_axis=int(scalars))

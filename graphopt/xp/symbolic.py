@@ -245,6 +245,40 @@ def take(x: Dims, indices: Any, axis: int = 0) -> Dims:
     return np.asarray(np.take(x, where_, axis=axis), dtype=object)
 
 
+def take_along_axis(x: Dims, indices: Any, axis: int) -> Dims:
+    return np.asarray(np.take_along_axis(x, _positions(indices), axis), dtype=object)
+
+
+def gather_nd(x: Dims, indices: Any, batch_dims: int = 0) -> Dims:
+    if batch_dims:
+        raise Undecided
+    places = _positions(indices)
+    return np.asarray(x[tuple(np.moveaxis(places, -1, 0))], dtype=object)
+
+
+def scatter_elements(
+    x: Dims, indices: Any, updates: Dims, axis: int = 0, reduction: str = "none"
+) -> Dims:
+    if reduction != "none":
+        raise Undecided
+    result = x.copy()
+    np.put_along_axis(result, _positions(indices), updates, axis)
+    return result
+
+
+def scatter_nd(x: Dims, indices: Any, updates: Dims, reduction: str = "none") -> Dims:
+    if reduction != "none":
+        raise Undecided
+    result = x.copy()
+    result[tuple(np.moveaxis(_positions(indices), -1, 0))] = updates
+    return result
+
+
+def _positions(indices: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    known = np.asarray(indices, dtype=object)
+    return np.array(_ints(known), np.int64).reshape(known.shape)
+
+
 def strided_slice(
     x: Dims, starts: Any, ends: Any, steps: Any = None, axes: Any = None
 ) -> Dims:

@@ -63,6 +63,19 @@ def cases(every: bool = False) -> list[Case]:
     activations = [{}, {"activation": "silu"}, {"activation": "swish"}]
     add("CausalConvWithState", states, activations, outs=2, ulps=16)
 
+    columns = [
+        ((2, 12, 9), _dims(5, 4), _dims(3, 2)),
+        ((1, 4, 4), _dims(5, 5), _dims(2, 2)),
+        ((1, 8, 10), _dims(2, 3, 4), _dims(2, 2, 1)),
+    ]
+    blocks = [
+        {},
+        {"strides": (3, 2), "pads": (0, 0, 1, 0)},
+        {"pads": (0, 0, 1, 0, 0, 0)},
+    ]
+    for operands, way in zip(columns, blocks, strict=True):
+        add("Col2Im", [operands], [way], dtypes=[DType.F32, DType.I64, DType.F16])
+
     offsets = [
         ((1, 4, 5, 4), (2, 4, 3, 2), _offsets(1, 12, 3, 3)),
         ((2, 4, 5, 4), (2, 4, 3, 2), _offsets(2, 12, 3, 3), (2,), (2, 6, 3, 3)),

@@ -237,6 +237,10 @@ def convolutions(add: Samples) -> None:
         pads=(0, 1, 1, 2),
     )
 
+    add("Col2Im", [(2, 12, 9), constant([5, 4]), constant([3, 2])])
+    add("Col2Im", [(2, 8, 4), constant([4, 6]), constant([2, 2])], strides=(2, 4))
+    add("Col2Im", [(2, 6, 4), constant([4, 1]), constant([3, 1])], pads=(1, 0, 1, 0))
+
 
 def poolings(add: Samples) -> None:
     image = (2, 4, 7, 6)

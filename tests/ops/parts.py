@@ -113,6 +113,10 @@ def _target(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     return Told(constants={1: result_dims(op, extents)})
 
 
+def _columns(op: Structured, extents: Extents, tile: Tile | None) -> Told:
+    return Told(constants={1: result_dims(op, extents)[2:]})
+
+
 def _sizes(op: Structured, extents: Extents, tile: Tile | None) -> Told:
     if op.operand(3) is None:
         return Told()
@@ -212,6 +216,7 @@ TOLD: dict[str, Callable[[Any, Extents, Tile | None], Told]] = {
     "Attention": _heads,
     "AveragePool": _pool,
     "CenterCropPad": _centered,
+    "Col2Im": _columns,
     "Conv": _group,
     "ConvTranspose": _spread,
     "ConvInteger": _group,

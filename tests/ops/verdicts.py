@@ -14,7 +14,6 @@ VERDICTS: dict[str, str] = {
     "runtime: QuantizeLinear f16 *": (
         "It divides in float32, where ONNX says in the type of the scale."
     ),
-    "runtime: RNN * activations=('Softplus',*": "Its softplus overflows.",
     "runtime: StringSplit * delimiter=-*": (
         "It says that an empty string has no parts; split, it has an empty one."
     ),

@@ -1,0 +1,109 @@
+"""Gemm from products, sums and transposes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from equations import M, N, const, fires, misses, param, random
+
+from graphopt.ir import Value
+from graphopt.ops import Add, Gemm, MatMul, Relu, Transpose
+from graphopt.passes import gemm as g
+from graphopt.types import DType
+
+F64 = DType.F64
+A, B = param("a", N, 4, dtype=F64), param("b", 4, 3, dtype=F64)
+SQUARE = param("q", 4, 4, dtype=F64)
+BATCH = param("batch", 2, N, 4, dtype=F64)
+W = random(4, 3, dtype=F64)
+BIAS, FULL = random(3, dtype=F64), param("full", N, 3, dtype=F64)
+COLUMN = param("column", N, 1, dtype=F64)
+
+EQUATIONS: list[tuple[Any, Value, Value]] = [
+    (g.product_and_sum, Add(MatMul(A, B), BIAS), Gemm(A, B, BIAS)),
+    (g.product_and_sum, Add(BIAS, MatMul(A, B)), Gemm(A, B, BIAS)),
+    (g.product_and_sum, Add(MatMul(A, W), FULL), Gemm(A, W, FULL)),
+    (g.product_and_sum, Add(MatMul(A, W), COLUMN), Gemm(A, W, COLUMN)),
+    (
+        g.product_and_sum,
+        Add(MatMul(A, W), const(1.5, F64)),
+        Gemm(A, W, const(1.5, F64)),
+    ),
+    (
+        g.bias_of_gemm,
+        Add(Gemm(A, B, alpha=0.5, beta=3.0), BIAS),
+        Gemm(A, B, BIAS, alpha=0.5),
+    ),
+    (g.bias_of_gemm, Add(BIAS, Gemm(A, B)), Gemm(A, B, BIAS)),
+    (g.transposed_operand, Gemm(Transpose(B), B), Gemm(B, B, transA=1)),
+    (
+        g.transposed_operand,
+        Gemm(A, Transpose(A, perm=(1, 0)), alpha=2.0),
+        Gemm(A, A, transB=1, alpha=2.0),
+    ),
+    (
+        g.transposed_operand,
+        Gemm(Transpose(SQUARE), Transpose(SQUARE), BIAS_4 := random(4, dtype=F64)),
+        Gemm(SQUARE, SQUARE, BIAS_4, transA=1, transB=1),
+    ),
+    (g.transposed_operand, Gemm(Transpose(A), B, transA=1), Gemm(A, B)),
+    (
+        g.transposed_operand,
+        Gemm(SQUARE, Transpose(SQUARE), transA=1, transB=1),
+        Gemm(SQUARE, SQUARE, transA=1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "before", "after"), EQUATIONS)
+def test_equation(rule: Any, before: Value, after: Value) -> None:
+    fires(rule, before, after)
+
+
+PRODUCT, GEMM = MatMul(A, B), Gemm(A, B)
+I32 = DType.I32
+GUARDS: list[tuple[Any, Any, str]] = [
+    (g.product_and_sum, Add(MatMul(BATCH, B), BIAS), "not matrices"),
+    (
+        g.product_and_sum,
+        Add(MatMul(A, param("v", 4, dtype=F64)), const(1.0, F64)),
+        "not",
+    ),
+    (g.product_and_sum, (Add(PRODUCT, BIAS), PRODUCT), "read elsewhere too"),
+    (g.product_and_sum, Add(PRODUCT, PRODUCT), "read elsewhere too"),
+    (g.product_and_sum, Add(PRODUCT, random(2, 1, 3, dtype=F64)), "may stretch"),
+    (g.product_and_sum, Add(PRODUCT, random(5, 3, dtype=F64)), "may stretch"),
+    (
+        g.product_and_sum,
+        Add(PRODUCT, param("other", M, 3, dtype=F64)),
+        "may stretch",
+    ),
+    (
+        g.product_and_sum,
+        Add(
+            MatMul(param("i", 2, 4, dtype=I32), param("j", 4, 3, dtype=I32)),
+            const(1, I32),
+        ),
+        "floating point",
+    ),
+    (g.product_and_sum, Add(Relu(PRODUCT), BIAS), ""),
+    (g.bias_of_gemm, Add(Gemm(A, B, BIAS), BIAS), "it has a bias"),
+    (g.bias_of_gemm, (Add(GEMM, BIAS), GEMM), "read elsewhere too"),
+    (g.bias_of_gemm, Add(GEMM, random(2, 1, 3, dtype=F64)), "may stretch"),
+    (g.bias_of_gemm, Add(Gemm(A, W), FULL), ""),
+    (g.transposed_operand, Gemm(A, B, Transpose(param("c", 3, 1, dtype=F64))), ""),
+    (g.transposed_operand, Gemm(Transpose(SQUARE, perm=(0, 1)), B), ""),
+    (g.transposed_operand, Gemm(A, B), ""),
+]
+
+
+@pytest.mark.parametrize(("rule", "before", "reason"), GUARDS)
+def test_guard(rule: Any, before: Any, reason: str) -> None:
+    misses(rule, before, reason)
+
+
+def test_before_opset_7_gemm_did_not_broadcast() -> None:
+    before = Add(MatMul(A, B), BIAS)
+    misses(g.product_and_sum, before, "floating point", opset=6)
+    fires(g.product_and_sum, before, Gemm(A, B, BIAS), opset=7)

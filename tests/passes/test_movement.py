@@ -1,0 +1,425 @@
+"""Moves composed and cancelled: axes, symbolic dims, and what must stay."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from equations import (
+    M,
+    N,
+    const,
+    fires,
+    graph_of,
+    ints,
+    kinds,
+    misses,
+    param,
+    random,
+    rewritten,
+    typed,
+)
+
+from graphopt.ir import Value
+from graphopt.ops import (
+    Add,
+    Bernoulli,
+    Clip,
+    Concat,
+    DequantizeLinear,
+    Expand,
+    Flatten,
+    Gather,
+    MatMul,
+    Max,
+    Mul,
+    Pad,
+    PRelu,
+    Relu,
+    Reshape,
+    Sigmoid,
+    Slice,
+    Softmax,
+    Split,
+    Squeeze,
+    Tile,
+    Transpose,
+    Unsqueeze,
+    Where,
+)
+from graphopt.passes import movement as m
+from graphopt.passes.fold import Fold
+from graphopt.passes.movement import Movement
+from graphopt.types import DType, TensorType
+
+D = DType
+X = param("x", 2, 3, 4)
+DYNAMIC = param("d", N, 3, 4)
+ONES = param("ones", 1, 3, 1, 4)
+TEXT = param("text", 2, 3, dtype=D.STRING)
+ROW = param("row", 4)
+VAGUE = typed("vague", TensorType(D.F32, None))
+EMPTY, X2 = param("empty", 0, 3), param("x2", N, 3)
+FAR = 2**62
+STEP = param("step", 1, dtype=D.I64)
+PARTS = Split(X, ints(1, 3), axis=2).results
+
+EQUATIONS: list[tuple[Any, Any, Any]] = [
+    (m.transpose_nothing, Transpose(X, perm=(0, 1, 2)), X),
+    (m.transpose_nothing, Transpose(ROW), ROW),
+    (m.transpose_nothing, Transpose(param("s")), param),
+    (
+        m.transpose_transpose,
+        Transpose(Transpose(X, perm=(1, 2, 0)), perm=(0, 2, 1)),
+        Transpose(X, perm=(1, 0, 2)),
+    ),
+    (
+        m.transpose_transpose,
+        Transpose(Transpose(TEXT)),
+        Transpose(TEXT, perm=(0, 1)),
+    ),
+    (
+        m.transpose_ones,
+        Transpose(Unsqueeze(DYNAMIC, ints(1)), perm=(1, 0, 2, 3)),
+        Reshape(Unsqueeze(DYNAMIC, ints(1)), ints(1, -1, 3, 4)),
+    ),
+    (
+        m.reshape_reshape,
+        Reshape(Reshape(X, ints(6, 4)), ints(4, 6)),
+        Reshape(X, ints(4, 6)),
+    ),
+    (m.reshape_reshape, Reshape(Reshape(X, ints(6, 4)), ints(2, 3, 4)), X),
+    (m.reshape_reshape, Squeeze(Unsqueeze(DYNAMIC, ints(0)), ints(0)), DYNAMIC),
+    (m.reshape_reshape, Reshape(Flatten(DYNAMIC), ints(0, 3, 4)), DYNAMIC),
+    (
+        m.reshape_reshape,
+        Unsqueeze(Unsqueeze(X, ints(1)), ints(0, -1)),
+        Unsqueeze(X, ints(0, 2, 5)),
+    ),
+    (
+        m.reshape_reshape,
+        Squeeze(Squeeze(ONES, ints(0)), ints(-2)),
+        Squeeze(ONES, ints(0, 2)),
+    ),
+    (
+        m.reshape_reshape,
+        Flatten(Reshape(DYNAMIC, ints(0, 12, 1)), axis=1),
+        Reshape(DYNAMIC, ints(0, 12)),
+    ),
+    (
+        m.reshape_transpose_reshape,
+        Reshape(Transpose(Reshape(DYNAMIC, ints(0, 12)), perm=(1, 0)), ints(3, 4, -1)),
+        Transpose(DYNAMIC, perm=(1, 2, 0)),
+    ),
+    (m.reshape_like_nothing, Flatten(param("f", N, 4)), param),
+    (m.reshape_like_nothing, Squeeze(X, ints()), X),
+    (m.reshape_like_nothing, Unsqueeze(X, ints()), X),
+    (m.expand_into_user, Add(Expand(ROW, ints(3, 4)), X), Add(ROW, X)),
+    (m.expand_into_user, Add(X, Expand(ROW, ints(3, 4))), Add(X, ROW)),
+    (
+        m.expand_into_user,
+        PRelu(X, Expand(ROW, ints(3, 4))),
+        PRelu(X, ROW),
+    ),
+    (
+        m.expand_into_user,
+        Where(param("c", 2, 3, 4, dtype=D.BOOL), Expand(ROW, ints(3, 4)), X),
+        None,
+    ),
+    (m.slice_nothing, Slice(DYNAMIC, ints(0), ints(FAR), ints(0)), DYNAMIC),
+    (m.slice_nothing, Slice(X, ints(0), ints(4), ints(-1), ints(1)), X),
+    (m.slice_nothing, Slice(X, ints(-9), ints(9), ints(1)), X),
+    (m.slice_nothing, Slice(EMPTY, ints(0), ints(2), ints(0), ints(2)), EMPTY),
+    (
+        m.slice_of_concat,
+        Slice(Concat(X, DYNAMIC, axis=0), ints(2), ints(FAR), ints(0)),
+        DYNAMIC,
+    ),
+    (
+        m.slice_of_concat,
+        Slice(Concat(X, X, axis=-1), ints(-4), ints(FAR), ints(2)),
+        X,
+    ),
+    (m.concat_one, Concat(X, axis=1), X),
+    (
+        m.concat_concat,
+        Concat(X, Concat(X, DYNAMIC, axis=0), axis=-3),
+        Concat(X, X, DYNAMIC, axis=0),
+    ),
+    (
+        m.concat_constants,
+        Concat(ROW, const([1, 2]), const([3]), ROW, axis=0),
+        Concat(ROW, const([1, 2, 3]), ROW, axis=0),
+    ),
+    (
+        m.concat_constants,
+        Concat(const(["a"], D.STRING), const(["b"], D.STRING), axis=0),
+        Concat(const(["a", "b"], D.STRING), axis=0),
+    ),
+    (
+        m.concat_constants,
+        Concat(const([1], D.BF16), const([2], D.BF16), axis=-1),
+        Concat(const([1, 2], D.BF16), axis=0),
+    ),
+    (m.concat_empty, Concat(EMPTY, X2, axis=-2), Concat(X2, axis=0)),
+    (m.concat_empty, Concat(X2, EMPTY, X2, axis=0), Concat(X2, X2, axis=0)),
+    (m.concat_of_split, Concat(*PARTS, axis=-1), X),
+    (m.split_one, Split(X, ints(3), axis=1), X),
+    (m.split_one, Split(DYNAMIC, axis=0, num_outputs=1), DYNAMIC),
+    (m.tile_nothing, Tile(X, ints(1, 1, 1)), X),
+    (m.tile_nothing, Tile(param("s"), ints()), param),
+    (m.pad_nothing, Pad(DYNAMIC, ints(0, 0, 0, 0, 0, 0), const(3.0)), DYNAMIC),
+    (m.pad_nothing, Pad(X, ints(0, 0), None, ints(1)), X),
+    (m.gather_all, Gather(X, ints(0, 1, 2), axis=1), X),
+    (m.gather_all, Gather(X, ints(0, 1, 2, 3), axis=-1), X),
+    (m.gather_all, Gather(EMPTY, ints(), axis=0), EMPTY),
+]
+
+
+@pytest.mark.parametrize(("rule", "before", "after"), EQUATIONS)
+def test_equation(rule: Any, before: Any, after: Any) -> None:
+    if after is param:  # the operand that is a parameter
+        operands = before.op.operands
+        after = next(v for v in reversed(operands) if v is not None and v.op is None)
+    if after is None:
+        rewritten(rule, before)
+    else:
+        fires(rule, before, after)
+
+
+GUARDS: list[tuple[Any, Any, str]] = [
+    (m.transpose_nothing, Transpose(X, perm=(0, 2, 1)), ""),
+    (m.transpose_nothing, Transpose(VAGUE), ""),
+    (
+        m.transpose_transpose,
+        Transpose(Transpose(VAGUE)),
+        "its rank is not known",
+    ),
+    (m.transpose_ones, Transpose(ONES, perm=(1, 0, 2, 3)), ""),  # beside no reshape
+    (m.transpose_ones, Transpose(Unsqueeze(X, ints(0)), perm=(0, 2, 1, 3)), ""),
+    (
+        m.transpose_ones,  # n could be 1, and could be more
+        Transpose(Unsqueeze(DYNAMIC, ints(0)), perm=(0, 2, 1, 3)),
+        "",
+    ),
+    (m.reshape_reshape, Reshape(X, ints(6, 4)), ""),
+    (m.reshape_reshape, Reshape(Transpose(X), ints(6, 4)), ""),
+    (
+        m.reshape_reshape,
+        Flatten(Unsqueeze(param("p", N, M, 4), ints(0)), axis=2),
+        "cannot be said by a constant",
+    ),
+    (
+        m.reshape_reshape,
+        Squeeze(Reshape(VAGUE, ints(1, -1)), ints(0)),
+        "cannot be said by a constant",
+    ),
+    (
+        m.reshape_reshape,  # a constant shape has no way to say 0 there
+        Reshape(Reshape(EMPTY, ints(3, 0), allowzero=1), ints(0, 0)),
+        "cannot be said by a constant",
+    ),
+    (
+        m.reshape_transpose_reshape,
+        Reshape(Transpose(Reshape(X, ints(6, 4)), perm=(1, 0)), ints(4, 3, 2)),
+        "not split as they were",
+    ),
+    (
+        m.reshape_transpose_reshape,
+        Reshape(Transpose(Reshape(X, ints(3, 8)), perm=(1, 0)), ints(4, 2, 3)),
+        "not only merged",
+    ),
+    (m.reshape_transpose_reshape, Reshape(Transpose(X), ints(24)), ""),
+    (m.reshape_like_nothing, Flatten(X), ""),
+    (m.expand_into_user, Add(Expand(ROW, ints(3, 4)), ROW), ""),
+    (m.expand_into_user, Add(Expand(ROW, ints(3, 4)), const(1.0)), ""),
+    (
+        m.expand_into_user,  # a slope must not be larger than what it weighs
+        PRelu(Expand(param("one", 1), ints(4)), ROW),
+        "",
+    ),
+    (
+        m.expand_into_user,  # n may be 1: then the sum would be too small
+        Add(Expand(ROW, ints(3, 4)), param("q", N, 4)),
+        "",
+    ),
+    (m.expand_into_user, Relu(Expand(ROW, ints(3, 4))), ""),
+    (m.expand_into_user, MatMul(Expand(ROW, ints(3, 4)), random(4, 4)), ""),
+    (m.slice_nothing, Slice(X, ints(-1), ints(-FAR), ints(0), ints(-1)), ""),
+    (m.slice_nothing, Slice(X, ints(1), ints(FAR), ints(0)), ""),
+    (m.slice_nothing, Slice(DYNAMIC, ints(0), ints(2), ints(0)), ""),
+    (m.slice_nothing, Slice(X, ints(0), ints(FAR), ints(2), ints(2)), ""),
+    (
+        m.slice_nothing,
+        Slice(
+            param("one", 1, 3), ints(0), ints(1), ints(0), param("k", 1, dtype=D.I64)
+        ),
+        "",
+    ),
+    (
+        m.slice_of_concat,
+        Slice(Concat(X, X, axis=0), ints(1), ints(3), ints(0)),
+        "not just one of the parts",
+    ),
+    (
+        m.slice_of_concat,  # backwards
+        Slice(Concat(X, X, axis=0), ints(1), ints(-FAR), ints(0), ints(-1)),
+        "not just one of the parts",
+    ),
+    (
+        m.slice_of_concat,  # where the second begins hangs on n
+        Slice(Concat(DYNAMIC, X, axis=0), ints(2), ints(4), ints(0)),
+        "not just one of the parts",
+    ),
+    (
+        m.slice_of_concat,  # another axis is cut, too
+        Slice(Concat(X, X, axis=0), ints(0, 0), ints(2, 1), ints(0, 1)),
+        "",
+    ),
+    (m.concat_one, Concat(X, X, axis=0), ""),
+    (m.concat_concat, Concat(X, Concat(X, X, axis=1), axis=1), None),
+    (m.concat_concat, Concat(Concat(X, X, axis=1), Concat(X, X, axis=1), axis=0), ""),
+    (m.concat_constants, Concat(const([[1]]), const([[2]]), axis=0), ""),
+    (m.concat_constants, Concat(const([1]), ROW, const([2]), axis=0), ""),
+    (m.concat_constants, Concat(random(60), random(9), axis=0), ""),
+    (m.concat_empty, Concat(EMPTY, EMPTY, axis=0), ""),
+    (m.concat_empty, Concat(param("e", N, 3), param("f", M, 3), axis=0), ""),
+    (
+        m.concat_empty,
+        Concat(param("e", 0, 3), param("f", 0, 3), axis=1),
+        "",
+    ),
+    (
+        m.concat_of_split,
+        Concat(*Split(X, ints(1, 3), axis=2).results[::-1], axis=2),
+        "",
+    ),
+    (
+        m.concat_of_split,
+        Concat(*Split(X, ints(1, 1, 2), axis=2).results[:2], axis=2),
+        "",
+    ),
+    (
+        m.concat_of_split,
+        Concat(*Split(X, ints(2, 2), axis=2).results, axis=1),
+        "",
+    ),
+    (m.split_one, Split(X, ints(1, 2), axis=1).results, ""),
+    (m.tile_nothing, Tile(X, ints(1, 2, 1)), ""),
+    (m.tile_nothing, Tile(X, param("k", 3, dtype=D.I64)), ""),
+    (m.pad_nothing, Pad(X, ints(0, 0, 0, 0, 0, 1)), ""),
+    (m.pad_nothing, Pad(X, ints(1, 0, 0, -1, 0, 0)), ""),
+    (m.pad_nothing, Pad(X, param("k", 6, dtype=D.I64)), ""),
+    (m.gather_all, Gather(X, ints(0, 2, 1), axis=1), ""),
+    (m.gather_all, Gather(X, ints(0, 1), axis=1), ""),
+    (m.gather_all, Gather(DYNAMIC, ints(0, 1), axis=0), ""),
+    (m.gather_all, Gather(X, const(np.arange(2).reshape(1, 2), D.I64), axis=0), ""),
+]
+
+
+@pytest.mark.parametrize(("rule", "before", "reason"), GUARDS)
+def test_guard(rule: Any, before: Any, reason: str | None) -> None:
+    if reason is None:
+        shared = before.operands[1]
+        misses(rule, (before, shared))
+    else:
+        misses(rule, before, reason)
+
+
+# --- transposes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", list(permutations(range(3))))
+@pytest.mark.parametrize("q", [(1, 2, 0), (2, 0, 1), (0, 2, 1)])
+def test_every_pair_of_transposes(p: tuple[int, ...], q: tuple[int, ...]) -> None:
+    done = rewritten(m.transpose_transpose, Transpose(Transpose(X, perm=p), perm=q))
+    assert kinds(done) == ["Transpose"]
+
+
+def test_transposes_meet_through_elementwise_ops() -> None:
+    inner = Transpose(X, perm=(1, 2, 0))
+    gain = random(4, 2)
+    before = Transpose(Mul(Relu(inner), gain), perm=(2, 0, 1))
+    done = rewritten([m.transpose_through, m.transpose_transpose], before)
+    assert sorted(kinds(done)) == ["Mul", "Relu", "Reshape", *["Transpose"] * 2]
+    # of x nothing is moved any more; what is left moves a constant
+    assert sorted(kinds(Movement()(done))) == ["Mul", "Relu", "Reshape", "Transpose"]
+    assert kinds(Fold()(Movement()(done))) == ["Relu", "Mul"]
+
+
+def test_a_transposed_scalar_stays_a_scalar() -> None:
+    before = Transpose(Clip(Transpose(X), const(0.0), const(1.0)))
+    done = rewritten(m.transpose_through, before)
+    assert kinds(done) == ["Transpose", "Transpose", "Clip"]
+
+
+THROUGH = [
+    (Transpose(Relu(X), perm=(1, 0, 2)), ""),  # no other transpose to meet
+    (Transpose(Max(Transpose(X), param("z", 4, 3, 2))), ""),
+    (Transpose(Softmax(Transpose(X), axis=1)), ""),
+    (Transpose(Add(Transpose(ROW), param("b", 3, 4))), ""),  # not of one rank
+    (Transpose(Mul(Transpose(X), Transpose(X))), ""),
+    (Transpose(Bernoulli(Transpose(X), token=1)), ""),
+    (
+        Transpose(
+            DequantizeLinear(
+                Transpose(param("i", 2, 3, dtype=D.I8)), const([0.5, 2.0]), axis=1
+            )
+        ),
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "reason"), THROUGH)
+def test_what_transposes_do_not_pass(before: Value, reason: str) -> None:
+    misses(m.transpose_through, before, reason)
+
+
+def test_transposes_do_not_pass_what_others_read() -> None:
+    inner = Sigmoid(Transpose(X))
+    misses(m.transpose_through, (Transpose(inner), inner))
+    fires(
+        m.transpose_through,
+        Transpose(inner),
+        Sigmoid(Transpose(Transpose(X), perm=(2, 1, 0))),
+    )
+
+
+def test_shared_reshapes_do_not_hold_a_transpose_back() -> None:
+    inner = Unsqueeze(DYNAMIC, ints(1))
+    before = Transpose(inner, perm=(1, 0, 2, 3))
+    misses(m.transpose_ones, (before, inner))
+
+
+# --- reshapes -----------------------------------------------------------------------
+
+
+def test_two_reshapes_keep_an_empty_batch_alive() -> None:
+    """[0, -1] where n may be 0 is no stand-in for [-1, 12]: runtimes refuse it."""
+    y = param("y", N, M, 4)
+    inner = Reshape(y, ints(0, -1))  # says that n is not 0
+    fires(m.reshape_reshape, Unsqueeze(inner, ints(2)), Reshape(y, ints(0, -1, 1)))
+    flat = Flatten(y)
+    misses(m.reshape_reshape, Unsqueeze(flat, ints(2)), "cannot be said by a constant")
+
+
+def test_a_chain_of_reshapes_is_one() -> None:
+    value: Value = X
+    for shape in ((6, 4), (24,), (2, 12), (3, 8), (4, 3, 2)):
+        value = Reshape(value, ints(*shape))
+    fires(m.reshape_reshape, value, Reshape(X, ints(4, 3, 2)))
+
+
+def test_nothing_is_lost_on_the_way() -> None:
+    """All rules together on one chain: sound, and settled after one run."""
+    value: Value = Squeeze(Unsqueeze(DYNAMIC, ints(0)), ints(0))
+    value = Pad(Transpose(value, perm=(1, 0, 2)), ints(*[0] * 6))
+    value = Transpose(Unsqueeze(value, ints()), perm=(1, 0, 2))
+    value = Tile(Concat(value, axis=0), ints(1, 1, 1))
+    graph = graph_of(Slice(value, ints(0), ints(FAR), ints(1)))
+    done = Movement()(graph)
+    assert done.outputs == (DYNAMIC,)
+    assert Movement()(done) is done
