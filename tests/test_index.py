@@ -162,7 +162,7 @@ def test_clashes(text: str, shapes: list[tuple[int, ...]], message: str) -> None
 def test_unknown_compound_factors() -> None:
     maps = parse("(h d) -> h d")
     assert extents(maps, [(12,)]) == {"h": None, "d": None}
-    assert extents(maps, [(n,)], {"d": 4}) == {"h": None, "d": 4}
+    assert extents(maps, [(n,)], {"d": 4}) == {"h": n // 4, "d": 4}
 
 
 def test_volumes() -> None:

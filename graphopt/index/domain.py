@@ -100,10 +100,18 @@ def _solve(compounds: list[tuple[Compound, Dim]], known: dict[str, Dim]) -> None
                 if unknown and rest:
                     known[unknown[0]] = dim // rest
             elif unknown:
-                known[unknown[0]] = dims.divide_exact(dim, rest)
+                known[unknown[0]] = _divided(dim, rest)
         if len(left) == len(compounds):
             return
         compounds = left
+
+
+def _divided(dim: Dim, rest: Dim) -> Dim:
+    """The dim by factors that divide it wherever operands are legal."""
+    exact = dims.divide_exact(dim, rest)
+    if exact is not None or rest is None or rest == 0:
+        return exact
+    return dims.floordiv(dim, rest)
 
 
 def result_shapes(maps: Maps, extents: Extents) -> tuple[Shape, ...]:

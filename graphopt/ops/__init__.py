@@ -108,6 +108,11 @@ from .elementwise import (
     Tan as Tan,
     Tanh as Tanh,
 )
+from .features import (
+    ArrayFeatureExtractor as ArrayFeatureExtractor,
+    Binarizer as Binarizer,
+    LabelEncoder as LabelEncoder,
+)
 from .flattened import (
     FlatHardmax as FlatHardmax,
     FlatLogSoftmax as FlatLogSoftmax,

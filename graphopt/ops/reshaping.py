@@ -253,8 +253,10 @@ def _refined(
 ) -> tuple[list[Dim], list[list[int]], list[list[int]]] | None:
     """Extents of the common factors, and which of them make up each dim of both sides.
 
-    None where neither of two dims divides the other.
+    None where neither of two dims divides the other, and where there are no elements.
     """
+    if 0 in source or 0 in target:
+        return None
     found: list[Dim] = []
     parts: list[list[int]] = [[] for _ in source]
     others: list[list[int]] = [[] for _ in target]
