@@ -16,6 +16,9 @@ from . import Array, Executable
 
 PROVIDER: Final = "CPUExecutionProvider"
 
+LONGEST: Final = 400
+"""Letters of the runtime's errors that are passed on; some hold whole models."""
+
 _FOLDER_ENTRY: Final = "session.model_external_initializers_file_folder_path"
 
 _NARROW: Final = {
@@ -161,4 +164,5 @@ def _said(error: Exception) -> str:
     """The runtime's own words, without its codes."""
     text = str(error).strip().splitlines()
     first = text[0] if text else type(error).__name__
-    return first.removeprefix("[ONNXRuntimeError] : ").rstrip(".")
+    first = first.removeprefix("[ONNXRuntimeError] : ").rstrip(".")
+    return first if len(first) <= LONGEST else f"{first[:LONGEST]}…"

@@ -36,6 +36,9 @@ Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Affine: TypeAlias = BatchNormalization | Mul | Add | Div | Sub
 Linear: TypeAlias = Conv | ConvTranspose | Gemm | MatMul
 
+_QUIET = np.errstate(all="ignore")
+"""Overflow is looked for in results; it is nothing to warn of."""
+
 SHARED_LIMIT = 1 << 20
 """A weight of more bytes that others read too is not copied to be scaled."""
 
@@ -106,9 +109,8 @@ def _batch_norm(op: BatchNormalization) -> ScaleShift | None:
     scale, shift, mean, variance = parts
     if scale is None or shift is None or mean is None or variance is None:
         return None
-    with np.errstate(all="ignore"):
-        factor = scale / np.sqrt(variance + op.epsilon)
-        return ScaleShift(x, 1, factor, shift - mean * factor)
+    factor = scale / np.sqrt(variance + op.epsilon)
+    return ScaleShift(x, 1, factor, shift - mean * factor)
 
 
 def _along(value: Value, axis: int, rank: int | None) -> Numbers | None:
@@ -125,10 +127,9 @@ def _along(value: Value, axis: int, rank: int | None) -> Numbers | None:
 
 def _narrow(array: Numbers, dtype: DType) -> Constant | None:
     """Numbers as a constant; None where one of them is not finite in that type."""
-    with np.errstate(all="ignore"):
-        narrow = np.asarray(array).astype(dtype.numpy)
-        if not np.all(np.isfinite(narrow.astype(np.float64))):
-            return None
+    narrow = np.asarray(array).astype(dtype.numpy)
+    if not np.all(np.isfinite(narrow.astype(np.float64))):
+        return None
     return Constant(Tensor.of(narrow, dtype))
 
 
@@ -181,6 +182,7 @@ def _scaled(op: Linear, scale: Numbers) -> Numbers:
 
 
 @rule(exact=False)
+@_QUIET
 def after_linear(
     op: BatchNormalization | Mul | Add | Div | Sub, scene: Scene
 ) -> Outcome:
@@ -246,6 +248,7 @@ def _applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> O
 
 
 @rule(exact=False)
+@_QUIET
 def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
     """(s * x + t) @ w + b = x @ (s*w) + (t @ w + b); no shift across a padded border
 
@@ -329,6 +332,7 @@ def _absorbed(
 
 
 @rule(exact=False)
+@_QUIET
 def after_batch_norm(op: Mul | Add | Div | Sub, scene: Scene) -> Outcome:
     """c * batchnorm(x, s, b) + d = batchnorm(x, c*s, c*b + d)"""
     found = scale_shift(op, 1)
@@ -353,6 +357,7 @@ def after_batch_norm(op: Mul | Add | Div | Sub, scene: Scene) -> Outcome:
 
 
 @rule(exact=False)
+@_QUIET
 def scale_scale(op: Mul | Add, scene: Scene) -> Outcome:
     """(x * c) * d = x * (c*d), (x + c) + d = x + (c+d)"""
     inner, outer_constant = op.operands
@@ -366,8 +371,7 @@ def scale_scale(op: Mul | Add, scene: Scene) -> Outcome:
         return None
     if max(c.size, d.size) < np.broadcast(c, d).size:
         return miss("the constants together would be larger than each")
-    with np.errstate(all="ignore"):
-        both = c * d if isinstance(op, Mul) else c + d
+    both = c * d if isinstance(op, Mul) else c + d
     made = _narrow(both, op.dtype)
     if made is None or _vanishes(op, made, c, d):
         return miss(_OVERFLOW, op)

@@ -50,7 +50,7 @@ def _renewed(body: Graph, base: int, mapping: Mapping[Value, Value]) -> Graph:
 @rule
 def constant_capture(op: If | Loop | Scan) -> Outcome:
     """A body holds the constants it reads, and captures only what it reads"""
-    first = len(op.operands) - op.captures
+    first = len(op.operands) - len(op.captured)
     dropped: dict[int, Value | None] = {}
     for i in range(first, len(op.operands)):
         value = op.operands[i]
@@ -66,7 +66,7 @@ def constant_capture(op: If | Loop | Scan) -> Outcome:
         return None
     operands = [v for i, v in enumerate(op.operands) if i not in dropped]
     bodies = [_without(body, op, first, dropped) for body in op.bodies]
-    left = op.captures - len(dropped)
+    left = len(op.captured) - len(dropped)
     return op.copy(operands=operands, bodies=bodies, captures=left).results
 
 

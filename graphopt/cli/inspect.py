@@ -84,6 +84,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             ("peak bytes of activations", _number(found["peak_bytes"])),
         ]
     )
+    if found["peak_bytes"] is None:
+        yield "the peak needs the size of every dim: --dim NAME=N"
     for kind, count in found["unknown"].items():
         yield f"not counted: {count} {kind}"
 

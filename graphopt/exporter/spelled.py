@@ -157,11 +157,13 @@ def node_of(op: Op, used: tuple[bool, ...], version: int) -> Node | None:
     if made is None:
         return None
     node = made
-    while node.operands and node.operands[-1] is None:
-        node.operands.pop()
     schema = spelling(node.kind, "", version)
     if schema is None:
         return None
+    while node.operands and node.operands[-1] is None:
+        node.operands.pop()
+    while len(node.operands) < schema.min_operands:  # a Loop without a condition
+        node.operands.append(None)
     defaults = type(op).schema().defaults if isinstance(op, Modelled) else {}
     for name in list(node.attrs):
         if name not in schema.attributes:

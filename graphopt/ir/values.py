@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
 import numpy as np
 
+from ..errors import TypeMismatch
 from ..types import DType, TensorType, Type
 from ..weights import Tensor
 
@@ -160,6 +161,11 @@ class Op(Value):
         found = _interned.get(key)
         if found is not None:
             return cast(Self, found)
+        for value in operands:
+            if isinstance(value, Op) and value.outs != 1:
+                raise TypeMismatch(
+                    f"{cls.kind} reads {value.kind}: which of its {value.outs} results?"
+                )
         self._results = None
         self.types = tuple(self.infer())
         if len(self.types) != self.outs:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..dims import Shape, product
+from ..index import Maps
 from ..types import DType
 from ..weights import Tensor
+from .movement import Movement
 from .registry import op
-from .steering import shape_of
-from .structured import Array, Computed, Elementwise
+from .steering import axis_names, joined, shape_of
+from .structured import Array, Elementwise
 
 if TYPE_CHECKING:
     from ..xp import Namespace
@@ -28,7 +30,7 @@ DOMAIN = "ai.onnx.ml"
 class LabelEncoder(Elementwise):
     """The value that belongs to each key; others have a default.
 
-    Keys and values come as tensors, or as lists of one type. All NaN are one key, and of
+    Keys and values come as tensors, or as lists of one type. All NaN are one key; of
     equal keys the last one counts.
     """
 
@@ -71,15 +73,20 @@ _DEFAULTS = {"O": "_Unused", "f": -0.0, "i": -1}
 
 
 def _key(value: Any) -> Any:
-    """A key as a dictionary holds it; floats as float32."""
-    if not isinstance(value, float):
-        return value
-    return "NaN" if isnan(value) else float(np.float32(value))
+    """A key as a dictionary holds it."""
+    return "NaN" if isinstance(value, float) and isnan(value) else value
 
 
 @op("ArrayFeatureExtractor", domain=DOMAIN)
-class ArrayFeatureExtractor(Computed):
+class ArrayFeatureExtractor(Movement):
     """Columns of the last axis; of a vector, as one row."""
+
+    def index_maps(self) -> Maps | None:
+        source, columns = shape_of(self), shape_of(self, 1)
+        if source is None or columns is None or len(columns) != 1:
+            return None
+        rows = axis_names(len(source) - 1)
+        return self.parse_maps(joined([[*rows, "@1"], "j"], [[*(rows or "1"), "j"]]))
 
     def compute(self, xp: Namespace, x: Array, columns: Array) -> Array:
         found = xp.take(x, xp.reshape(columns, (-1,)), x.ndim - 1)

@@ -265,10 +265,8 @@ def _refined(
     columns = [j for j, dim in enumerate(target) if dim != 1]
     while rows and columns:
         i, j = rows[-1], columns[-1]
-        quotient, inverse = (
-            dims.divide_exact(left[i], right[j]),
-            dims.divide_exact(right[j], left[i]),
-        )
+        quotient = dims.divide_exact(left[i], right[j])
+        inverse = dims.divide_exact(right[j], left[i])
         # The last dim of a side is the product of what the other has left.
         if len(rows) == 1 or (quotient is not None and len(columns) > 1):
             factor, left[i] = right[j], quotient

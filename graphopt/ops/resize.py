@@ -50,11 +50,8 @@ class Resize(Structured):
         if source is None:
             return [None]
         axes, target = self.resized_axes(len(source)), list(source)
-        part, factors, sizes = (
-            [source[i] for i in axes],
-            self.factors(),
-            dims_of(self, 3),
-        )
+        part = [source[i] for i in axes]
+        factors, sizes = self.factors(), dims_of(self, 3)
         found: Sequence[Dim]
         if factors is not None:
             found = [_scaled(*pair) for pair in zip(part, factors, strict=True)]
@@ -104,13 +101,9 @@ class Resize(Structured):
 
     def extents(self) -> Mapping[str, Dim]:
         source, target = shape_of(self) or (), self.shape or ()
-        return {
-            f"y{at}" if count is None else f"u{at}": target[at]
-            if count is None
-            else count
-            for at, count in self._counts(source).items()
-            if count != 1
-        }
+        counts = self._counts(source).items()
+        found: dict[str, Dim] = {f"u{at}": n for at, n in counts if n not in (1, None)}
+        return found | {f"y{at}": target[at] for at, n in counts if n is None}
 
     def _counts(self, source: Shape) -> dict[int, int | None]:
         """How often each element is repeated along the axes; None if more is done."""

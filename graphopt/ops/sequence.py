@@ -50,7 +50,7 @@ def _join(a: Type, b: Type) -> Type:
 
 def _position(index: Array, length: int) -> int:
     """A possibly negative position in a sequence. Raises IndexError."""
-    at = int(index)
+    at: int = index.item()
     if not -length <= at < length:
         raise IndexError(f"position {at} in a sequence of {length}")
     return at + length if at < 0 else at
@@ -107,7 +107,7 @@ class SequenceInsert(Computed):
     def compute(self, xp: Namespace, *operands: Array) -> list[Array]:
         sequence, tensor, *rest = operands
         length = len(sequence)
-        at = length if not rest or rest[0] is None else int(rest[0])
+        at = length if not rest or rest[0] is None else rest[0].item()
         if not -length <= at <= length:
             raise IndexError(f"position {at} in a sequence of {length}")
         at = at + length if at < 0 else at
@@ -181,7 +181,7 @@ class SplitToSequence(Computed):
         elif split.ndim:
             sizes = [int(n) for n in split]
         else:
-            size = int(split)
+            size = split.item()
             sizes = [min(size, extent - at) for at in range(0, extent, size)]
         pieces = list(xp.split(x, sizes, axis))
         if split is None and not self.keepdims:

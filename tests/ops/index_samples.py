@@ -125,6 +125,9 @@ def elementwise(add: Samples) -> None:
     add("Cast", [ONE], to=DType.I32, dtype=DType.I64)
     add("CastLike", [ONE, constant(0, np.int32)], dtype=DType.I64)
     add("BitCast", [ONE], to=DType.I64)
+    add("Binarizer", [ONE], threshold=0.25)
+    codes = {"keys_int64s": (1, 2, 3), "values_int64s": (5, 4, 7)}
+    add("LabelEncoder", [ONE], dtype=DType.I64, **codes)
     add("StringConcat", [(4, 6), (4, 1)], dtype=DType.STRING)
     add("RegexFullMatch", [ONE], dtype=DType.STRING, pattern="[ab]")
 
@@ -319,6 +322,7 @@ def segments(add: Samples) -> None:
 def indexing(add: Samples) -> None:
     add("Gather", [(4, 6), below(4, 2, 3)], [(4, 6), below(4)])
     add("Gather", [(4, 6, 2), below(6, 4)], axis=1)
+    add("ArrayFeatureExtractor", [(4, 6), below(6, 2)], [(6,), below(6, 4)])
     add("GatherElements", [(4, 6), below(6, 4, 2)], axis=1)
     add("GatherElements", [(4, 6), below(4, 2, 3)])
     add("GatherND", [(4, 6, 2), below(4, 6, 2)])

@@ -85,7 +85,7 @@ def per_channel(x: Value, seed: int = 9) -> Constant:
 def test_batch_norm_after(name: str) -> None:
     linear = LINEARS[name]
     assert linear.shape is not None
-    before = norm(linear, int(linear.shape[1]), epsilon=1e-3)  # type: ignore[arg-type]
+    before = norm(linear, int(linear.shape[1]), epsilon=1e-3)
     done = rewritten(f.after_linear, before)
     added = ["Add"] if name == "product" else []
     assert kinds(done) == [linear.kind, *added]
@@ -395,7 +395,7 @@ def test_arithmetic_after_a_batch_norm(kind: Any, number: Value) -> None:
 
 AFTER_NORM: list[tuple[Any, str]] = [
     ((Mul(NORM, CHANNELS), NORM), "it trains, or is read elsewhere too"),
-    (Mul(norm(IMAGE, 4, training_mode=1), CHANNELS), "it trains"),
+    (Mul(norm(IMAGE, 4, training_mode=1, outs=1), CHANNELS), "it trains"),
     (Div(CHANNELS, NORM), ""),
     (Mul(NORM, SCALAR), ""),
     (Mul(NORM, w(5, 1, seed=9)), ""),

@@ -64,7 +64,7 @@ def long(number: int) -> Value:
     return const(number, DType.I64)
 
 
-EQUATIONS: list[tuple[Any, Value, Value]] = [
+EQUATIONS: list[tuple[Any, Value, Value | None]] = [
     (a.identity, Identity(X), X),
     (a.identity, Identity(TEXT), TEXT),
     (a.dropout, Dropout(X), X),

@@ -16,7 +16,7 @@ F64 = DType.F64
 A, B = param("a", N, 4, dtype=F64), param("b", 4, 3, dtype=F64)
 SQUARE = param("q", 4, 4, dtype=F64)
 BATCH = param("batch", 2, N, 4, dtype=F64)
-W = random(4, 3, dtype=F64)
+W, NUMBER = random(4, 3, dtype=F64), const(1.5, F64)
 BIAS, FULL = random(3, dtype=F64), param("full", N, 3, dtype=F64)
 COLUMN = param("column", N, 1, dtype=F64)
 
@@ -27,8 +27,8 @@ EQUATIONS: list[tuple[Any, Value, Value]] = [
     (g.product_and_sum, Add(MatMul(A, W), COLUMN), Gemm(A, W, COLUMN)),
     (
         g.product_and_sum,
-        Add(MatMul(A, W), const(1.5, F64)),
-        Gemm(A, W, const(1.5, F64)),
+        Add(MatMul(A, W), NUMBER),
+        Gemm(A, W, NUMBER),
     ),
     (
         g.bias_of_gemm,
@@ -67,7 +67,7 @@ GUARDS: list[tuple[Any, Any, str]] = [
     (g.product_and_sum, Add(MatMul(BATCH, B), BIAS), "not matrices"),
     (
         g.product_and_sum,
-        Add(MatMul(A, param("v", 4, dtype=F64)), const(1.0, F64)),
+        Add(MatMul(A, param("v", 4, dtype=F64)), NUMBER),
         "not",
     ),
     (g.product_and_sum, (Add(PRODUCT, BIAS), PRODUCT), "read elsewhere too"),

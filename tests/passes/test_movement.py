@@ -189,7 +189,7 @@ def test_equation(rule: Any, before: Any, after: Any) -> None:
         fires(rule, before, after)
 
 
-GUARDS: list[tuple[Any, Any, str]] = [
+GUARDS: list[tuple[Any, Any, str | None]] = [
     (m.transpose_nothing, Transpose(X, perm=(0, 2, 1)), ""),
     (m.transpose_nothing, Transpose(VAGUE), ""),
     (

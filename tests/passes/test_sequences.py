@@ -37,6 +37,7 @@ def at(sequence: Value, position: int) -> Value:
 
 PARTS_OF_TWO = Split(X, axis=0, num_outputs=2).results
 UNEVEN = Split(X, ints(3, 1), axis=0).results
+PAIRS = const(2, I64)
 ROWS = Split(X, axis=0, num_outputs=4).results
 
 EQUATIONS: list[tuple[Any, Value, Value]] = [
@@ -55,11 +56,7 @@ EQUATIONS: list[tuple[Any, Value, Value]] = [
         Squeeze(ROWS[2], ints(0)),
     ),
     (s.at_of_split, at(SplitToSequence(X, const(9, I64)), 0), X),
-    (
-        s.at_of_split,
-        at(SplitToSequence(X, const(2, I64), keepdims=0), 1),
-        PARTS_OF_TWO[1],
-    ),
+    (s.at_of_split, at(SplitToSequence(X, PAIRS, keepdims=0), 1), PARTS_OF_TWO[1]),
     (s.concat_of_construct, ConcatFromSequence(PAIR, axis=0), Concat(X, Y, axis=0)),
     (
         s.concat_of_construct,

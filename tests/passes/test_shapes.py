@@ -19,7 +19,9 @@ from equations import (
     rewritten,
 )
 
+from graphopt import dims
 from graphopt.dims import Dim, maximum, minimum, symbol
+from graphopt.exporter import choose_opset
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
@@ -44,6 +46,8 @@ from graphopt.ops import (
 )
 from graphopt.passes import shapes as s
 from graphopt.passes.shapes import Shapes, dims_value, filled_dims, reshape_to
+from graphopt.reference import evaluate
+from graphopt.rewrite import rewrite
 from graphopt.types import DType
 
 X = param("x", N, 4, 6)
@@ -67,7 +71,7 @@ def row(*parts: Value | int) -> Value:
 n_of_x = at(Shape(X), 0)
 n_of_two, m_of_two = at(Shape(TWO), 0), at(Shape(TWO), 1)
 
-EQUATIONS: list[tuple[Any, Value, Value]] = [
+EQUATIONS: list[tuple[Any, Value, Value | None]] = [
     (s.reshape_nothing, Reshape(X, Shape(X)), X),
     (s.reshape_nothing, Reshape(X, ints(0, 0, 0)), X),
     (s.reshape_nothing, Reshape(X, ints(0, -1, 6)), X),
@@ -119,17 +123,17 @@ def test_a_dim_is_inferred_where_none_beside_it_can_be_zero() -> None:
     merged = Reshape(TWO, row(Mul(n_of_two, m_of_two)))
     fires(s.reshape_by_constant, merged, Reshape(TWO, ints(-1)))
     tall = param("tall", N, M, 4)
-    dims = at(Shape(tall), 0), at(Shape(tall), 1)
-    apart = Reshape(tall, row(dims[0], Mul(dims[1], const(4, DType.I64))))
+    both = at(Shape(tall), 0), at(Shape(tall), 1)
+    apart = Reshape(tall, row(both[0], Mul(both[1], const(4, DType.I64))))
     misses(s.reshape_by_constant, apart, "more than one dim is unknown")
     # the -1 of the source is at m*4: n is not 0
     fires(
         s.reshape_by_constant,
-        Reshape(tall, row(dims[0], -1)),
+        Reshape(tall, row(both[0], -1)),
         Reshape(tall, ints(0, -1)),
     )
     # the -1 of the source is at n: nothing is known of n
-    turned = Reshape(tall, row(-1, Mul(dims[1], const(4, DType.I64))))
+    turned = Reshape(tall, row(-1, Mul(both[1], const(4, DType.I64))))
     misses(s.reshape_by_constant, turned, "more than one dim is unknown")
 
 
@@ -207,8 +211,6 @@ def test_guard(rule: Any, before: Value, reason: str) -> None:
 
 def misses_quietly(rule: Any, before: Value, reason: str) -> None:
     """Dims that are as short as they can be say so, and stay."""
-    from graphopt.rewrite import rewrite
-
     graph = graph_of(before)
     assert rewrite(graph, [rule]) is graph
 
@@ -257,44 +259,39 @@ def test_sums_and_products_are_written_once() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("dim", "opset", "kinds_"),
-    [
-        (N + 1, 7, {"Shape", "Gather", "Add"}),
-        (N * M * 3, 7, {"Shape", "Gather", "Mul"}),
-        (N // 2, 7, {"Shape", "Gather", "Div"}),
-        (N % 2, 10, {"Shape", "Gather", "Mod"}),
-        (N % 2, 9, None),
-        (maximum(N, M), 12, {"Shape", "Gather", "Max"}),
-        (maximum(N, M), 11, None),
-        (minimum(N, 3), 12, {"Shape", "Gather", "Min"}),
-        (minimum(N, 3), 11, None),
-        ((N - 3) // 2, 20, {"Shape", "Gather", "Add", "Div"}),  # (n + 1) // 2 - 2
-        ((N - 3) // (M + 1), 20, None),  # rounds down where ONNX rounds to zero
-        (7 // (N + 1), 20, {"Shape", "Gather", "Add", "Div"}),
-        (symbol("elsewhere"), 20, None),
-        (None, 20, None),
-    ],
-    ids=str,
-)
+K: Any = N
+L: Any = M
+DIMS: list[tuple[Dim, int, set[str] | None]] = [
+    (K + 1, 7, {"Shape", "Gather", "Add"}),
+    (K * L * 3, 7, {"Shape", "Gather", "Mul"}),
+    (K // 2, 7, {"Shape", "Gather", "Div"}),
+    (K % 2, 10, {"Shape", "Gather", "Mod"}),
+    (K % 2, 9, None),
+    (maximum(N, M), 12, {"Shape", "Gather", "Max"}),
+    (maximum(N, M), 11, None),
+    (minimum(N, 3), 12, {"Shape", "Gather", "Min"}),
+    (minimum(N, 3), 11, None),
+    ((K - 3) // 2, 20, {"Shape", "Gather", "Add", "Div"}),  # (n + 1) // 2 - 2
+    ((K - 3) // (L + 1), 20, None),  # rounds down where ONNX rounds to zero
+    (7 // (K + 1), 20, {"Shape", "Gather", "Add", "Div"}),
+    (symbol("elsewhere"), 20, None),
+    (None, 20, None),
+]
+
+
+@pytest.mark.parametrize(("dim", "opset", "kinds_"), DIMS, ids=str)
 def test_dims_as_values(dim: Dim, opset: int, kinds_: set[str] | None) -> None:
-    graph = graph_of(TWO)
-    made = dims_value(graph, [dim], opset, scalar=True)
+    made = dims_value(graph_of(TWO), [dim], opset, scalar=True)
     if kinds_ is None:
         assert made is None
         return
     assert made is not None
-    assert set(kinds(graph_of(made))) == kinds_
-    from graphopt.exporter import choose_opset
-    from graphopt.reference import evaluate
-
-    # Shape of 64 bits, and all that is computed from it, is sayable there.
-    assert choose_opset(graph_of(made, opset=opset)).version == opset
+    graph = graph_of(made, opset=opset)
+    assert set(kinds(graph)) == kinds_
+    assert choose_opset(graph).version == opset
     for n, m in ((5, 2), (1, 3), (0, 4)):
-        (got,) = evaluate(graph_of(made), [np.zeros((n, m), np.float32)])
-        from graphopt.dims import evaluate as number
-
-        assert got == number(dim, {"n": n, "m": m})
+        (got,) = evaluate(graph, [np.zeros((n, m), np.float32)])
+        assert got == dims.evaluate(dim, {"n": n, "m": m})
 
 
 def test_a_longer_way_is_not_taken() -> None:
