@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..ir import Value
 from ..types import DType
 from .bodies import Pointwise, cast, scalar
@@ -237,6 +239,10 @@ class Softplus(Activation):
 # --- gates --------------------------------------------------------------------------
 
 
+SIXTH = float(np.float32(1 / 6))
+"""As the attribute of ONNX's own body holds it."""
+
+
 @op("HardSwish")
 class HardSwish(Activation):
     """x * max(0, min(1, x / 6 + 1 / 2))."""
@@ -244,10 +250,10 @@ class HardSwish(Activation):
     flops = 5.0
 
     def spelled(self, x: Value, *_: Value | None) -> Value:
-        return Mul(x, HardSigmoid(x, alpha=1 / 6, beta=0.5))
+        return Mul(x, HardSigmoid(x, alpha=SIXTH, beta=0.5))
 
     def formula(self, xp: Namespace, x: Array) -> Array:
-        line = xp.add(xp.multiply(x, 1 / 6), 0.5)
+        line = xp.add(xp.multiply(x, SIXTH), 0.5)
         return xp.multiply(x, xp.clip(line, 0, 1))
 
 
