@@ -82,6 +82,8 @@ class CheckResult:
         if self.mode == "off":
             return "not checked"
         verdict = "passed" if self.passed else "FAILED"
+        if self.passed and self.unchecked:
+            verdict = "passed in part"
         if not self.outputs:
             verdict = "compared nothing"
         lines = [f"check {verdict} ({self.mode}, {self.seconds:.1f} s)"]

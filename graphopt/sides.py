@@ -66,16 +66,22 @@ class Sides:
         return barriers(self.before, self.after)
 
     @cached_property
-    def freed(self) -> dict[Value, Value]:
-        """Results of ops without a reference that are fed, with their partners."""
+    def freed(self) -> dict[Value, Value | None]:
+        """Results of ops without a reference that are fed, with their partners.
+
+        Where the graph after needs such an op no more, any value must do for it.
+        """
         if not self.free:
             return {}
         return {
             ours: theirs
             for barrier in self.barriers
-            if barrier.after is not None
             for ours, theirs in zip(
-                barrier.before.results, barrier.after.results, strict=True
+                barrier.before.results,
+                [None] * barrier.before.outs
+                if barrier.after is None
+                else barrier.after.results,
+                strict=True,
             )
             if isinstance(ours.type, TensorType)
             and ours.type.dtype is not None
@@ -145,8 +151,10 @@ class Sides:
             array = random_value(
                 mine.type, role, f"free {number}", setting.seed, fed.symbols, style
             )
-            fed.before[mine] = fed.after[other] = array
-            fed.same[other] = mine
+            fed.before[mine] = array
+            if other is not None:
+                fed.after[other] = array
+                fed.same[other] = mine
         return fed
 
     def without_free(self) -> Sides:

@@ -25,6 +25,7 @@ from graphopt.ops import (
     Expand,
     Floor,
     Identity,
+    MatMul,
     Max,
     Mean,
     Min,
@@ -51,6 +52,7 @@ from .match import (
     stretches_nothing,
     uniform,
 )
+from .raise_norms import normalized
 
 
 @rule
@@ -105,11 +107,26 @@ def add_minus_zero(op: Add) -> Outcome:
 
 @rule(exact=False)
 def add_zero(op: Add) -> Outcome:
-    """x + 0.0 = x, but for the sign of zero"""
+    """x + 0.0 = x, but for the sign of zero
+
+    The bias of a product or of a norm stays: runtimes know the pair by it.
+    """
     x, y = op.operands
-    if is_uniform(y, 0.0):
-        return x if _keeps(op, x, y) else miss("it broadcasts", y)
-    return None
+    if not is_uniform(y, 0.0):
+        return None
+    if isinstance(x, MatMul) or _is_gained(x):
+        return miss("it is the bias of a product or a norm", x)
+    return x if _keeps(op, x, y) else miss("it broadcasts", y)
+
+
+def _is_gained(value: Value | None) -> bool:
+    """A norm, spelled out, with its gain."""
+    return isinstance(value, Mul) and any(map(_is_norm, value.operands))
+
+
+def _is_norm(value: Value | None) -> bool:
+    """A norm, spelled out, without its gain."""
+    return isinstance(value, Div | Mul) and normalized(value) is not None
 
 
 @rule
@@ -129,6 +146,8 @@ def times_one(op: Mul | Div | Pow) -> Outcome:
         return None
     if x is None or y is None or (_is_integer(x) and not _is_integer(y)):
         return miss("integers go through floating point", y)
+    if _is_norm(x):
+        return miss("it is the gain of a norm, which runtimes know by it", x)
     return x if _keeps(op, x, y) else miss("it broadcasts", y)
 
 

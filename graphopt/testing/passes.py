@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import onnx
@@ -143,11 +145,14 @@ def interface(graph: Graph) -> tuple[Any, ...]:
 
 
 def is_foreign(subject: Subject) -> bool:
-    """True for a function on ModelProto rather than on Graph."""
+    """True for a function on ModelProto: whatever does not speak of Graph."""
     if isinstance(subject, Pass | Pipeline):
         return False
-    hints = getattr(subject, "__annotations__", {})
-    return not any(h in (Graph, "Graph") for h in hints.values())
+    while isinstance(subject, partial):
+        subject = subject.func
+    function = subject if inspect.isroutine(subject) else type(subject).__call__
+    hints = getattr(function, "__annotations__", {}).values()
+    return not any(h is Graph or str(h).rpartition(".")[2] == "Graph" for h in hints)
 
 
 def _bytes(model: ModelProto) -> bytes:
