@@ -261,33 +261,33 @@ def test_sums_and_products_are_written_once() -> None:
 
 K: Any = N
 L: Any = M
-DIMS: list[tuple[Dim, int, set[str] | None]] = [
-    (K + 1, 7, {"Shape", "Gather", "Add"}),
-    (K * L * 3, 7, {"Shape", "Gather", "Mul"}),
-    (K // 2, 7, {"Shape", "Gather", "Div"}),
-    (K % 2, 10, {"Shape", "Gather", "Mod"}),
+DIMS: list[tuple[Dim, int, str | None]] = [
+    (K + 1, 7, "Shape Gather Add"),
+    (K * L * 3, 7, "Shape Gather Mul"),
+    (K // 2, 7, "Shape Gather Div"),
+    (K % 2, 10, "Shape Gather Mod"),
     (K % 2, 9, None),
-    (maximum(N, M), 12, {"Shape", "Gather", "Max"}),
+    (maximum(N, M), 12, "Shape Gather Max"),
     (maximum(N, M), 11, None),
-    (minimum(N, 3), 12, {"Shape", "Gather", "Min"}),
+    (minimum(N, 3), 12, "Shape Gather Min"),
     (minimum(N, 3), 11, None),
-    ((K - 3) // 2, 20, {"Shape", "Gather", "Add", "Div"}),  # (n + 1) // 2 - 2
+    ((K - 3) // 2, 20, "Shape Gather Add Div"),  # (n + 1) // 2 - 2
     ((K - 3) // (L + 1), 20, None),  # rounds down where ONNX rounds to zero
-    (7 // (K + 1), 20, {"Shape", "Gather", "Add", "Div"}),
+    (7 // (K + 1), 20, "Shape Gather Add Div"),
     (symbol("elsewhere"), 20, None),
     (None, 20, None),
 ]
 
 
 @pytest.mark.parametrize(("dim", "opset", "kinds_"), DIMS, ids=str)
-def test_dims_as_values(dim: Dim, opset: int, kinds_: set[str] | None) -> None:
+def test_dims_as_values(dim: Dim, opset: int, kinds_: str | None) -> None:
     made = dims_value(graph_of(TWO), [dim], opset, scalar=True)
     if kinds_ is None:
         assert made is None
         return
     assert made is not None
     graph = graph_of(made, opset=opset)
-    assert set(kinds(graph)) == kinds_
+    assert set(kinds(graph)) == set(kinds_.split())
     assert choose_opset(graph).version == opset
     for n, m in ((5, 2), (1, 3), (0, 4)):
         (got,) = evaluate(graph, [np.zeros((n, m), np.float32)])
