@@ -33,12 +33,14 @@ SECONDS: Final = 60.0
 class CheckResult:
     """What a check found. ``mode`` is identical, full, regions or off.
 
-    ``unchecked`` names the ops and outputs of which nothing is known; ``sizes`` are
-    those that symbolic dims took, and ``notes`` say what else was special.
+    ``operands`` are those of ops without a reference. ``unchecked`` names the ops and
+    outputs of which nothing is known; ``sizes`` are those that symbolic dims took, and
+    ``notes`` say what else was special.
     """
 
     mode: str
     outputs: tuple[OutputCheck, ...] = ()
+    operands: tuple[OutputCheck, ...] = ()
     unchecked: tuple[str, ...] = ()
     sizes: tuple[Mapping[str, int], ...] = ()
     notes: tuple[str, ...] = ()
@@ -49,27 +51,29 @@ class CheckResult:
     @property
     def passed(self) -> bool:
         """True where nothing that was compared differs; see also ``unchecked``."""
-        return all(output.passed for output in self.outputs)
+        return all(each.passed for each in (*self.outputs, *self.operands))
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The members of ``unchecked`` that are outputs: nothing is known of them."""
+        return tuple(name for name in self.unchecked if name.startswith("output "))
 
     def raise_if_failed(self) -> CheckResult:
         """The result itself. Raises CheckFailed, naming the first output that fails."""
-        for output in self.outputs:
-            if not output.passed:
-                raise CheckFailed(_sentence(output), where=f"output {output.name!r}")
+        for what, checks in (("output", self.outputs), ("value", self.operands)):
+            for each in checks:
+                if not each.passed:
+                    raise CheckFailed(_sentence(each), where=f"{what} {each.name!r}")
         return self
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data; what is not finite becomes None."""
-        rows = [asdict(output) for output in self.outputs]
-        for row in rows:
-            for name, value in row.items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    row[name] = None
         return {
             "passed": self.passed,
             "mode": self.mode,
             "unchecked": list(self.unchecked),
-            "outputs": rows,
+            "outputs": [_row(output) for output in self.outputs],
+            "operands": [_row(operand) for operand in self.operands],
             "sizes": [dict(sizes) for sizes in self.sizes],
             "notes": list(self.notes),
             "slack": self.slack,
@@ -84,10 +88,14 @@ class CheckResult:
         verdict = "passed" if self.passed else "FAILED"
         if self.passed and self.unchecked:
             verdict = "passed in part"
-        if not self.outputs:
+        if not (self.outputs or self.operands):
             verdict = "compared nothing"
         lines = [f"check {verdict} ({self.mode}, {self.seconds:.1f} s)"]
         lines += [f"  {_sentence(output)}" for output in self.outputs]
+        failed = [operand for operand in self.operands if not operand.passed]
+        lines += [f"  {_sentence(operand)}" for operand in failed]
+        if same := len(self.operands) - len(failed):
+            lines.append(f"  {same} operands of ops without a reference are the same")
         lines += [f"  not checked: {name}" for name in self.unchecked]
         for sizes in self.sizes:
             if sizes:
@@ -134,12 +142,17 @@ def check(
         return replace(result, mode="identical", outputs=tuple(same))
     given = None if inputs is None else inputs_of(before, inputs)
     bounds = Bounds(slack, exact, limit_bytes, seed)
-    checker = Checker(Sides(before, after, given), bounds, seconds, mode)
+    sides = Sides(before, after, given)
+    if sides.faults:
+        return replace(result, mode="full", outputs=sides.faults)
+    checker = Checker(sides, bounds, seconds, mode)
     outcome = checker.outcome()
+    outputs = frozenset(before.output_names)
     return replace(
         result,
         mode=checker.mode,
-        outputs=outcome.outputs,
+        outputs=tuple(each for each in outcome.checks if each.name in outputs),
+        operands=tuple(each for each in outcome.checks if each.name not in outputs),
         unchecked=outcome.unchecked,
         sizes=tuple(outcome.sizes),
         notes=tuple(dict.fromkeys(outcome.notes)),
@@ -147,10 +160,20 @@ def check(
     )
 
 
+def _row(check: OutputCheck) -> dict[str, Any]:
+    """A check as plain data; what is not finite becomes None."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(check).items()
+    }
+
+
 def _sentence(output: OutputCheck) -> str:
     text = f"{output.name}: "
     if output.note:
         text += f"{output.note}; "
+    if output.passed and not output.size:  # nothing was run
+        return text.removesuffix("; ")
     text += (
         f"error {output.max_error:.3g}, before {output.error_before:.3g},"
         f" allowed {output.tolerance:.3g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from .cost import peak_memory
 from .errors import GraphoptError
@@ -17,6 +18,7 @@ from .tolerance import UNDECIDED, OutputCheck
 from .trial import Bounds, run_both
 
 _ATTEMPTS = 24  # settings that are tried until enough of them run
+_GUESSES = 3  # of them, where types are guessed
 _ENOUGH = 4  # of them, where some symbol still has one size only
 _EXTRA, _NOTHING = 2, 0.005  # more seeds, for models that take so many seconds
 _SEEDS = 3  # seeds that are tried where too little is decided
@@ -58,10 +60,11 @@ class Checker:
 
     def _full(self) -> Outcome:
         """Whole runs, at two sizes of every symbol where the model allows it."""
-        outcome = self._settings(self.sides)
-        if not outcome.sizes and not outcome.failed and self.sides.freed:
+        for sides in self.sides.ways():
+            outcome = self._settings(sides)
+            if outcome.sizes or outcome.failed:
+                break
             # What an unknown op gives may not be what random numbers pretend.
-            outcome = self._settings(self.sides.without_free())
         return outcome
 
     def _settings(self, sides: Sides) -> Outcome:
@@ -70,7 +73,7 @@ class Checker:
         reasons: list[str] = []
         for attempt, sizes in enumerate(self._sizes()):
             settled = outcome.sizes and all(len(v) > 1 for v in values.values())
-            if settled or len(outcome.sizes) >= _ENOUGH or attempt >= _ATTEMPTS:
+            if settled or len(outcome.sizes) >= _ENOUGH or attempt >= _attempts(sides):
                 break
             if any(sizes == done for done in outcome.sizes):
                 continue
@@ -91,7 +94,8 @@ class Checker:
         if not outcome.sizes:
             reason = f": {reasons[0]}" if reasons else ""
             outcome.notes.append(f"found no inputs on which the original runs{reason}")
-            outcome.lose(sides.before.output_names)
+        outcome.record(sides.proven)
+        outcome.lose(sides.before.output_names)
         self._again(sides, outcome)
         for name, sizes_seen in values.items():
             if (
@@ -162,28 +166,34 @@ class Checker:
 
     def _regions(self) -> Outcome:
         reasons: list[str] = []
-        for sizes in self._sizes():
-            outcome = Outcome(self.sides.unchecked)
-            try:
-                by_regions(
-                    self.sides, Setting(sizes, self.bounds.seed), self.bounds, outcome
-                )
-            except OutOfTime:
-                outcome.notes.append(
-                    "the time was over before all regions were compared"
-                )
-            except GraphoptError as error:
-                reasons.append(str(error))
-                if len(reasons) < _ATTEMPTS:
+        for sides in self.sides.ways():
+            for sizes in islice(self._sizes(), _attempts(sides)):
+                outcome = Outcome(sides.unchecked)
+                setting = Setting(sizes, self.bounds.seed)
+                try:
+                    by_regions(sides, setting, self.bounds, outcome)
+                except OutOfTime:
+                    outcome.notes.append(
+                        "the time was over before all regions were compared"
+                    )
+                except GraphoptError as error:
+                    reasons.append(str(error))
                     continue
-            outcome.lose(self.sides.before.output_names)
-            return outcome
-        outcome = Outcome(self.sides.unchecked)
+                outcome.record(sides.proven)
+                outcome.lose(sides.before.output_names)
+                return outcome
+        outcome = Outcome(sides.unchecked)
         outcome.notes.append(
             f"found no inputs on which the original runs: {reasons[0]}"
         )
-        outcome.lose(self.sides.before.output_names)
+        outcome.record(sides.proven)
+        outcome.lose(sides.before.output_names)
         return outcome
+
+
+def _attempts(sides: Sides) -> int:
+    """A guess of types that is wrong once is mostly wrong for all sizes."""
+    return _GUESSES if sides.free == "guessed" else _ATTEMPTS
 
 
 def _decided(sides: Sides, setting: Setting, bounds: Bounds) -> list[OutputCheck]:

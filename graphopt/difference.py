@@ -53,16 +53,16 @@ def first_difference(
     """
     after = with_constants_of(before, after)
     given = None if inputs is None else inputs_of(before, inputs)
-    sides = Sides(before, after, given)
     bounds = Bounds(slack, False, limit_bytes, seed)
     failure: GraphoptError | None = None
-    for sizes in [{}] if given is not None else bindings(before):
-        try:
-            return _first(sides, sides.feed(Setting(sizes, seed)), bounds)
-        except OutOfBudget:
-            raise
-        except GraphoptError as error:
-            failure = failure or error
+    for sides in Sides(before, after, given).ways():
+        for sizes in [{}] if given is not None else bindings(before):
+            try:
+                return _first(sides, sides.feed(Setting(sizes, seed)), bounds)
+            except OutOfBudget:
+                raise
+            except GraphoptError as error:
+                failure = failure or error
     assert failure is not None
     raise failure
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import GraphoptError
 from .ir import Graph, Op, Parameter, Value
 from .ops.constant import Constant
+from .ops.opaque import Opaque
+from .proto import rename_free, subgraphs
 from .reference import has_reference, schedule
 from .verify import clash
 from .weights import Tensor
@@ -81,35 +84,71 @@ def same_values(before: Graph, after: Graph) -> dict[Value, Value]:
 
 @dataclass(frozen=True)
 class Barrier:
-    """An op without a reference, and the one that stands for it in the other graph."""
+    """An op without a reference, and the one that stands for it in the other graph.
+
+    ``alike``: both do the same, whatever that is, if they are given the same.
+    """
 
     before: Op
     after: Op | None
     name: str
+    alike: bool = True
 
 
 def barriers(before: Graph, after: Graph) -> list[Barrier]:
     """The ops of ``before`` that cannot be run, operands first, each with its partner.
 
-    Partners have the same kind, and the same result name, else the same token, else the
-    same place among those of their kind.
+    Partners have the same result name; else they are alike and have the same token, or
+    the same place among those that are alike.
     """
-    theirs = [op for op in after.ops if not has_reference(op)]
-    free = dict.fromkeys(theirs)
-    found = []
-    for op in before.ops:
-        if has_reference(op):
-            continue
+    ours = [op for op in before.ops if not has_reference(op)]
+    free = dict.fromkeys(op for op in after.ops if not has_reference(op))
+    partners: dict[Op, Op] = {}
+    for op in ours:
         partner = next((o for o in free if _same_place(op, before, o, after)), None)
-        if partner is None:
-            like = [o for o in free if type(o) is type(op) and o.outs == op.outs]
-            tokens = [o for o in like if o.token == op.token]
-            partner = next(iter(tokens or like), None)
         if partner is not None:
+            partners[op] = partner
             del free[partner]
+    for op in ours:
+        like = [] if op in partners else [o for o in free if alike(op, o)]
+        if like:
+            partner = next((o for o in like if o.token == op.token), like[0])
+            partners[op] = partner
+            del free[partner]
+    found = []
+    for op in ours:
+        partner = partners.get(op)
         label = before.names.get(op.results[0]) or _said(op)
-        found.append(Barrier(op, partner, label))
+        same = partner is None or alike(op, partner)
+        found.append(Barrier(op, partner, label, same))
     return found
+
+
+def alike(a: Op, b: Op) -> bool:
+    """True where two ops do the same with the same operands, as far as can be seen."""
+    if a is b:
+        return True
+    if type(a) is not type(b) or a.outs != b.outs:
+        return False
+    if isinstance(a, Opaque) and isinstance(b, Opaque):
+        return _meaning(a) == _meaning(b)
+    same_bodies = [body.key for body in a.bodies] == [body.key for body in b.bodies]
+    return same_bodies and a.attrs == b.attrs
+
+
+def _meaning(op: Opaque) -> tuple[object, ...]:
+    """What opaque ops that do the same have in common, whatever names there are."""
+    node = op.node
+    count, present = len(node.input), [bool(name) for name in node.output]
+    captures: Any = op.captures
+    renamed = {name: f"capture {i}" for i, name in enumerate(captures)}
+    for body in subgraphs(node):
+        rename_free(body, renamed)
+    attributes = sorted(
+        (a.name, a.SerializeToString(deterministic=True)) for a in node.attribute
+    )
+    kind = (node.domain, node.op_type, node.overload, op.version)
+    return *kind, count, *present, *attributes
 
 
 def _same_place(a: Op, before: Graph, b: Op, after: Graph) -> bool:
@@ -122,8 +161,8 @@ def _same_place(a: Op, before: Graph, b: Op, after: Graph) -> bool:
 
 
 def _said(op: Op) -> str:
-    node = getattr(op, "node", None) if op.kind == "Opaque" else None
-    return f"{node.op_type if node is not None else op.kind} {op.token}"
+    kind = op.node.op_type if isinstance(op, Opaque) else op.kind
+    return f"{kind} {op.token}"
 
 
 # --- regions ------------------------------------------------------------------------

@@ -340,3 +340,17 @@ def defined_names(graph: GraphProto) -> set[str]:
     for node in graph.node:
         own.update(node.output)
     return own
+
+
+def rename_free(graph: GraphProto, renamed: Mapping[str, str]) -> None:
+    """Rename what a body reads from around it."""
+    own = defined_names(graph)
+    outer = {old: new for old, new in renamed.items() if old not in own}
+    if not outer:
+        return
+    for node in graph.node:
+        node.input[:] = [outer.get(name, name) for name in node.input]
+        for body in subgraphs(node):
+            rename_free(body, outer)
+    for value in graph.output:
+        value.name = outer.get(value.name, value.name)

@@ -64,7 +64,7 @@ class Outcome:
         return any(not check.passed for check in self.found.values())
 
     @property
-    def outputs(self) -> tuple[OutputCheck, ...]:
+    def checks(self) -> tuple[OutputCheck, ...]:
         return tuple(self.found.values())
 
     @property

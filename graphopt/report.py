@@ -209,9 +209,16 @@ def _row(name: str, change: Change) -> tuple[str, str, str, str]:
 def check_to_json(check: CheckResult | None) -> dict[str, Any]:
     """The ``check`` member; ``passed`` is null where nothing was compared."""
     if check is None:
-        return {"passed": None, "mode": "off", "unchecked": [], "outputs": []}
+        return {
+            "passed": None,
+            "mode": "off",
+            "unchecked": [],
+            "outputs": [],
+            "operands": [],
+        }
     members = check.to_json()
-    return members if check.outputs else members | {"passed": None}
+    nothing = not (check.outputs or check.operands)
+    return members | {"passed": None} if nothing else members
 
 
 def check_lines(check: CheckResult | None) -> Iterator[str]:

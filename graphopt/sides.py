@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from .errors import UsageError
 from .feeds import bind
 from .inputs import random_inputs, random_value
 from .ir import Graph, Op, Value
-from .pairs import Barrier, barriers
+from .pairs import Barrier, barriers, respelled
 from .reference import has_reference
 from .roles import Role, roles
-from .types import TensorType
+from .tolerance import OutputCheck
+from .types import DType, TensorType, Type, UnknownType
 from .verify import clash
 
 Array = Any
@@ -52,18 +54,48 @@ class Fed:
     symbols: dict[str, int]
 
 
+Freedom = Literal["guessed", "stated", "none"]
+"""Which results of ops without a reference are fed: all tensors, those of which the
+model states what they are, or none."""
+
+
 @dataclass(frozen=True)
 class Sides:
-    """The graph before and the graph after; ``free`` feeds the results of barriers."""
+    """The graph before and the graph after; ``free`` results of barriers are fed."""
 
     before: Graph
     after: Graph
     inputs: Mapping[str, Array] | None = None
-    free: bool = True
+    free: Freedom = "stated"
 
     @cached_property
     def barriers(self) -> list[Barrier]:
         return barriers(self.before, self.after)
+
+    @cached_property
+    def types(self) -> dict[Value, TensorType]:
+        """What is fed for the results of barriers.
+
+        Whatever such an op gives, what follows must do the same with it on both sides:
+        where nothing is stated, floats of the shape of its first operand are as good as
+        others, if only the original can go on with them.
+        """
+        if self.free == "none":
+            return {}
+        found: dict[Value, TensorType] = {}
+        for barrier in self.barriers:
+            for value in barrier.before.results:
+                type_ = value.type
+                if isinstance(type_, TensorType) and None not in (
+                    type_.dtype,
+                    type_.shape,
+                ):
+                    found[value] = type_
+                elif self.free == "guessed":
+                    guess = _guess(barrier.before, type_, found)
+                    if guess is not None:
+                        found[value] = guess
+        return found
 
     @cached_property
     def freed(self) -> dict[Value, Value | None]:
@@ -71,26 +103,16 @@ class Sides:
 
         Where the graph after needs such an op no more, any value must do for it.
         """
-        if not self.free:
-            return {}
         return {
-            ours: theirs
+            ours: None if barrier.after is None else barrier.after.results[i]
             for barrier in self.barriers
-            for ours, theirs in zip(
-                barrier.before.results,
-                [None] * barrier.before.outs
-                if barrier.after is None
-                else barrier.after.results,
-                strict=True,
-            )
-            if isinstance(ours.type, TensorType)
-            and ours.type.dtype is not None
-            and ours.type.shape is not None
+            for i, ours in enumerate(barrier.before.results)
+            if ours in self.types
         }
 
     @cached_property
-    def targets(self) -> list[Target]:
-        """What can be compared: outputs, and operands of ops without a reference."""
+    def wanted(self) -> list[Target]:
+        """What should be compared: outputs, and operands of ops without a reference."""
         found = [
             Target(name, ours, theirs)
             for name, ours, theirs in zip(
@@ -105,28 +127,74 @@ class Sides:
                 continue
             for i, ours in enumerate(barrier.before.operands):
                 theirs = barrier.after.operand(i)
-                if ours is not None and theirs is not None and ours.constant is None:
+                if ours is not None and theirs is not None and ours is not theirs:
                     name = f"operand {i} of {barrier.name}"
                     found.append(Target(name, ours, theirs, is_output=False))
+        return found
+
+    @cached_property
+    def targets(self) -> list[Target]:
+        """What can be compared by running."""
         ours_blocked = _blocked(self.before, self.freed.keys())
         theirs_blocked = _blocked(self.after, set(self.freed.values()))
         return [
             target
-            for target in found
+            for target in self.wanted
             if target.before not in ours_blocked and target.after not in theirs_blocked
         ]
 
     @cached_property
+    def proven(self) -> tuple[OutputCheck, ...]:
+        """What cannot be run, but is made by the same ops of what is the same."""
+        able = {target.name for target in self.targets}
+        unable = [target for target in self.wanted if target.name not in able]
+        if not unable:
+            return ()
+        same: dict[Value, Value] = dict(
+            zip(self.after.inputs, self.before.inputs, strict=True)
+        )
+        for barrier in self.barriers:
+            if barrier.after is not None and barrier.alike:
+                same |= zip(barrier.after.results, barrier.before.results, strict=True)
+        made = respelled([target.after for target in unable], same) or ()
+        return tuple(
+            OutputCheck(target.name, True, note="the same ops")
+            for target, value in zip(unable, made, strict=False)
+            if value is target.before
+        )
+
+    @cached_property
+    def faults(self) -> tuple[OutputCheck, ...]:
+        """Ops without a reference that have become others, or that lack operands."""
+        found = []
+        for barrier in self.barriers:
+            if barrier.after is None:
+                continue
+            differs = not barrier.alike and not barrier.before.bodies
+            note = "its attributes differ" if differs else ""
+            pairs = zip(barrier.before.operands, barrier.after.operands, strict=False)
+            if any((a is None) != (b is None) for a, b in pairs):
+                note = "it has other operands"
+            if note:
+                name = f"op {barrier.name}"
+                found.append(OutputCheck(name, False, math.inf, note=note))
+        return tuple(found)
+
+    @cached_property
     def unchecked(self) -> tuple[str, ...]:
         """The ops without a reference, and the outputs that hang on them."""
-        compared = {target.name for target in self.targets}
-        lost = [name for name in self.before.output_names if name not in compared]
+        compared = {t.name for t in self.targets} | {c.name for c in self.proven}
+        lost = [
+            f"output {t.name}" if t.is_output else t.name
+            for t in self.wanted
+            if t.name not in compared
+        ]
         known = {barrier.after for barrier in self.barriers}
         new = [op for op in self.after.ops if op not in known and not has_reference(op)]
         return (
             *(f"op {barrier.name}" for barrier in self.barriers),
             *(f"op {self.after.names.get(op.results[0], op.kind)}" for op in new),
-            *(f"output {name}" for name in lost),
+            *lost,
         )
 
     def feed(self, setting: Setting) -> Fed:
@@ -149,7 +217,12 @@ class Sides:
         for number, (mine, other) in enumerate(self.freed.items()):
             role, style = _drawn(mine.op, uses[mine], setting.style)
             array = random_value(
-                mine.type, role, f"free {number}", setting.seed, fed.symbols, style
+                self.types[mine],
+                role,
+                f"free {number}",
+                setting.seed,
+                fed.symbols,
+                style,
             )
             fed.before[mine] = array
             if other is not None:
@@ -157,9 +230,33 @@ class Sides:
                 fed.same[other] = mine
         return fed
 
-    def without_free(self) -> Sides:
-        """The same, where nothing behind an op without a reference is compared."""
-        return replace(self, free=False)
+    def ways(self) -> Iterator[Sides]:
+        """Sides to try, one after the other until the original runs.
+
+        Guesses come first, but only if something is known in no other way.
+        """
+        if len(self.targets) + len(self.proven) < len(self.wanted):
+            guessed = replace(self, free="guessed")
+            if len(guessed.targets) > len(self.targets):
+                yield guessed
+        yield self
+        if self.freed:
+            yield replace(self, free="none")
+
+
+def _guess(op: Op, type_: Type, found: Mapping[Value, TensorType]) -> TensorType | None:
+    """A type that the result of an op might have; None for what is no tensor."""
+    if not isinstance(type_, TensorType | UnknownType):
+        return None
+    stated = type_ if isinstance(type_, TensorType) else TensorType(None, None)
+    operands = [found.get(v, v.type) for v in op.operands if v is not None]
+    shaped = [t for t in operands if isinstance(t, TensorType) and t.shape is not None]
+    first = next(iter(shaped), TensorType(None, (2, 2)))
+    dtype = first.dtype if first.dtype and first.dtype.is_float else DType.F32
+    return TensorType(
+        stated.dtype or dtype,
+        first.shape if stated.shape is None else stated.shape,
+    )
 
 
 def _drawn(op: Op | None, role: Role, style: str) -> tuple[Role, str]:

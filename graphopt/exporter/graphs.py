@@ -16,6 +16,7 @@ from ..proto import (
     defined_names,
     is_known,
     kind_of_value,
+    rename_free,
     stated_type,
     subgraphs,
     write_attribute,
@@ -234,7 +235,7 @@ class GraphWriter:
         }
         if renamed:
             for body in subgraphs(proto):
-                _rename(body, renamed)
+                rename_free(body, renamed)
 
     def result_types(self, op: Opaque, node: NodeProto, proto: GraphProto) -> None:
         """State what nobody can infer."""
@@ -295,17 +296,3 @@ def _inner_names(level: Level) -> set[str]:
         for node in graph.node:
             graphs.extend(subgraphs(node))
     return found
-
-
-def _rename(graph: GraphProto, renamed: Mapping[str, str]) -> None:
-    """Rename what a body reads from around it."""
-    own = defined_names(graph)
-    outer = {old: new for old, new in renamed.items() if old not in own}
-    if not outer:
-        return
-    for node in graph.node:
-        node.input[:] = [outer.get(name, name) for name in node.input]
-        for body in subgraphs(node):
-            _rename(body, outer)
-    for value in graph.output:
-        value.name = outer.get(value.name, value.name)

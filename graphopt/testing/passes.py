@@ -39,8 +39,8 @@ def assert_equivalent(
     """
     result = check(_graph(before), _graph(after), exact=exact, seed=seed, inputs=inputs)
     result.raise_if_failed()
-    lost = [u for u in result.unchecked if u.startswith("output ")]
-    assert not lost, f"nothing is known of {', '.join(lost)}: {result.notes}"
+    lost = ", ".join(result.lost)
+    assert not lost, f"nothing is known of {lost}: {result.notes}"
 
 
 def assert_legal_pass(subject: Subject, graph: Graph, *, exact: bool = False) -> Graph:
