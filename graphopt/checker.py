@@ -162,7 +162,7 @@ class Checker:
         if runs * _seconds(before, sizes) > self.seconds:
             return True
         peak = peak_memory(before, sizes)
-        return peak is not None and 2 * peak > self.bounds.limit_bytes
+        return isinstance(peak, int) and 2 * peak > self.bounds.limit_bytes
 
     def _regions(self) -> Outcome:
         reasons: list[str] = []

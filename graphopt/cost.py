@@ -6,7 +6,7 @@ what their bodies cost, ops with regions what a run of these costs.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -35,15 +35,15 @@ class Cost:
     ``flops`` and ``bytes`` (operands read and results written, each op by itself) are
     dims: expressions of the model's symbols, None for one that is too long. ``peak`` is
     the largest sum of live activations in bytes when ops run in graph order, weights
-    apart; None where a size is not known. ``unknown`` counts the kinds of op whose cost
-    is not known and not in the sums.
+    apart, also a dim; None where a size is not known. ``unknown`` counts the kinds of
+    op whose cost is not known and not in the sums.
     """
 
     flops: Dim
     bytes: Dim
     parameters: int
     parameter_bytes: int
-    peak: int | None
+    peak: Dim
     unknown: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -177,17 +177,17 @@ def _sum(parts: Iterable[Dim]) -> Dim:
 # --- memory -------------------------------------------------------------------------
 
 
-def peak_memory(graph: Graph, binding: Mapping[str, int]) -> int | None:
+def peak_memory(graph: Graph, binding: Mapping[str, int]) -> Dim:
     """Most bytes of values alive at once, ops in graph order, freed at last use.
 
     Every result has memory of its own. Inputs count until their last use, constants
-    never; while an op runs its bodies, the most that one of them needs is added. None
-    where a size is unknown.
+    never; while an op runs its bodies, the most that one of them needs is added. An
+    expression where ``binding`` leaves symbols; None where a size is unknown.
     """
     return _peak(graph, binding, given=True)
 
 
-def _peak(graph: Graph, binding: Mapping[str, int], *, given: bool) -> int | None:
+def _peak(graph: Graph, binding: Mapping[str, int], *, given: bool) -> Dim:
     """``given`` tells whether the inputs take memory that counts here."""
     last: dict[Value, int] = {}
     for i, op in enumerate(graph.ops):
@@ -196,29 +196,41 @@ def _peak(graph: Graph, binding: Mapping[str, int], *, given: bool) -> int | Non
                 last[value] = i
     for value in graph.outputs:
         last[value] = len(graph.ops)
-    sizes: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
+    sizes: dict[Value, Dim] = dict.fromkeys(graph.inputs, 0)
     made = [r for op in graph.ops if not isinstance(op, Constant) for r in op.results]
     for value in [*(graph.inputs if given else ()), *made]:
-        size = value_bytes(value, binding)
+        size = dims.substitute(_bytes_of(value), binding)
         if size is None:
             return None
         sizes[value] = size
-    freed = Counter[int]()
+    freed: defaultdict[int, Dim] = defaultdict(int)
     for value, i in last.items():
-        freed[i] += sizes.get(value, 0)
-    peak = alive = sum(sizes[p] for p in graph.inputs if p in last)
+        freed[i] = dims.add(freed[i], sizes.get(value, 0))
+    alive = _sum(sizes[p] for p in graph.inputs if p in last)
+    peaks = [alive]
     for i, op in enumerate(graph.ops):
         if isinstance(op, Constant):
             continue
         inside = [_peak(body, binding, given=False) for body in op.bodies]
-        alive += sum(sizes[r] for r in op.results)
-        for need in inside:
+        alive = dims.add(alive, _sum(sizes[r] for r in op.results))
+        for need in [0, *inside]:
             if need is None:
                 return None
-            peak = max(peak, alive + need)
-        peak = max(peak, alive)
-        alive -= freed[i] + sum(sizes[r] for r in op.results if r not in last)
-    return peak
+            _raise(peaks, dims.add(alive, need))
+        unread = _sum(sizes[r] for r in op.results if r not in last)
+        alive = dims.sub(alive, dims.add(freed[i], unread))
+    return reduce(dims.maximum, peaks) if len(peaks) <= _PEAKS else None
+
+
+_PEAKS = 8  # more expressions, of which any may be the largest, say nothing to anybody
+
+
+def _raise(peaks: list[Dim], other: Dim) -> None:
+    """Add what may be larger than all there are; leave out what cannot be largest."""
+    if any(dims.at_least(dims.sub(peak, other), 0) for peak in peaks):
+        return
+    peaks[:] = [p for p in peaks if not dims.at_least(dims.sub(other, p), 0)]
+    peaks.append(other)
 
 
 def value_bytes(value: Value, binding: Mapping[str, int]) -> int | None:

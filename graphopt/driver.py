@@ -30,7 +30,7 @@ from .plan import Plan
 from .plugins import KNOWN, find
 from .provenance import place
 from .report import Change, Missed, Report, changes
-from .specialize import Specialized, specialize
+from .specialize import Specialized, frozen, specialize
 from .verify import element_types, verify
 from .weights import Tensor
 
@@ -167,6 +167,7 @@ def optimize(
     opset: Wanted = None,
     dims: Mapping[str, int | str] | None = None,
     input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+    freeze: bool = False,
     inputs: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Result:
@@ -177,8 +178,9 @@ def optimize(
     is an object or ``"name(option=value)"``. ``check`` is auto, full, regions or off.
     ``opset`` is the version to write: a number, "latest", "keep", or None for the
     source's wherever that can express the result. ``dims`` and ``input_shapes``: see
-    `graphopt.specialize`. ``inputs`` are arrays for the check, by name, instead of
-    random ones from ``seed``.
+    `graphopt.specialize`. ``freeze`` makes constants of initializers that callers could
+    override, and so changes the interface. ``inputs`` are arrays for the check, by
+    name, instead of random ones from ``seed``.
 
     Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
     """
@@ -190,6 +192,7 @@ def optimize(
         opset=opset,
         dims=dims,
         input_shapes=input_shapes,
+        freeze=freeze,
         checking=Checking(check, inputs, seed),
     )
     return result.checked()
@@ -204,6 +207,7 @@ def improve(
     opset: Wanted = None,
     dims: Mapping[str, int | str] | None = None,
     input_shapes: Mapping[str, Sequence[int | str]] | None = None,
+    freeze: bool = False,
     checking: Checking | None = None,
 ) -> Result:
     """What `optimize` does, but for the check."""
@@ -214,10 +218,11 @@ def improve(
     given = source if isinstance(source, Graph) else load(source)
     # For what was just read, all other rules hold.
     verify(given, only=None if given is source else (element_types,))
-    special = specialize(given, dims, input_shapes)
+    special = specialize(frozen(given) if freeze else given, dims, input_shapes)
     original = special.graph
     checking = checking or Checking()
     notes = [f"{who} now follows its operand" for who in special.followed]
+    notes += _said_of_defaults(given, freeze)
     if special.freed and checking.wanted:
         notes.append(_tried(given, special, checking.seed))
     start = with_opset(original, opset)
@@ -252,6 +257,19 @@ def improve(
         origin,
         opset,
     )
+
+
+def _said_of_defaults(given: Graph, freeze: bool) -> list[str]:
+    """What became of the initializers that callers may override."""
+    count = sum(p.default is not None for p in given.inputs)
+    if not count:
+        return []
+    if freeze:
+        return [f"{count} initializers can no longer be overridden by callers"]
+    return [
+        f"{count} initializers are inputs too: callers may override them, so they are"
+        " not folded (--freeze makes them constants)"
+    ]
 
 
 def _tried(given: Graph, special: Specialized, seed: int) -> str:

@@ -74,6 +74,13 @@ def renamed(graph: Graph, rename: Mapping[str, str]) -> Graph:
     }
     _check_distinct("input", [rename.get(n, n) for n in graph.input_names])
     _check_distinct("output", [rename.get(n, n) for n in graph.output_names])
+    values = dict(zip(graph.output_names, graph.outputs, strict=True))
+    values |= {p.name: p for p in graph.inputs}
+    taken: dict[str, Value] = {}
+    for name, value in values.items():
+        new = rename.get(name, name)
+        if taken.setdefault(new, value) is not value:
+            raise UsageError(f"{new!r} would name both an input and an output")
     return graph.replace(
         inputs=[fresh.get(p, p) for p in graph.inputs],
         output_names=[rename.get(n, n) for n in graph.output_names],

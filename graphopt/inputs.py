@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -40,6 +41,9 @@ _WORDS: Final = (
     "0",
     "-1.5",
 )
+LARGEST: Final = 8 << 30
+"""Bytes of the largest array that is drawn."""
+
 _UNKNOWN: Final = "?"  # begins the names of dims that have none
 
 
@@ -85,6 +89,13 @@ def random_value(
     if not isinstance(type_, TensorType) or type_.dtype is None:
         raise UsageError(f"no random values of type {type_}; pass inputs", where=name)
     shape = shape_of(type_, name, sizes)
+    need = math.prod(shape) * type_.dtype.numpy.itemsize
+    if need > LARGEST:
+        raise UsageError(
+            f"random values for {type_} {list(shape)} would take {need >> 20:,} MiB;"
+            " pass inputs, or smaller dims",
+            where=name,
+        )
     array = _draw(type_.dtype, shape, role, name, rng, style)
     return array if array.dtype == object else array.astype(type_.dtype.numpy)
 

@@ -80,6 +80,11 @@ def put_in_place(
             raise UsageError(f"cannot write {path}: {file} belongs to the input")
     graph = annotated(result.graph, result.plan)
     shares = weights == "share"
+    if shares and not _data_files(result.original):
+        raise UsageError(
+            "the weights lie in the model itself: there is no file to share; write"
+            " them with weights 'auto' or 'external'"
+        )
     with _stage(path) as staged:
         save(graph, staged, opset=result.opset, weights=weights, folder=path.parent)
         if shares and data_path(staged).exists():

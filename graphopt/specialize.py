@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from . import dims
 from .dims import Dim, Expr, Shape
@@ -61,6 +62,25 @@ def specialize(
     return request.made()
 
 
+def symbols_of(graph: Graph) -> set[str]:
+    """The symbols that the dims of a graph's inputs are made of."""
+    return {
+        name
+        for p in graph.inputs
+        for dim in _dims_of(p.type)
+        for name in dims.symbols(dim)
+    }
+
+
+def frozen(graph: Graph) -> Graph:
+    """The graph whose inputs with a default are constants: nobody can override them."""
+    fixed: dict[Value, Value] = {
+        p: Constant(p.default) for p in graph.inputs if p.default is not None
+    }
+    inputs = [p for p in graph.inputs if p.default is None]
+    return graph.replace(inputs=inputs).substitute(fixed) if fixed else graph
+
+
 def parse_dim(text: str) -> tuple[str, int | str]:
     """``batch=8`` or ``x:0=batch``, as a user writes it."""
     name, equals, value = text.rpartition("=")
@@ -78,12 +98,15 @@ def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
     return name.strip(), tuple(_size_or_name(part, text) for part in parts)
 
 
+LARGEST: Final = 2**63 - 1
+"""What ONNX can write of a dim."""
+
 _AXIS = re.compile(r"(.+):(-?\d+)")
 
 
 def _size_or_name(text: str, whole: str) -> int | str:
     if re.fullmatch(r"-?\d+", text):
-        if int(text) < 0:
+        if not 0 <= int(text) <= LARGEST:
             raise UsageError(f"{text} in {whole!r} is no size")
         return int(text)
     if not text:
@@ -101,12 +124,7 @@ class _Request:
         self.freed: dict[str, int] = {}
         self.resized = False
         self.followed: list[str] = []
-        self.symbols = {
-            name
-            for p in graph.inputs
-            for dim in _dims_of(p.type)
-            for name in dims.symbols(dim)
-        }
+        self.symbols = symbols_of(graph)
 
     def bind(self, name: str, value: int | str) -> None:
         """Put a size, or another symbol, in the place of a symbol."""

@@ -1,11 +1,15 @@
 """When two results count as equal: errors against a float64 truth, and their bound.
 
-    max|after - truth| <= slack * max|before - truth| + 64 * unit * max|truth|
+    |after - truth| <= slack * max|before - truth| + 64 * unit * max|truth|
 
 ``truth`` is the float64 run of the graph before, ``before`` and ``after`` are native
 runs, and ``unit`` is half the distance from 1 to the next number of the coarsest float
 type that the output was computed through. Integers, truth values, strings, shapes and
 element types must be the same.
+
+The maxima are over an output's usual numbers; an outlier is held against its own size,
+and what is beside it gains nothing. Infinities and NaN that *truth* and *before* share
+must stay.
 
 Where that fails, the truth is run again with rounding noise. What the noise does to it
 counts as an error of *before*, as long as it is proportional: where noise a thousand
@@ -38,6 +42,9 @@ AMPLITUDE, USUAL = 8, 2
 
 UNDECIDED = 0.01
 """Share of an output's positions that may be undecided, or not finite."""
+
+OUTLIER = 2**10
+"""How much larger than most numbers one is that does not set their scale."""
 
 _FEW = 4  # positions that noise may explain however small an output is
 
@@ -223,15 +230,31 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
     before, after = _wide(runs.before), _wide(runs.after)
     with np.errstate(all="ignore"):
         finite = np.isfinite(truth) & np.isfinite(before)
+        settled = ~finite & _same(truth, before)
+        for rough, _ in runs.noisy:
+            settled &= _same(truth, rough)
         count = int(finite.size - np.count_nonzero(finite))
+        changed = ~_same(before, after)
+        broken = int(np.count_nonzero(settled & changed))
         note = ""
-        if count > UNDECIDED * finite.size and not _alike(before, after, ~finite):
+        if count > UNDECIDED * finite.size and np.any(~finite & ~settled & changed):
             note = "other values are infinite or NaN than before"
-        scale = _largest(np.abs(truth), finite)
-        error_before = _largest(np.abs(before - truth), finite)
+        magnitude, error_before = np.abs(truth), np.abs(before - truth)
+        scale = _usual(magnitude[finite])
+        ordinary = magnitude <= scale
         off = np.abs(after - truth)
         off[np.isnan(off)] = np.inf
-        tolerance = slack * error_before + FLOOR * runs.unit * scale
+
+        def allowed(spread: Array | None) -> tuple[Array, Array]:
+            """For each element the error that *before* may have, and the bound."""
+            error = error_before if spread is None else np.maximum(error_before, spread)
+            largest = np.where(
+                ordinary, _largest(error, finite & ordinary), _largest(error, finite)
+            )
+            floor = FLOOR * runs.unit * np.maximum(magnitude, scale)
+            return largest, slack * largest + floor
+
+        usual, tolerance = allowed(None)
         decided = finite.copy()
         spread = np.zeros_like(off)
         for rough, fine in runs.noisy:
@@ -240,13 +263,15 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
             larger = np.maximum(near, far)
             decided &= (np.abs(near - far) <= larger / 2) | (larger <= tolerance)
             np.maximum(spread, near, out=spread)
-        # Proportional, so that errors of the usual size are known from larger ones.
-        typical = _largest(spread, decided) * USUAL / AMPLITUDE
-        error_before = max(error_before, typical)
-        tolerance = slack * error_before + FLOOR * runs.unit * scale
-    error = _largest(off, decided)
+        if runs.noisy:
+            # Proportional, so that errors of the usual size are known from larger ones.
+            spread[~decided] = 0.0
+            usual, tolerance = allowed(spread * USUAL / AMPLITUDE)
+        share = np.where(decided, off / tolerance, 0.0)
+    share[np.isnan(share)] = 0.0  # no error where none is allowed
+    worst = np.unravel_index(np.argmax(share), share.shape) if share.size else ()
     undecided = int(np.count_nonzero(finite & ~decided & (off > tolerance)))
-    wrong = int(np.count_nonzero(decided & (off > tolerance)))
+    wrong = broken + int(np.count_nonzero(decided & (off > tolerance)))
     if not note and wrong:
         note = f"{wrong} of {off.size} elements are off"
     elif not note and undecided > UNDECIDED * off.size:
@@ -254,9 +279,9 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
     return OutputCheck(
         name,
         not note,
-        error,
-        error_before,
-        tolerance,
+        float(off[worst]) if np.any(decided) else 0.0,
+        float(usual[worst]) if np.any(decided) else 0.0,
+        float(tolerance[worst]) if np.any(decided) else 0.0,
         undecided,
         count,
         wrong,
@@ -265,14 +290,26 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
     )
 
 
+def _usual(magnitudes: Array) -> float:
+    """The largest magnitude, but for outliers, such as what stands for -infinity.
+
+    What is beside a number of 1e30 is no better known for it: numbers over `OUTLIER`
+    times the tenth part of the smallest ones do not set the scale.
+    """
+    some = magnitudes[magnitudes > 0]
+    if not some.size:
+        return 0.0
+    tenth = np.partition(some, some.size // 10)[some.size // 10]
+    return float(np.max(some, where=some <= OUTLIER * tenth, initial=0.0))
+
+
 def _largest(x: Array, where: Array) -> float:
     return float(np.max(x, where=where, initial=0.0))
 
 
-def _alike(a: Array, b: Array, where: Array) -> bool:
-    """Equal, or both NaN, wherever asked."""
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    return bool(np.all(same | ~where))
+def _same(a: Array, b: Array) -> Array:
+    """Where two arrays are equal, or both NaN."""
+    return (a == b) | (np.isnan(a) & np.isnan(b))
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -34,8 +34,10 @@ from graphopt.ops import (
     Gemm,
     Identity,
     LayerNormalization,
+    Less,
     Loop,
     MatMul,
+    Min,
     Mul,
     Neg,
     Pow,
@@ -51,6 +53,7 @@ from graphopt.ops import (
     Sub,
     Tanh,
     Transpose,
+    Where,
 )
 from graphopt.ops.opaque import Opaque
 from graphopt.testing.strategies import graphs
@@ -152,7 +155,36 @@ WRONG: dict[str, tuple[Build, Build]] = {
         lambda x, y: Reshape(Transpose(x, perm=(1, 0)), ints(-1)),
     ),
     "a result short": (lambda x, y: [x, y], lambda x, y: [x]),
+    "wrong beside a large number": (
+        lambda x, y: Mul(x, row(1e9, 1)),
+        lambda x, y: Mul(x, row(1e9, 0)),
+    ),
+    "wrong beside what is masked": (
+        lambda x, y: Where(Less(y, half()), x, lowest()),
+        lambda x, y: Where(Less(y, half()), Mul(x, Constant(np.float32(2))), lowest()),
+    ),
+    "numbers in the place of infinities": (
+        lambda x, y: Div(ReduceSum(x, ints(1)), row(0, 1, 500)),
+        lambda x, y: Min(
+            Div(ReduceSum(x, ints(1)), row(0, 1, 500)), Constant(np.float32(1e3))
+        ),
+    ),
 }
+
+
+def row(first: float, others: float, length: int = 8) -> Constant:
+    """[first, others, others, …]"""
+    numbers = np.full(length, others, np.float32)
+    numbers[0] = first
+    return Constant(numbers)
+
+
+def half() -> Constant:
+    return Constant(np.float32(0.5))
+
+
+def lowest() -> Constant:
+    return Constant(np.finfo(np.float32).min)
 
 
 def _product() -> Any:

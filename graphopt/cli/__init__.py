@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +36,7 @@ COMMANDS: Final = {
 }
 
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(200_000)  # graphs are many small objects, and all of them live
     as_json, verbose = "--json" in argv, any(a.startswith("-v") for a in argv)
     try:
-        return _command(argv)
+        with _cleaning_up():
+            return _command(argv)
     except GraphoptError as error:
         return _failed(error, error.exit_code, as_json)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -50,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("graphopt: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except _Terminated:
+        print("graphopt: terminated", file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -61,6 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             " (-v shows where it happened)"
         )
         return _failed(wrong, 1, as_json)
+
+
+class _Terminated(BaseException):
+    """SIGTERM: raised, so that half-written files are removed on the way out."""
+
+
+@contextmanager
+def _cleaning_up() -> Iterator[None]:
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _command(argv: list[str]) -> int:

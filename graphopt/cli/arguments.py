@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..ir import Graph
     from ..pipeline import Pipeline
 
 
@@ -95,7 +96,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         help="arrays by input name, instead of random ones",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of random inputs"
+        "--seed", type=natural, default=0, metavar="N", help="seed of random inputs"
     )
 
 
@@ -106,12 +107,31 @@ def add_sizes(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def size(text: str) -> tuple[str, int]:
-    """``batch=8``; unlike `parse_dim`, the value must be a number."""
-    name, equals, number = text.rpartition("=")
-    if not (equals and name and number.isdigit()):
-        raise UsageError(f"cannot read {text!r}; write NAME=SIZE")
-    return name, int(number)
+def natural(text: str) -> int:
+    """A number that is not negative. Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
+
+
+def sizes_of(options: argparse.Namespace, graph: Graph) -> dict[str, int]:
+    """What ``--dim`` says of the symbolic dims of a graph's inputs.
+
+    Raises UsageError for a dim that no input has, or for what is no size.
+    """
+    from ..pipeline import nearest
+    from ..specialize import parse_dim, symbols_of
+
+    found = pairs(options.dim, parse_dim)
+    known = symbols_of(graph)
+    for name, value in found.items():
+        if not isinstance(value, int):
+            raise UsageError(f"{value!r} is no size for {name!r}; write NAME=SIZE")
+        if name not in known:
+            raise UsageError(
+                f"no dim of an input is called {name!r}{nearest(name, known)}"
+            )
+    return found
 
 
 def pipeline_of(options: argparse.Namespace) -> Pipeline:

@@ -14,7 +14,7 @@ from ..cost import cost
 from ..importer import load
 from ..ir import Graph
 from ..report import kinds_of, table
-from .arguments import add_sizes, pairs, say, size
+from .arguments import add_sizes, say, sizes_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     if options.text:
         say(options, str(graph).splitlines(), text=str(graph))
         return 0
-    found = facts(graph, pairs(options.dim, size))
+    found = facts(graph, sizes_of(options, graph))
     say(options, _lines(found), **found)
     return 0
 
@@ -53,7 +53,7 @@ def facts(graph: Graph, binding: Mapping[str, int]) -> dict[str, Any]:
         "parameter_bytes": total.parameter_bytes,
         "flops": _plain(total.flops),
         "bytes": _plain(total.bytes),
-        "peak_bytes": total.peak,
+        "peak_bytes": _plain(total.peak),
         "unknown": dict(total.unknown),
     }
 
@@ -85,7 +85,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         ]
     )
     if found["peak_bytes"] is None:
-        yield "the peak needs the size of every dim: --dim NAME=N"
+        yield "the peak needs the size of every value, and of some it is not known"
     for kind, count in found["unknown"].items():
         yield f"not counted: {count} {kind}"
 

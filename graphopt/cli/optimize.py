@@ -56,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FILE.html", help="write a page about the result"
     )
+    parser.add_argument(
+        "--freeze",
+        action="store_true",
+        help="initializers that are inputs too become constants; this takes them out"
+        " of the interface",
+    )
     add_dims(parser)
     add_pipeline(parser)
     parser.add_argument(
@@ -88,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
             opset=options.opset,
             dims=pairs(options.dim, parse_dim),
             input_shapes=pairs(options.input_shape, parse_shape),
+            freeze=options.freeze,
             checking=driver.Checking(
                 options.check, read_arrays(options.inputs), options.seed
             ),

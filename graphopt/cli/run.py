@@ -23,10 +23,9 @@ from .arguments import (
     add_inputs,
     add_output,
     add_sizes,
-    pairs,
     read_arrays,
     say,
-    size,
+    sizes_of,
 )
 
 
@@ -64,7 +63,8 @@ def feeds(options: argparse.Namespace, model: Path) -> dict[str, Any]:
     given = read_arrays(options.inputs)
     if given is not None:
         return given
-    return random_inputs(load(model), options.seed, pairs(options.dim, size))
+    graph = load(model)
+    return random_inputs(graph, options.seed, sizes_of(options, graph))
 
 
 def _write(path: Path, outputs: Mapping[str, Any]) -> None:
