@@ -114,6 +114,7 @@ def check(
     mode: str = "auto",
     slack: float = SLACK,
     exact: bool = False,
+    declared: bool = False,
     limit_bytes: int = MEMORY,
     seconds: float = SECONDS,
 ) -> CheckResult:
@@ -121,7 +122,8 @@ def check(
 
     ``inputs`` replace random ones from ``seed``. ``mode``: "full" compares whole runs
     whatever they take, "regions" goes from value to value within ``seconds``, "auto"
-    takes the former where it will do, "off" runs nothing. ``exact`` wants equal bits.
+    takes the former where it will do, "off" runs nothing. ``exact`` wants equal bits,
+    ``declared`` the very types that the interface of ``before`` states.
     No run may hold more than ``limit_bytes``. Raises UsageError for bad inputs.
     """
     began = time.monotonic()
@@ -131,7 +133,7 @@ def check(
     if mode == "off":
         lost = tuple(f"output {name}" for name in before.output_names)
         return replace(result, unchecked=lost)
-    if faults := interface_faults(before, after):
+    if faults := interface_faults(before, after, declared=declared):
         wrong = [OutputCheck("interface", False, math.inf, note=f) for f in faults]
         return replace(result, mode="full", outputs=tuple(wrong))
     after = with_constants_of(before, after)

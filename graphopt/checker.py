@@ -97,6 +97,7 @@ class Checker:
         outcome.record(sides.proven)
         outcome.lose(sides.before.output_names)
         self._again(sides, outcome)
+        self._overridden(sides, outcome)
         for name, sizes_seen in values.items():
             if (
                 len(sizes_seen) == 1
@@ -120,6 +121,18 @@ class Checker:
                 outcome.record(self._best(sides, outcome.sizes[-1], seed, bounds))
             except GraphoptError:
                 return
+
+    def _overridden(self, sides: Sides, outcome: Outcome) -> None:
+        """Initializers that callers may override are no constants."""
+        if not any(p.default is not None for p in sides.before.inputs):
+            return
+        if not outcome.sizes or outcome.failed:
+            return
+        setting = Setting(outcome.sizes[-1], self.bounds.seed, overrides=True)
+        try:
+            outcome.record(run_both(sides, setting, self._share()))
+        except GraphoptError as error:
+            outcome.notes.append(f"not run with overridden initializers: {error}")
 
     def _sizes(self) -> Iterable[Sizes]:
         return [{}] if self.sides.inputs is not None else bindings(self.sides.before)

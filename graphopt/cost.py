@@ -17,7 +17,6 @@ from .ir import Graph, Op, Value
 from .ops import Constant, If, Loop, Scan
 from .ops.structured import Composite, Structured
 from .types import TensorType
-from .weights import Tensor
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def cost(graph: Graph, binding: Mapping[str, int] | None = None) -> Cost:
     """What a run of ``graph`` costs; ``binding`` gives symbolic dims their sizes."""
     binding = dict(binding or {})
     each, unknown = _cost_of(graph, binding)
-    weights = _weights(graph)
+    weights = graph.tensors()
     return Cost(
         flops=each.flops,
         bytes=each.bytes,
@@ -244,10 +243,3 @@ def _bytes_of(value: Value) -> Dim:
     if not isinstance(type_, TensorType) or type_.shape is None or type_.dtype is None:
         return None
     return dims.ceildiv(dims.mul(dims.product(type_.shape), type_.dtype.bits), 8)
-
-
-def _weights(graph: Graph) -> list[Tensor]:
-    """The tensors of a graph and its bodies: constants, and inputs with a default."""
-    constants = [op.tensor for _, op in graph.walk() if isinstance(op, Constant)]
-    defaults = [p.default for p in graph.inputs if p.default is not None]
-    return list(dict.fromkeys([*constants, *defaults]))

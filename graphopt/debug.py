@@ -30,6 +30,14 @@ def level() -> int:
     return _level.get()
 
 
+def verifies() -> bool:
+    """True where every graph on the way is verified, and no rule may build nonsense.
+
+    So it is when debugging, and in tests (``GRAPHOPT_VERIFY=1``).
+    """
+    return level() >= 1 or os.environ.get("GRAPHOPT_VERIFY", "0") != "0"
+
+
 @contextmanager
 def debug(step: int) -> Iterator[None]:
     """Print what happens at ``step`` (1 to 5) of the ladder and below, to stderr."""

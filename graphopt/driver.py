@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .bisect import Culprit, culprit
-from .debug import level as debug_level
-from .errors import CheckFailed, UsageError
+from .debug import verifies
+from .errors import CheckFailed, UsageError, nearest
 from .explain import misses
 from .exporter import Wanted, choose_opset
 from .exporter.storage import Weights
@@ -25,14 +25,13 @@ from .ir import Graph
 from .lowering import Executable, find as find_target
 from .ops.schema import LATEST
 from .passes import ALL
-from .pipeline import Pass, Pipeline, nearest
+from .pipeline import Pass, Pipeline
 from .plan import Plan
 from .plugins import KNOWN, find
 from .provenance import place
 from .report import Change, Missed, Report, changes
 from .specialize import Specialized, frozen, specialize
 from .verify import element_types, verify
-from .weights import Tensor
 
 if TYPE_CHECKING:
     from .check import CheckResult
@@ -64,7 +63,14 @@ class Checking:
         """The comparison of two graphs."""
         from .check import check  # with all that runs a graph: only where one is run
 
-        return check(before, after, mode=self.mode, inputs=self.inputs, seed=self.seed)
+        return check(
+            before,
+            after,
+            mode=self.mode,
+            inputs=self.inputs,
+            seed=self.seed,
+            declared=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -314,11 +320,6 @@ def _pass(spec: str | Pass) -> Pass:
     return spec if isinstance(spec, Pass) else find(spec)
 
 
-def verifies() -> bool:
-    """True where each graph on the way is verified: when debugging, and in tests."""
-    return debug_level() >= 1 or os.environ.get("GRAPHOPT_VERIFY", "0") != "0"
-
-
 def with_opset(graph: Graph, opset: Wanted) -> Graph:
     """The graph as one that is written in ``opset``; rules may use what that offers.
 
@@ -363,12 +364,8 @@ def reason_to_keep(before: Graph, after: Graph) -> str:
 
 
 def weight_bytes(graph: Graph) -> int:
-    """Bytes of all constants, each counted once."""
-    tensors: dict[Tensor, None] = {}
-    for _, op in graph.walk():
-        if op.constant is not None:
-            tensors[op.constant] = None
-    return sum(tensor.nbytes for tensor in tensors)
+    """Bytes of all constants and defaults, each counted once."""
+    return sum(tensor.nbytes for tensor in graph.tensors())
 
 
 def missed(result: Result) -> tuple[Missed, ...]:

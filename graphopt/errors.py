@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class GraphoptError(Exception):
     """Base of all: a clear message for the user, ``where`` names tensor, op or node."""
@@ -57,3 +59,15 @@ class TypeMismatch(GraphoptError):
     """Operands do not fit the op: rank, dims or element types clash."""
 
     exit_code = 3
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` with the closest known words, or else some of them."""
+    import difflib
+
+    known = sorted(words)
+    close = difflib.get_close_matches(word, known, n=3)
+    if close:
+        return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
+    some = known[:16] + ["…"] * (len(known) > 16)
+    return f"; known: {', '.join(some)}" if known else ""

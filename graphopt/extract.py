@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .errors import UsageError
+from .errors import UsageError, nearest
 from .ir import Graph, Parameter, Value
-from .pipeline import nearest
 from .provenance import place, value_named
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import InvalidModel
-from .proto import MAX_NESTING
+from .types import MAX_NESTING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,6 @@ from .importer import load
 from .ir import Graph
 from .plan import annotated
 from .report import Change, Trial, check_to_json
-from .weights import Tensor
 
 if TYPE_CHECKING:
     from .check import CheckResult
@@ -98,17 +98,12 @@ def put_in_place(
                 folder = path.parent if shares else staged.parent
                 check, trial = _proved(result, staged, folder)
             except CheckFailed as error:
-                kept = path.with_name(path.name.removesuffix(".onnx") + REJECTED)
+                kept = _free_name(path)
                 save(graph, kept, opset=result.opset, weights=weights)
                 raise Rejected(error, kept, getattr(error, "check", None)) from None
         written = [file for file in (data_path(staged), staged) if file.exists()]
         size = sum(file.stat().st_size for file in written)
-        for (
-            file
-        ) in written:  # the data first: a model never refers to what is not there
-            final = path.with_name(file.name)
-            refuse_special(final)
-            os.replace(file, final)
+        _replace(written, path)
     report = dataclasses.replace(
         result.report,
         check=check,
@@ -117,6 +112,30 @@ def put_in_place(
         bytes=Change(_input_bytes(result), size + _shared_bytes(graph, shares)),
     )
     return dataclasses.replace(result, report=report)
+
+
+def _free_name(path: Path) -> Path:
+    """Where a rejected candidate can go: NAME.rejected.onnx, or with a number."""
+    stem = path.name.removesuffix(".onnx")
+    for number in count(1):
+        kept = path.with_name(stem + (f".{number}" if number > 1 else "") + REJECTED)
+        if not (os.path.lexists(kept) or os.path.lexists(data_path(kept))):
+            return kept
+    raise AssertionError
+
+
+def _replace(written: Sequence[Path], path: Path) -> None:
+    """Put files in place, the model last: it never stands beside data that it misreads.
+
+    Where the data of an older model is replaced, that model goes first.
+    """
+    finals = [path.with_name(file.name) for file in written]
+    for final in finals:
+        refuse_special(final)
+    if len(finals) > 1 and finals[0].exists():
+        path.unlink(missing_ok=True)
+    for file, final in zip(written, finals, strict=True):
+        os.replace(file, final)
 
 
 def _proved(
@@ -171,13 +190,7 @@ def _same_file(a: Path, b: Path) -> bool:
 
 def _data_files(graph: Graph) -> set[Path]:
     """The files that weights of the graph lie in."""
-    return {tensor.location.file.path for tensor in _tensors(graph) if tensor.location}
-
-
-def _tensors(graph: Graph) -> Iterator[Tensor]:
-    for _, op in graph.walk():
-        if op.constant is not None:
-            yield op.constant
+    return {t.location.file.path for t in graph.tensors() if t.location is not None}
 
 
 def _input_bytes(result: Result) -> int:

@@ -17,7 +17,7 @@ from .ops.constant import Constant
 from .ops.opaque import Opaque
 from .proto import rename_free, subgraphs
 from .reference import has_reference, schedule
-from .verify import clash
+from .types import clash
 from .weights import Tensor
 
 

@@ -12,12 +12,12 @@ import dataclasses
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .debug import dump_folder, level, say
-from .errors import UsageError
+from .errors import UsageError, nearest
 from .ir import Graph, Op, Value
 from .rewrite import Log, Miss, Rule, rewrite
 
@@ -245,15 +245,3 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return node.id
     return ast.literal_eval(node)
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the closest known words, or else some of them."""
-    import difflib
-
-    known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=3)
-    if close:
-        return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
-    some = known[:16] + ["…"] * (len(known) > 16)
-    return f"; known: {', '.join(some)}" if known else ""

@@ -15,6 +15,7 @@ from .dims import Dim, Expr, format_dim, symbol, symbols
 from .errors import InvalidModel
 from .sparse import sparse_from_proto
 from .types import (
+    MAX_NESTING,
     UNKNOWN,
     DType,
     MapType,
@@ -29,9 +30,6 @@ from .weights import Tensor
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, ValueInfoProto
-
-MAX_NESTING = 64
-"""Bodies within bodies, functions calling functions, types within types."""
 
 _DTYPES = {dtype.value: dtype for dtype in DType}
 

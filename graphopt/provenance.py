@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .errors import UsageError
+from .errors import UsageError, nearest
 from .ir import Graph, Op, Value
-from .pipeline import nearest
 
 
 def place(graph: Graph, op: Op) -> str:

@@ -13,6 +13,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -76,7 +77,9 @@ def evaluate(
         precision=precision, limit_bytes=limit_bytes, seed=seed, symbols=symbols
     )
     env: dict[Value, Array] = {v: evaluator.adopt(a) for v, a in fed.items()}
-    return evaluator.run(graph.outputs if wanted is None else tuple(wanted), env)
+    if wanted is not None:
+        return evaluator.run(tuple(wanted), env)
+    return evaluator.run_plan(_plan_of(graph, env), env)
 
 
 def run(
@@ -152,9 +155,13 @@ class Evaluator:
 
     def run(self, wanted: Sequence[Value], env: Mapping[Value, Array]) -> list[Array]:
         """The wanted values, where those in ``env`` are known."""
+        return self.run_plan(_Plan(wanted, env), env)
+
+    def run_plan(self, plan: _Plan, env: Mapping[Value, Array]) -> list[Array]:
+        """The values that the plan is for."""
         try:
             with self.xp.scope():
-                return self._run(_Plan(wanted, env), env)
+                return self._run(plan, env)
         except MemoryError as error:
             raise OutOfBudget(f"out of memory: {error}") from error
 
@@ -287,7 +294,8 @@ class Evaluator:
         """A cast in real numbers: only a coarser type rounds."""
         operand, target = op.operands[0], DType(op.to)
         source = None if operand is None else operand.dtype
-        if source is not None and target in _HOLDERS.get(source, ()):
+        rounded = source in _WIDENED
+        if source is not None and rounded and target.holds(source):
             return x
         return widen(host().cast(x, target, **_cast_options(op)))
 
@@ -351,12 +359,24 @@ class _Plan:
 
     def __init__(self, wanted: Sequence[Value], known: Iterable[Value]) -> None:
         self.wanted = tuple(wanted)
+        self.known = frozenset(known)
         self.ops = schedule(wanted, known)
         self.uses: Counter[Value] = Counter(self.wanted)
         for op in self.ops:
             for operand in op.operands:
                 if operand is not None:
                     self.uses[operand] += 1
+
+
+_PLANS: Final[WeakKeyDictionary[Graph, _Plan]] = WeakKeyDictionary()
+
+
+def _plan_of(graph: Graph, known: Iterable[Value]) -> _Plan:
+    """How to compute all outputs of a graph; kept, as graphs run more than once."""
+    plan = _PLANS.get(graph)
+    if plan is None or plan.known != set(known):
+        plan = _PLANS[graph] = _Plan(graph.outputs, known)
+    return plan
 
 
 def schedule(wanted: Iterable[Value], known: Iterable[Value]) -> list[Op]:
@@ -389,12 +409,8 @@ def schedule(wanted: Iterable[Value], known: Iterable[Value]) -> list[Op]:
 
 # --- what the evaluator asks ---------------------------------------------------------
 
-_HOLDERS: Final = {
-    DType.BF16: (DType.BF16, DType.F32, DType.F64),
-    DType.F16: (DType.F16, DType.F32, DType.F64),
-    DType.F32: (DType.F32, DType.F64),
-}
-"""The float types that hold every number of another."""
+_WIDENED: Final = (DType.BF16, DType.F16, DType.F32)
+"""Float types that are float64 in a wide run, and stay so in those that hold them."""
 
 
 def widen(array: Array) -> Array:

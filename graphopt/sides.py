@@ -10,25 +10,28 @@ from typing import Any, Literal
 
 from .errors import UsageError
 from .feeds import bind
-from .inputs import random_inputs, random_value
+from .inputs import overridden, random_inputs, random_value
 from .ir import Graph, Op, Value
 from .pairs import Barrier, barriers, respelled
 from .reference import has_reference
 from .roles import Role, roles
 from .tolerance import OutputCheck
-from .types import DType, TensorType, Type, UnknownType
-from .verify import clash
+from .types import DType, TensorType, Type, UnknownType, clash
 
 Array = Any
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How inputs are made: sizes of symbolic dims, seed and style of random numbers."""
+    """How inputs are made: sizes of symbolic dims, seed and style of random numbers.
+
+    ``overrides`` gives floats that have a default other numbers, as a caller may.
+    """
 
     sizes: Mapping[str, int]
     seed: int = 0
     style: str = "normal"
+    overrides: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,8 @@ class Sides:
             given = random_inputs(
                 self.before, setting.seed, setting.sizes, style=setting.style
             )
+        if setting.overrides:
+            given = {**overridden(self.before, setting.seed), **given}
         ours, symbols = bind(self.before, given)
         theirs, _ = bind(self.after, given)
         same = zip(self.after.inputs, self.before.inputs, strict=True)
@@ -276,8 +281,14 @@ def _blocked(graph: Graph, fed: Any) -> set[Value]:
     return blocked
 
 
-def interface_faults(before: Graph, after: Graph) -> Sequence[str]:
-    """How the interface of the one graph differs from that of the other."""
+def interface_faults(
+    before: Graph, after: Graph, *, declared: bool = False
+) -> Sequence[str]:
+    """How the interface of the one graph differs from that of the other.
+
+    Where only values are to be the same, types may know more or less of the dims;
+    ``declared`` wants them as they were stated, symbols and all.
+    """
     faults = []
     if after.input_names != before.input_names:
         faults.append(f"the inputs are {after.input_names}, not {before.input_names}")
@@ -288,13 +299,19 @@ def interface_faults(before: Graph, after: Graph) -> Sequence[str]:
     if faults:
         return faults
     for ours, theirs in zip(before.inputs, after.inputs, strict=True):
-        if clash(ours.type, theirs.type):
+        if clash(ours.type, theirs.type) or (declared and ours.type != theirs.type):
             faults.append(f"input {ours.name!r} is {theirs.type}, not {ours.type}")
         left, right = ours.default, theirs.default
         if (left is None) != (right is None) or (
             left is not None and right is not None and left.digest() != right.digest()
         ):
             faults.append(f"the default of input {ours.name!r} changed")
+    stated = zip(
+        before.output_names, before.output_types, after.output_types, strict=True
+    )
+    for name, mine, other in stated:
+        if declared and mine is not None and mine != other:
+            faults.append(f"output {name!r} is declared {other}, not {mine}")
     return faults
 
 

@@ -15,11 +15,10 @@ from typing import Final
 
 from . import dims
 from .dims import Dim, Expr, Shape
-from .errors import TypeMismatch, UsageError
+from .errors import TypeMismatch, UsageError, nearest
 from .ir import Graph, Op, Parameter, Value, rebuild
 from .ops import Constant, Reshape, Scan
 from .ops.body_types import unstacked
-from .pipeline import nearest
 from .provenance import place
 from .types import OptionalType, SequenceType, SparseType, TensorType, Type
 from .weights import Tensor

@@ -17,6 +17,9 @@ import numpy as np
 
 from .dims import Dim, Shape, format_dim
 
+MAX_NESTING = 64
+"""Bodies within bodies, functions calling functions, types within types."""
+
 
 class DType(enum.Enum):
     """ONNX element types (``TensorProto.DataType``); the value is ONNX's number."""
@@ -85,6 +88,30 @@ class DType(enum.Enum):
     def is_signed(self) -> bool:
         return self.name[0] in "IFBC" and self is not DType.BOOL
 
+    def holds(self, other: DType) -> bool:
+        """True where each value of the other type is also one of this.
+
+        Said of integers, truth values, and the floats of 16 bits and more.
+        """
+        if self is other:
+            return True
+        wide, narrow = _FLOAT_BITS.get(self.name), _FLOAT_BITS.get(other.name)
+        if other is DType.BOOL:
+            return self.is_integer or wide is not None
+        if wide is not None and narrow is not None:
+            return all(a >= b for a, b in zip(wide, narrow, strict=True))
+        if not other.is_integer:
+            return False
+        if self.is_integer:
+            if other.is_signed and not self.is_signed:
+                return False
+            spare = 1 if self.is_signed and not other.is_signed else 0
+            return self.bits >= other.bits + spare
+        if wide is None:
+            return False
+        bits = other.bits - (1 if other.is_signed else 0)
+        return bits <= wide[1] + 1 and bits <= 2 ** (wide[0] - 1) - 1
+
     @classmethod
     def of(cls, dtype: np.dtype[np.generic] | type[np.generic]) -> DType:
         """The element type of a NumPy dtype. Raises TypeError where ONNX has none."""
@@ -125,6 +152,8 @@ _NUMPY: dict[str, Any] = {
 }
 _NARROW_BITS = {"U4": 4, "I4": 4, "F4E2M1": 4, "U2": 2, "I2": 2, "F6E2M3": 6}
 _NARROW_BITS["F6E3M2"] = 6
+_FLOAT_BITS = {"F64": (11, 52), "F32": (8, 23), "BF16": (8, 7), "F16": (5, 10)}
+"""Exponent and mantissa bits."""
 _FROM_NUMPY = {d.numpy: d for d in DType if d is not DType.STRING}
 
 
@@ -207,3 +236,23 @@ UNKNOWN = UnknownType()
 def tensor(dtype: DType | None, *shape: Dim) -> TensorType:
     """Short form: ``tensor(DType.F32, symbol("n"), 3)``."""
     return TensorType(dtype, shape)
+
+
+def clash(a: Type, b: Type) -> bool:
+    """True where no value can have both types."""
+    if isinstance(a, TensorType) and isinstance(b, TensorType):
+        if None not in (a.dtype, b.dtype) and a.dtype is not b.dtype:
+            return True
+        if a.shape is None or b.shape is None:
+            return False
+        return len(a.shape) != len(b.shape) or any(
+            isinstance(m, int) and isinstance(n, int) and m != n
+            for m, n in zip(a.shape, b.shape, strict=True)
+        )
+    if isinstance(a, SequenceType) and isinstance(b, SequenceType):
+        return clash(a.element, b.element)
+    if isinstance(a, OptionalType) or isinstance(b, OptionalType):
+        # A value may stand for an optional one.
+        left, right = (t.element if isinstance(t, OptionalType) else t for t in (a, b))
+        return clash(left, right)
+    return UNKNOWN not in (a, b) and type(a) is not type(b)

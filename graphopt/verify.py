@@ -15,18 +15,13 @@ from onnx import AttributeProto
 
 from .errors import GraphoptError, InvalidModel
 from .ir import Graph, Op, Parameter, Value
-from .ops.body_types import unstacked
-from .ops.control import If, Loop, Scan
+from .ops.control import Control
 from .ops.registry import Modelled
 from .ops.schema import LATEST
 from .text import format_op
 from .types import (
-    UNKNOWN,
-    DType,
-    OptionalType,
-    SequenceType,
     TensorType,
-    Type,
+    clash,
 )
 from .versions.spelling import spelling
 from .weights import Tensor
@@ -193,8 +188,10 @@ def element_types(graph: Graph) -> Iterator[Fault]:
 def bodies(graph: Graph) -> Iterator[Fault]:
     """operands(op) fit parameters(body), and outputs(body) fit results(op)"""
     for op in graph.ops:
+        if not isinstance(op, Control):
+            continue
+        given, taken = op.signature()
         for body in op.bodies:
-            given, taken = _signature(op, body)
             if len(given) != len(body.inputs) or len(taken) != len(body.outputs):
                 yield Fault(
                     f"its body takes {len(body.inputs)} values and gives"
@@ -299,53 +296,3 @@ _ATTRIBUTES: dict[int, Callable[[Any], bool]] = {
     AttributeProto.TENSOR: _one(Tensor),
     AttributeProto.TENSORS: _every(Tensor),
 }
-
-
-def clash(a: Type, b: Type) -> bool:
-    """True where no value can have both types."""
-    if isinstance(a, TensorType) and isinstance(b, TensorType):
-        if None not in (a.dtype, b.dtype) and a.dtype is not b.dtype:
-            return True
-        if a.shape is None or b.shape is None:
-            return False
-        return len(a.shape) != len(b.shape) or any(
-            isinstance(m, int) and isinstance(n, int) and m != n
-            for m, n in zip(a.shape, b.shape, strict=True)
-        )
-    if isinstance(a, SequenceType) and isinstance(b, SequenceType):
-        return clash(a.element, b.element)
-    if isinstance(a, OptionalType) or isinstance(b, OptionalType):
-        # A value may stand for an optional one.
-        left, right = (t.element if isinstance(t, OptionalType) else t for t in (a, b))
-        return clash(left, right)
-    return UNKNOWN not in (a, b) and type(a) is not type(b)
-
-
-def _signature(op: Op, body: Graph) -> tuple[list[Type], list[Type]]:
-    """What a body is given and what is taken from it, as the op has it."""
-    operands = [UNKNOWN if v is None else v.type for v in op.operands]
-    results = list(op.types)
-    if isinstance(op, If):
-        return operands[1:], results
-    if isinstance(op, Loop):
-        operands += [UNKNOWN] * (2 - len(operands))
-        rows = [unstacked(t) for t in results[op.carried :]]
-        return (
-            [_TRIP, _CONDITION, *operands[2:]],
-            [_CONDITION, *results[: op.carried], *rows],
-        )
-    if isinstance(op, Scan):
-        first = op.states
-        axes = op.scan_input_axes or (0,) * int(op.num_scan_inputs)
-        for i, axis in enumerate(axes, first):
-            operands[i] = unstacked(operands[i], axis)
-        axes = op.scan_output_axes or (0,) * (len(results) - first)
-        rows = [
-            unstacked(t, axis) for t, axis in zip(results[first:], axes, strict=True)
-        ]
-        return operands, [*results[:first], *rows]
-    return [p.type for p in body.inputs], [v.type for v in body.outputs]
-
-
-_TRIP = TensorType(DType.I64, ())
-_CONDITION = TensorType(DType.BOOL, None)

@@ -72,9 +72,9 @@ class Tensor:
         """A tensor of an array, or of Python numbers, strings and nested lists.
 
         An array keeps its element type, Python ints become i64 and floats f32 (as in
-        ONNX attributes), unless ``dtype`` casts. A contiguous array that owns its data
-        is taken without a copy and made read-only. Raises TypeError where ONNX has no
-        such element type, OverflowError for Python ints beyond it.
+        ONNX attributes), unless ``dtype`` casts. A large contiguous array that owns its
+        data is taken without a copy and made read-only. Raises TypeError where ONNX has
+        no such element type, OverflowError for Python ints beyond it.
         """
         if not isinstance(value, (np.ndarray, np.generic)):
             array: Array = np.asarray(value, None if dtype is None else dtype.numpy)
@@ -92,7 +92,9 @@ class Tensor:
             return cls(dtype, array.shape, tuple(map(_encode, array.flat)))
         if array.dtype != dtype.numpy:
             array = array.astype(dtype.numpy)
-        if not array.flags.c_contiguous or _shares_writeable(array):
+        # Small ones are interned by their bytes: no view of somebody's may change them.
+        interned = array.nbytes <= SMALL and array is value
+        if interned or not array.flags.c_contiguous or _shares_writeable(array):
             array = array.copy(order="C")
         array.flags.writeable = False
         return cls(dtype, array.shape, array)

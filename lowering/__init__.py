@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeAlias
 
-from graphopt.errors import UsageError
+from graphopt.errors import UsageError, nearest
 from graphopt.ir import Graph
-from graphopt.pipeline import nearest
 from graphopt.plan import Plan
 
 Array: TypeAlias = Any

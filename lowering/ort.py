@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from graphopt.exporter import save, to_proto
-from graphopt.ir import Graph, Op
+from graphopt.ir import Graph
 from graphopt.plan import Plan
 
 from . import Executable
@@ -44,17 +44,9 @@ TARGET: Final = OrtCpu()
 
 
 def _session(graph: Graph) -> Session:
-    if _weight_bytes(graph) < INLINE_BYTES:
+    if sum(tensor.nbytes for tensor in graph.tensors()) < INLINE_BYTES:
         return Session(to_proto(graph).SerializeToString())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         save(graph, path)
         return Session(path)
-
-
-def _weight_bytes(graph: Graph) -> int:
-    weights: dict[Op, int] = {}
-    for _, op in graph.walk():
-        if op.constant is not None:
-            weights[op] = op.constant.nbytes
-    return sum(weights.values())

@@ -6,10 +6,12 @@ exporters spell it), are one thing: ``y = scale * x + shift`` along one axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 
 from graphopt.ir import Op, Value
@@ -75,9 +77,10 @@ def scale_shift(op: Op, axis: int) -> ScaleShift | None:
     Only finite numbers count: ``0 * inf`` would come where there was a zero before.
     """
     found = _scale_shift(op, axis)
-    if found is None or not np.all(np.isfinite([*found.scale, *found.shift])):
+    if found is None:
         return None
-    return found
+    finite = np.isfinite(found.scale).all() and np.isfinite(found.shift).all()
+    return found if finite else None
 
 
 def _scale_shift(op: Op, axis: int) -> ScaleShift | None:
@@ -126,9 +129,17 @@ def _along(value: Value, axis: int, rank: int | None) -> Numbers | None:
 
 
 def _narrow(array: Numbers, dtype: DType) -> Constant | None:
-    """Numbers as a constant; None where one of them is not finite in that type."""
-    narrow = np.asarray(array).astype(dtype.numpy)
+    """Numbers as a constant; None where that type has no room for them.
+
+    They overflow, or all of them are too small for its normal numbers.
+    """
+    array = np.asarray(array)
+    narrow = array.astype(dtype.numpy)
     if not np.all(np.isfinite(narrow.astype(np.float64))):
+        return None
+    largest = np.max(np.abs(array), initial=0.0)
+    info: Any = ml_dtypes.finfo
+    if 0 < largest < float(info(dtype.numpy).tiny):
         return None
     return Constant(Tensor.of(narrow, dtype))
 
@@ -366,22 +377,34 @@ def scale_scale(op: Mul | Add, scene: Scene) -> Outcome:
     x, inner_constant = inner.operands
     if x is None or inner_constant is None or outer_constant is None:
         return None
-    c, d = _wide(inner_constant), _wide(outer_constant)
-    if c is None or d is None or op.dtype is None or x.constant is not None:
+    known = inner_constant.constant, outer_constant.constant
+    if known[0] is None or known[1] is None or x.constant is not None:
         return None
-    if max(c.size, d.size) < np.broadcast(c, d).size:
+    size = math.prod(np.broadcast_shapes(known[0].shape, known[1].shape))
+    if max(known[0].size, known[1].size) < size:
         return miss("the constants together would be larger than each")
-    both = c * d if isinstance(op, Mul) else c + d
-    made = _narrow(both, op.dtype)
-    if made is None or _vanishes(op, made, c, d):
+    c, d = _wide(inner_constant), _wide(outer_constant)
+    if c is None or d is None or op.dtype is None:
+        return None
+    if isinstance(op, Add) and _cancel(c, d):
+        return miss("the constants cancel: adding them may round on purpose", op)
+    made = _narrow(c * d if isinstance(op, Mul) else c + d, op.dtype)
+    if made is None or (isinstance(op, Mul) and _vanishes(made, c, d)):
         return miss(_OVERFLOW, op)
     return op.with_operands([x, made])
 
 
-def _vanishes(op: Op, made: Constant, c: Numbers, d: Numbers) -> bool:
+def _cancel(c: Numbers, d: Numbers) -> bool:
+    """Some sums are much smaller than what they are made of.
+
+    (x + 1.5 * 2**23) - 1.5 * 2**23 rounds x to a whole number.
+    """
+    return bool(np.any(16 * np.abs(c + d) < np.maximum(np.abs(c), np.abs(d))))
+
+
+def _vanishes(made: Constant, c: Numbers, d: Numbers) -> bool:
     """A product is zero, and none of its factors."""
-    zero = (_wide(made) == 0) & (c != 0) & (d != 0)
-    return isinstance(op, Mul) and bool(np.any(zero))
+    return bool(np.any((_wide(made) == 0) & (c != 0) & (d != 0)))
 
 
 RULES: tuple[Rule, ...] = (

@@ -62,9 +62,9 @@ def identity(op: Identity) -> Outcome:
 
 
 @rule
-def dropout(op: Dropout) -> Outcome:
+def dropout(op: Dropout, scene: Scene) -> Outcome:
     """dropout(x, ratio, training=False) = x, with a mask of trues"""
-    if op.outs > 1:
+    if any(scene.uses(mask) for mask in op.results[1:]):
         return miss("the mask is asked for")
     training = op.operand(2)
     if training is None or is_uniform(training, 0):

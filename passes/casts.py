@@ -10,34 +10,6 @@ from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, miss, rule
 from graphopt.types import DType
 
-_FLOATS = {
-    DType.F64: (11, 52),
-    DType.F32: (8, 23),
-    DType.BF16: (8, 7),
-    DType.F16: (5, 10),
-}
-"""Exponent and mantissa bits."""
-
-
-def holds(wide: DType, narrow: DType) -> bool:
-    """True where each value of ``narrow`` is also one of ``wide``."""
-    if wide is narrow:
-        return True
-    if narrow is DType.BOOL:
-        return wide.is_integer or wide in _FLOATS
-    if wide in _FLOATS and narrow in _FLOATS:
-        return all(a >= b for a, b in zip(_FLOATS[wide], _FLOATS[narrow], strict=True))
-    if narrow.is_integer and wide.is_integer:
-        if narrow.is_signed and not wide.is_signed:
-            return False
-        spare = 1 if wide.is_signed and not narrow.is_signed else 0
-        return wide.bits >= narrow.bits + spare
-    if narrow.is_integer and wide in _FLOATS:
-        bits = narrow.bits - (1 if narrow.is_signed else 0)
-        exponent = 2 ** (_FLOATS[wide][0] - 1) - 1
-        return bits <= _FLOATS[wide][1] + 1 and bits <= exponent
-    return False
-
 
 @rule
 def cast_like(op: CastLike) -> Outcome:
@@ -76,9 +48,9 @@ def cast_cast(op: Cast) -> Outcome:
     middle, last = DType(inner.to), DType(op.to)
     if DType.STRING in (x.dtype, middle, last):
         return miss("a string has its own spelling")
-    if not holds(middle, x.dtype):
+    if not middle.holds(x.dtype):
         return miss(f"{middle} cannot hold every {x.dtype}", inner)
-    if x.dtype.is_integer and middle.is_float and not holds(last, x.dtype):
+    if x.dtype.is_integer and middle.is_float and not last.holds(x.dtype):
         return miss(f"{middle} comes to {last} by rules of its own", inner)
     return op.with_operands([x])
 

@@ -14,7 +14,8 @@ import numpy as np
 from graphopt.errors import GraphoptError, NoReference
 from graphopt.ir import Op, Value
 from graphopt.ops import Constant, DequantizeLinear, Shape, Size
-from graphopt.ops.structured import Computed
+from graphopt.ops.elementwise import is_inexact
+from graphopt.ops.structured import Computed, Elementwise, Structured
 from graphopt.pipeline import RulePass
 from graphopt.reference import fold
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
@@ -47,10 +48,28 @@ class Fold(RulePass):
 
         @rule
         def on_constants(op: Op, scene: Scene) -> Outcome:
-            """f(constants) = constant"""
-            return _folded(op, scene, limit, free)
+            """f(constants) = constant, where no executor can say otherwise"""
+            return _folded(op, scene, limit, free) if is_determined(op) else None
 
-        return (known_contents, on_constants)
+        @rule(exact=False)
+        def rounded_constants(op: Op, scene: Scene) -> Outcome:
+            """f(constants) = constant, where executors may round otherwise"""
+            return None if is_determined(op) else _folded(op, scene, limit, free)
+
+        return (known_contents, on_constants, rounded_constants)
+
+
+def is_determined(op: Op) -> bool:
+    """True where all executors must give the same bits.
+
+    The result is no float, or is made by moving numbers, or by one operation that
+    IEEE 754 rounds: exp, sums and products of matrices are rounded as executors like.
+    """
+    if not any(v.dtype is None or is_inexact(v.dtype) for v in op.results):
+        return True
+    if not isinstance(op, Structured):
+        return False
+    return op.flops == 0 or (isinstance(op, Elementwise) and op.flops <= 1)
 
 
 def _from_contents(op: Op) -> Outcome:

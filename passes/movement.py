@@ -356,7 +356,7 @@ def transpose_through(op: Transpose, scene: Scene) -> Outcome:
         if len(moving) != 1 or len(chain) > 16:
             return None
         value = moving[0]
-    if not isinstance(value, Transpose) or not chain:
+    if not isinstance(value, Transpose) or value.rank != rank or not chain:
         return None
     made: Value = Transpose(value, perm=q)
     for link in reversed(chain):

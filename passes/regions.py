@@ -60,7 +60,7 @@ def constant_capture(op: If | Loop | Scan) -> Outcome:
             _reads(body, body.inputs[i - len(op.operands)]) for body in op.bodies
         ):
             dropped[i] = None
-        elif value in op.operands[first:i]:
+        elif _twin(op, first, i, dropped) is not None:
             dropped[i] = value
     if not dropped:
         return None
@@ -68,6 +68,15 @@ def constant_capture(op: If | Loop | Scan) -> Outcome:
     bodies = [_without(body, op, first, dropped) for body in op.bodies]
     left = len(op.captured) - len(dropped)
     return op.copy(operands=operands, bodies=bodies, captures=left).results
+
+
+def _twin(
+    op: Op, first: int, at: int, dropped: Mapping[int, Value | None]
+) -> int | None:
+    """An earlier capture of the same value that stays."""
+    before = range(first, at)
+    same = (i for i in before if op.operands[i] is op.operands[at] and i not in dropped)
+    return next(same, None)
 
 
 def _reads(body: Graph, parameter: Parameter) -> bool:
@@ -85,7 +94,8 @@ def _without(
         if isinstance(value, Constant):
             mapping[parameter] = value
         elif value is not None:
-            twin = op.operands.index(value, first)
+            twin = _twin(op, first, i, dropped)
+            assert twin is not None
             mapping[parameter] = body.inputs[twin + offset]
     gone = {i + offset for i in dropped}
     kept = [p for i, p in enumerate(body.inputs) if i not in gone]

@@ -76,6 +76,8 @@ def _parts(op: SplitToSequence, scene: Scene) -> Sequence[Value] | None:
         sizes = [min(size, extent - at) for at in range(0, extent, size)]
     else:
         sizes = list(split.ints)
+        if sum(sizes) != extent:
+            return None
     if len(sizes) == 1 and not drop:
         return [x]
     if len(sizes) < 2 or len(sizes) > 256:

@@ -60,6 +60,7 @@ from graphopt.testing.strategies import graphs
 from graphopt.text import format_graph, parse, weights_of
 from graphopt.tolerance import Runs, compare
 from graphopt.types import UNKNOWN, DType, Type, tensor
+from graphopt.weights import Tensor
 
 Build = Callable[[Any, Any], Any]
 BATCH = symbol("batch")
@@ -632,3 +633,28 @@ def test_loops_that_never_end() -> None:
     assert time.monotonic() - began < 5
     assert result.unchecked == ("output output_0", "output output_1")
     assert "the time was over before" in " ".join(result.notes)
+
+
+def test_the_interface_keeps_its_symbols_where_it_is_declared() -> None:
+    x, y = (Parameter(tensor(DType.F32, d, 8), "x") for d in (BATCH, symbol("n")))
+    before, after = (
+        Graph([p], [Tanh(p)], output_names=["y"], output_types=[p.type]) for p in (x, y)
+    )
+    assert check(before, after, mode="full").passed
+    result = check(before, after, mode="full", declared=True)
+    assert not result.passed
+    assert "input 'x' is" in str(result)
+    vague = before.replace(output_types=[tensor(DType.F32, None, 8)])
+    assert not check(before, vague, declared=True).passed
+    assert check(vague, before, declared=True).passed is False
+
+
+def test_overridable_initializers_are_overridden() -> None:
+    x = Parameter(tensor(DType.F32, 8), "x")
+    weight_ = Tensor.of(np.linspace(1, 2, 8, dtype=np.float32))
+    w = Parameter(tensor(DType.F32, 8), "w", default=weight_)
+    before = Graph([x, w], [Mul(x, w)])
+    folded = Graph([x, w], [Mul(x, Constant(weight_))])
+    assert not check(before, folded, mode="full").passed
+    swapped = Graph([x, w], [Mul(w, x)])
+    assert check(before, swapped, mode="full").passed

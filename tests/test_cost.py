@@ -208,7 +208,7 @@ def test_ops_of_unknown_cost_are_counted() -> None:
     found = cost(Graph([], [kept, unknown, ops.Neg(unknown)]))
     assert found.unknown == {"NonZero": 1, "Relu": 1, "Neg": 1}
     assert found.flops == 0
-    assert found.peak == 2048 * n
+    assert found.peak is None
 
 
 def test_weights_count_once_and_defaults_too() -> None:

@@ -503,3 +503,15 @@ def test_real_models_are_read_or_refused_with_a_reason(path: Path) -> None:
         graph.sources
     )
     assert all(isinstance(graph.names.get(v, ""), str) for v in values)
+
+
+def test_a_sparse_initializer_can_be_the_default_of_an_input() -> None:
+    proto = model("(float[2] x, float[2] w) => (float[2] y) { y = Mul (x, w) }")
+    proto.graph.sparse_initializer.add(
+        values=numpy_helper.from_array(np.array([5], np.float32), "w"),
+        indices=numpy_helper.from_array(np.array([1], np.int64)),
+        dims=[2],
+    )
+    default = load(proto).inputs[1].default
+    assert default is not None
+    assert default.array().tolist() == [0, 5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -186,3 +187,26 @@ def test_external_data_from_another_folder(tmp_path: Path) -> None:
     assert outcome.outputs is not None, outcome.error
     assert outcome.outputs["y"].sum() == 512
     assert load(staged.read_bytes(), folder=home).ops
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("exit 3",)
+
+
+def test_the_child_can_say_arrays_and_nothing_else() -> None:
+    arrays = {
+        "f": np.ones((2, 3), np.float32),
+        "b": np.ones(3, ml_dtypes.bfloat16),
+        "s": np.array(["a", "b"], object),
+        "q": [np.zeros(2), np.float64(1)],
+        "c": np.ones(1, np.complex64),
+    }
+    good, evil = pickle.dumps((arrays, "")), pickle.dumps((Evil(), ""))
+    ((outputs, error),) = isolated._read(good + evil + good)
+    assert error == ""
+    assert outputs is not None
+    for name, array in arrays.items():
+        assert np.array_equal(outputs[name][0], array[0])

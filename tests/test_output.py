@@ -14,11 +14,13 @@ import pytest
 
 import graphopt
 from graphopt import CheckFailed, Graph, Result, UsageError, artifact, load
+from graphopt.exporter import save
 from graphopt.ir import Parameter
 from graphopt.lowering.isolated import Artifact, Outcome
 from graphopt.ops import Add, Constant, Identity, RandomNormalLike, Relu
 from graphopt.plan import METADATA_KEY, Plan
 from graphopt.types import DType, tensor
+from graphopt.weights import Tensor
 
 F = tensor(DType.F32, 300)
 
@@ -177,3 +179,54 @@ def test_data_files_are_moved_with_the_model(tmp_path: Path, result: Result) -> 
     model = onnx.load(path)  # which reads them
     assert len(model.graph.node) == 2
     assert load(path).ops
+
+
+def test_a_rejected_candidate_replaces_nothing(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "out.rejected.onnx"
+    precious.write_text("precious")
+    runs(monkeypatch, same, "died")
+    with pytest.raises(CheckFailed, match=r"out\.2\.rejected\.onnx"):
+        result.save(tmp_path / "out.onnx")
+    assert precious.read_text() == "precious"
+    onnx.load(tmp_path / "out.2.rejected.onnx")
+
+
+def test_data_of_overridable_initializers_belongs_to_the_input(tmp_path: Path) -> None:
+    x = Parameter(tensor(DType.F32, 3000), "x")
+    weight = Tensor.of(np.linspace(-1, 1, 3000, dtype=np.float32))
+    w = Parameter(tensor(DType.F32, 3000), "w", default=weight)
+    graph = Graph([x, w], [Relu(Identity(Add(x, w)))], output_names=["y"])
+    source = tmp_path / "abc.onnx"
+    save(graph, source, weights="external")
+    data = tmp_path / "xyz.onnx.data"
+    os.rename(tmp_path / "abc.onnx.data", data)
+    source.write_bytes(source.read_bytes().replace(b"abc.onnx.data", b"xyz.onnx.data"))
+    before = data.read_bytes()
+    result = graphopt.optimize(source, check="off")
+    with pytest.raises(UsageError, match="belongs to the input"):
+        result.save(tmp_path / "xyz.onnx", weights="external")
+    assert data.read_bytes() == before
+
+
+def test_an_old_model_never_stands_beside_new_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = Parameter(tensor(DType.F32, 3000), "x")
+    weight = Constant(np.linspace(-1, 1, 3000, dtype=np.float32))
+    graph = Graph([x], [Relu(Identity(Add(x, weight)))], output_names=["y"])
+    result = graphopt.optimize(graph, check="off")
+    path = tmp_path / "out.onnx"
+    result.save(path, weights="external")
+    seen: list[list[str]] = []
+    replace = os.replace
+
+    def watched(source: Any, target: Any) -> None:
+        seen.append(sorted(f.name for f in tmp_path.iterdir() if f.is_file()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    result.save(path, weights="external")
+    assert seen[-2:] == [["out.onnx.data"], ["out.onnx.data"]]
+    onnx.load(path)

@@ -27,6 +27,8 @@ from graphopt.ops import (
     RandomNormal,
     Relu,
     Scan,
+    SequenceConstruct,
+    SequenceMap,
     Slice,
 )
 from graphopt.testing.strategies import graphs
@@ -251,3 +253,27 @@ def test_real_models_are_legal(path: Path) -> None:
     except GraphoptError as error:
         pytest.skip(str(error))
     verify(graph)
+
+
+def test_bodies_of_sequence_map_fit_its_sequences() -> None:
+    """Elements go in, not what the body says it takes."""
+    x = Parameter(tensor(DType.F32, 3), "x")
+    element = Parameter(tensor(DType.I64, 7), "element")
+    mapped = SequenceMap(
+        SequenceConstruct(x, x), bodies=(Graph([element], [Neg(element)]),), captures=0
+    )
+    assert "bodies" in {name for name, _, _ in faults(Graph([x], [mapped]))}
+
+
+def test_bodies_nest_only_so_deep() -> None:
+    """What goes into bodies by recursion must come back."""
+
+    def nested(depth: int) -> Graph:
+        body = Graph([], [Constant(np.float32(1))])
+        for _ in range(depth):
+            body = Graph([], [If(Constant(np.array(True)), bodies=(body, body))])
+        return body
+
+    assert nested(64).depth == 64
+    with pytest.raises(GraphoptError, match="nest over"):
+        nested(400)

@@ -12,9 +12,12 @@ from onnx import ModelProto, checker, defs, parser
 from graphopt import reference
 from graphopt.exporter import choose_opset, to_proto
 from graphopt.importer import load
+from graphopt.ir import Graph, Header, Parameter
+from graphopt.ops import Clip, Constant
 from graphopt.ops.opaque import Opaque
 from graphopt.ops.registry import find
 from graphopt.ops.schema import LATEST
+from graphopt.types import DType, tensor
 from graphopt.versions import Node, has_changed, read, spelling, turning_points
 from graphopt.versions.table import changes_after
 
@@ -452,3 +455,26 @@ def test_what_an_opset_cannot_say_asks_for_the_lowest_that_can() -> None:
     assert chosen.forced_by is not None
     assert chosen.forced_by.kind == "ReduceSum"
     assert [o.version for o in to_proto(old).opset_import] == [13]
+
+
+@pytest.mark.parametrize("opset", [6, 10, 11, 13])
+def test_a_clip_without_bounds_had_some_once(opset: int) -> None:
+    """Before opset 11 the bounds were the largest float32 where none was given."""
+    graph = load(model(opset, "(float[3] x) => (float[3] y) { y = Clip (x) }"))
+    x = np.array([-np.inf, 1, np.inf], np.float32)
+    largest = np.finfo(np.float32).max if opset < 11 else np.inf
+    for each in (graph, load(to_proto(graph))):
+        np.testing.assert_array_equal(
+            reference.evaluate(each, [x])[0], [-largest, 1, largest]
+        )
+
+
+def test_a_clip_from_one_side_stays_so_in_old_opsets() -> None:
+    """What a rule makes for opset 6 has no bound that nobody asked for."""
+    x = Parameter(tensor(DType.F32, 3), "x")
+    clip = Clip(x, Constant(np.float32(0)))
+    graph = Graph([x], [clip], header=Header(opsets={"": 6}, ir_version=7))
+    written = load(to_proto(graph))
+    assert written.header.opsets[""] == 6
+    given = np.array([-1, 1, np.inf], np.float32)
+    assert reference.evaluate(written, [given])[0].tolist() == [0, 1, np.inf]

@@ -324,3 +324,13 @@ def test_external_round_trip(dtype, tmp_path):
         assert tensor.location is not None
         assert tensor.location.file.path == tmp_path / "w.data"
         assert tensor.key == Tensor.from_proto(proto, folder=tmp_path).key
+
+
+def test_no_view_can_change_an_interned_constant():
+    array = np.zeros(4, np.float32)
+    view = array[:]
+    tensor = Tensor.of(array)
+    key = tensor.key
+    view[0] = 7
+    assert tensor.array().tolist() == [0, 0, 0, 0]
+    assert Tensor.of(np.zeros(4, np.float32)).key == key

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from ..ir import Graph
@@ -119,7 +119,6 @@ def sizes_of(options: argparse.Namespace, graph: Graph) -> dict[str, int]:
 
     Raises UsageError for a dim that no input has, or for what is no size.
     """
-    from ..pipeline import nearest
     from ..specialize import parse_dim, symbols_of
 
     found = pairs(options.dim, parse_dim)

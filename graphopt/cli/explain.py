@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 from ..explain import Event, events, misses
 from ..importer import load
 from ..ir import Graph
-from ..pipeline import Pipeline, RulePass, nearest
+from ..pipeline import Pipeline, RulePass
 from ..provenance import names_of
 from .arguments import add_pipeline, pipeline_of, say
 

@@ -8,9 +8,9 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 from ..passes import BY_NAME
-from ..pipeline import Pass, RulePass, nearest
+from ..pipeline import Pass, RulePass
 from ..plugins import KNOWN
 from .arguments import say
 

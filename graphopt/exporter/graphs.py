@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import GraphProto, NodeProto
 
 from ..ir import Graph, Op, Value
+from ..ir.values import attribute_key
 from ..ops.constant import Constant
 from ..ops.control import Control
 from ..ops.opaque import Opaque
@@ -206,7 +207,7 @@ class GraphWriter:
             value = node.attrs[name]
             if schema is None:
                 write_attribute(proto, name, value, kind_of_value(value))
-            elif schema.defaults.get(name) != value or name == "axes":
+            elif name == "axes" or not _is_default(schema.defaults, name, value):
                 # onnx itself cannot infer with a default list of axes
                 write_attribute(proto, name, value, schema.attributes[name])
 
@@ -256,6 +257,12 @@ class GraphWriter:
             proto.doc_string = stub.doc_string
             proto.metadata_props.extend(stub.metadata_props)
             proto.device_configurations.extend(stub.device_configurations)
+
+
+def _is_default(defaults: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Bit by bit: -0.0 is not 0.0."""
+    known = name in defaults
+    return known and attribute_key(defaults[name]) == attribute_key(value)
 
 
 def _state(proto: ValueInfoProto, name: str, type_: Type | None) -> None:

@@ -12,6 +12,7 @@ from ..ir import Graph, Op, Parameter, Value, postorder, rebuild
 from ..ops.constant import Constant
 from ..ops.control import Control
 from ..ops.conversion import Identity
+from ..ops.normalization import BatchNormalization
 from ..ops.opaque import Opaque
 from ..ops.registry import Modelled
 from ..ops.schema import LATEST
@@ -129,9 +130,11 @@ def _first_opset(op: Op, used: tuple[bool, ...], above: int) -> int:
 
 
 def used_results(graph: Graph, op: Op) -> tuple[bool, ...]:
-    """For each result, whether anybody reads it."""
+    """For each result, whether anybody reads it, or ONNX wants it all the same."""
     if op.outs == 1:
         return (True,)
+    if isinstance(op, BatchNormalization):  # in training it has all or none
+        return (True,) * op.outs
     uses = graph.uses
     return tuple([value in uses for value in op.results])
 
@@ -239,7 +242,7 @@ def _with_own_outputs(graph: Graph, body: bool) -> Graph:
     be one: there, initializers have no other name to keep.
     """
     names: dict[Value, str] = {p: p.name for p in graph.inputs}
-    given: dict[Value, str] = {}
+    given = {} if body else names.copy()
     outputs: list[Value] = []
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         own = given.setdefault(value, name) == name

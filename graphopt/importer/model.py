@@ -13,7 +13,6 @@ from ..ir import Graph, Header, Parameter
 from ..ops.schema import LATEST
 from ..proto import stated_type, text
 from ..types import UNKNOWN, TensorType, Type
-from ..weights import Tensor
 from .nodes import NodeReader
 from .scope import Level, Scope
 
@@ -33,8 +32,8 @@ def _read(model: ModelProto, folder: Path | None) -> Graph:
     proto = model.graph
     level = Level(proto)
     scope = Scope(level, opsets)
-    tensors = reader.initializers(proto, scope)
-    inputs = _inputs(model, scope, tensors)
+    reader.initializers(proto, scope)
+    inputs = _inputs(model, scope)
     reader.nodes(proto.node, scope)
     outputs = []
     for declared in proto.output:
@@ -106,9 +105,7 @@ def _header(model: ModelProto, opsets: Mapping[str, int], reader: NodeReader) ->
     )
 
 
-def _inputs(
-    model: ModelProto, scope: Scope, tensors: Mapping[str, Tensor]
-) -> list[Parameter]:
+def _inputs(model: ModelProto, scope: Scope) -> list[Parameter]:
     """Parameters of the main graph.
 
     From IR version 4 on, an initializer that is also an input may be overridden;
@@ -121,11 +118,16 @@ def _inputs(
             raise InvalidModel("graph input without a name")
         if name in parameters:
             raise InvalidModel("two graph inputs of this name", where=name)
-        default = tensors.get(name)
+        given = scope.values.get(name)
+        default = None if given is None else given.constant
+        if given is not None and default is None:
+            raise UnsupportedModel(
+                "a large sparse initializer that is an input too", where=repr(name)
+            )
         type_ = stated_type(value) or UNKNOWN
         if default is not None:
             _agree(name, type_, default.type)
-        if name in scope.values and model.ir_version < 4:
+        if given is not None and model.ir_version < 4:
             continue
         parameter = Parameter(type_, name, default=default)
         parameters[name] = parameter

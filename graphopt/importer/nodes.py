@@ -15,7 +15,6 @@ from ..ops.constant import Constant
 from ..ops.control import Control
 from ..ops.opaque import Opaque
 from ..proto import (
-    MAX_NESTING,
     free_names,
     kind_of,
     label,
@@ -25,7 +24,7 @@ from ..proto import (
     text,
 )
 from ..sparse import SparseTensor, sparse_from_proto
-from ..types import UNKNOWN, TensorType, Type
+from ..types import MAX_NESTING, UNKNOWN, TensorType, Type
 from ..versions import Node, read
 from ..weights import Tensor
 from .bodies import Body, Budget, read_control, read_formals
@@ -133,7 +132,7 @@ class NodeReader:
 
     # --- constants ------------------------------------------------------------------
 
-    def initializers(self, proto: GraphProto, scope: Scope) -> dict[str, Tensor]:
+    def initializers(self, proto: GraphProto, scope: Scope) -> None:
         """Define a graph's tensors; sparse ones are spelled out where that is small."""
         tensors: dict[str, Tensor] = {}
         for entry in proto.initializer:
@@ -144,7 +143,6 @@ class NodeReader:
         for sparse in proto.sparse_initializer:
             name = _new(text(sparse.values.name), scope.values)
             scope.define(name, self.sparse(sparse, name))
-        return tensors
 
     def sparse(self, proto: SparseTensorProto, name: str) -> Value:
         where = f"sparse initializer {name!r}"
@@ -212,8 +210,8 @@ class NodeReader:
             reads = self.body_reader(scope)
             return read_control(cls, operands, attrs, graphs, reads, self.budget)
         token = 0 if cls.deterministic else self.token()
+        attrs.pop("consumed_inputs", None)  # a hint of opsets 1 to 5
         if how.changed:
-            attrs.pop("consumed_inputs", None)
             used = tuple([bool(name) for name in proto.output[:outs]])
             node = Node(proto.op_type, list(operands), attrs, used, token)
             made = read(node, version)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ..types import Type
+from ..weights import Tensor
 from .rebuild import postorder, rebuild
 from .values import Op, Parameter, Value, attribute_key
 
@@ -151,6 +152,17 @@ class Graph:
             for op in graph.ops:
                 yield graph, op
                 pending.extend(op.bodies)
+
+    def tensors(self) -> list[Tensor]:
+        """All weights, each once: constants, those of bodies too, and defaults."""
+        constants = [op.constant for _, op in self.walk()]
+        defaults = [p.default for p in self.inputs]
+        return list(dict.fromkeys(t for t in (*constants, *defaults) if t is not None))
+
+    @cached_property
+    def depth(self) -> int:
+        """How deep bodies nest; 0 without any."""
+        return max((1 + b.depth for op in self.ops for b in op.bodies), default=0)
 
     def substitute(self, mapping: Mapping[Value, Value]) -> Graph:
         """The graph that reads ``mapping[v]`` wherever this one reads ``v``."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 import numpy as np
 
 from ..errors import TypeMismatch
-from ..types import DType, TensorType, Type
+from ..types import MAX_NESTING, DType, TensorType, Type
 from ..weights import Tensor
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ class Op(Value):
         self.operands = operands
         self.attrs = MappingProxyType(merged)
         self.bodies = tuple(bodies)
+        if any(body.depth > _DEEPEST for body in self.bodies):
+            raise TypeMismatch(f"bodies of {cls.kind} nest over {_DEEPEST} deep")
         self.instance = instance
         self.token = token
         self.outs = outs if outs is not None else self.default_outs()
@@ -294,6 +296,10 @@ class Result(Value):
         return f"<result {self.index} of {self._op!r}>"
 
 
+_DEEPEST = MAX_NESTING + 8  # what is read from files is less deep
+"""Bodies are the one thing that graphopt goes into by recursion."""
+
+
 def canonical(value: Any) -> Attr:
     if isinstance(value, DType):
         return value.value
@@ -302,7 +308,7 @@ def canonical(value: Any) -> Attr:
     if isinstance(value, float | np.floating):
         with np.errstate(over="ignore"):
             return float(np.float32(value))  # what ONNX can store
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return tuple(canonical(v) for v in value)  # type: ignore[return-value]
     return cast(Attr, value)
 

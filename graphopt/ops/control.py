@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from .. import dims
 from ..errors import NoReference
 from ..ir import Op
-from ..types import SequenceType, TensorType, Type
-from .body_types import holds, join, stacked
+from ..types import UNKNOWN, DType, SequenceType, TensorType, Type
+from .body_types import element_of, holds, join, stacked, unstacked
 from .registry import op
 from .schema import Schema, schema_of
 from .structured import Array, Computed
@@ -58,6 +59,14 @@ class Control(Computed):
         """How many parameters of a body are not captures."""
         return len(body.inputs) - int(self.captures)
 
+    def signature(self) -> tuple[list[Type], list[Type]]:
+        """The types that each body is given, and those that are taken from it."""
+        raise NotImplementedError
+
+    def given(self) -> list[Type]:
+        """The types of the operands, unknown for those that are absent."""
+        return [UNKNOWN if v is None else v.type for v in self.operands]
+
 
 @cache
 def _without_bodies(kind: str, body_names: tuple[str, ...]) -> Schema:
@@ -89,6 +98,9 @@ class If(Control):
 
     def formals(self, body: Graph) -> int:
         return 0
+
+    def signature(self) -> tuple[list[Type], list[Type]]:
+        return self.given()[1:], list(self.types)
 
     def infer(self) -> Sequence[Type]:
         then, other = self.bodies
@@ -151,13 +163,19 @@ class Loop(Control):
             types.append(stacked(row.type, trips))
         return types
 
+    def signature(self) -> tuple[list[Type], list[Type]]:
+        rows = [unstacked(t) for t in self.types[self.carried :]]
+        return (
+            [TensorType(DType.I64, ()), _CONDITION, *self.given()[2:]],
+            [_CONDITION, *self.types[: self.carried], *rows],
+        )
+
     def trips(self) -> Dim:
         """The number of iterations, where it is known and no condition ends them."""
         limit = self.operand(0)
         if limit is None or limit.contents is None or not self.goes_on:
             return None
-        trips: Dim = limit.contents.item()
-        return max(trips, 0) if isinstance(trips, int) else trips
+        return dims.maximum(limit.contents.item(), 0)
 
     @property
     def goes_on(self) -> bool:
@@ -308,6 +326,18 @@ class Scan(Control):
             types.append(stacked(row.type, length, axis))
         return types
 
+    def signature(self) -> tuple[list[Type], list[Type]]:
+        given, first = self.given(), self.states
+        axes = self.scan_input_axes or (0,) * int(self.num_scan_inputs)
+        for i, axis in enumerate(axes, first):
+            given[i] = unstacked(given[i], axis)
+        axes = self.scan_output_axes or (0,) * (len(self.types) - first)
+        rows = [
+            unstacked(type_, axis)
+            for type_, axis in zip(self.types[first:], axes, strict=True)
+        ]
+        return given, [*self.types[:first], *rows]
+
     def length(self) -> Dim:
         """The number of slices."""
         first = self.states
@@ -367,6 +397,14 @@ class SequenceMap(Control):
             raise self.error("the body has other parameters than the op has operands")
         return [SequenceType(value.type) for value in body.outputs]
 
+    def signature(self) -> tuple[list[Type], list[Type]]:
+        given = self.given()
+        along = len(given) - int(self.captures)
+        return (
+            [*map(element_of, given[:along]), *given[along:]],
+            [element_of(type_) for type_ in self.types],
+        )
+
     def compute(  # type: ignore[override]
         self, xp: Namespace, sequence: Any, *others: Any, run: Run
     ) -> Any | tuple[Any, ...]:
@@ -379,6 +417,9 @@ class SequenceMap(Control):
         made = tuple([list(column) for column in zip(*rows, strict=True)])
         made = made or ([],) * self.outs
         return made if self.outs > 1 else made[0]
+
+
+_CONDITION = TensorType(DType.BOOL, None)
 
 
 def _surely_true(value: Value) -> bool:

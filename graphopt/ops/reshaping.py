@@ -94,8 +94,12 @@ class Reshape(Reshaping):
 def wanted_shape(source: Shape, wanted: Sequence[Dim], *, allowzero: bool) -> Shape:
     """The dims that a Reshape of ``source`` to ``wanted`` gives.
 
+    A wanted expression that might be negative is not known to be a dim: -1 is none.
     Raises ValueError where the elements do not fit.
     """
+    wanted = [
+        dim if isinstance(dim, int) or dims.nonnegative(dim) else None for dim in wanted
+    ]
     shape, rest = list(wanted), list(source)
     given, left = [], []
     for i, dim in enumerate(wanted):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..dims import Dim, Shape
@@ -10,20 +12,39 @@ from ..ops.bodies import vector
 from ..ops.constant import Constant
 from ..ops.flattened import FLATTENED
 from ..ops.reshaping import Unsqueeze
+from ..types import DType
 from ..weights import Tensor
-from .moved import SCALAR_LIKE_DATA, from_front, moved, slots
+from .moved import SCALAR_LIKE_DATA, from_front, slots
 from .table import Node, Read, changed, spelled_before
 
+_BOUNDS = slots(min=(1, SCALAR_LIKE_DATA), max=(2, SCALAR_LIKE_DATA))
 _LARGEST = float(np.finfo(np.float32).max)
-moved(
-    "Clip",
-    11,
-    slots(
-        {"min": -_LARGEST, "max": _LARGEST},
-        min=(1, SCALAR_LIKE_DATA),
-        max=(2, SCALAR_LIKE_DATA),
-    ),
-)
+
+
+def _has_larger(dtype: DType | None) -> bool:
+    """True where a type has numbers, infinity too, beyond the largest f32."""
+    return dtype in (DType.F32, DType.F64)
+
+
+def _read_bounds(node: Node) -> Node | None:
+    """Before opset 11 the bounds were attributes, the largest f32 by default."""
+    for name, default in (("min", -_LARGEST), ("max", _LARGEST)):
+        if node.attrs.get(name, default) == default:
+            node.attrs[name] = default if _has_larger(node.data.dtype) else None
+    return _BOUNDS.read(node)
+
+
+def _spell_bounds(node: Node) -> Node | None:
+    absent = [name for name, i in (("min", 1), ("max", 2)) if node.operand(i) is None]
+    made = _BOUNDS.spell(node)
+    if made is not None and _has_larger(node.data.dtype):
+        # Without a bound, infinity stays infinity.
+        for name in absent:
+            made.attrs[name] = -math.inf if name == "min" else math.inf
+    return made
+
+
+changed("Clip", 11, read=_read_bounds, spell=_spell_bounds)
 
 
 # --- broadcasting --------------------------------------------------------------------

@@ -33,6 +33,16 @@ class Host(Namespace):
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
         return x.astype(dtype, copy=False)
 
+    def same(self, *operands: Any) -> tuple[Array, ...]:
+        first = operands[0]
+        if type(first) is np.ndarray and self.dtype(first.dtype) is first.dtype:
+            for other in operands:
+                if type(other) is not np.ndarray or other.dtype is not first.dtype:
+                    break
+            else:
+                return operands  # what most calls come to, and the checks take longer
+        return super().same(*operands)
+
     def integer_power(self, a: Array, b: Array) -> Array:
         return np.power(a, b)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from graphopt import ops
-from graphopt.dims import parse_dim, symbol
+from graphopt.dims import evaluate as evaluate_dim, parse_dim, symbol
 from graphopt.errors import TypeMismatch
-from graphopt.ir import Parameter, Value
+from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops.reshaping import factored
 from graphopt.types import DType, TensorType, tensor
 
@@ -210,3 +210,24 @@ def test_what_does_not_fit_is_refused(build: Any) -> None:
         build()
     kinds = [word for word in build.__code__.co_names if hasattr(ops, word)]
     assert any(kind in str(caught.value) for kind in kinds)
+
+
+def test_a_loop_runs_never_less_than_not_at_all() -> None:
+    number, going = (
+        Parameter(tensor(DType.I64), "i"),
+        Parameter(tensor(DType.BOOL), "c"),
+    )
+    row = ops.Constant(np.float32(1))
+    body = Graph([number, going], [ops.Identity(going), row])
+    trips = ops.Sub(
+        ops.Gather(ops.Shape(X), ops.Constant(np.int64(0))), ops.Constant(np.int64(5))
+    )
+    loop = ops.Loop(trips, None, bodies=(body,), captures=0)
+    assert loop.shape is not None
+    assert [evaluate_dim(loop.shape[0], {"b": b}) for b in (2, 5, 9)] == [0, 0, 4]
+
+
+def test_a_dim_that_may_be_negative_is_no_dim() -> None:
+    """Reshape takes -1 for what is left."""
+    wanted = joined(ops.Sub(part(0, 1), ints(2)), ints(-1))
+    assert ops.Reshape(weights(3, 4), wanted).shape == (None, None)

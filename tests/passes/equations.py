@@ -20,8 +20,8 @@ from graphopt.ir import Graph, Header, Op, Parameter, Value, postorder
 from graphopt.ops import Constant
 from graphopt.reference import evaluate
 from graphopt.rewrite import Log, Rule, rewrite
-from graphopt.types import DType, TensorType, Type, tensor
-from graphopt.verify import clash, verify
+from graphopt.types import DType, TensorType, Type, clash, tensor
+from graphopt.verify import verify
 
 N, M = symbol("n"), symbol("m")
 SPECIAL = [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-40, -1.0, 2.5, 6e4]

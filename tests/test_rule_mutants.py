@@ -1,0 +1,156 @@
+"""Mutants of rules: a slip in the source of a pass must fail some test.
+
+A hundred and more changes of one expression each are drawn over all modules of
+``passes/`` (`mutation`) and tried one by one: the tests of the module, then those of
+all passes, then random graphs (`mutation_properties`). What none of them notices must
+stand in a table of `mutation_survivors` with its reason, or be given a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mutation import PASSES, Mutant, chosen, mutants_of
+from mutation_survivors import EQUIVALENT, MISSED
+
+HERE = Path(__file__).parent
+MODULES = sorted(p.stem for p in PASSES.glob("*.py") if p.stem != "__init__")
+COUNT, SEED, WORKERS = 130, 0, 2
+
+
+class Worker:
+    """A process that tries mutants, one at a time."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "mutation_worker.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=HERE.parent,
+            text=True,
+        )
+
+    def attempt(self, module: str, source: str) -> str | None:
+        """What fails with this source of a module; None where nothing does."""
+        order = {"module": module, "source": source, "rounds": rounds(module)}
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        said = json.loads(self.process.stdout.readline())
+        assert "error" not in said, f"{module} could not be tried: {said['error']}"
+        failed: str | None = said["failed"]
+        return failed
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
+
+
+@contextmanager
+def workers(count: int) -> Iterator[queue.Queue[Worker]]:
+    free: queue.Queue[Worker] = queue.Queue()
+    made = [Worker() for _ in range(count)]
+    for worker in made:
+        free.put(worker)
+    try:
+        yield free
+    finally:
+        for worker in made:
+            worker.close()
+
+
+def rounds(module: str) -> list[list[str]]:
+    """Test files: the module's own, all the others, and random graphs."""
+    own = HERE / "passes" / f"test_{module}.py"
+    others = sorted((HERE / "passes").glob("test_*.py"))
+    others = [p for p in [*others, HERE / "test_bug_classes.py"] if p != own]
+    groups = [[own], others, [HERE / "mutation_properties.py"]]
+    found = [[str(p.relative_to(HERE.parent)) for p in g if p.exists()] for g in groups]
+    return [group for group in found if group]
+
+
+def verdicts(mutants: Sequence[Mutant]) -> dict[str, str | None]:
+    """What fails for each mutant, by its key."""
+    with workers(WORKERS) as free, ThreadPoolExecutor(WORKERS) as pool:
+
+        def one(mutant: Mutant) -> str | None:
+            worker = free.get()
+            try:
+                return worker.attempt(mutant.module, mutant.source)
+            finally:
+                free.put(worker)
+
+        return dict(zip([m.key for m in mutants], pool.map(one, mutants), strict=True))
+
+
+def lines(keys: Sequence[str]) -> str:
+    return "".join(f"\n  {key!r}" for key in keys)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants are tried in forks")
+def test_mutants_of_rules_are_caught() -> None:
+    every = [
+        mutant
+        for module in MODULES
+        for mutant in mutants_of(module, (PASSES / f"{module}.py").read_text())
+    ]
+    known = EQUIVALENT | MISSED
+    stale = sorted(set(known) - {mutant.key for mutant in every})
+    assert not stale, f"mutation_survivors speaks of code that is gone:{lines(stale)}"
+
+    sample = chosen(every, COUNT, SEED)
+    found = verdicts(sample)
+    survivors = [key for key, failed in found.items() if failed is None]
+    real = [m for m in sample if m.key not in EQUIVALENT]
+    caught = [m for m in real if found[m.key] is not None]
+    print(f"{len(sample)} mutants of rules, {len(sample) - len(real)} of them equal")
+    print(f"{len(caught)} of {len(real)} caught; by kind:")
+    print(", ".join(f"{k} {n}" for k, n in Counter(m.kind for m in real).items()))
+    for key in survivors:
+        print(f"survived: {key} ({known.get(key, 'no reason known')})")
+
+    unknown = [key for key in survivors if key not in known]
+    assert not unknown, (
+        "nothing notices these mutants; write a test,"
+        f" or say in mutation_survivors why there can be none:{lines(unknown)}"
+    )
+    noticed = [f"{key} ({found[key]})" for key in known if found.get(key)]
+    assert not noticed, f"mutation_survivors is out of date, caught:{lines(noticed)}"
+    assert len(real) >= 100
+    assert len(caught) >= 0.98 * len(real)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants are tried in forks")
+def test_an_unchanged_rule_survives() -> None:
+    """Else every mutant would be caught, by whatever is wrong with the trial."""
+    source = (PASSES / "gemm.py").read_text()
+    with workers(1) as free:
+        assert free.get().attempt("gemm", source) is None
+
+
+def test_the_draw_is_stable_under_edits() -> None:
+    before = (PASSES / "gemm.py").read_text()
+    after = before.replace("@rule(exact=False)\ndef", "\n\n@rule(exact=False)\ndef", 1)
+    assert before != after
+    old, new = (mutants_of("gemm", text) for text in (before, after))
+    assert [m.key for m in old] == [m.key for m in new]
+    assert len({m.key for m in old}) == len(old)
+    shorter = [m for m in old if "bias_of_gemm" not in m.key]
+    kept = {m.key for m in chosen(shorter, 20, SEED)}
+    assert len(kept & {m.key for m in chosen(old, 20, SEED)}) >= 10
