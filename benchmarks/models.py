@@ -104,8 +104,11 @@ def op_counts(model: onnx.ModelProto) -> Counter[str]:
 def interface(model: onnx.ModelProto) -> tuple[list[object], list[object]]:
     """What callers rely on: inputs with types and fixed dimensions, outputs with types.
 
-    Names of symbolic dimensions are left out: a peer may give some where none were.
+    Names of symbolic dimensions are left out: a peer may give some where none were. So
+    are initializers before IR version 4: they had to be listed, and are constants.
     """
+    listed = model.graph.initializer if model.ir_version < 4 else ()
+    constant = {tensor.name for tensor in listed}
 
     def dims(value: onnx.ValueInfoProto) -> list[object]:
         shape = value.type.tensor_type.shape
@@ -116,7 +119,11 @@ def interface(model: onnx.ModelProto) -> tuple[list[object], list[object]]:
     def dtype(value: onnx.ValueInfoProto) -> int:
         return value.type.tensor_type.elem_type
 
-    inputs = [(value.name, dtype(value), dims(value)) for value in model.graph.input]
+    inputs = [
+        (value.name, dtype(value), dims(value))
+        for value in model.graph.input
+        if value.name not in constant
+    ]
     outputs = [(value.name, dtype(value)) for value in model.graph.output]
     return list(inputs), list(outputs)
 

@@ -46,6 +46,4 @@ def run_model(
     Raises NotImplementedError, with the name of the op, where the target cannot run
     the model; UsageError for inputs that do not fit; BackendMissing.
     """
-    if not isinstance(model, bytes | str | os.PathLike):
-        model = model.SerializeToString()
     return list(find(target).open(model)(inputs).values())

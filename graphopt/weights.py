@@ -124,7 +124,8 @@ class Tensor:
         size = checked_size(dtype, shape)
         if proto.HasField("segment"):
             raise InvalidModel("data in segments is not supported")
-        inline = [field for field in _DATA_FIELDS if getattr(proto, field)]
+        data = {field: getattr(proto, field) for field in _DATA_FIELDS}  # copied once
+        inline = [field for field, content in data.items() if content]
         doc = proto.doc_string
         if proto.data_location == proto.EXTERNAL:
             if inline:
@@ -137,7 +138,7 @@ class Tensor:
                 raise InvalidModel(f"no data for {size} elements")
             return cls(dtype, shape, () if dtype is DType.STRING else b"", doc)
         field = inline[0]
-        content = getattr(proto, field)
+        content = data[field]
         _check_field(field, len(content), dtype, size)
         if field == "raw_data":
             return cls(dtype, shape, content, doc)

@@ -10,14 +10,21 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from graphopt.errors import UsageError, nearest
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 Array: TypeAlias = Any
 """An ``np.ndarray``; a list for a sequence; None for an optional that holds nothing."""
+
+
+Model: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto"
+"""A model by its path, or itself."""
 
 
 class Executable(ABC):
@@ -52,8 +59,8 @@ class Target(Protocol):
         """
         ...
 
-    def open(self, model: str | os.PathLike[str] | bytes) -> Executable:
-        """A model as it is, by path or bytes, ready to run; raises as `compile`."""
+    def open(self, model: Model) -> Executable:
+        """A model as it is, ready to run; raises as `compile`."""
         ...
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Final
+
+from onnx import ModelProto
 
 from graphopt.exporter import save, to_proto
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
-from . import Executable
+from . import Executable, Model
 from .session import Refused, Session, runtime
 
 INLINE_BYTES: Final = 1 << 30
@@ -36,7 +37,9 @@ class OrtCpu:
                 raise
             return _session(graph.with_header(opsets=older, ir_version=0))
 
-    def open(self, model: str | os.PathLike[str] | bytes) -> Executable:
+    def open(self, model: Model) -> Executable:
+        if isinstance(model, ModelProto):
+            model = model.SerializeToString()
         return Session(model)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from graphopt.importer import load
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
-from . import Array, Executable
+from . import Array, Executable, Model
 
 
 class Evaluation(Executable):
@@ -37,7 +36,7 @@ class Reference:
     def compile(self, graph: Graph, plan: Plan) -> Executable:
         return Evaluation(graph)
 
-    def open(self, model: str | os.PathLike[str] | bytes) -> Executable:
+    def open(self, model: Model) -> Executable:
         return Evaluation(load(model))
 
 

@@ -10,6 +10,9 @@ import numpy as np
 
 from graphopt.ir import Op, Value
 from graphopt.ops import (
+    GRU,
+    LSTM,
+    RNN,
     Abs,
     Add,
     And,
@@ -47,6 +50,7 @@ from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .match import (
     is_uniform,
+    is_zero,
     same_type,
     static_shape,
     stretches_nothing,
@@ -70,6 +74,16 @@ def dropout(op: Dropout, scene: Scene) -> Outcome:
     if training is None or is_uniform(training, 0):
         return op.operands[0]
     return miss("it may train", training)
+
+
+@rule
+def zero_state(op: LSTM | GRU | RNN) -> Outcome:
+    """lstm(x, w, r, b, lens, 0, 0) = lstm(x, w, r, b, lens)"""
+    states = [i for i in (5, 6) if i < len(op.operands) and is_zero(op.operands[i])]
+    if not states:
+        return None
+    kept = [None if i in states else v for i, v in enumerate(op.operands)]
+    return op.with_operands(kept).results
 
 
 @rule
@@ -292,6 +306,7 @@ def _scalar(value: Any) -> Constant | None:
 RULES: tuple[Rule, ...] = (
     identity,
     dropout,
+    zero_state,
     constants_right,
     one_operand,
     binary_sum,

@@ -7,6 +7,7 @@ from typing import Any
 
 from graphopt.dims import equal
 from graphopt.ir import Value
+from graphopt.ops import Constant, ConstantOfShape, Expand, Reshape, Tile, Unsqueeze
 from graphopt.types import DType, TensorType
 
 READ_LIMIT = 1 << 16
@@ -37,6 +38,15 @@ def is_uniform(value: Value | None, number: float) -> bool:
     if number == 0 and value is not None and value.dtype and value.dtype.is_float:
         return math.copysign(1.0, float(found)) == math.copysign(1.0, number)
     return True
+
+
+def is_zero(value: Value | None) -> bool:
+    """True where a value is 0.0 everywhere, whatever its shape."""
+    while isinstance(value, Expand | Reshape | Unsqueeze | Tile):
+        value = value.operands[0]
+    if isinstance(value, ConstantOfShape):
+        return is_uniform(Constant(value.filling()), 0.0)
+    return is_uniform(value, 0.0)
 
 
 def same_shape(a: Value, b: Value) -> bool:

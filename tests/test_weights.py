@@ -316,7 +316,9 @@ def test_external_round_trip(dtype, tmp_path):
     for array, proto in zip(arrays, protos, strict=True):
         tensor = Tensor.from_proto(proto, folder=tmp_path)
         assert bits(tensor.array()) == bits(array)
-        assert bits(numpy_helper.to_array(proto, str(tmp_path))) == bits(array)
+        read = TensorProto()
+        read.CopyFrom(proto)  # which some versions of onnx read the data into
+        assert bits(numpy_helper.to_array(read, str(tmp_path))) == bits(array)
         assert not tensor.array().flags.writeable
         assert tensor.same_bits(Tensor.of(array))
         assert tensor.digest() == Tensor.of(array).digest()

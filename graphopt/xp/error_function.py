@@ -4,7 +4,8 @@ For ``x >= 0``, ``erf(x) = -expm1(-x r(x))`` with ``r(x) = -log(erfc(x)) / x``, 
 smooth. An error in ``r`` is damped by ``erfc(x)``, so one short fit serves the whole
 range at full relative accuracy. Its coefficients are minimax, by Lawson's method; one
 form with an exponential is the idea of Abramowitz and Stegun 7.1.26.
-Largest errors, against mpmath: 0.51 ulp in float32, 6e-16 in float64.
+Largest errors, against math.erf on two million points: 0.51 ulp in float32, 5e-16 in
+float64.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -74,7 +75,7 @@ class Reductions(Elementwise):
 
         def average(x: Array, **options: Any) -> Array:
             total = self.lib.sum(x, dtype=x.dtype, **options)
-            count = int(np.prod([x.shape[a] for a in options["axis"]], dtype=np.int64))
+            count = math.prod(x.shape[a] for a in options["axis"])
             return self.divide(total, count)
 
         return self._reduce(average, x, axis, keepdims)
