@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from .check import MEMORY, SLACK
+from .check.tolerance import Runs, compare, units
 from .errors import GraphoptError
 from .feeds import bind
 from .inputs import bindings, random_inputs
@@ -18,7 +19,6 @@ from .lowering.isolated import Artifact as Artifact, Outcome, run
 from .ops import Opaque
 from .reference import Evaluator, schedule
 from .report import Trial
-from .tolerance import Runs, compare, units
 
 RUNTIME: Final = "ONNX Runtime"
 SECONDS: Final = 60.0

@@ -14,13 +14,13 @@ from typing import Any, Final
 import numpy as np
 
 from . import dims
+from .check.tolerance import Runs, compare
 from .errors import GraphoptError, UsageError
 from .inputs import bindings, random_inputs
 from .ir import Graph
 from .provenance import place
 from .reference import evaluate
 from .specialize import Specialized
-from .tolerance import Runs, compare
 
 MEMORY: Final = 4 << 30
 SMALL: Final = 16

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from real_models import every_model
 
 from graphopt.check import CheckResult, check
-from graphopt.difference import first_difference
+from graphopt.check.difference import first_difference
+from graphopt.check.tolerance import Runs, compare
 from graphopt.dims import symbol
 from graphopt.errors import CheckFailed, GraphoptError, UsageError
 from graphopt.importer import load
@@ -58,7 +59,6 @@ from graphopt.ops import (
 from graphopt.ops.opaque import Opaque
 from graphopt.testing.strategies import graphs
 from graphopt.text import format_graph, parse, weights_of
-from graphopt.tolerance import Runs, compare
 from graphopt.types import UNKNOWN, DType, Type, tensor
 from graphopt.weights import Tensor
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..artifact import Artifact, Feed, try_out
 from ..check import MODES, check
-from ..difference import Difference, first_difference
+from ..check.difference import Difference, first_difference
 from ..errors import CheckFailed
 from ..importer import load
 from ..ir import Graph

@@ -33,9 +33,9 @@ def assert_equivalent(
 ) -> None:
     """Both have one interface and compute the same, by the NumPy reference.
 
-    Within the tolerance that `graphopt.tolerance` states, or with equal bits where
-    ``exact``. Raises CheckFailed with the first outputs that differ, and AssertionError
-    where nothing could be compared.
+    Within what `graphopt.check.tolerance` allows, or with equal bits where ``exact``.
+    Raises CheckFailed with the first outputs that differ, and AssertionError where
+    nothing could be compared.
     """
     result = check(_graph(before), _graph(after), exact=exact, seed=seed, inputs=inputs)
     result.raise_if_failed()

@@ -1,10 +1,10 @@
 """Compare two graphs by running both: do they compute the same?
 
 Both run through the NumPy reference on the same inputs, the original also in float64;
-`graphopt.tolerance` states the rule. Symbolic dims take at least two sizes each. Where
-an op has no reference the graph is cut: its operands are compared, its results become
+`tolerance` states the rule. Symbolic dims take at least two sizes each. Where an op has
+no reference the graph is cut (`sides`): its operands are compared, its results become
 free inputs, equal on both sides, and it is named in ``unchecked``. Large models are
-compared region by region, between values that both graphs have (`graphopt.regional`).
+compared in `regions`, between values that both graphs have.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from ..errors import CheckFailed, UsageError
+from ..ir import Graph
 from .checker import Checker
-from .errors import CheckFailed, UsageError
-from .ir import Graph
 from .pairs import with_constants_of
 from .sides import Sides, inputs_of, interface_faults
 from .tolerance import FLOOR, OutputCheck

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from . import dims
-from .cost import op_cost
-from .errors import GraphoptError
-from .ir import Op
-from .ops.constant import Constant
-from .ops.structured import Elementwise, Structured
+from .. import dims
+from ..cost import op_cost
+from ..errors import GraphoptError
+from ..ir import Op
+from ..ops.constant import Constant
+from ..ops.structured import Elementwise, Structured
+from ..reference import schedule
 from .pairs import Cut, cuts, respelled, same_values
-from .reference import schedule
 from .sides import Fed, Setting, Sides, Target
 from .tolerance import OutputCheck
 from .trial import Bounds, compare_targets

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from .cost import peak_memory
-from .errors import GraphoptError
-from .inputs import STYLES, Sizes, bindings
-from .ir import Graph
-from .reference import OutOfBudget, OutOfTime
-from .regional import Outcome, by_regions, seconds_for
+from ..cost import peak_memory
+from ..errors import GraphoptError
+from ..inputs import STYLES, Sizes, bindings
+from ..ir import Graph
+from ..reference import OutOfBudget, OutOfTime
+from .regions import Outcome, by_regions, seconds_for
 from .sides import Setting, Sides
 from .tolerance import UNDECIDED, OutputCheck
 from .trial import Bounds, run_both

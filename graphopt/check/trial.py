@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from .errors import GraphoptError
-from .ir import Value
-from .reference import Evaluator, OutOfBudget, OutOfTime, schedule
+from ..errors import GraphoptError
+from ..ir import Value
+from ..reference import Evaluator, OutOfBudget, OutOfTime, schedule
 from .sides import Fed, Setting, Sides, Target
 from .tolerance import Noise, OutputCheck, Runs, compare, fineness, units
 

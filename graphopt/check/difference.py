@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from .check import MEMORY, SLACK
-from .errors import GraphoptError
-from .inputs import bindings
-from .ir import Graph, Op, Value
+from ..errors import GraphoptError
+from ..inputs import bindings
+from ..ir import Graph, Op, Value
+from ..reference import OutOfBudget, schedule
+from . import MEMORY, SLACK
 from .pairs import same_values, with_constants_of
-from .reference import OutOfBudget, schedule
 from .sides import Fed, Setting, Sides, inputs_of
 from .tolerance import OutputCheck, Runs, compare, units
 from .trial import Bounds, reconsidered, truth
@@ -48,7 +48,7 @@ def first_difference(
     """The first value, in the order of ``before``, that differs; None where none does.
 
     Values are matched by name, outputs too. Errors add up along the graph on both
-    sides, and are held against the rule of `graphopt.tolerance`. Raises what the
+    sides, and are held against the rule of `graphopt.check.tolerance`. Raises what the
     original raises where no inputs make it run.
     """
     after = with_constants_of(before, after)

@@ -28,9 +28,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .ir import Op, Value
-from .ops.structured import Structured
-from .types import DType
+from ..ir import Op, Value
+from ..ops.structured import Structured
+from ..types import DType
 
 Array = Any
 

@@ -11,14 +11,14 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import GraphoptError
-from .ir import Graph, Op, Parameter, Value
-from .ops.constant import Constant
-from .ops.opaque import Opaque
-from .proto import rename_free, subgraphs
-from .reference import has_reference, schedule
-from .types import clash
-from .weights import Tensor
+from ..errors import GraphoptError
+from ..ir import Graph, Op, Parameter, Value
+from ..ops.constant import Constant
+from ..ops.opaque import Opaque
+from ..proto import rename_free, subgraphs
+from ..reference import has_reference, schedule
+from ..types import clash
+from ..weights import Tensor
 
 
 def with_constants_of(before: Graph, after: Graph) -> Graph:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from .errors import UsageError
-from .feeds import bind
-from .inputs import overridden, random_inputs, random_value
-from .ir import Graph, Op, Value
+from ..errors import UsageError
+from ..feeds import bind
+from ..inputs import overridden, random_inputs, random_value
+from ..ir import Graph, Op, Value
+from ..reference import has_reference
+from ..roles import Role, roles
+from ..types import DType, TensorType, Type, UnknownType, clash
 from .pairs import Barrier, barriers, respelled
-from .reference import has_reference
-from .roles import Role, roles
 from .tolerance import OutputCheck
-from .types import DType, TensorType, Type, UnknownType, clash
 
 Array = Any
 
