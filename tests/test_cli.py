@@ -486,3 +486,110 @@ def test_bisect(
     assert "pass damp, rule damped_sigmoid, on Sigmoid node" in out
     part = onnx.load(digits.with_name("digits.bisect.onnx"))
     assert [node.op_type for node in part.graph.node] == ["Sigmoid"]
+
+
+@pytest.mark.parametrize("name", ["inspect", "run", "bench"])
+def test_sizes_are_those_of_dims_that_there_are(
+    command: Command, digits: Path, name: str
+) -> None:
+    for words, told in (
+        (["--dim", "bach=3"], "did you mean 'batch'?"),
+        (["--dim", "batch=b"], "'b' is no size"),
+        (["--dim", "batch=-3"], "no size"),
+        (["--dim", f"batch={10**30}"], "no size"),
+    ):
+        code, _, err = command(name, digits, *words)
+        assert code == 2
+        assert told in err
+
+
+def test_a_seed_is_a_natural_number(command: Command, digits: Path) -> None:
+    for name in ("optimize", "run", "check"):
+        models = [digits] * (2 if name == "check" else 1)
+        code, _, err = command(name, *models, "--seed", "-5")
+        assert code == 2
+        assert "'-5' is no number from 0 on" in err
+
+
+def test_inputs_that_no_memory_holds_are_not_drawn(
+    command: Command, digits: Path
+) -> None:
+    huge = f"batch={2**40}"
+    code, out, _ = command("optimize", digits, "--dry-run", "--dim", huge)
+    assert code == 0
+    assert "would take" in out
+    code, _, err = command("run", digits, "--target", "reference", "--dim", huge)
+    assert code == 2
+    assert "would take" in err
+
+
+def test_freeze_takes_initializers_out_of_the_interface(
+    command: Command, tmp_path: Path
+) -> None:
+    source = tmp_path / "m.onnx"
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[2, 3] x, float[3, 3] w)
+        => (float[2, 3] y) <float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float s = {2}>
+        { t = Transpose (w)  p = MatMul (x, t)  y = Mul (p, s) }"""
+    )
+    onnx.save(proto, source)
+    code, out, _ = command("optimize", source)
+    assert code == 0
+    assert "1 initializers are inputs too" in out
+    kept = onnx.load(tmp_path / "m.opt.onnx")
+    assert [i.name for i in kept.graph.input] == ["x", "w"]
+    code, out, _ = command("optimize", source, "--freeze", "-f")
+    assert code == 0
+    assert "can no longer be overridden" in out
+    frozen = onnx.load(tmp_path / "m.opt.onnx")
+    assert [i.name for i in frozen.graph.input] == ["x"]
+    assert [n.op_type for n in frozen.graph.node] == ["MatMul"]
+
+
+def test_terminated_halfway_nothing_is_left(digits: Path) -> None:
+    """SIGTERM while a model is checked: no temporary files, and its own exit code."""
+    slow = "import graphopt.output as o, time, sys, graphopt.cli\n"
+    slow += "o._proved = lambda *_: (print('now', flush=True), time.sleep(60))\n"
+    slow += "sys.exit(graphopt.cli.main(sys.argv[1:]))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", slow, "optimize", str(digits)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"now\n"
+    child.terminate()
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (143, b"graphopt: terminated\n")
+    assert only(digits.parent, "digits.onnx")
+
+
+@pytest.mark.runtime
+def test_check_asks_the_runtime_where_the_reference_has_no_word(
+    command: Command, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    header = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
+    for name, number in (("a", 2), ("b", 2), ("c", 3)):
+        weight = ", ".join([str(number)] * 6)
+        text = f"""{header} g (float[2, 3] x) => (float[2, 2] y)
+            <float[3, 2] w = {{{weight}}}, float[3] o = {{1, 2, 3}}>
+            {{ h = com.microsoft.BiasGelu (x, o)  y = MatMul (h, w) }}"""
+        onnx.save(onnx.parser.parse_model(text), tmp_path / f"{name}.onnx")
+    a, b, c = (tmp_path / f"{name}.onnx" for name in "abc")
+    assert command("check", a, b)[0] == 0
+    assert command("check", a, c)[0] == 4
+
+
+def test_check_that_could_not_compare_says_so(command: Command, tmp_path: Path) -> None:
+    header = '<ir_version: 8, opset_import: ["" : 17, "nowhere" : 1]>'
+    for name, number in (("a", 2), ("b", 3)):
+        text = f"""{header} g (float[2, 3] x) => (float[5, 2] y)
+            <float[7, 2] w = {{{", ".join([str(number)] * 14)}}}>
+            {{ h = nowhere.Mystery (x)  y = MatMul (h, w) }}"""
+        onnx.save(onnx.parser.parse_model(text), tmp_path / f"{name}.onnx")
+    a, b = (tmp_path / f"{name}.onnx" for name in "ab")
+    assert command("check", a, a)[0] == 0
+    code, out, _ = command("check", a, b)
+    assert code == 4
+    assert "nothing is known of output y" in out

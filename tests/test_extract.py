@@ -116,3 +116,9 @@ def test_deep_graphs() -> None:
         names[value] = f"v{i}"
     part = extract(Graph([x], [value], names=names), ["v10000"], ["v10001"])
     assert len(part.ops) == 2
+
+
+def test_an_input_and_an_output_need_names_of_their_own(graph: Graph) -> None:
+    old, new = graph.output_names[0], graph.input_names[0]
+    with pytest.raises(UsageError, match="both an input and an output"):
+        extract(graph, rename={old: new})
