@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from graphopt.cli import main
+
 # The same examples in every run: a failure is the change's, never the draw's.
 settings.register_profile("graphopt", derandomize=True)
 settings.load_profile("graphopt")
 os.environ.setdefault("GRAPHOPT_VERIFY", "1")
+
+Command = Callable[..., tuple[int, str, str]]
+"""A command line: exit code, stdout, stderr."""
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 
@@ -27,3 +33,16 @@ def digits(tmp_path: Path) -> Path:
 def digits_inputs() -> Path:
     """Images for it that its training did not see."""
     return MODELS / "digits.npz"
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        code = main([str(word) for word in argv])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return run

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+from checked import BATCH, MODES, Build, compared, graph_of, ints, weight
 from hypothesis import given, settings
 from real_models import every_model
 
-from graphopt.check import CheckResult, check
-from graphopt.check.difference import first_difference
+from graphopt.check import check
 from graphopt.check.tolerance import Runs, compare
 from graphopt.dims import symbol
 from graphopt.errors import CheckFailed, GraphoptError, UsageError
@@ -29,7 +27,6 @@ from graphopt.ops import (
     Concat,
     Constant,
     Div,
-    Equal,
     Exp,
     Gather,
     Gemm,
@@ -43,7 +40,6 @@ from graphopt.ops import (
     Neg,
     Pow,
     QuantizeLinear,
-    RandomNormal,
     ReduceSum,
     Relu,
     Reshape,
@@ -56,36 +52,10 @@ from graphopt.ops import (
     Transpose,
     Where,
 )
-from graphopt.ops.opaque import Opaque
 from graphopt.testing.strategies import graphs
 from graphopt.text import format_graph, parse, weights_of
-from graphopt.types import UNKNOWN, DType, Type, tensor
+from graphopt.types import DType, tensor
 from graphopt.weights import Tensor
-
-Build = Callable[[Any, Any], Any]
-BATCH = symbol("batch")
-MODES = ("full", "regions")
-
-
-def weight(*shape: int, dtype: Any = np.float32, seed: int = 0) -> Constant:
-    return Constant(np.random.default_rng(seed).normal(size=shape).astype(dtype))
-
-
-def ints(*numbers: int) -> Constant:
-    return Constant(np.array(numbers, np.int64))
-
-
-def graph_of(build: Build, dtype: DType = DType.F32) -> Graph:
-    """Two operands [batch, 8] and what is built on them, intermediates named."""
-    x = Parameter(tensor(dtype, BATCH, 8), "x")
-    y = Parameter(tensor(dtype, BATCH, 8), "y")
-    made = build(x, y)
-    return Graph([x, y], made if isinstance(made, list) else [made])
-
-
-def compared(before: Build, after: Build, **options: Any) -> CheckResult:
-    dtype = options.pop("dtype", DType.F32)
-    return check(graph_of(before, dtype), graph_of(after, dtype), **options)
 
 
 def epsilon(value: float, dtype: Any = np.float32) -> Build:
@@ -375,222 +345,6 @@ def test_non_finite_values_that_are_new_fail() -> None:
     left_out = compare("y", Runs(truth, before, after, unit=2**-24), 4)
     assert left_out.passed
     assert left_out.nonfinite == 1
-
-
-# --- ops without a reference --------------------------------------------------------
-
-
-def mystery(x: Value, *declared: Type, token: int = 0) -> Opaque:
-    node = onnx.helper.make_node("Mystery", ["x"], ["y"], domain="com.example")
-    text = node.SerializeToString()
-    kept = {"node": text, "declared": declared, "captures": (), "version": 1}
-    return Opaque(x, token=token, **kept)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_graphs_are_cut_at_unknown_ops(mode: str) -> None:
-    type_ = tensor(DType.F32, BATCH, 8)
-
-    def around(first: Build, then: Build) -> Build:
-        def build(x: Value, y: Value) -> list[Value]:
-            hidden = mystery(first(x, y), type_, token=4)
-            return [then(hidden, y), Tanh(x)]
-
-        return build
-
-    fine = compared(
-        around(lambda x, y: Add(x, y), lambda h, y: Sub(h, y)),
-        around(lambda x, y: Add(y, x), lambda h, y: Add(h, Neg(y))),
-        mode=mode,
-    )
-    assert fine.passed
-    assert fine.unchecked == ("op Mystery 4",)
-    assert [output.name for output in fine.outputs] == ["output_0", "output_1"]
-    assert [operand.name for operand in fine.operands] == ["operand 0 of Mystery 4"]
-    for before, after in [
-        (around(Add, Sub), around(Sub, Sub)),
-        (around(Add, Sub), around(Add, Add)),
-    ]:
-        assert not compared(before, after, mode=mode).passed
-
-
-def test_what_hangs_on_unknown_types_is_run_on_a_guess() -> None:
-    def around(then: Build) -> Build:
-        return lambda x, y: [then(mystery(Add(x, y), UNKNOWN), y), Tanh(x)]
-
-    before = around(Sub)
-    fine = compared(before, around(lambda h, y: Add(h, Neg(y))), mode="full")
-    assert fine.passed
-    assert not fine.lost
-    assert all(output.size for output in fine.outputs)
-    assert not compared(before, around(Add), mode="full").passed
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_what_no_guess_fits_must_be_made_of_the_same_ops(mode: str) -> None:
-    weights = [Constant(np.full((5, 3), n, np.float32)) for n in (1, 2)]
-
-    def head(n: int, token: int = 0) -> Build:
-        return lambda x, y: [MatMul(mystery(x, UNKNOWN, token=token), weights[n])]
-
-    same = compared(head(0), head(0, token=7), mode=mode)
-    assert same.passed
-    assert not same.lost
-    other = compared(head(0), head(1), mode=mode)
-    assert other.lost == ("output output_0",)
-    assert "output_0" not in [output.name for output in other.outputs]
-
-
-def test_unknown_ops_that_became_others_fail() -> None:
-    def with_attribute(number: int) -> Graph:
-        def build(x: Value, y: Value) -> list[Value]:
-            made = mystery(x, UNKNOWN)
-            node = made.node
-            node.attribute.append(onnx.helper.make_attribute("heads", number))
-            attrs = {**made.attrs, "node": node.SerializeToString()}
-            return [Opaque(x, token=0, **attrs)]
-
-        graph = graph_of(build)
-        return graph.replace(names={graph.outputs[0]: "z"})
-
-    assert check(with_attribute(1), with_attribute(1)).passed
-    result = check(with_attribute(1), with_attribute(2))
-    assert not result.passed
-    assert "attributes differ" in str(result)
-
-
-def test_unknown_ops_may_ask_for_other_shapes_than_they_declare() -> None:
-    wrong = tensor(DType.F32, None, None)
-
-    def build(x: Value, y: Value) -> list[Value]:
-        hidden = mystery(x, wrong)
-        return [MatMul(hidden, weight(8, 4)), Add(Sigmoid(x), y)]
-
-    result = compared(build, build, mode="full")
-    assert result.passed
-    assert not result.lost
-    assert "output_1" in [output.name for output in result.outputs]
-
-
-def test_random_ops_draw_the_same_on_both_sides() -> None:
-    noise = RandomNormal(shape=(1, 8), token=1)
-    assert compared(
-        lambda x, y: Add(x, noise), lambda x, y: Add(noise, x), mode="full"
-    ).passed
-    assert not compared(
-        lambda x, y: Add(x, noise), lambda x, y: Sub(x, noise), mode="full"
-    ).passed
-
-
-def test_nothing_is_called_passed_where_nothing_ran() -> None:
-    result = compared(
-        lambda x, y: Reshape(x, ints(7, 7)), lambda x, y: Reshape(x, ints(49, 1))
-    )
-    assert result.outputs == ()
-    assert result.unchecked == ("output output_0",)
-    assert "found no inputs" in result.notes[0]
-    assert "compared nothing" in str(result)
-
-
-# --- regions ------------------------------------------------------------------------
-
-
-def tower(depth: int, width: int = 8, *, broken: int = -1, exact: bool = True) -> Graph:
-    """Layers of one name in every version; layer ``broken`` is wrong."""
-    x = Parameter(tensor(DType.F32, BATCH, width), "x")
-    value: Value = x
-    names: dict[Value, str] = {}
-    for i in range(depth):
-        w = _weights.setdefault((width, i), weight(width, width, seed=i))
-        inner = MatMul(value, w) if exact else MatMul(Identity(value), w)
-        names[inner] = f"product {i}"
-        value = Tanh(Neg(inner)) if i == broken else Tanh(inner)
-        names[value] = f"layer {i}"
-    return Graph([x], [value], names=names)
-
-
-_weights: dict[tuple[int, int], Constant] = {}
-
-
-def test_regions_find_where_it_breaks() -> None:
-    before = tower(40)
-    fine = check(before, tower(40, exact=False), mode="regions")
-    assert fine.passed
-    assert fine.mode == "regions"
-    wrong = check(before, tower(40, broken=23), mode="regions")
-    assert not wrong.passed
-    assert wrong.notes == ("the first value that differs is layer 23",)
-
-
-def test_names_are_only_hints() -> None:
-    """A value that got another meaning under its old name is no failure."""
-    before = tower(20)
-    after = tower(20, exact=False)
-    names = {v: name for v, name in after.names.items() if name != "layer 7"}
-    odd = next(v for v, name in after.names.items() if name == "product 7")
-    after = after.replace(names={**names, odd: "layer 7"})
-    assert check(before, after, mode="regions").passed
-
-
-def test_auto_takes_regions_for_what_is_large() -> None:
-    before, after = tower(12, 512), tower(12, 512, exact=False)
-    assert check(before, after).mode == "full"
-    small = check(before, after, limit_bytes=100_000)
-    assert small.mode == "regions"
-    assert not small.outputs  # widening one weight takes 2 MiB
-    assert small.unchecked == ("output output_0",)
-    began = time.monotonic()
-    hasty = check(before, after, seconds=1e-3)
-    assert time.monotonic() - began < 5
-    assert hasty.mode == "regions"
-    assert hasty.unchecked == ("output output_0",)
-    assert hasty.passed
-
-
-def test_regions_run_what_changed_only() -> None:
-    """Two hundred equal layers and one that is spelled in another way."""
-    before = tower(200, 64)
-    last = before.outputs[0]
-    twice = [Graph(before.inputs, [f(last)], names=before.names) for f in _DOUBLES]
-    began = time.process_time()
-    result = check(*twice, mode="regions")
-    seconds = time.process_time() - began
-    assert result.passed
-    began = time.process_time()
-    check(*twice, mode="full")
-    assert seconds < 2 * (time.process_time() - began)
-
-
-_DOUBLES: tuple[Callable[[Value], Value], ...] = (
-    lambda v: Add(v, v),
-    lambda v: Mul(v, Constant(np.float32(2))),
-)
-
-
-# --- the first difference -----------------------------------------------------------
-
-
-def test_first_difference() -> None:
-    before = tower(10)
-    assert first_difference(before, tower(10, exact=False)) is None
-    found = first_difference(before, tower(10, broken=4))
-    assert found is not None
-    assert found.name == "layer 4"
-    assert found.before is not None
-    assert found.before.kind == "Tanh"
-    assert not found.found.passed
-    for name in WRONG:
-        if name in ("a result short", "right for one batch only"):
-            continue
-        assert first_difference(*map(graph_of, WRONG[name])), name
-
-
-def test_first_difference_in_outputs_alone() -> None:
-    found = first_difference(
-        graph_of(lambda x, y: [Equal(x, y), x]), graph_of(lambda x, y: [Equal(x, y), y])
-    )
-    assert found is not None
-    assert found.name == "output_1"
 
 
 @every_model()

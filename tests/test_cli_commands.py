@@ -1,0 +1,259 @@
+"""The commands beside optimize, and what several commands share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from broken import Damp
+from conftest import Command
+from onnx import numpy_helper
+
+from graphopt import driver
+
+
+def only(folder: Path, *names: str) -> bool:
+    """True where a folder holds just these files, hidden ones counted."""
+    return {path.name for path in folder.iterdir()} == set(names)
+
+
+def test_inspect(command: Command, digits: Path) -> None:
+    code, out, _ = command("inspect", digits, "--json", "--dim", "batch=4")
+    found = json.loads(out)
+    assert code == 0
+    assert found["inputs"] == {"images": "f32[batch, 8, 8]"}
+    assert found["flops"] > 2_000_000
+    assert found["peak_bytes"] > 4 * 16 * 64 * 4
+    assert "Conv" in command("inspect", digits)[1]
+    assert command("inspect", digits, "--text")[1].startswith('graph "main_graph"')
+
+
+def test_run(command: Command, digits: Path, digits_inputs: Path) -> None:
+    out = digits.with_name("out.npz")
+    code, said, _ = command("run", digits, "--inputs", digits_inputs, "-o", out)
+    assert code == 0
+    assert "float32[64, 10]" in said
+    with np.load(out) as arrays:
+        read = arrays["logits"].argmax(1)
+    labels = np.loadtxt(digits_inputs.with_name("digits.labels.txt"), dtype=int)
+    assert (read == labels).all()
+    assert command("run", digits, "-o", out)[0] == 2  # it exists
+
+
+def test_run_refuses_other_inputs(command: Command, digits: Path) -> None:
+    fed = digits.with_name("fed.npz")
+    np.savez(fed, image=np.zeros((1, 8, 8), np.float32))
+    code, _, err = command("run", digits, "--inputs", fed)
+    assert code == 2
+    assert "'image'" in err
+
+
+@pytest.mark.runtime
+def test_run_in_a_runtime(command: Command, digits: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    code, out, _ = command("run", digits, "--target", "ort-cpu", "--dim", "batch=5")
+    assert code == 0
+    assert "float32[5, 10]" in out
+
+
+def test_a_missing_runtime(
+    command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = command("run", digits, "--target", "ort-cpu")
+    assert code == 5
+    assert "pip install" in err
+
+
+def test_check(command: Command, digits: Path) -> None:
+    other = digits.with_name("other.onnx")
+    model = onnx.load(digits)
+    for tensor in model.graph.initializer:
+        if tensor.name == "mlp.1.bias":
+            array = numpy_helper.to_array(tensor).copy()
+            array[0] += 0.01
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, other)
+    assert command("check", digits, digits)[0] == 0
+    code, out, _ = command("check", digits, other, "--by-value")
+    assert code == 4
+    assert "/mlp/mlp.1/Add_output_0" in out
+    code, out, _ = command("check", digits, other, "--by-value", "--json")
+    assert code == 4
+    assert json.loads(out)["first"]["name"] == "/mlp/mlp.1/Add_output_0"
+
+
+def test_bench(command: Command, digits: Path) -> None:
+    words = ("bench", digits, digits, "--target", "reference", "--rounds", "5")
+    code, out, _ = command(*words, "--json")
+    assert code == 0
+    first, second = json.loads(out)["models"]
+    assert first["ratio"] == 1
+    assert second["low"] <= second["ratio"] <= second["high"]
+    assert command("bench", digits, "--rounds", "0")[0] == 2
+
+
+def test_extract(command: Command, digits: Path) -> None:
+    name = "/convolutions/convolutions.5/Mul_output_0"
+    words = ("extract", digits, "--inputs", name, "--rename", f"{name}=features")
+    code, out, _ = command(*words)
+    assert code == 0
+    assert "features" in out
+    part = onnx.load(digits.with_name("digits.part.onnx"))
+    assert [value.name for value in part.graph.input] == ["features"]
+    onnx.checker.check_model(part)
+    assert command(*words)[0] == 2  # it exists
+    code, _, err = command("extract", digits, "--inputs", "feature", "-f")
+    assert code == 2
+    assert "'feature'" in err
+
+
+def test_passes(command: Command) -> None:
+    code, out, _ = command("passes", "--json")
+    rows = json.loads(out)["passes"]
+    assert code == 0
+    assert {"fold", "fold-affine"} <= {row["name"] for row in rows}
+    assert all(row["summary"] for row in rows)
+    _, out, _ = command("passes", "fold")
+    assert "limit" in out
+    assert command("passes", "flod")[0] == 2
+
+
+def test_explain(command: Command, digits: Path) -> None:
+    name = "/convolutions/convolutions.1/BatchNormalization"
+    code, out, _ = command("explain", digits, "--op", name)
+    assert code == 0
+    assert "after_linear: fired" in out
+    _, out, _ = command("explain", digits, "--json")
+    events = json.loads(out)["events"]
+    assert events
+    assert all(not event["fired"] and event["reason"] for event in events)
+    for words in (["--op", "nothing"], ["--rule", "nothing"]):
+        code, _, err = command("explain", digits, *words)
+        assert code == 2
+        assert "'nothing'" in err
+
+
+def test_bisect(
+    command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "nothing to find" in command("bisect", digits)[1]
+    assert only(digits.parent, "digits.onnx")
+    monkeypatch.setattr(driver, "find", lambda spec: Damp())
+    code, out, _ = command("bisect", digits, "--add", "damp")
+    assert code == 0
+    assert "pass damp, rule damped_sigmoid, on Sigmoid node" in out
+    part = onnx.load(digits.with_name("digits.bisect.onnx"))
+    assert [node.op_type for node in part.graph.node] == ["Sigmoid"]
+
+
+@pytest.mark.parametrize("name", ["inspect", "run", "bench"])
+def test_sizes_are_those_of_dims_that_there_are(
+    command: Command, digits: Path, name: str
+) -> None:
+    for words, told in (
+        (["--dim", "bach=3"], "did you mean 'batch'?"),
+        (["--dim", "batch=b"], "'b' is no size"),
+        (["--dim", "batch=-3"], "no size"),
+        (["--dim", f"batch={10**30}"], "no size"),
+    ):
+        code, _, err = command(name, digits, *words)
+        assert code == 2
+        assert told in err
+
+
+def test_a_seed_is_a_natural_number(command: Command, digits: Path) -> None:
+    for name in ("optimize", "run", "check"):
+        models = [digits] * (2 if name == "check" else 1)
+        code, _, err = command(name, *models, "--seed", "-5")
+        assert code == 2
+        assert "'-5' is no number from 0 on" in err
+
+
+def test_inputs_that_no_memory_holds_are_not_drawn(
+    command: Command, digits: Path
+) -> None:
+    huge = f"batch={2**40}"
+    code, out, _ = command("optimize", digits, "--dry-run", "--dim", huge)
+    assert code == 0
+    assert "would take" in out
+    code, _, err = command("run", digits, "--target", "reference", "--dim", huge)
+    assert code == 2
+    assert "would take" in err
+
+
+def test_freeze_takes_initializers_out_of_the_interface(
+    command: Command, tmp_path: Path
+) -> None:
+    source = tmp_path / "m.onnx"
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[2, 3] x, float[3, 3] w)
+        => (float[2, 3] y) <float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float s = {2}>
+        { t = Transpose (w)  p = MatMul (x, t)  y = Mul (p, s) }"""
+    )
+    onnx.save(proto, source)
+    code, out, _ = command("optimize", source)
+    assert code == 0
+    assert "1 initializers are inputs too" in out
+    kept = onnx.load(tmp_path / "m.opt.onnx")
+    assert [i.name for i in kept.graph.input] == ["x", "w"]
+    code, out, _ = command("optimize", source, "--freeze", "-f")
+    assert code == 0
+    assert "can no longer be overridden" in out
+    frozen = onnx.load(tmp_path / "m.opt.onnx")
+    assert [i.name for i in frozen.graph.input] == ["x"]
+    assert [n.op_type for n in frozen.graph.node] == ["MatMul"]
+
+
+def test_terminated_halfway_nothing_is_left(digits: Path) -> None:
+    """SIGTERM while a model is checked: no temporary files, and its own exit code."""
+    slow = "import graphopt.output as o, time, sys, graphopt.cli\n"
+    slow += "o._proved = lambda *_: (print('now', flush=True), time.sleep(60))\n"
+    slow += "sys.exit(graphopt.cli.main(sys.argv[1:]))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", slow, "optimize", str(digits)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"now\n"
+    child.terminate()
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (143, b"graphopt: terminated\n")
+    assert only(digits.parent, "digits.onnx")
+
+
+@pytest.mark.runtime
+def test_check_asks_the_runtime_where_the_reference_has_no_word(
+    command: Command, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    header = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
+    for name, number in (("a", 2), ("b", 2), ("c", 3)):
+        weight = ", ".join([str(number)] * 6)
+        text = f"""{header} g (float[2, 3] x) => (float[2, 2] y)
+            <float[3, 2] w = {{{weight}}}, float[3] o = {{1, 2, 3}}>
+            {{ h = com.microsoft.BiasGelu (x, o)  y = MatMul (h, w) }}"""
+        onnx.save(onnx.parser.parse_model(text), tmp_path / f"{name}.onnx")
+    a, b, c = (tmp_path / f"{name}.onnx" for name in "abc")
+    assert command("check", a, b)[0] == 0
+    assert command("check", a, c)[0] == 4
+
+
+def test_check_that_could_not_compare_says_so(command: Command, tmp_path: Path) -> None:
+    header = '<ir_version: 8, opset_import: ["" : 17, "nowhere" : 1]>'
+    for name, number in (("a", 2), ("b", 3)):
+        text = f"""{header} g (float[2, 3] x) => (float[5, 2] y)
+            <float[7, 2] w = {{{", ".join([str(number)] * 14)}}}>
+            {{ h = nowhere.Mystery (x)  y = MatMul (h, w) }}"""
+        onnx.save(onnx.parser.parse_model(text), tmp_path / f"{name}.onnx")
+    a, b = (tmp_path / f"{name}.onnx" for name in "ab")
+    assert command("check", a, a)[0] == 0
+    code, out, _ = command("check", a, b)
+    assert code == 4
+    assert "nothing is known of output y" in out
