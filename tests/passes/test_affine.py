@@ -124,6 +124,12 @@ def test_a_product_over_three_axes() -> None:
     misses(f.after_linear, channels, "no scale and shift along the outputs")
 
 
+def test_no_bias_comes_without_a_shift() -> None:
+    (made,) = rewritten(f.after_linear, Mul(CONV, const(2.0, F64))).outputs
+    assert made.op is not None
+    assert len(made.op.operands) == 2
+
+
 def test_sub_of_a_product_is_an_add() -> None:
     fires(
         f.after_linear,

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from equations import N, const, fires, ints, misses, param
+from equations import N, const, fires, ints, misses, param, random, typed
 
 from graphopt.ir import Value
 from graphopt.ops import (
+    LSTM,
     Abs,
     Add,
     And,
@@ -18,6 +19,7 @@ from graphopt.ops import (
     BitwiseXor,
     Ceil,
     Clip,
+    Constant,
     Div,
     Dropout,
     Equal,
@@ -41,7 +43,8 @@ from graphopt.ops import (
     Xor,
 )
 from graphopt.passes import algebra as a
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
+from graphopt.weights import Tensor
 
 X, Y = param("x", 2, 3), param("y", 2, 3)
 DYNAMIC = param("d", N, 4)
@@ -55,6 +58,11 @@ ROW = param("row", 3, dtype=DType.BOOL)
 HALF, BRAIN = param("h", 3, dtype=DType.F16), param("b", 3, dtype=DType.BF16)
 DOUBLE = param("w", 3, dtype=DType.F64)
 TEXT = param("text", 3, dtype=DType.STRING)
+UNTYPED = typed("untyped", TensorType(None, (3,)))
+
+STEPS = param("steps", 3, 2, 4)
+CELL = random(1, 8, 4), random(1, 8, 2, seed=1)
+STATES = const(np.zeros((1, 2, 2))), random(1, 2, 2, seed=2)
 
 ZERO, MINUS_ZERO, ONE = const(0.0), const(-0.0), const(1.0)
 TRUE, FALSE = const(True, DType.BOOL), const(False, DType.BOOL)
@@ -69,6 +77,16 @@ EQUATIONS: list[tuple[Any, Value, Value | None]] = [
     (a.identity, Identity(TEXT), TEXT),
     (a.dropout, Dropout(X), X),
     (a.dropout, Dropout(X, const(0.7), FALSE), X),
+    (
+        a.zero_state,
+        LSTM(STEPS, *CELL, None, None, STATES[0], STATES[0], hidden_size=2, outs=1),
+        LSTM(STEPS, *CELL, hidden_size=2, outs=1),
+    ),
+    (
+        a.zero_state,  # one of the two
+        LSTM(STEPS, *CELL, None, None, STATES[1], STATES[0], hidden_size=2, outs=1),
+        LSTM(STEPS, *CELL, None, None, STATES[1], hidden_size=2, outs=1),
+    ),
     (a.constants_right, Add(ONE, X), Add(X, ONE)),
     (a.constants_right, Mul(const([1, 2, 3]), X), Mul(X, const([1, 2, 3]))),
     (a.constants_right, And(TRUE, P), And(P, TRUE)),
@@ -138,7 +156,14 @@ EQUATIONS: list[tuple[Any, Value, Value | None]] = [
     ),
     (a.relu_clip, Clip(Relu(X), None, const(6.0)), Clip(X, ZERO, const(6.0))),
     (a.relu_clip, Clip(Relu(X), const(-1.0), ONE), Clip(X, ZERO, ONE)),
+    (
+        a.clip_clip,
+        Clip(Clip(X, ZERO, ONE), ONE, const(2.0)),
+        Clip(X, ONE, ONE),
+    ),
     (a.relu_clip, Clip(Relu(X), const(0.5)), Clip(X, const(0.5))),
+    (a.relu_clip, Clip(Relu(X), None, ZERO), Clip(X, ZERO, ZERO)),
+    (a.relu_clip, Clip(Relu(X), MINUS_ZERO, ONE), Clip(X, MINUS_ZERO, ONE)),
     (
         a.relu_clip,
         Clip(Relu(BRAIN), None, const(6, DType.BF16)),
@@ -161,6 +186,16 @@ GUARDS: list[tuple[Any, Any, str]] = [
         "it may train",
     ),
     (a.dropout, Dropout(X, outs=2).results, "the mask is asked for"),
+    (
+        a.zero_state,
+        LSTM(STEPS, *CELL, None, None, STATES[1], STATES[1], hidden_size=2).results,
+        "",
+    ),
+    (
+        a.zero_state,  # a bias of zeros is no state
+        LSTM(STEPS, *CELL, const(np.zeros((1, 16))), hidden_size=2).results,
+        "",
+    ),
     (a.constants_right, Add(X, ONE), ""),
     (a.constants_right, Sub(ONE, X), ""),
     (a.constants_right, Add(ONE, ZERO), ""),
@@ -190,6 +225,7 @@ GUARDS: list[tuple[Any, Any, str]] = [
     (a.times_one, Div(ONE, X), ""),
     (a.times_one, Pow(ONE, X), ""),
     (a.times_one, Pow(LONG, ONE), "through floating point"),
+    (a.times_one, Mul(UNTYPED, ONE), STRETCH),
     (a.times_one, Mul(X, const(np.nan)), ""),
     (a.involution, Neg(Abs(X)), ""),
     (a.idempotent, Relu(Abs(X)), ""),
@@ -209,6 +245,7 @@ GUARDS: list[tuple[Any, Any, str]] = [
     (a.where_same, Where(P, X, Y), ""),
     (a.where_not, Where(P, X, Y), ""),
     (a.clip_nothing, Clip(X, ZERO), ""),
+    (a.clip_nothing, Clip(X, None, ONE), ""),
     (
         a.clip_clip,
         Clip(Clip(X, const(2.0), const(3.0)), const(0.0), const(1.0)),
@@ -232,6 +269,17 @@ GUARDS: list[tuple[Any, Any, str]] = [
 @pytest.mark.parametrize(("rule", "before", "reason"), GUARDS)
 def test_guard(rule: Any, before: Any, reason: str) -> None:
     misses(rule, before, reason)
+
+
+def test_large_constants_are_not_read() -> None:
+    class Unreadable(Tensor):
+        __slots__ = ()
+
+        def array(self) -> Any:
+            raise AssertionError("read for nothing")
+
+    big = Constant(Unreadable(DType.F32, (300, 300), b"\0" * 4 * 300 * 300))
+    misses(a.times_one, Mul(param("big", 300, 300), big))
 
 
 def test_unsigned_numbers_have_one_zero() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from equations import M, N, const, fires, misses, param, random
+from equations import M, N, const, fires, misses, param, random, typed
 
 from graphopt.ir import Value
 from graphopt.ops import Add, Gemm, MatMul, Relu, Transpose
 from graphopt.passes import gemm as g
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 F64 = DType.F64
 A, B = param("a", N, 4, dtype=F64), param("b", 4, 3, dtype=F64)
@@ -18,6 +18,7 @@ SQUARE = param("q", 4, 4, dtype=F64)
 BATCH = param("batch", 2, N, 4, dtype=F64)
 W, NUMBER = random(4, 3, dtype=F64), const(1.5, F64)
 BIAS, FULL = random(3, dtype=F64), param("full", N, 3, dtype=F64)
+VAGUE = typed("vague", TensorType(F64, None))
 COLUMN = param("column", N, 1, dtype=F64)
 
 EQUATIONS: list[tuple[Any, Value, Value]] = [
@@ -87,6 +88,7 @@ GUARDS: list[tuple[Any, Any, str]] = [
         ),
         "floating point",
     ),
+    (g.product_and_sum, Add(PRODUCT, VAGUE), "may stretch"),
     (g.product_and_sum, Add(Relu(PRODUCT), BIAS), ""),
     (g.bias_of_gemm, Add(Gemm(A, B, BIAS), BIAS), "it has a bias"),
     (g.bias_of_gemm, (Add(GEMM, BIAS), GEMM), "read elsewhere too"),

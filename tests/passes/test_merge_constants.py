@@ -83,7 +83,7 @@ def test_any_other_bit_keeps_them_apart(a: Constant, b: Constant) -> None:
 
 
 def test_strings_and_narrow_types_merge() -> None:
-    words = [np.array(["a", "é"] * 200, object) for _ in range(2)]
+    words = [np.array([f"é {i}" for i in range(400)], object) for _ in range(2)]
     nibbles = [np.arange(800).astype(DType.U4.numpy) for _ in range(2)]
     for pair in (words, nibbles):
         graph = graph_of(*[Constant(Tensor.of(array)) for array in pair])
@@ -130,6 +130,16 @@ def test_names_and_outputs_stay() -> None:
     done = MergeConstants()(graph)
     assert done.output_names == ("a", "b")
     assert done.outputs[0] is done.outputs[1]
+
+
+def test_one_constant_of_two_graphs_is_no_pair() -> None:
+    shared, inner = big(2), Parameter(tensor(DType.F32, 40, 40), "i")
+    bodies = (Graph([inner], [Add(inner, shared)]), Graph([inner], [inner]))
+    op = If(param("c", dtype=DType.BOOL), X, bodies=bodies, captures=1)
+    log = Log()
+    graph = graph_of(Add(op, shared))
+    assert MergeConstants().run(graph, log) is graph
+    assert not log.fired
 
 
 def test_nothing_to_merge_is_the_same_object() -> None:

@@ -59,6 +59,7 @@ X = param("x", 2, 3, 4)
 DYNAMIC = param("d", N, 3, 4)
 ONES = param("ones", 1, 3, 1, 4)
 TEXT = param("text", 2, 3, dtype=D.STRING)
+LAST, FIRST = param("last", N, 3, 4, 5, 1), param("first", 1, 2, 3, 4)
 ROW = param("row", 4)
 VAGUE = typed("vague", TensorType(D.F32, None))
 EMPTY, X2 = param("empty", 0, 3), param("x2", N, 3)
@@ -112,6 +113,21 @@ EQUATIONS: list[tuple[Any, Any, Any]] = [
         m.reshape_transpose_reshape,
         Reshape(Transpose(Reshape(DYNAMIC, ints(0, 12)), perm=(1, 0)), ints(3, 4, -1)),
         Transpose(DYNAMIC, perm=(1, 2, 0)),
+    ),
+    (
+        m.reshape_transpose_reshape,  # the last dim, of one, goes with those before it
+        Reshape(
+            Transpose(Reshape(LAST, ints(0, 12, 5)), perm=(1, 0, 2)),
+            ints(3, 4, -1, 5, 1),
+        ),
+        Transpose(LAST, perm=(1, 2, 0, 3, 4)),
+    ),
+    (
+        m.reshape_transpose_reshape,  # the first dim, of one, stays by itself
+        Reshape(
+            Transpose(Reshape(FIRST, ints(1, 6, 4)), perm=(1, 2, 0)), ints(2, 3, 4, 1)
+        ),
+        Transpose(FIRST, perm=(1, 2, 3, 0)),
     ),
     (m.reshape_like_nothing, Flatten(param("f", N, 4)), param),
     (m.reshape_like_nothing, Squeeze(X, ints()), X),
@@ -227,6 +243,11 @@ GUARDS: list[tuple[Any, Any, str | None]] = [
         "not split as they were",
     ),
     (
+        m.reshape_transpose_reshape,  # one dim more
+        Reshape(Transpose(Reshape(X, ints(6, 4)), perm=(1, 0)), ints(4, 2, 3, 1)),
+        "not split as they were",
+    ),
+    (
         m.reshape_transpose_reshape,
         Reshape(Transpose(Reshape(X, ints(3, 8)), perm=(1, 0)), ints(4, 2, 3)),
         "not only merged",
@@ -281,6 +302,7 @@ GUARDS: list[tuple[Any, Any, str | None]] = [
     (m.concat_one, Concat(X, X, axis=0), ""),
     (m.concat_concat, Concat(X, Concat(X, X, axis=1), axis=1), None),
     (m.concat_concat, Concat(Concat(X, X, axis=1), Concat(X, X, axis=1), axis=0), ""),
+    (m.concat_concat, Concat(X, X, axis=-1), ""),
     (m.concat_constants, Concat(const([[1]]), const([[2]]), axis=0), ""),
     (m.concat_constants, Concat(const([1]), ROW, const([2]), axis=0), ""),
     (m.concat_constants, Concat(random(60), random(9), axis=0), ""),
@@ -306,12 +328,18 @@ GUARDS: list[tuple[Any, Any, str | None]] = [
         Concat(*Split(X, ints(2, 2), axis=2).results, axis=1),
         "",
     ),
+    (
+        m.concat_of_split,  # which axis -1 is hangs on the rank
+        Concat(*Split(VAGUE, ints(1, 2), axis=0).results, axis=-1),
+        "",
+    ),
     (m.split_one, Split(X, ints(1, 2), axis=1).results, ""),
     (m.tile_nothing, Tile(X, ints(1, 2, 1)), ""),
     (m.tile_nothing, Tile(X, param("k", 3, dtype=D.I64)), ""),
     (m.pad_nothing, Pad(X, ints(0, 0, 0, 0, 0, 1)), ""),
     (m.pad_nothing, Pad(X, ints(1, 0, 0, -1, 0, 0)), ""),
     (m.pad_nothing, Pad(X, param("k", 6, dtype=D.I64)), ""),
+    (m.gather_all, Gather(VAGUE, ints(0, 1), axis=0), ""),
     (m.gather_all, Gather(X, ints(0, 2, 1), axis=1), ""),
     (m.gather_all, Gather(X, ints(0, 1), axis=1), ""),
     (m.gather_all, Gather(DYNAMIC, ints(0, 1), axis=0), ""),
@@ -349,6 +377,11 @@ def test_transposes_meet_through_elementwise_ops() -> None:
     assert kinds(Fold()(Movement()(done))) == ["Relu", "Mul"]
 
 
+def test_a_square_constant_is_turned_too() -> None:
+    before = Transpose(Mul(Transpose(param("two", 2, 2)), random(2, 2)))
+    rewritten(m.transpose_through, before)
+
+
 def test_a_transposed_scalar_stays_a_scalar() -> None:
     before = Transpose(Clip(Transpose(X), const(0.0), const(1.0)))
     done = rewritten(m.transpose_through, before)
@@ -361,6 +394,7 @@ THROUGH = [
     (Transpose(Softmax(Transpose(X), axis=1)), ""),
     (Transpose(Add(Transpose(ROW), param("b", 3, 4))), ""),  # not of one rank
     (Transpose(Mul(Transpose(X), Transpose(X))), ""),
+    (Transpose(Relu(VAGUE)), ""),
     (Transpose(Bernoulli(Transpose(X), token=1)), ""),
     (
         Transpose(

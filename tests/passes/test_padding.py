@@ -15,6 +15,7 @@ from graphopt.types import DType, TensorType
 
 F64 = DType.F64
 X = param("x", N, 2, 5, 6, dtype=F64)
+LINE = param("line", N, 2, 5, dtype=F64)
 W = random(3, 2, 2, 3, dtype=F64)
 INF, ZERO, ONE = const(-np.inf, F64), const(0.0, F64), const(1.0, F64)
 # top 1, left 2, bottom 0, right 1: no two alike
@@ -54,6 +55,10 @@ EQUATIONS: list[tuple[Value, Value]] = [
         Conv(Pad(X, P), W, random(3, dtype=F64)),
         Conv(X, W, random(3, dtype=F64), pads=(1, 2, 0, 1)),
     ),
+    (
+        Conv(Pad(LINE, ints(0, 0, 1, 0, 0, 2)), random(3, 2, 3, dtype=F64)),
+        Conv(LINE, random(3, 2, 3, dtype=F64), pads=(1, 2)),
+    ),
     (mean(Pad(X, P)), mean(X, pads=(1, 2, 0, 1), count_include_pad=1)),
     (
         mean(Pad(X, P), count_include_pad=1, pads=(1, 0, 1, 0)),
@@ -82,6 +87,11 @@ GUARDS: list[tuple[Value, str]] = [
         Conv(Pad(X, ints(0, 1, 0, 0, 0, 0, 0, 0)), random(3, 3, 2, 3, dtype=F64)),
         "the batch or the channels",
     ),
+    (
+        Conv(Pad(X, ints(0, 0, 0, 0, 0, 1, 0, 0)), random(3, 3, 2, 3, dtype=F64)),
+        "the batch or the channels",
+    ),
+    (conv(Pad(X, ints(1, 0, 0, 0, 0, 0, 0, 0))), "the batch or the channels"),
     (conv(Pad(X, P, ONE)), "the border is not zero"),
     (conv(Pad(X, P, const(np.nan, F64))), "the border is not zero"),
     (conv(Pad(X, P, param("v", dtype=F64))), "the border is not zero"),
@@ -122,7 +132,12 @@ def test_positions_of_the_maximum_would_move() -> None:
 def test_before_opset_7_no_border_counts() -> None:
     before = mean(Pad(X, P))
     misses(pad_into_window, before, "before opset 7", opset=6)
-    fires(pad_into_window, before, EQUATIONS[8][1], opset=7)
+    fires(
+        pad_into_window,
+        before,
+        mean(X, pads=(1, 2, 0, 1), count_include_pad=1),
+        opset=7,
+    )
 
 
 def test_an_unknown_rank_misses() -> None:

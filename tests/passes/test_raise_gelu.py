@@ -29,7 +29,7 @@ def bracket(curve: Value, one: float = 1.0) -> Value:
     return Add(curve, c(one))
 
 
-def by_erf(x: Value, way: int = 0) -> Value:
+def by_erf(x: Value, way: int = 0) -> Any:
     """erf(x / sqrt(2)), in three spellings."""
     if way == 0:
         return Erf(Div(x, c(ROOT2)))
@@ -90,10 +90,15 @@ def test_the_two_kinds_are_told_apart() -> None:
     fires(gelu, whole(X, by_tanh(X)), Gelu(X, approximate="tanh"))
 
 
-def cubic(power: float = 3.0, scale: float = SCALE) -> Value:
+def cubic(power: float = 3.0, scale: float = SCALE) -> Any:
     return Tanh(Mul(Add(X, Mul(Pow(X, c(power)), c(0.044715))), c(scale)))
 
 
+def cubic_of(cube: Value, beside: Value = X) -> Value:
+    return Tanh(Mul(Add(beside, Mul(cube, c(0.044715))), c(SCALE)))
+
+
+HALF = Div(X, c(2.0))
 GUARDS: list[tuple[Any, str]] = [
     (whole(X, by_erf(X), half=0.51), ""),
     (whole(X, by_erf(X), half=-0.5), ""),
@@ -109,6 +114,14 @@ GUARDS: list[tuple[Any, str]] = [
     (whole(X, cubic(power=2.0)), "1 + erf"),
     (whole(X, cubic(scale=0.8)), "1 + erf"),
     (whole(X, Sigmoid(X)), "1 + erf"),
+    # the right operand in another curve, or the right curve with a stranger in it
+    (whole(X, Sigmoid(cubic().op.operands[0])), "1 + erf"),
+    (whole(X, Sigmoid(by_erf(X).op.operands[0])), "1 + erf"),
+    (whole(X, cubic_of(Mul(Mul(X, X), OTHER))), "1 + erf"),
+    (whole(X, cubic_of(Pow(X, c(3.0)), beside=OTHER)), "1 + erf"),
+    (whole(X, Tanh(Mul(Mul(X, OTHER), c(SCALE)))), "1 + erf"),
+    (whole(X, cubic_of(Pow(X, param("three", dtype=F64)))), "1 + erf"),
+    ((Mul(HALF, bracket(by_erf(X))), HALF), ""),
     (Mul(Mul(Mul(X, OTHER), bracket(by_erf(X))), c(0.5)), ""),
     (Mul(Mul(X, X), c(0.5)), "1 + erf"),
     ((whole(X, by_erf(X)), bracket(by_erf(X))), "read elsewhere too"),

@@ -147,6 +147,14 @@ def test_dims_that_are_not_known_need_a_gain() -> None:
     fires(r.layer_norm, Mul(gain, plain(OPEN)), layer_norm(OPEN, gain))
 
 
+def test_two_axes_with_a_gain() -> None:
+    gain = random(3, 4)
+    after = layer_norm(X, gain, axis=-2)
+    fires(r.layer_norm, Mul(plain(X, (1, 2)), gain), after)
+    bias = random(3, 4, seed=1)
+    fires(r.layer_norm_bias, Add(after, bias), layer_norm(X, gain, bias, axis=-2))
+
+
 def test_the_pass_makes_one_op_of_all() -> None:
     for way in range(3):
         top = centred(X)
@@ -170,6 +178,8 @@ def test_narrow_floats() -> None:
 
 TOP = centred(X)
 OTHER = param("other", N, 3, 4)
+AXES = param("axes", 1, dtype=DType.I64)
+SQUARE = centred(param("square", 4, 4))
 WIDE = const(np.full((2, 1, 1, 1), EPSILON))
 NOT_PLAIN: list[tuple[Value, str]] = [
     (plain(X, (1,)), ""),  # not the last axis
@@ -184,6 +194,14 @@ NOT_PLAIN: list[tuple[Value, str]] = [
     (Div(TOP, root(TOP, square=Mul(TOP, X))), ""),
     (Div(TOP, Sqrt(mean(Pow(TOP, const(2.0))))), ""),  # without an epsilon
     (Div(TOP, root(TOP, epsilon=param("e"))), ""),
+    (Div(TOP, Sqrt(Add(ReduceMean(Pow(TOP, const(2.0))), const(EPSILON)))), ""),
+    (Div(TOP, Sqrt(Add(ReduceMean(Pow(TOP, const(2.0)), AXES), const(EPSILON)))), ""),
+    (
+        Div(
+            SQUARE, Sqrt(Add(mean(Pow(SQUARE, const(2.0)), keepdims=0), const(EPSILON)))
+        ),
+        "",
+    ),
     (Div(TOP, root(TOP, epsilon=const([1e-3, 1e-3, 1e-2, 1e-3]))), ""),
     (Mul(TOP, root(TOP)), ""),
     (Div(root(TOP), TOP), ""),
@@ -269,7 +287,9 @@ def test_guard(rule: Any, before: Any, reason: str) -> None:
 
 def test_opsets() -> None:
     misses(r.layer_norm_plain, plain(X), opset=16)
-    misses(r.layer_norm, Mul(plain(OPEN), param("g", N)), opset=16)
+    opened, gain = Mul(plain(OPEN), param("g", N)), param("h", N)
+    misses(r.layer_norm, opened, opset=16)
+    fires(r.layer_norm, Mul(plain(OPEN), gain), layer_norm(OPEN, gain), opset=17)
     fires(r.layer_norm_plain, plain(X), layer_norm(X, ones(4)), opset=17)
     rms = Mul(quotient(X, root(X)), GAIN)
     misses(r.rms_norm, rms, opset=22)

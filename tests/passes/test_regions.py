@@ -105,6 +105,15 @@ def test_random_ops_of_two_branches_never_merge() -> None:
     assert len(tokens) == len(set(tokens)) == 3
 
 
+def test_a_new_token_is_none_that_the_graph_has() -> None:
+    """Whatever the numbers: 3 and 1 are there, and 2 comes out of the branch."""
+    inlined = branch(TRUE, noise(2), Neg, X)
+    before = Sub(inlined, RandomNormalLike(X, token=1))
+    done = Regions()(graph_of(before, RandomNormalLike(Y, token=3)))
+    verify(done)
+    assert kinds(done).count("RandomNormalLike") == 3
+
+
 def test_random_ops_inside_nested_bodies_get_new_tokens() -> None:
     inner = body(noise(1), F), body(Neg, F)
     outer = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from equations import N, const, fires, ints, kinds, misses, param, rewritten
+from equations import N, const, fires, ints, kinds, misses, param, rewritten, typed
 
 from graphopt.ir import Value
 from graphopt.ops import (
@@ -22,13 +22,14 @@ from graphopt.ops import (
     Unsqueeze,
 )
 from graphopt.passes import sequences as s
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 I64 = DType.I64
 X, Y = param("x", 4, 3), param("y", 2, 3)
-DYNAMIC = param("d", N, 3)
+DYNAMIC, SINGLE = param("d", N, 3), param("single", 1, 3)
 WHERE = param("where", dtype=I64)
 PAIR = SequenceConstruct(X, Y)
+VAGUE = typed("vague", TensorType(DType.F32, None))
 
 
 def at(sequence: Value, position: int) -> Value:
@@ -39,6 +40,8 @@ PARTS_OF_TWO = Split(X, axis=0, num_outputs=2).results
 UNEVEN = Split(X, ints(3, 1), axis=0).results
 PAIRS = const(2, I64)
 ROWS = Split(X, axis=0, num_outputs=4).results
+COLUMNS = Split(X, ints(1, 2), axis=1).results
+SINGLES = Split(X, axis=1, num_outputs=3).results
 
 EQUATIONS: list[tuple[Any, Value, Value]] = [
     (s.at_of_construct, at(PAIR, 0), X),
@@ -50,6 +53,9 @@ EQUATIONS: list[tuple[Any, Value, Value]] = [
     (s.at_of_split, at(SplitToSequence(X, const(3, I64), axis=-2), 0), UNEVEN[0]),
     (s.at_of_split, at(SplitToSequence(X, ints(3, 1)), 1), UNEVEN[1]),
     (s.at_of_split, at(SplitToSequence(X), 2), ROWS[2]),
+    (s.at_of_split, at(SplitToSequence(X, const(1, I64)), 2), ROWS[2]),
+    (s.at_of_split, at(SplitToSequence(X, ints(1, 2), axis=1), 1), COLUMNS[1]),
+    (s.at_of_split, at(SplitToSequence(X, axis=-1), 1), SINGLES[1]),
     (
         s.at_of_split,
         at(SplitToSequence(X, keepdims=0), 2),
@@ -82,6 +88,11 @@ EQUATIONS: list[tuple[Any, Value, Value]] = [
         s.concat_of_split_sequence,
         ConcatFromSequence(SplitToSequence(X, const(2, I64), keepdims=0), axis=0),
         X,
+    ),
+    (
+        s.concat_of_split_sequence,
+        ConcatFromSequence(SplitToSequence(SINGLE), axis=0),
+        SINGLE,
     ),
     (s.length_of_construct, SequenceLength(PAIR), const(2, I64)),
 ]
@@ -122,6 +133,18 @@ GUARDS: list[tuple[Any, Any, str]] = [
         ConcatFromSequence(SplitToSequence(X), axis=0, new_axis=1),
         "",
     ),
+    (
+        s.concat_of_split_sequence,  # which axis -1 is hangs on the rank
+        ConcatFromSequence(SplitToSequence(VAGUE, axis=0), axis=-1),
+        "",
+    ),
+    (s.at_of_split, at(SplitToSequence(VAGUE), 0), "number of parts is not known"),
+    (s.at_of_split, at(SplitToSequence(SINGLE, keepdims=0), 0), "number of parts"),
+    (
+        s.concat_of_split_sequence,  # of no parts nothing is joined
+        ConcatFromSequence(SplitToSequence(param("none", 0, 3)), axis=0),
+        "",
+    ),
     (s.length_of_construct, SequenceLength(SplitToSequence(X)), ""),
     (s.length_of_construct, Relu(X), ""),
 ]
@@ -136,6 +159,12 @@ def test_before_opset_18_sizes_are_written_out() -> None:
     done = rewritten(s.at_of_split, at(SplitToSequence(X, const(2, I64)), 1), opset=13)
     assert kinds(done) == ["Split"]
     assert done.outputs == (Split(X, ints(2, 2), axis=0).results[1],)
+    fires(
+        s.at_of_split,
+        at(SplitToSequence(X, const(2, I64)), 1),
+        PARTS_OF_TWO[1],
+        opset=18,
+    )
 
 
 def test_parts_of_one_split_are_one_op() -> None:

@@ -17,6 +17,7 @@ from equations import (
     misses,
     param,
     rewritten,
+    typed,
 )
 
 from graphopt import dims
@@ -25,6 +26,7 @@ from graphopt.exporter import choose_opset
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
+    Cast,
     Concat,
     Conv,
     Div,
@@ -39,6 +41,7 @@ from graphopt.ops import (
     Relu,
     Reshape,
     Shape,
+    Size,
     Slice,
     Squeeze,
     Sub,
@@ -48,7 +51,7 @@ from graphopt.passes import shapes as s
 from graphopt.passes.shapes import Shapes, dims_value, filled_dims, reshape_to
 from graphopt.reference import evaluate
 from graphopt.rewrite import rewrite
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 X = param("x", N, 4, 6)
 TWO = param("two", N, M)
@@ -160,6 +163,8 @@ def test_filled_dims_come_from_a_minus_one() -> None:
         ((N, 4), (N, 2, 2), (0, 2, 2)),
         ((N, 4), (4, N), (4, -1)),
         ((N, M), (M, N), "no"),
+        ((1 + N, 1 + M), (1 + M, 1 + N), "no"),  # none is zero, but there are two
+        ((N, M), (N * 2, M), "no"),  # beside it m may be zero
         ((N, M), (N * M,), (-1,)),
         ((0, 4), (0, 2), (0, 2)),
         ((3, 0), (0, 5), "no"),
@@ -200,6 +205,8 @@ GUARDS: list[tuple[Any, Value, str]] = [
     (s.known_dims, Shape(FIXED), ""),
     (s.known_dims, at(Shape(X), 0), "as short as it can be"),
     (s.known_dims, Shape(NonZero(X)), ""),
+    (s.known_dims, Size(X), "as short as it can be"),
+    (s.known_dims, Cast(at(Shape(X), 0), to=DType.I32), "as short as it can be"),
 ]
 
 
@@ -243,8 +250,39 @@ def test_a_run_of_dims_is_one_shape() -> None:
     assert done.outputs == (Concat(Shape(y, start=1, end=3), ints(7), axis=0),)
     done = rewritten(s.known_dims, Concat(pair, ints(7), axis=0), opset=13)
     assert done.outputs == (Concat(Gather(Shape(y), ints(1, 2)), ints(7), axis=0),)
+    parts = (Shape(Relu(y), start=1, end=2), ints(7), Shape(Relu(y), start=3))
+    done = rewritten(s.known_dims, Concat(*parts, axis=0))
+    assert done.outputs == (Concat(Shape(y, start=1, end=2), ints(7, 3), axis=0),)
+    done = rewritten(s.known_dims, Concat(pair, ints(7), pair, axis=0))
+    wanted = Shape(y, start=1, end=3)
+    assert done.outputs == (Concat(wanted, ints(7), wanted, axis=0),)
     done = rewritten(s.known_dims, row(at(Shape(y), 2), 3))
     assert done.outputs == (Shape(y, start=2),)
+
+
+def test_a_sum_in_a_vector_of_dims() -> None:
+    deep = Shape(Relu(TWO))
+    done = rewritten(s.known_dims, row(Add(at(deep, 0), at(deep, 1)), 3))
+    assert kinds(done).count("Reshape") == 1
+
+
+def test_a_parameter_of_unknown_rank_has_no_dims() -> None:
+    vague = typed("vague", TensorType(DType.F32, None))
+    graph = graph_of(Relu(TWO), inputs=[vague, TWO])
+    assert dims_value(graph, [N, M], 20) is Shape(TWO)
+
+
+def test_the_longest_run_is_taken() -> None:
+    first, second = param("first", N, M, 3), param("second", 1, N)
+    vector = Concat(Shape(Relu(first), end=2), ints(7), axis=0)
+    graph = graph_of(vector, inputs=[first, second])
+    (value,) = rewrite(graph, [s.known_dims]).outputs
+    assert value is Concat(Shape(first, start=0, end=2), ints(7), axis=0)
+
+
+def test_a_vector_with_a_dim_that_no_input_has_stays() -> None:
+    count = Shape(NonZero(X), start=1)
+    misses(s.known_dims, Concat(Shape(X, end=1), count, axis=0), "no sum or product")
 
 
 def test_sums_and_products_are_written_once() -> None:
@@ -269,6 +307,7 @@ DIMS: list[tuple[Dim, int, str | None]] = [
     (K % 2, 9, None),
     (maximum(N, M), 12, "Shape Gather Max"),
     (maximum(N, M), 11, None),
+    (maximum(K - 3, 0), 12, "Shape Gather Add Max"),
     (minimum(N, 3), 12, "Shape Gather Min"),
     (minimum(N, 3), 11, None),
     ((K - 3) // 2, 20, "Shape Gather Add Div"),  # (n + 1) // 2 - 2

@@ -1,0 +1,78 @@
+"""Mutants of rules that no test notices, each with the reason.
+
+Keyed by function, code before and code after (`mutation`). Those that are not drawn are
+kept, as another draw may meet them; they must only still be there.
+"""
+
+from __future__ import annotations
+
+_CHOICE = "how large a limit is was a choice: one element more or less is as good"
+_SOONER = "what is left out here is found to be nothing a step later"
+_REQUIRED = "a required operand is never absent; the test is for the type checker"
+_SAMPLE = "the sample only saves reading: what is alike in it is compared whole"
+_DEFAULT = "it is the default"
+
+EQUIVALENT: dict[str, str] = {
+    "affine.before_linear: weight.constant.nbytes > SHARED_LIMIT"
+    " => weight.constant.nbytes >= SHARED_LIMIT": _CHOICE,
+    "affine.after_linear: weight.constant.nbytes > SHARED_LIMIT"
+    " => weight.constant.nbytes >= SHARED_LIMIT": _CHOICE,
+    "affine.after_linear: channels is None or found is None or found.x is not inner"
+    " => channels is None or found is None": (
+        "both mean the operand that is no constant"
+    ),
+    "algebra._keeps: x is None or y is None or op.dtype is None or (op.dtype is not"
+    " x.dtype) => x is None or y is None or op.dtype is None": (
+        "the ops that ask give the element type of their first operand"
+    ),
+    "casts.cast_like: op.attrs.get('saturate', 1) => op.attrs.get('saturate', 2)": (
+        "every CastLike has the attribute, as its schema states a default"
+    ),
+    "fold._folded: isinstance(op, Constant | Shape | Size) or not isinstance(op,"
+    " Computed) => not isinstance(op, Computed)": (
+        "a Constant is not computed, and what a constant's Shape and Size are is known"
+    ),
+    "fold._folded: v.constant is not None and scene.uses(v) <= 1"
+    " => scene.uses(v) <= 1": "those that are no constants were turned away before",
+    "fold._folded: if not isinstance(array, np.ndarray) or old.dtype is None:"
+    " return miss('a result is no tensor') => pass": (
+        "of what is no tensor the size is not known, which was asked before"
+    ),
+    "fold._bytes: shape is None or not isinstance(type_, TensorType) or type_.dtype is"
+    " None => shape is None or not isinstance(type_, TensorType)": (
+        "what is made of constants has an element type"
+    ),
+    "match.is_uniform: number == 0 and value is not None and value.dtype and"
+    " value.dtype.is_float => number == 0 and value is not None and value.dtype": (
+        "nobody asks integers for -0.0"
+    ),
+    "match.uniform: tensor.size > READ_LIMIT => tensor.size >= READ_LIMIT": _CHOICE,
+    "merge_constants._sample: SAMPLE // max(1, flat.itemsize)"
+    " => max(1, flat.itemsize) // SAMPLE": _SAMPLE,
+    "merge_constants._sample: max(1, flat.itemsize) => max(2, flat.itemsize)": _SAMPLE,
+    "merge_constants._sample: max(1, SAMPLE // max(1, flat.itemsize))"
+    " => max(2, SAMPLE // max(1, flat.itemsize))": _SAMPLE,
+    "merge_constants._sample: tensor.array().reshape(-1)"
+    " => tensor.array().reshape(-2)": "to NumPy every negative size is -1",
+    "movement.concat_constants: value.constant.size + last.constant.size <= 64"
+    " => value.constant.size + last.constant.size < 64": _CHOICE,
+    "movement.transpose_through: len(chain) > 16 => len(chain) >= 16": _CHOICE,
+    "padding._amounts: i + len(where) => i - len(where)": (
+        "of twice as many numbers it is the same one, counted from the end"
+    ),
+    "raise_gelu.factors: part.operands[0] => part.operands[1]": _REQUIRED,
+    "raise_gelu._is_power: int(known) if known == int(known) else 1000"
+    " => int(known) if known == int(known) else 1001": (
+        "it stands for no power at all, and 1001 is as far from 2 and 3"
+    ),
+    "regions.constant_capture: if not dropped: return None => pass": _SOONER,
+    "sequences._parts: len(sizes) > 256 => len(sizes) >= 256": _CHOICE,
+    "shapes._atom: Gather(ShapeOp(parameter), where, axis=0)"
+    " => Gather(ShapeOp(parameter), where)": _DEFAULT,
+    "shapes._read: Gather(ShapeOp(parameter), Constant(which), axis=0)"
+    " => Gather(ShapeOp(parameter), Constant(which))": _DEFAULT,
+}
+"""Mutants that are the same rule, or one that is as good."""
+
+MISSED: dict[str, str] = {}
+"""Mutants that are another rule, which no test can tell or none was written for."""
