@@ -263,6 +263,8 @@ def clip_clip(op: Clip, scene: Scene) -> Outcome:
     first, second = _bounds(inner), _bounds(op)
     if first is None or second is None:
         return miss("a bound is no constant")
+    if any(map(_zeros_of_two_signs, first, second)):
+        return miss("the bounds are 0.0 and -0.0", inner)
     low = max((b for b in (first[0], second[0]) if b is not None), default=None)
     high = min((b for b in (first[1], second[1]) if b is not None), default=None)
     if low is not None and high is not None and low > high:
@@ -285,6 +287,15 @@ def relu_clip(op: Clip, scene: Scene) -> Outcome:
     if high is not None and high < 0:
         return miss("the ranges do not overlap")
     return Clip(inner.operands[0], _scalar(low), _scalar(high))
+
+
+def _zeros_of_two_signs(a: Any, b: Any) -> bool:
+    return (
+        a is not None
+        and b is not None
+        and a == b
+        and bool(np.signbit(a) != np.signbit(b))
+    )
 
 
 def _bounds(op: Clip) -> tuple[Any, Any] | None:

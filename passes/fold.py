@@ -13,7 +13,7 @@ import numpy as np
 
 from graphopt.errors import GraphoptError, NoReference
 from graphopt.ir import Op, Value
-from graphopt.ops import Constant, DequantizeLinear, Shape, Size
+from graphopt.ops import Constant, ConstantOfShape, DequantizeLinear, Shape, Size
 from graphopt.ops.elementwise import is_inexact
 from graphopt.ops.structured import Computed, Elementwise, Structured
 from graphopt.pipeline import RulePass
@@ -23,6 +23,7 @@ from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
 
 from .match import static_shape
+from .scale_shift import GROWTH
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def _folded(op: Op, scene: Scene, limit: int, free: int) -> Outcome:
         for v in dict.fromkeys(operands)
         if v.constant is not None and scene.uses(v) <= 1
     )
+    if isinstance(op, ConstantOfShape):
+        free = min(free, GROWTH)  # one node is saved, and rules see through it
     if total > limit:
         return miss(f"the result takes {total} bytes")
     if total > max(free, replaced):

@@ -69,19 +69,29 @@ def transpose_ones(op: Transpose, scene: Scene) -> Outcome:
     x = op.operands[0]
     if x is None or x.shape is None:
         return None
-    perm = perm_of(len(x.shape), op.perm)
-    moved = [i for i in perm if not equal(x.shape[i], 1)]
-    if moved != sorted(moved) or not isinstance(x, Ordered):
+    if not keeps_order(op) or not isinstance(x, Ordered):
         return None
     return reshape_to(x, op.shape) if scene.single(x) else None
 
 
+def keeps_order(op: Value) -> bool:
+    """True where the elements stay in row-major order."""
+    if not isinstance(op, Transpose):
+        return isinstance(op, Ordered)
+    shape = None if op.operands[0] is None else op.operands[0].shape
+    if shape is None:
+        return False
+    moved = [i for i in perm_of(len(shape), op.perm) if not equal(shape[i], 1)]
+    return moved == sorted(moved)
+
+
 @rule
 def reshape_reshape(op: Reshape | Flatten | Squeeze | Unsqueeze) -> Outcome:
-    """reshape(reshape(x, s), t) = reshape(x, t)"""
+    """reshape(reshape(x, s), t) = reshape(x, t), also of transposes that move ones"""
     inner = op.operands[0]
-    if not isinstance(inner, Ordered):
+    if inner is None or inner.op is None or not keeps_order(inner):
         return None
+    inner = inner.op
     x = inner.operands[0]
     if x is None:
         return None

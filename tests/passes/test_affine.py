@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from equations import N, const, fires, graph_of, kinds, misses, param, random, rewritten
+from equations import (
+    N,
+    const,
+    fires,
+    graph_of,
+    ints,
+    kinds,
+    misses,
+    param,
+    random,
+    rewritten,
+)
 
 from graphopt.ir import Value
 from graphopt.ops import (
@@ -14,6 +25,7 @@ from graphopt.ops import (
     AveragePool,
     BatchNormalization,
     Constant,
+    ConstantOfShape,
     Conv,
     ConvTranspose,
     Div,
@@ -26,6 +38,7 @@ from graphopt.ops import (
 from graphopt.passes import affine as f
 from graphopt.passes.affine import FoldAffine
 from graphopt.types import DType
+from graphopt.weights import Tensor
 
 F64, HALF = DType.F64, DType.F16
 OVERFLOW = "would overflow"
@@ -431,3 +444,43 @@ def test_a_batch_norm_of_mixed_types_stays() -> None:
 def test_each_rule_has_a_case() -> None:
     tested = {f.after_linear, f.before_linear, f.after_batch_norm, f.scale_scale}
     assert set(f.RULES) == tested
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.F32])
+def test_weights_do_not_vanish(dtype: DType) -> None:
+    """Products below the normal numbers of a type keep none of their digits."""
+    tiny = float(np.finfo(dtype.numpy).tiny)
+    x = param("small", 3, 4, dtype=dtype)
+    product = MatMul(x, const(np.full((4, 5), 2 * tiny), dtype))
+    misses(f.after_linear, Mul(product, const(2**-8, dtype)), "vanish")
+    fires(
+        f.after_linear,
+        Mul(product, const(2.0, dtype)),
+        MatMul(x, const(np.full((4, 5), 4 * tiny), dtype)),
+    )
+
+
+def test_constants_that_cancel_round_on_purpose() -> None:
+    """(x + 1.5 * 2**23) - 1.5 * 2**23 is x as a whole number."""
+    magic = 1.5 * 2**23
+    x = param("x", 3)
+    misses(f.scale_scale, Add(Add(x, const(magic)), const(-magic)), "on purpose")
+    fires(f.scale_scale, Add(Add(x, const(2.0)), const(-1.0)), Add(x, const(1.0)))
+
+
+def test_weights_filled_with_one_number_stay_so() -> None:
+    """A ConstantOfShape is scaled by its number, and grows no file."""
+
+    def filled(number: float) -> Value:
+        value = Tensor.of(np.array([number]))
+        return ConstantOfShape(ints(64, 64), value=value)
+
+    x = param("x", 3, 64, dtype=F64)
+    product = MatMul(x, filled(2.0))
+    fires(f.after_linear, Mul(product, const(3.0, F64)), MatMul(x, filled(6.0)))
+    uneven = const(np.arange(1.0, 65), F64)
+    misses(f.after_linear, Mul(product, uneven), "overflow")
+    few = MatMul(x, ConstantOfShape(ints(64, 4), value=Tensor.of(np.array([2.0]))))
+    by_column = const(np.arange(1.0, 5), F64)
+    done = rewritten(f.after_linear, Mul(few, by_column))
+    assert kinds(done) == ["MatMul"]  # what is small may be spelled out

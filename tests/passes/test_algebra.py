@@ -257,6 +257,7 @@ GUARDS: list[tuple[Any, Any, str]] = [
         "the ranges do not overlap",
     ),
     (a.clip_clip, Clip(Clip(X, SCALAR), None, ONE), "a bound is no constant"),
+    (a.clip_clip, Clip(Clip(X, ZERO), const(-0.0)), "the bounds are 0.0 and -0.0"),
     (a.clip_clip, Clip(Clip(X, const(np.nan)), None, ONE), "a bound is no constant"),
     (a.clip_clip, (Clip(Clip(X, ZERO), None, ONE), Clip(X, ZERO)), ""),
     (a.relu_clip, Clip(Relu(X), None, const(-1.0)), "the ranges do not overlap"),

@@ -92,6 +92,11 @@ EQUATIONS: list[tuple[Any, Any, Any]] = [
         Reshape(X, ints(4, 6)),
     ),
     (m.reshape_reshape, Reshape(Reshape(X, ints(6, 4)), ints(2, 3, 4)), X),
+    (
+        m.reshape_reshape,
+        Reshape(Transpose(ONES, perm=(0, 1, 3, 2)), ints(3, 4)),
+        Reshape(ONES, ints(3, 4)),
+    ),
     (m.reshape_reshape, Squeeze(Unsqueeze(DYNAMIC, ints(0)), ints(0)), DYNAMIC),
     (m.reshape_reshape, Reshape(Flatten(DYNAMIC), ints(0, 3, 4)), DYNAMIC),
     (
@@ -457,3 +462,10 @@ def test_nothing_is_lost_on_the_way() -> None:
     done = Movement()(graph)
     assert done.outputs == (DYNAMIC,)
     assert Movement()(done) is done
+
+
+def test_transpose_stays_behind_what_broadcasts_to_more_axes() -> None:
+    """transpose(transpose(x: 2 axes) + c: 3 axes) cannot be one transpose of x."""
+    x = param("matrix", 3, 4)
+    wider = Add(Transpose(x), random(2, 4, 3))
+    misses(m.transpose_through, Transpose(wider, perm=(2, 1, 0)))
