@@ -27,7 +27,9 @@ from typing import Any, TypeAlias, overload
 
 from .debug import verifies
 from .errors import GraphoptError, TypeMismatch
+from .exporter.spelled import can_say
 from .ir import Graph, Op, Value, forward
+from .versions import spelling
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,14 @@ class Scene:
         while scene.outer is not None:
             scene = scene.outer
         return scene.graph.header.opsets.get("", 1)
+
+    def has(self, kind: type[Op]) -> bool:
+        """True where that opset has ops of a kind of the default domain."""
+        return spelling(kind.kind, "", self.opset) is not None
+
+    def says(self, op: Op) -> bool:
+        """True where that opset has the op as it is, attributes and types included."""
+        return can_say(op, self.opset)
 
     def uses(self, value: Value) -> int:
         """How often ``value`` is read in the graph that is being rewritten."""

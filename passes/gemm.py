@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from graphopt.ops import Add, Gemm, MatMul, Transpose
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
-from graphopt.types import DType
 
 from .match import perm_of, stretches_nothing
-
-_FLOATS = (DType.F32, DType.F64, DType.F16, DType.BF16)
 
 
 @rule(exact=False)
@@ -26,10 +23,10 @@ def product_and_sum(op: Add, scene: Scene) -> Outcome:
             return miss("they are not matrices", product)
         if not scene.single(product):
             return miss("the product is read elsewhere too", product)
-        if op.dtype not in _FLOATS or scene.opset < 7:
-            return miss("Gemm is for floating point", product)
         if not stretches_nothing(bias, product):
             return miss("the bias may stretch the product", bias)
+        if op.dtype is None or not op.dtype.is_float:
+            return miss("Gemm is for floating point", product)
         return Gemm(a, b, bias)
     return None
 

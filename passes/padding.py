@@ -37,7 +37,7 @@ def _amounts(op: Pad) -> tuple[list[int], list[int]] | None:
 def pad_into_window(op: Conv | AveragePool | MaxPool, scene: Scene) -> Outcome:
     """conv(pad(x, p), w, pads=q) = conv(x, w, pads=p+q) where the border is neutral"""
     pad = op.operands[0]
-    if not isinstance(pad, Pad) or pad.mode not in ("constant", b"constant"):
+    if not isinstance(pad, Pad) or pad.mode != "constant":
         return None
     if op.auto_pad not in ("NOTSET", "VALID"):
         return miss("the op pads by its own rule", op)
@@ -59,20 +59,19 @@ def pad_into_window(op: Conv | AveragePool | MaxPool, scene: Scene) -> Outcome:
     elif isinstance(op, AveragePool):
         if border != 0 or op.ceil_mode or (any(own) and not op.count_include_pad):
             return miss("the border would count for more or less", value)
-        if scene.opset < 7:
-            return miss("before opset 7 no border counts", op)
         more["count_include_pad"] = 1
     elif border != float("-inf") or op.ceil_mode or op.outs > 1:
         return miss("the border could be the maximum", value)
     pads = [a + b for a, b in zip(own, before[2:] + after[2:], strict=True)]
     if not isinstance(op, Conv) and any(map(ge, pads, 2 * op.kernel_shape)):
         return miss("runtimes refuse a pool that pads a whole window", op)
-    return op.copy(
+    made = op.copy(
         operands=(pad.operands[0], *op.operands[1:]),
         pads=tuple(pads),
         auto_pad="NOTSET",
         **more,
     )
+    return made if scene.says(made) else miss("this opset counts no border", op)
 
 
 RULES: tuple[Rule, ...] = (pad_into_window,)

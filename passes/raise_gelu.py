@@ -64,7 +64,7 @@ def close(number: float, exact: float, x: Value) -> bool:
 @rule(exact=False)
 def gelu(op: Mul | Div, scene: Scene) -> Outcome:
     """0.5 * x * (1 + erf(x / sqrt(2))) = gelu(x)"""
-    if scene.opset < 20:
+    if not scene.has(Gelu):
         return None
     parts, number = factors(op, scene)
     if len(parts) != 2 or not close(number, 0.5, op):

@@ -110,7 +110,7 @@ def _fits(gain: Value, x: Value, axis: int) -> bool:
 @rule(exact=False)
 def layer_norm(op: Mul, scene: Scene) -> Outcome:
     """(x - mean(x)) / sqrt(mean((x - mean(x))**2) + e) * g = layernorm(x, g)"""
-    if scene.opset < 17:
+    if not scene.has(LayerNormalization):
         return None
     for quotient, gain in (op.operands, op.operands[::-1]):
         if not isinstance(quotient, Div | Mul) or gain is None:
@@ -132,7 +132,7 @@ def layer_norm(op: Mul, scene: Scene) -> Outcome:
 @rule(exact=False)
 def layer_norm_plain(op: Div | Mul, scene: Scene) -> Outcome:
     """(x - mean(x)) / sqrt(mean((x - mean(x))**2) + e) = layernorm(x, 1)"""
-    if scene.opset < 17:
+    if not scene.has(LayerNormalization):
         return None
     found = normalized(op)
     x = None if found is None else _centred(found.numerator, found.axis)
@@ -184,7 +184,7 @@ def layer_norm_bias(op: Add, scene: Scene) -> Outcome:
 @rule(exact=False)
 def rms_norm(op: Mul, scene: Scene) -> Outcome:
     """x / sqrt(mean(x**2) + e) * g = rmsnorm(x, g)"""
-    if scene.opset < 23:
+    if not scene.has(RMSNormalization):
         return None
     for quotient, gain in (op.operands, op.operands[::-1]):
         if not isinstance(quotient, Div | Mul) or gain is None:

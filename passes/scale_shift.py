@@ -113,7 +113,7 @@ def _scale_shift(op: Op, axis: int) -> ScaleShift | None:
 def _batch_norm(op: BatchNormalization) -> ScaleShift | None:
     x, *rest = op.operands
     parts = [numbers(v) for v in rest]
-    if x is None or op.training_mode or op.outs != 1 or len(parts) != 4:
+    if x is None or op.training_mode or op.outs != 1:
         return None
     scale, shift, mean, variance = parts
     if scale is None or shift is None or mean is None or variance is None:
@@ -151,7 +151,7 @@ def narrowed(
     if 0 < largest < float(info(dtype.numpy).tiny):
         return None
     if isinstance(source, ConstantOfShape) and narrow.nbytes > GROWTH:
-        first = narrow.reshape(-1)[:1]
+        first = narrow.flat[:1]
         if np.any(narrow != first):
             return None
         shape = Constant(np.array(narrow.shape, np.int64))

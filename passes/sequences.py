@@ -82,10 +82,10 @@ def _parts(op: SplitToSequence, scene: Scene) -> Sequence[Value] | None:
         return [x]
     if len(sizes) < 2 or len(sizes) > 256:
         return None
-    if scene.opset >= 18 and len(set(sizes)) == 1:
-        made: Op = Split(x, axis=axis, num_outputs=len(sizes))
-    else:
-        made = Split(x, Constant(np.array(sizes, np.int64)), axis=axis)
+    made: Op = Split(x, Constant(np.array(sizes, np.int64)), axis=axis)
+    if len(set(sizes)) == 1:
+        even = Split(x, axis=axis, num_outputs=len(sizes))
+        made = even if scene.says(even) else made
     if not drop:
         return made.results
     return [Squeeze(v, Constant(np.array([axis], np.int64))) for v in made.results]

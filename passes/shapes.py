@@ -6,7 +6,7 @@ rules only write down what is known; nothing is matched against an exporter's sp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +129,7 @@ def known_dims(op: Op, scene: Scene) -> Outcome:
     dims = contents.ravel().tolist()
     if not any(isinstance(d, Expr) for d in dims):
         return None
-    made = dims_value(scene.graph, dims, scene.opset, scalar=contents.ndim == 0)
+    made = dims_value(scene.graph, dims, scene.says, scalar=contents.ndim == 0)
     if made is None:
         return miss("a dim is no sum or product of input dims")
     if made is op or _cone(made) > _cone(op):
@@ -137,19 +137,23 @@ def known_dims(op: Op, scene: Scene) -> Outcome:
     return made
 
 
+Says = Callable[[Op], bool]
+"""True for an op that the model's opset has."""
+
+
 def dims_value(
-    graph: Graph, dims: Sequence[Dim], opset: int, *, scalar: bool = False
+    graph: Graph, dims: Sequence[Dim], says: Says, *, scalar: bool = False
 ) -> Value | None:
     """Dims as a value: read from the graph's parameters, glued, canonical.
 
     None where a dim is not a sum of products of the parameters' own dims.
     """
     if scalar:
-        return _scalar(graph, dims[0], opset)
+        return _scalar(graph, dims[0], says)
     pieces: list[Value] = []
     i = 0
     while i < len(dims):
-        run = _run(graph, dims, i, opset)
+        run = _run(graph, dims, i, says)
         if run is None:
             return None
         piece, length = run
@@ -159,7 +163,7 @@ def dims_value(
 
 
 def _run(
-    graph: Graph, dims: Sequence[Dim], start: int, opset: int
+    graph: Graph, dims: Sequence[Dim], start: int, says: Says
 ) -> tuple[Value, int] | None:
     """The longest run of dims that one op gives, and its length."""
     end = start
@@ -182,27 +186,28 @@ def _run(
                 best = (length, parameter, at)
     if best is not None:
         length, parameter, at = best
-        return _read(parameter, at, length, opset), length
-    one = _scalar(graph, dims[start], opset)
+        return _read(parameter, at, length, says), length
+    one = _scalar(graph, dims[start], says)
     if one is None:
         return None
     return Reshape(one, Constant(np.array([1], np.int64))), 1
 
 
-def _read(parameter: Parameter, at: int, length: int, opset: int) -> Value:
+def _read(parameter: Parameter, at: int, length: int, says: Says) -> Value:
     """``length`` dims of a parameter from ``at``, as a vector."""
     rank = parameter.rank
     assert rank is not None
     if at == 0 and length == rank:
         return ShapeOp(parameter)
-    if opset >= 15:
-        end = None if at + length == rank else at + length
-        return ShapeOp(parameter, start=at, end=end)
+    end = None if at + length == rank else at + length
+    part = ShapeOp(parameter, start=at, end=end)
+    if says(part):
+        return part
     which = np.arange(at, at + length, dtype=np.int64)
     return Gather(ShapeOp(parameter), Constant(which), axis=0)
 
 
-def _scalar(graph: Graph, dim: Dim, opset: int) -> Value | None:
+def _scalar(graph: Graph, dim: Dim, says: Says) -> Value | None:
     """One dim as a rank-0 value, by arithmetic on dims that parameters have."""
     if dim is None:
         return None
@@ -213,15 +218,15 @@ def _scalar(graph: Graph, dim: Dim, opset: int) -> Value | None:
             if own == dim:
                 where = Constant(np.array(at, np.int64))
                 return Gather(ShapeOp(parameter), where, axis=0)
-    return _polynomial(graph, dim.polynomial, opset)
+    return _polynomial(graph, dim.polynomial, says)
 
 
-def _polynomial(graph: Graph, polynomial: Polynomial, opset: int) -> Value | None:
+def _polynomial(graph: Graph, polynomial: Polynomial, says: Says) -> Value | None:
     total: Value | None = None
     for monomial, coefficient in polynomial.terms:
         term: Value | None = None
         for atom in monomial:
-            factor = _atom(graph, atom, opset)
+            factor = _atom(graph, atom, says)
             if factor is None:
                 return None
             term = factor if term is None else Mul(term, factor)
@@ -234,16 +239,11 @@ def _polynomial(graph: Graph, polynomial: Polynomial, opset: int) -> Value | Non
     return total or Constant(np.array(0, np.int64))
 
 
-_OPERATIONS: dict[str, tuple[type[Op], int]] = {
-    "//": (Div, 7),
-    "%": (Mod, 10),
-    "max": (Max, 12),
-    "min": (Min, 12),
-}
-"""The op for each operation on dims, and the first opset that has it for int64."""
+_OPERATIONS: dict[str, type[Op]] = {"//": Div, "%": Mod, "max": Max, "min": Min}
+"""The op for each operation on dims."""
 
 
-def _atom(graph: Graph, atom: Atom, opset: int) -> Value | None:
+def _atom(graph: Graph, atom: Atom, says: Says) -> Value | None:
     if atom.operation == "symbol":
         name = atom.key[0]
         for parameter in graph.inputs:
@@ -252,11 +252,14 @@ def _atom(graph: Graph, atom: Atom, opset: int) -> Value | None:
                     where = Constant(np.array(at, np.int64))
                     return Gather(ShapeOp(parameter), where, axis=0)
         return None
-    kind, since = _OPERATIONS[atom.operation]
-    if opset < since or (kind is Div and not _divides(*atom.operands)):
+    kind = _OPERATIONS[atom.operation]
+    if kind is Div and not _divides(*atom.operands):
         return None
-    operands = [_polynomial(graph, p, opset) for p in atom.operands]
-    return None if None in operands else kind(*operands)
+    operands = [_polynomial(graph, p, says) for p in atom.operands]
+    if None in operands:
+        return None
+    made = kind(*operands)
+    return made if says(made) else None
 
 
 def _divides(dividend: Polynomial, divisor: Polynomial) -> bool:

@@ -183,6 +183,11 @@ def node_of(op: Op, used: tuple[bool, ...], version: int) -> Node | None:
     return None if allowed else node
 
 
+def can_say(op: Op, version: int) -> bool:
+    """True where an opset of the default domain has the op as it is."""
+    return node_of(op, (True,) * op.outs, version) is not None
+
+
 def expansion(op: Op) -> tuple[Value, ...] | None:
     """The results of an op by simpler ops, where its kind has a body."""
     return op.expansion if isinstance(op, Composite) else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx
 import pytest
-from equations import M, N, const, fires, misses, param, random, typed
+from equations import M, N, const, fires, graph_of, misses, param, random, typed
 
+from graphopt.exporter import to_proto
 from graphopt.ir import Value
 from graphopt.ops import Add, Gemm, MatMul, Relu, Transpose
 from graphopt.passes import gemm as g
@@ -105,7 +107,10 @@ def test_guard(rule: Any, before: Any, reason: str) -> None:
     misses(rule, before, reason)
 
 
-def test_before_opset_7_gemm_did_not_broadcast() -> None:
-    before = Add(MatMul(A, B), BIAS)
-    misses(g.product_and_sum, before, "floating point", opset=6)
-    fires(g.product_and_sum, before, Gemm(A, B, BIAS), opset=7)
+@pytest.mark.parametrize("opset", [6, 7])
+def test_before_opset_7_gemm_broadcast_by_an_attribute(opset: int) -> None:
+    fires(g.product_and_sum, Add(MatMul(A, B), BIAS), Gemm(A, B, BIAS), opset=opset)
+    model = to_proto(graph_of(Gemm(A, B, BIAS), opset=opset))
+    onnx.checker.check_model(model, full_check=True)
+    (node,) = model.graph.node
+    assert ("broadcast" in [a.name for a in node.attribute]) == (opset < 7)

@@ -131,7 +131,7 @@ def test_positions_of_the_maximum_would_move() -> None:
 
 def test_before_opset_7_no_border_counts() -> None:
     before = mean(Pad(X, P))
-    misses(pad_into_window, before, "before opset 7", opset=6)
+    misses(pad_into_window, before, "counts no border", opset=6)
     fires(
         pad_into_window,
         before,

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx
 import pytest
-from equations import N, const, fires, ints, kinds, misses, param, rewritten, typed
+from equations import (
+    N,
+    const,
+    fires,
+    graph_of,
+    ints,
+    kinds,
+    misses,
+    param,
+    rewritten,
+    typed,
+)
 
+from graphopt.exporter import to_proto
 from graphopt.ir import Value
 from graphopt.ops import (
     Concat,
@@ -155,16 +168,14 @@ def test_guard(rule: Any, before: Any, reason: str) -> None:
     misses(rule, before, reason)
 
 
-def test_before_opset_18_sizes_are_written_out() -> None:
-    done = rewritten(s.at_of_split, at(SplitToSequence(X, const(2, I64)), 1), opset=13)
-    assert kinds(done) == ["Split"]
-    assert done.outputs == (Split(X, ints(2, 2), axis=0).results[1],)
-    fires(
-        s.at_of_split,
-        at(SplitToSequence(X, const(2, I64)), 1),
-        PARTS_OF_TWO[1],
-        opset=18,
-    )
+@pytest.mark.parametrize("opset", [13, 18])
+def test_equal_parts_need_no_sizes_at_any_opset(opset: int) -> None:
+    before = at(SplitToSequence(X, const(2, I64)), 1)
+    fires(s.at_of_split, before, PARTS_OF_TWO[1], opset=opset)
+    model = to_proto(graph_of(PARTS_OF_TWO[1], opset=opset))
+    onnx.checker.check_model(model, full_check=True)
+    (node,) = model.graph.node
+    assert len(node.input) == 1
 
 
 def test_parts_of_one_split_are_one_op() -> None:
