@@ -19,7 +19,7 @@ from equations import (
     rewritten,
 )
 
-from graphopt.ir import Value
+from graphopt.ir import Parameter, Value
 from graphopt.ops import (
     Add,
     AveragePool,
@@ -37,7 +37,7 @@ from graphopt.ops import (
 )
 from graphopt.passes import affine as f
 from graphopt.passes.affine import FoldAffine
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
 
 F64, HALF = DType.F64, DType.F16
@@ -484,3 +484,11 @@ def test_weights_filled_with_one_number_stay_so() -> None:
     by_column = const(np.arange(1.0, 5), F64)
     done = rewritten(f.after_linear, Mul(few, by_column))
     assert kinds(done) == ["MatMul"]  # what is small may be spelled out
+
+
+def test_numbers_of_unknown_type_are_no_weights() -> None:
+    unknown = Parameter(TensorType(None, (6,)), "unknown")
+    misses(f.after_linear, Mul(PRODUCT, unknown))
+    misses(
+        f.after_linear, Mul(MatMul(MATRIX, Parameter(TensorType(None, (4, 6)))), ROW)
+    )

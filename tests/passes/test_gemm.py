@@ -9,7 +9,7 @@ import pytest
 from equations import M, N, const, fires, graph_of, misses, param, random, typed
 
 from graphopt.exporter import to_proto
-from graphopt.ir import Value
+from graphopt.ir import Parameter, Value
 from graphopt.ops import Add, Gemm, MatMul, Relu, Transpose
 from graphopt.passes import gemm as g
 from graphopt.types import DType, TensorType
@@ -114,3 +114,9 @@ def test_before_opset_7_gemm_broadcast_by_an_attribute(opset: int) -> None:
     onnx.checker.check_model(model, full_check=True)
     (node,) = model.graph.node
     assert ("broadcast" in [a.name for a in node.attribute]) == (opset < 7)
+
+
+def test_matrices_of_unknown_type_are_left_alone() -> None:
+    a, b = (Parameter(TensorType(None, shape), "x") for shape in ((3, 4), (4, 3)))
+    bias = Parameter(TensorType(None, (3,)), "bias")
+    misses(g.product_and_sum, Add(MatMul(a, b), bias), "floating point")
