@@ -111,7 +111,7 @@ def _cost_of(graph: Graph, binding: Mapping[str, int]) -> tuple[OpCost, Counter[
         else:
             each = op_cost(op)
         if each.flops is None or each.bytes is None:
-            unknown[op.kind] += 1
+            unknown[op.label] += 1
         # Numbers where there are: a long sum of expressions would be unknown.
         flops.append(dims.substitute(each.flops or 0, binding))
         moved.append(dims.substitute(each.bytes or 0, binding))

@@ -88,6 +88,9 @@ class Result:
     origin: Path | None = None
     opset: Wanted = None
 
+    def __str__(self) -> str:
+        return str(self.report)
+
     @property
     def original(self) -> Graph:
         """The graph before any pass."""
@@ -298,25 +301,32 @@ def choose(
     if level not in LEVELS:
         raise UsageError(f"there is no level {level}; known: 0, 1, 2")
     if passes is not None:
-        chosen = [_pass(p) for p in passes]
+        chosen = [_pass(p) for p in _listed(passes)]
     else:
         chosen = [cls() for cls in ALL if cls.level <= level]
-    for extra in map(_pass, add):
+    for extra in map(_pass, _listed(add)):
         names = [p.name for p in chosen]
         if extra.name in names:
             chosen[names.index(extra.name)] = extra
         else:
             chosen.append(extra)
-    for name in skip:
+    for name in [skip] if isinstance(skip, str) else skip:
         if name not in KNOWN and all(p.name != name for p in chosen):
             raise UsageError(f"unknown pass {name!r}{nearest(name, KNOWN)}")
         chosen = [p for p in chosen if p.name != name]
     if level == 1:
         chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
-    return Pipeline(tuple(chosen) if level else ())
+    return Pipeline(tuple(chosen) if level or passes is not None else ())
 
 
-def _pass(spec: str | Pass) -> Pass:
+def _listed(given: str | Iterable[str | Pass]) -> list[str | Pass]:
+    """One pass, or several."""
+    return [given] if isinstance(given, str | Pass) else list(given)
+
+
+def _pass(spec: str | Pass | type[Pass]) -> Pass:
+    if isinstance(spec, type) and issubclass(spec, Pass):
+        return spec()
     return spec if isinstance(spec, Pass) else find(spec)
 
 

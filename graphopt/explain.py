@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .ir import Graph, Op, Value
 from .pipeline import Pass, Pipeline
@@ -36,7 +36,9 @@ def events(graph: Graph, pipeline: Pipeline) -> list[Event]:
         pass_.run(before, Log(on_fire=_noting(fired)))
         for rule, op in fired:
             known = before if op in before.sources else after
-            found.append(_event(known, pass_, rule, op))
+            event = _event(known, pass_, rule, op)
+            names = {*event.names, *names_of(before, op), *names_of(after, op)}
+            found.append(replace(event, names=tuple(sorted(names))))
     return found + misses(done, pipeline)
 
 

@@ -29,6 +29,9 @@ Sizes = dict[str, int]
 STYLES: Final = ("normal", "positive", "unit", "large")
 """How floats are drawn: N(0, 1), |N(0, 1)| + 0.01, [0, 1), [1, 3)."""
 
+WIDE_STYLES: Final = ("wide", *STYLES)
+"""First N(0, 1) with every fifth number ten times as large: bounds show."""
+
 _WORDS: Final = (
     "graph",
     "value",
@@ -57,8 +60,8 @@ def random_inputs(
     """Inputs by name, those with a default left out.
 
     The same seed gives the same arrays. ``sizes`` are those of symbolic dims (see
-    `bindings`); others are 2. ``style`` is one of `STYLES`. Raises UsageError for a
-    type of which there are no random values.
+    `bindings`); others are 2. ``style`` is one of `WIDE_STYLES`. Raises UsageError for
+    a type of which there are no random values, and for what would be too large.
     """
     sizes = dict(sizes or {})
     wanted = [p for p in graph.inputs if p.default is None]
@@ -174,6 +177,8 @@ def _floats(
     if style == "large":
         return 1 + 2 * rng.random(shape)
     normal = rng.normal(size=shape)
+    if style == "wide":
+        return np.where(rng.random(shape) < 0.2, 10, 1) * normal
     return np.abs(normal) + 0.01 if style == "positive" else normal
 
 
@@ -215,6 +220,15 @@ def bindings(graph: Graph) -> Iterator[Sizes]:
         if key not in seen:
             seen.add(key)
             yield {name: sizes[name] for name in names}
+
+
+def neighbours(graph: Graph, sizes: Sizes) -> Iterator[Sizes]:
+    """Sizes near those on which a model runs: another batch, then other lengths."""
+    names = _symbols(graph)
+    for kinds in (("batch",), ("image", "")):
+        changed = {n: sizes[n] + 1 for n in names if names[n] in kinds}
+        if changed:
+            yield {**sizes, **changed, **_derived({**sizes, **changed})}
 
 
 def _plans(
@@ -269,10 +283,19 @@ def _names_of(dim: Dim, unknown: str) -> Iterable[str]:
     return sorted(dims.symbols(dim)) if isinstance(dim, Expr) else ()
 
 
+def _is_state(type_: TensorType, axis: int) -> bool:
+    """True for the second axis of [2, ?, 128], what a recurrent op carries along."""
+    shape = type_.shape or ()
+    ends = shape[:1] + shape[2:]
+    return axis == 1 and len(shape) == 3 and all(isinstance(d, int) for d in ends)
+
+
 def _kind(name: str, type_: TensorType, axis: int) -> str:
     rank = len(type_.shape or ())
     picture = rank == 4
     if "batch" in name.lower():
+        return "batch"
+    if name.startswith(_UNKNOWN) and _is_state(type_, axis):
         return "batch"
     if picture and axis >= 2 and (type_.shape or ())[1] in (1, 3):
         return "image"

@@ -20,6 +20,7 @@ from .debug import dump_folder, level, say
 from .errors import UsageError, nearest
 from .ir import Graph, Op, Value
 from .rewrite import Log, Miss, Rule, rewrite
+from .text import format_op
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,16 @@ def _log() -> Log:
 
 
 def _print_fire(rule_: Rule, op: Op, values: Sequence[Value]) -> None:
-    say(3, f"  {rule_.name}: {op!r} --> {list(values)!r}")
+    made = ", ".join(_line(value) for value in values)
+    say(3, f"  {rule_.name}: {format_op(op)} --> {made}")
+
+
+def _line(value: Value) -> str:
+    return repr(value) if value.op is None else format_op(value.op)
 
 
 def _print_miss(rule_: Rule, op: Op, miss: Miss) -> None:
-    say(4, f"  {rule_.name} missed on {op!r}: {miss.reason}")
+    say(4, f"  {rule_.name} missed on {format_op(op)}: {miss.reason}")
 
 
 def _show(pass_: Pass, before: Graph, after: Graph, record: PassRecord) -> None:

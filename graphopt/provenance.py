@@ -11,11 +11,11 @@ from .ir import Graph, Op, Value
 def place(graph: Graph, op: Op) -> str:
     """An op in words: ``Conv node '/stem/Conv'``, or by what it computes."""
     if sources := graph.sources.get(op):
-        return f"{op.kind} node " + ", ".join(map(repr, sources[:3]))
+        return f"{op.label} node " + ", ".join(map(repr, sources[:3]))
     for value in op.results:
         if value in graph.names:
-            return f"{op.kind} that gives {graph.names[value]!r}"
-    return op.kind
+            return f"{op.label} that gives {graph.names[value]!r}"
+    return op.label
 
 
 def named_values(graph: Graph) -> dict[str, Value]:

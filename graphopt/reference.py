@@ -233,9 +233,9 @@ class Evaluator:
         if isinstance(op, Constant):
             return (self._constant(op.tensor),)
         if not op.deterministic and self.seed is None:
-            raise NoReference(f"{_name(op)} is random or opaque")
+            raise NoReference(f"{op.label} is random or opaque")
         if not isinstance(op, Computed):
-            raise NoReference(f"no reference for {_name(op)}")
+            raise NoReference(f"no reference for {op.label}")
         if self.limit_bytes is not None:
             self._afford(op, operands)
         try:
@@ -247,7 +247,7 @@ class Evaluator:
             if isinstance(op, Composite) and not computed:
                 return self._expand(op, operands)
             if not computed:
-                raise NoReference(f"no reference for {_name(op)}")
+                raise NoReference(f"no reference for {op.label}")
             return self._finished(op, self._compute(op, operands))
         except _MISTAKES as error:
             if isinstance(error, NoReference):
@@ -281,7 +281,7 @@ class Evaluator:
             op = _concrete(op, operands)
             made = op.expansion
         if made is None:
-            raise NoReference(f"no reference for {_name(op)} on these operands")
+            raise NoReference(f"no reference for {op.label} on these operands")
         env = {
             value: array
             for value, array in zip(op.operands, operands, strict=False)
@@ -446,13 +446,6 @@ def _bytes_of(array: Array) -> int:
         # A view costs nothing beyond what it looks into; a mapped file no memory.
         return array.nbytes if array.base is None else 0
     return sum(map(_bytes_of, array)) if isinstance(array, list) else 0
-
-
-def _name(op: Op) -> str:
-    node = getattr(op, "node", None) if op.kind == "Opaque" else None
-    if node is not None:
-        return f"{node.domain}::{node.op_type}" if node.domain else str(node.op_type)
-    return f"{op.domain}::{op.kind}" if op.domain else op.kind
 
 
 def _describe(array: Array) -> str:

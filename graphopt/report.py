@@ -162,11 +162,7 @@ class Report:
 
 def kinds_of(graph: Graph) -> Counter[str]:
     """How many ops of each kind do work, in bodies too."""
-    return Counter(
-        f"{op.domain}.{op.kind}" if op.domain else op.kind
-        for _, op in graph.walk()
-        if op.kind != "Constant"
-    )
+    return Counter(op.label for _, op in graph.walk() if op.kind != "Constant")
 
 
 def changes(before: Graph, after: Graph) -> dict[str, Change]:

@@ -54,6 +54,8 @@ def specialize(
     for name, shape in (input_shapes or {}).items():
         request.set_shape(name, shape)
     for name, value in (dims_ or {}).items():
+        if not isinstance(value, int | str):
+            raise UsageError(f"{value!r} is no size for {name!r}")
         if name in request.symbols or not _AXIS.fullmatch(name):
             request.bind(name, value)
         else:

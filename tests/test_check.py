@@ -412,3 +412,9 @@ def test_overridable_initializers_are_overridden() -> None:
     assert not check(before, folded, mode="full").passed
     swapped = Graph([x, w], [Mul(w, x)])
     assert check(before, swapped, mode="full").passed
+
+
+def test_bounds_that_normal_numbers_do_not_reach_show() -> None:
+    capped = Constant(np.float32(6))
+    small = compared(lambda x, y: Relu(x), lambda x, y: Min(Relu(x), capped))
+    assert not small.passed

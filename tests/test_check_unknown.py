@@ -48,9 +48,11 @@ def test_graphs_are_cut_at_unknown_ops(mode: str) -> None:
         mode=mode,
     )
     assert fine.passed
-    assert fine.unchecked == ("op Mystery 4",)
+    assert fine.unchecked == ("op com.example.Mystery 4",)
     assert [output.name for output in fine.outputs] == ["output_0", "output_1"]
-    assert [operand.name for operand in fine.operands] == ["operand 0 of Mystery 4"]
+    assert [operand.name for operand in fine.operands] == [
+        "operand 0 of com.example.Mystery 4"
+    ]
     for before, after in [
         (around(Add, Sub), around(Sub, Sub)),
         (around(Add, Sub), around(Add, Add)),

@@ -100,7 +100,8 @@ class CheckResult:
         for sizes in self.sizes:
             if sizes:
                 lines.append(
-                    "  with " + ", ".join(f"{k}={v}" for k, v in sizes.items())
+                    "  with "
+                    + ", ".join(f"{k.lstrip('?')}={v}" for k, v in sizes.items())
                 )
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
@@ -123,8 +124,9 @@ def check(
     ``inputs`` replace random ones from ``seed``. ``mode``: "full" compares whole runs
     whatever they take, "regions" goes from value to value within ``seconds``, "auto"
     takes the former where it will do, "off" runs nothing. ``exact`` wants equal bits,
-    ``declared`` the very types that the interface of ``before`` states.
-    No run may hold more than ``limit_bytes``. Raises UsageError for bad inputs.
+    ``declared`` the very types that the interface of ``before`` states. No run may hold
+    more than ``limit_bytes``. Raises UsageError for bad inputs, also for those on which
+    the original does not run.
     """
     began = time.monotonic()
     if mode not in MODES:
@@ -149,6 +151,8 @@ def check(
         return replace(result, mode="full", outputs=sides.faults)
     checker = Checker(sides, bounds, seconds, mode)
     outcome = checker.outcome()
+    if given is not None and not outcome.checks:
+        raise UsageError(f"nothing could be compared: {'; '.join(outcome.notes)}")
     outputs = frozenset(before.output_names)
     return replace(
         result,
@@ -174,8 +178,8 @@ def _sentence(output: OutputCheck) -> str:
     text = f"{output.name}: "
     if output.note:
         text += f"{output.note}; "
-    if output.passed and not output.size:  # nothing was run
-        return text.removesuffix("; ")
+    if not output.size and (output.passed or not math.isfinite(output.max_error)):
+        return text.removesuffix("; ") if output.note else f"{output.name}: is empty"
     text += (
         f"error {output.max_error:.3g}, before {output.error_before:.3g},"
         f" allowed {output.tolerance:.3g}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
 from ..cost import peak_memory
 from ..errors import GraphoptError
-from ..inputs import STYLES, Sizes, bindings
+from ..inputs import STYLES, WIDE_STYLES, Sizes, bindings, neighbours
 from ..ir import Graph
 from ..reference import OutOfBudget, OutOfTime
 from .regions import Outcome, by_regions, seconds_for
@@ -71,22 +71,27 @@ class Checker:
         outcome = Outcome(sides.unchecked)
         values: dict[str, set[int]] = {}
         reasons: list[str] = []
-        for attempt, sizes in enumerate(self._sizes()):
+        candidates = _Candidates(self._sizes())
+        for attempt, sizes in enumerate(candidates):
             settled = outcome.sizes and all(len(v) > 1 for v in values.values())
             if settled or len(outcome.sizes) >= _ENOUGH or attempt >= _attempts(sides):
                 break
             if any(sizes == done for done in outcome.sizes):
                 continue
             try:
-                checks = self._best(sides, sizes, self.bounds.seed, self._share())
+                styles = WIDE_STYLES if outcome.sizes else STYLES
+                setting = Setting(sizes, self.bounds.seed)
+                checks = self._best(sides, setting, styles, self._share())
             except GraphoptError as error:
                 outcome.starved |= isinstance(error, OutOfBudget | OutOfTime)
                 reasons.append(str(error))
+                candidates.fails()
                 if self._over():
                     outcome.notes.append("the time was over before more was tried")
                     break
                 continue
             outcome.add(checks, sizes)
+            candidates.runs(neighbours(sides.before, dict(sizes)))
             for name, size in sizes.items():
                 values.setdefault(name, set()).add(size)
             if outcome.failed:
@@ -104,7 +109,9 @@ class Checker:
                 and not outcome.failed
                 and self.sides.inputs is None
             ):
-                outcome.notes.append(f"{name} ran only as {next(iter(sizes_seen))}")
+                outcome.notes.append(
+                    f"{name.lstrip('?')} ran only as {next(iter(sizes_seen))}"
+                )
         return outcome
 
     def _again(self, sides: Sides, outcome: Outcome) -> None:
@@ -117,8 +124,10 @@ class Checker:
             if outcome.failed:
                 return
             try:
-                seed, bounds = self.bounds.seed + extra, self._within(2)
-                outcome.record(self._best(sides, outcome.sizes[-1], seed, bounds))
+                setting = Setting(outcome.sizes[-1], self.bounds.seed + extra)
+                styles = WIDE_STYLES if extra % 2 else STYLES
+                checks = self._best(sides, setting, styles, self._within(2))
+                outcome.record(checks)
             except GraphoptError:
                 return
 
@@ -148,15 +157,14 @@ class Checker:
         return deadline is not None and time.monotonic() > deadline
 
     def _best(
-        self, sides: Sides, sizes: Mapping[str, int], seed: int, bounds: Bounds
+        self, sides: Sides, setting: Setting, styles: Sequence[str], bounds: Bounds
     ) -> list[OutputCheck]:
-        """One setting; others are tried where too little is finite, or is decided."""
+        """In one style; in others where too little is finite, or is decided."""
         if sides.inputs is not None:
-            return run_both(sides, Setting(sizes, seed), bounds)
+            return run_both(sides, setting, bounds)
         best: list[OutputCheck] = []
-        for style in STYLES:
-            setting = Setting(sizes, seed, style)
-            checks = _decided(sides, setting, bounds)
+        for style in styles:
+            checks = _decided(sides, replace(setting, style=style), bounds)
             if not best or _lost(checks) < _lost(best):
                 best = checks
             if _lost(best) <= UNDECIDED:
@@ -180,28 +188,62 @@ class Checker:
     def _regions(self) -> Outcome:
         reasons: list[str] = []
         for sides in self.sides.ways():
+            outcome = Outcome(sides.unchecked)
             for sizes in islice(self._sizes(), _attempts(sides)):
-                outcome = Outcome(sides.unchecked)
-                setting = Setting(sizes, self.bounds.seed)
+                setting, began = Setting(sizes, self.bounds.seed), time.monotonic()
                 try:
                     by_regions(sides, setting, self.bounds, outcome)
                 except OutOfTime:
                     outcome.notes.append(
                         "the time was over before all regions were compared"
                     )
+                    break
                 except GraphoptError as error:
                     reasons.append(str(error))
                     continue
-                outcome.record(sides.proven)
-                outcome.lose(sides.before.output_names)
-                return outcome
-        outcome = Outcome(sides.unchecked)
-        outcome.notes.append(
-            f"found no inputs on which the original runs: {reasons[0]}"
-        )
+                took = time.monotonic() - began
+                settled = not sizes or outcome.failed or len(outcome.sizes) > 1
+                if settled or not self._left(1.5 * took):
+                    break
+            if outcome.sizes or outcome.notes:
+                break
+        else:
+            outcome.notes.append(
+                f"found no inputs on which the original runs: {reasons[0]}"
+            )
         outcome.record(sides.proven)
         outcome.lose(sides.before.output_names)
         return outcome
+
+    def _left(self, seconds: float) -> bool:
+        """True where so much time is left."""
+        deadline = self.bounds.deadline
+        return deadline is None or time.monotonic() + seconds < deadline
+
+
+class _Candidates:
+    """Sizes to try: where most fail, those near the ones on which the model runs."""
+
+    def __init__(self, sizes: Iterable[Sizes]) -> None:
+        self._far = iter(sizes)
+        self._near: Iterator[Sizes] = iter(())
+        self._failed = False
+
+    def runs(self, near: Iterable[Sizes]) -> None:
+        """The last one did; ``near`` are like it."""
+        self._near, self._failed = iter(near), False
+
+    def fails(self) -> None:
+        """The last one did not."""
+        self._failed = True
+
+    def __iter__(self) -> Iterator[Sizes]:
+        while True:
+            sizes = next(self._near, None) if self._failed else None
+            sizes = next(self._far, None) if sizes is None else sizes
+            if sizes is None:
+                return
+            yield sizes
 
 
 def _attempts(sides: Sides) -> int:

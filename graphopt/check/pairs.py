@@ -118,7 +118,7 @@ def barriers(before: Graph, after: Graph) -> list[Barrier]:
     found = []
     for op in ours:
         partner = partners.get(op)
-        label = before.names.get(op.results[0]) or _said(op)
+        label = before.names.get(op.results[0]) or f"{op.label} {op.token}"
         same = partner is None or alike(op, partner)
         found.append(Barrier(op, partner, label, same))
     return found
@@ -158,11 +158,6 @@ def _same_place(a: Op, before: Graph, b: Op, after: Graph) -> bool:
         return False
     names = [before.names.get(v) for v in a.results]
     return None not in names and names == [after.names.get(v) for v in b.results]
-
-
-def _said(op: Op) -> str:
-    kind = op.node.op_type if isinstance(op, Opaque) else op.kind
-    return f"{kind} {op.token}"
 
 
 # --- regions ------------------------------------------------------------------------

@@ -289,13 +289,10 @@ def interface_faults(
     Where only values are to be the same, types may know more or less of the dims;
     ``declared`` wants them as they were stated, symbols and all.
     """
-    faults = []
-    if after.input_names != before.input_names:
-        faults.append(f"the inputs are {after.input_names}, not {before.input_names}")
-    if after.output_names != before.output_names:
-        faults.append(
-            f"the outputs are {after.output_names}, not {before.output_names}"
-        )
+    faults = [
+        *_other_names("inputs", before.input_names, after.input_names),
+        *_other_names("outputs", before.output_names, after.output_names),
+    ]
     if faults:
         return faults
     for ours, theirs in zip(before.inputs, after.inputs, strict=True):
@@ -313,6 +310,20 @@ def interface_faults(
         if declared and mine is not None and mine != other:
             faults.append(f"output {name!r} is declared {other}, not {mine}")
     return faults
+
+
+def _other_names(
+    what: str, before: Sequence[str], after: Sequence[str]
+) -> Iterator[str]:
+    """How names differ; of many, the first few."""
+    lost = [name for name in before if name not in after]
+    new = [name for name in after if name not in before]
+    for said, names in (("lacks", lost), ("has new", new)):
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            yield f"the other {said} {what} {', '.join(map(repr, names[:4]))}{more}"
+    if not (lost or new) and before != after:
+        yield f"the {what} are in another order"
 
 
 def inputs_of(graph: Graph, inputs: Any) -> dict[str, Array]:

@@ -53,9 +53,10 @@ _FEW = 4  # positions that noise may explain however small an output is
 class OutputCheck:
     """What the comparison of one output found; the worst over all runs.
 
-    Errors are max norms against the truth, over the positions that are compared;
-    ``undecided`` and ``nonfinite`` count those that are not, ``wrong`` those that are
-    and differ. ``note`` says what is wrong, or what was special.
+    ``max_error`` is the largest error against the truth, of those that are too large
+    if there are any; ``error_before`` and ``tolerance`` are what holds there.
+    ``undecided`` and ``nonfinite`` count the positions that are not compared, ``wrong``
+    those that are and differ. ``note`` says what is wrong, or what was special.
     """
 
     name: str
@@ -267,11 +268,11 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
             # Proportional, so that errors of the usual size are known from larger ones.
             spread[~decided] = 0.0
             usual, tolerance = allowed(spread * USUAL / AMPLITUDE)
-        share = np.where(decided, off / tolerance, 0.0)
-    share[np.isnan(share)] = 0.0  # no error where none is allowed
-    worst = np.unravel_index(np.argmax(share), share.shape) if share.size else ()
+    wrong_ones = decided & (off > tolerance)
+    told = np.where(wrong_ones if np.any(wrong_ones) else decided, off, -1.0)
+    worst = np.unravel_index(np.argmax(told), told.shape) if told.size else ()
     undecided = int(np.count_nonzero(finite & ~decided & (off > tolerance)))
-    wrong = broken + int(np.count_nonzero(decided & (off > tolerance)))
+    wrong = broken + int(np.count_nonzero(wrong_ones))
     if not note and wrong:
         note = f"{wrong} of {off.size} elements are off"
     elif not note and undecided > UNDECIDED * off.size:

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from .. import __version__
-from ..errors import GraphoptError, UsageError
+from ..errors import GraphoptError, UsageError, nearest
 from .arguments import Parser, add_common
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _command(argv: list[str]) -> int:
         return 0
     name, *rest = argv
     if name not in COMMANDS:
-        raise UsageError(f"no command is called {name!r}; see graphopt --help")
+        raise UsageError(f"no command is called {name!r}{nearest(name, COMMANDS)}")
     module = import_module(f".{name}", __name__)
     parser = Parser(prog=f"graphopt {name}", description=module.__doc__)
     module.add_arguments(parser)

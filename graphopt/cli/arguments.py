@@ -76,7 +76,8 @@ def add_dims(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=N",
-        help="fix a symbolic dim (batch=8), or free an axis (x:0=batch)",
+        help="fix a symbolic dim (batch=8), free an axis (x:0=batch), or give a dim"
+        " another name (N=batch)",
     )
     group.add_argument(
         "--input-shape",
@@ -121,15 +122,20 @@ def sizes_of(options: argparse.Namespace, graph: Graph) -> dict[str, int]:
     """
     from ..specialize import parse_dim, symbols_of
 
-    found = pairs(options.dim, parse_dim)
-    known = symbols_of(graph)
-    for name, value in found.items():
+    known = {name: name for name in symbols_of(graph)}
+    for parameter in graph.inputs:  # dims without a name go by their place
+        shape = parameter.shape or ()
+        places = [f"{parameter.name}:{i}" for i, d in enumerate(shape) if d is None]
+        known |= {place: f"?{place}" for place in places}
+    found = {}
+    for name, value in pairs(options.dim, parse_dim).items():
         if not isinstance(value, int):
             raise UsageError(f"{value!r} is no size for {name!r}; write NAME=SIZE")
         if name not in known:
             raise UsageError(
                 f"no dim of an input is called {name!r}{nearest(name, known)}"
             )
+        found[known[name]] = value
     return found
 
 

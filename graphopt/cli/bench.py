@@ -60,9 +60,14 @@ def run(options: argparse.Namespace) -> int:
         )
         for t in timings
     ]
+    shapes = {n: list(getattr(a, "shape", ())) for n, a in fed.items()}
+    said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    threads = options.threads or "all"
+    head = f"{options.target}, {threads} threads, {options.rounds} rounds; {said}"
     say(
         options,
-        table(rows),
+        [head, "", *table(rows)],
+        inputs=shapes,
         target=options.target,
         threads=options.threads,
         rounds=options.rounds,

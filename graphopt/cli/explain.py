@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UsageError, nearest
-from ..explain import Event, events, misses
+from ..explain import Event, events
 from ..importer import load
 from ..ir import Graph
-from ..pipeline import Pipeline, RulePass
+from ..pipeline import RulePass
 from ..provenance import names_of
 from .arguments import add_pipeline, pipeline_of, say
 
@@ -48,19 +48,21 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(
                 f"no node or value is called {options.op!r}{nearest(options.op, known)}"
             )
-    everything = events if options.op or options.rule else _misses
     found = [
         event
-        for event in everything(graph, pipeline)
+        for event in events(graph, pipeline)
         if (options.rule is None or event.rule == options.rule)
         and (options.op is None or options.op in event.names)
     ]
-    say(options, _lines(found), events=[_json(event) for event in found])
+    lines = list(_lines(found))
+    if options.op is not None and not _is_there(pipeline(graph), options.op):
+        lines.append(f"{options.op} is gone: equal to another op, or read by none")
+    say(options, lines, events=[_json(event) for event in found])
     return 0
 
 
-def _misses(graph: Graph, pipeline: Pipeline) -> list[Event]:
-    return misses(pipeline(graph), pipeline)
+def _is_there(graph: Graph, name: str) -> bool:
+    return any(name in names_of(inner, op) for inner, op in graph.walk())
 
 
 def _json(event: Event) -> dict[str, object]:

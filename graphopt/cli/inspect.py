@@ -79,8 +79,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         [
             ("parameters", _number(found["parameters"])),
             ("bytes of parameters", _number(found["parameter_bytes"])),
-            ("floating-point operations", _number(found["flops"])),
-            ("bytes read and written", _number(found["bytes"])),
+            ("floating-point operations", _counted(found, "flops")),
+            ("bytes read and written", _counted(found, "bytes")),
             ("peak bytes of activations", _number(found["peak_bytes"])),
         ]
     )
@@ -88,6 +88,14 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "the peak needs the size of every value, and of some it is not known"
     for kind, count in found["unknown"].items():
         yield f"not counted: {count} {kind}"
+
+
+def _counted(found: Mapping[str, Any], what: str) -> str:
+    """A sum; unknown where nothing could be counted, at least so much where not all."""
+    missing = sum(found["unknown"].values())
+    if missing and missing == found["ops"]["total"]:
+        return "?"
+    return _number(found[what]) + (" and more" if missing else "")
 
 
 def _number(value: int | str | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
 from pathlib import Path
 
 from .. import driver
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         )
         if target is None:
             progress("checking")
-            result = result.checked()
+            result = _rehearsed(result, source)
         else:
             progress(f"checking and writing {target}")
             result = result.save(
@@ -116,6 +117,14 @@ def run(options: argparse.Namespace) -> int:
         atomic_write(options.report, page(report.to_json()).encode())
     _say(options, report)
     return 0
+
+
+def _rehearsed(result: driver.Result, source: Path) -> driver.Result:
+    """All of saving, in a place that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = result.save(Path(folder, default_output(source).name))
+    report = dataclasses.replace(saved.report, output=None)
+    return dataclasses.replace(saved, report=report)
 
 
 def default_output(source: Path) -> Path:

@@ -183,6 +183,12 @@ class Op(Value):
         """Attributes in canonical form: defaults added, None dropped."""
         return {k: canonical(v) for k, v in attrs.items() if v is not None}
 
+    @property
+    def label(self) -> str:
+        """What people call its kind: ``Gelu``, ``com.microsoft.Attention``."""
+        foreign = self.domain not in ("", "graphopt")
+        return f"{self.domain}.{self.kind}" if foreign else self.kind
+
     def default_outs(self) -> int:
         """How many results there are when nobody asks for more."""
         return 1

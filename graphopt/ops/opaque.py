@@ -36,6 +36,11 @@ class Opaque(Op):
         return self.attrs["declared"]  # type: ignore[return-value]
 
     @property
+    def label(self) -> str:
+        node = self.node
+        return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+    @property
     def node(self) -> NodeProto:
         """A fresh copy of the node."""
         from onnx import NodeProto

@@ -117,6 +117,8 @@ class Recurrent(Structured):
                 starts.append(xp.zeros(shape, wide))
             else:
                 start = xp.transpose(start, (1, 0, 2)) if layout else start
+                if tuple(start.shape) != shape:
+                    raise ValueError(f"a state of {start.shape}, not {shape}")
                 starts.append(xp.cast(start, wide))
         peepholes = None if given[2] is None else xp.cast(given[2], wide)
         functions = self._functions(xp)

@@ -11,14 +11,22 @@ to ModelProto, for authors of other optimizers. Needs `hypothesis`
 
 from __future__ import annotations
 
-from .growth import families, family, weight
-from .passes import (
-    assert_equivalent,
-    assert_legal_function,
-    assert_legal_pass,
-    check_pass,
-)
-from .strategies import graphs
+try:
+    from .growth import families, family, weight
+    from .passes import (
+        assert_equivalent,
+        assert_legal_function,
+        assert_legal_pass,
+        check_pass,
+    )
+    from .strategies import graphs
+except ModuleNotFoundError as missing:
+    if missing.name != "hypothesis":
+        raise
+    raise ModuleNotFoundError(
+        "graphopt.testing needs hypothesis: pip install 'graphopt[test]'",
+        name=missing.name,
+    ) from None
 
 __all__ = [
     "assert_equivalent",

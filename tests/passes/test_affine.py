@@ -488,7 +488,6 @@ def test_weights_filled_with_one_number_stay_so() -> None:
 
 def test_numbers_of_unknown_type_are_no_weights() -> None:
     unknown = Parameter(TensorType(None, (6,)), "unknown")
-    misses(f.after_linear, Mul(PRODUCT, unknown))
-    misses(
-        f.after_linear, Mul(MatMul(MATRIX, Parameter(TensorType(None, (4, 6)))), ROW)
-    )
+    misses(f.after_linear, Mul(PRODUCT, unknown), "no scale and shift")
+    weight = Parameter(TensorType(None, (4, 6)), "weight")
+    misses(f.after_linear, Mul(MatMul(MATRIX, weight), ROW))
