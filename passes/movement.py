@@ -150,6 +150,34 @@ def reshape_transpose_reshape(op: Reshape) -> Outcome:
     return Transpose(x, perm=tuple(perm))
 
 
+@rule
+def reshape_ones_of_transpose(op: Reshape, scene: Scene) -> Outcome:
+    """reshape(transpose(reshape(x, s), p), t) = transpose(reshape(x, s'), p')
+
+    where t only puts dims of 1 between those of the transpose, or takes some away.
+    """
+    turned = op.operands[0]
+    if not isinstance(turned, Transpose) or not scene.single(turned):
+        return None
+    inner = turned.operands[0]
+    if not isinstance(inner, Ordered) or not scene.single(inner):
+        return None
+    if op.shape is None or turned.shape is None:
+        return None
+    perm = perm_of(len(turned.shape), turned.perm)
+    moved = [i for i, dim in enumerate(turned.shape) if not equal(dim, 1)]
+    kept = [j for j, dim in enumerate(op.shape) if not equal(dim, 1)]
+    same = [equal(turned.shape[i], op.shape[j]) for i, j in zip(moved, kept)]  # noqa: B905
+    if len(moved) != len(kept) or not all(same):
+        return miss("more than dims of 1 changes", op)
+    came_from = {j: perm[i] for i, j in zip(moved, kept, strict=True)}
+    order = sorted(range(len(op.shape)), key=lambda j: came_from.get(j, -1))
+    made = reshape_to(inner, tuple([op.shape[j] for j in order]))
+    if made is None:
+        return miss("the dims cannot be said by a constant", op)
+    return Transpose(made, perm=tuple([order.index(j) for j in range(len(order))]))
+
+
 def _merged(source: Shape, target: Shape) -> list[list[int]] | None:
     """For each dim of ``target``, the adjacent dims of ``source`` that it merges."""
     groups: list[list[int]] = []
@@ -400,6 +428,7 @@ RULES: tuple[Rule, ...] = (
     reshape_like_nothing,
     reshape_reshape,
     reshape_transpose_reshape,
+    reshape_ones_of_transpose,
     expand_into_user,
     slice_nothing,
     slice_of_concat,

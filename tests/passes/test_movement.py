@@ -93,6 +93,16 @@ EQUATIONS: list[tuple[Any, Any, Any]] = [
     ),
     (m.reshape_reshape, Reshape(Reshape(X, ints(6, 4)), ints(2, 3, 4)), X),
     (
+        m.reshape_ones_of_transpose,
+        Reshape(Transpose(Reshape(X, ints(6, 4))), ints(1, 4, 1, 6)),
+        Transpose(Reshape(Reshape(X, ints(6, 4)), ints(1, 1, 6, 4)), perm=(0, 3, 1, 2)),
+    ),
+    (
+        m.reshape_ones_of_transpose,
+        Reshape(Transpose(Unsqueeze(X, ints(0)), perm=(0, 3, 1, 2)), ints(4, 2, 3)),
+        Transpose(Reshape(Unsqueeze(X, ints(0)), ints(2, 3, 4)), perm=(2, 0, 1)),
+    ),
+    (
         m.reshape_reshape,
         Reshape(Transpose(ONES, perm=(0, 1, 3, 2)), ints(3, 4)),
         Reshape(ONES, ints(3, 4)),
@@ -226,6 +236,12 @@ GUARDS: list[tuple[Any, Any, str | None]] = [
         "",
     ),
     (m.reshape_reshape, Reshape(X, ints(6, 4)), ""),
+    (
+        m.reshape_ones_of_transpose,
+        Reshape(Transpose(Reshape(X, ints(6, 4))), ints(6, 4)),
+        "more than dims of 1 changes",
+    ),
+    (m.reshape_ones_of_transpose, Reshape(Transpose(X), ints(1, 4, 3, 2)), ""),
     (m.reshape_reshape, Reshape(Transpose(X), ints(6, 4)), ""),
     (
         m.reshape_reshape,
