@@ -180,6 +180,13 @@ def minimum(a: Dim, b: Dim) -> Dim:
     return _dim(extremum("min", _polynomial(a), _polynomial(b)))
 
 
+def numbers(dim: Dim) -> tuple[int, ...]:
+    """An integer, or the factors in an expression; atoms within it have their own."""
+    if isinstance(dim, Expr):
+        return tuple([number for _, number in dim.polynomial.terms])
+    return () if dim is None else (dim,)
+
+
 def product(dims: Iterable[Dim]) -> Dim:
     """The number of elements of a shape; 0 where one dim is 0, whatever the others."""
     result: Dim = 1

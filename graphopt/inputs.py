@@ -44,7 +44,7 @@ _WORDS: Final = (
     "0",
     "-1.5",
 )
-LARGEST: Final = 8 << 30
+LARGEST: Final = 4 << 30
 """Bytes of the largest array that is drawn."""
 
 _UNKNOWN: Final = "?"  # begins the names of dims that have none
@@ -104,7 +104,7 @@ def random_value(
     if not isinstance(type_, TensorType) or type_.dtype is None:
         raise UsageError(f"no random values of type {type_}; pass inputs", where=name)
     shape = shape_of(type_, name, sizes)
-    need = math.prod(shape) * type_.dtype.numpy.itemsize
+    need = math.prod(shape) * max(type_.dtype.numpy.itemsize, 8)  # as it is drawn
     if need > LARGEST:
         raise UsageError(
             f"random values for {type_} {list(shape)} would take {need >> 20:,} MiB;"

@@ -177,9 +177,7 @@ def element_types(graph: Graph) -> Iterator[Fault]:
         if not known.min_operands <= len(op.operands) <= known.max_operands:
             continue  # `arity` says so
         present = [v for v in op.operands if v is not None]
-        if len(present) == len(op.operands) and not known.accepts(
-            op.operands, op.types
-        ):
+        if len(present) == len(op.operands) and not _accepted(op):
             types = ", ".join(str(v.type) for v in present)
             results = ", ".join(map(str, op.types))
             yield Fault(f"ONNX does not allow ({types}) -> ({results})", op)
@@ -267,6 +265,19 @@ rules: list[Rule] = [
 
 
 # --- what the rules ask -------------------------------------------------------------
+
+
+def _accepted(op: Op) -> bool:
+    """True where some opset allows the types; few have allowed less than before."""
+    for version in range(_version(op), 0, -1):
+        known = spelling(op.kind, op.domain, version)
+        if known is None:
+            return False
+        if known.accepts(op.operands, op.types):
+            return True
+        if op.domain:
+            return False
+    return False
 
 
 def _version(op: Op) -> int:

@@ -283,6 +283,8 @@ def relu_clip(op: Clip, scene: Scene) -> Outcome:
         return miss("a bound is no constant")
     low, high = bounds
     zero: Any = np.zeros((), inner.dtype.numpy)[()]
+    if _zeros_of_two_signs(low, zero):
+        return miss("the bound is -0.0", op)
     low = zero if low is None or low < 0 else low
     if high is not None and high < 0:
         return miss("the ranges do not overlap")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.cost import op_cost
 from graphopt.errors import GraphoptError, NoReference
 from graphopt.ir import Op, Value
 from graphopt.ops import Constant, ConstantOfShape, DequantizeLinear, Shape, Size
@@ -24,6 +25,9 @@ from graphopt.weights import Tensor
 
 from .match import static_shape
 from .scale_shift import GROWTH
+
+OPERATIONS = 10**9
+"""Floating-point operations that one folded op may take."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,9 @@ def _folded(op: Op, scene: Scene, limit: int, free: int) -> Outcome:
         return miss(f"the result takes {total} bytes")
     if total > max(free, replaced):
         return miss(f"the file would grow by {total - replaced} bytes")
+    flops = op_cost(op).flops
+    if not isinstance(flops, int) or flops > OPERATIONS:
+        return miss("it takes too many operations")
     try:
         arrays = fold(op)
     except (NoReference, GraphoptError) as error:

@@ -60,7 +60,7 @@ def pad_into_window(op: Conv | AveragePool | MaxPool, scene: Scene) -> Outcome:
         if border != 0 or op.ceil_mode or (any(own) and not op.count_include_pad):
             return miss("the border would count for more or less", value)
         more["count_include_pad"] = 1
-    elif border != float("-inf") or op.ceil_mode or op.outs > 1:
+    elif border != float("-inf") or op.ceil_mode or op.outs > 1 or _dilated(op):
         return miss("the border could be the maximum", value)
     pads = [a + b for a, b in zip(own, before[2:] + after[2:], strict=True)]
     if not isinstance(op, Conv) and any(map(ge, pads, 2 * op.kernel_shape)):
@@ -72,6 +72,11 @@ def pad_into_window(op: Conv | AveragePool | MaxPool, scene: Scene) -> Outcome:
         **more,
     )
     return made if scene.says(made) else miss("this opset counts no border", op)
+
+
+def _dilated(op: MaxPool) -> bool:
+    """A window with gaps may see nothing but the border."""
+    return any(d != 1 for d in op.dilations or ())
 
 
 RULES: tuple[Rule, ...] = (pad_into_window,)

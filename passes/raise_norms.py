@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.dims import equal
+from graphopt.dims import at_least, equal
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
@@ -100,8 +100,13 @@ def _centred(value: Value, axis: int) -> Value | None:
 
 
 def _fits(gain: Value, x: Value, axis: int) -> bool:
-    """The gain has just the dims that are normalized, or broadcasts into them."""
+    """The gain has just the dims that are normalized, or broadcasts into them.
+
+    None of these may be zero: there is no norm of nothing.
+    """
     if gain.shape is None or x.shape is None or len(gain.shape) > -axis:
+        return False
+    if not all(at_least(d, 1) for d in x.shape[axis:]):
         return False
     tail = x.shape[len(x.shape) - len(gain.shape) :]
     return all(d == 1 or equal(d, e) for d, e in zip(gain.shape, tail, strict=True))
@@ -141,7 +146,7 @@ def layer_norm_plain(op: Div | Mul, scene: Scene) -> Outcome:
     if x.dtype not in _NARROW or x.dtype is None or not same_type(op, x):
         return miss("it broadcasts x, or computes in double", x)
     last = (x.shape or ())[found.axis :]
-    if not all(isinstance(dim, int) for dim in last):
+    if not all(isinstance(dim, int) and dim for dim in last):
         return miss("the normalized dims are not known", x)
     ones = Constant(np.ones(last, x.dtype.numpy))
     return LayerNormalization(x, ones, axis=found.axis, epsilon=found.epsilon)

@@ -170,7 +170,8 @@ def _run(
     while end < len(dims) and isinstance(dims[end], int):
         end += 1
     if end > start:
-        return Constant(np.array(dims[start:end], np.int64)), end - start
+        known = _integers([d for d in dims[start:end] if isinstance(d, int)])
+        return None if known is None else (known, end - start)
     best: tuple[int, Parameter, int] | None = None
     for parameter in graph.inputs:
         shape = parameter.shape or ()
@@ -193,6 +194,14 @@ def _run(
     return Reshape(one, Constant(np.array([1], np.int64))), 1
 
 
+def _integers(given: int | list[int]) -> Constant | None:
+    """Integers as a constant; None where i64 cannot hold one."""
+    try:
+        return Constant(np.array(given, np.int64))
+    except OverflowError:
+        return None
+
+
 def _read(parameter: Parameter, at: int, length: int, says: Says) -> Value:
     """``length`` dims of a parameter from ``at``, as a vector."""
     rank = parameter.rank
@@ -212,7 +221,7 @@ def _scalar(graph: Graph, dim: Dim, says: Says) -> Value | None:
     if dim is None:
         return None
     if isinstance(dim, int):
-        return Constant(np.array(dim, np.int64))
+        return _integers(dim)
     for parameter in graph.inputs:
         for at, own in enumerate(parameter.shape or ()):
             if own == dim:
@@ -230,7 +239,9 @@ def _polynomial(graph: Graph, polynomial: Polynomial, says: Says) -> Value | Non
             if factor is None:
                 return None
             term = factor if term is None else Mul(term, factor)
-        number = Constant(np.array(coefficient, np.int64))
+        number = _integers(coefficient)
+        if number is None:
+            return None
         if term is None:
             term = number
         elif coefficient != 1:

@@ -78,6 +78,8 @@ class Checker:
                 break
             if any(sizes == done for done in outcome.sizes):
                 continue
+            if attempt > 1 and 4 * _seconds(sides.before, sizes) > self.seconds:
+                continue
             try:
                 styles = WIDE_STYLES if outcome.sizes else STYLES
                 setting = Setting(sizes, self.bounds.seed)

@@ -125,14 +125,15 @@ def read_formals(proto: GraphProto, types: Sequence[Type]) -> list[Parameter]:
 def _agreed(known: Type, stated: Type) -> Type:
     """What is known of a formal, completed by what the body states.
 
-    Symbolic dims that a body states mean nothing outside of it, and are left out.
+    Symbolic dims that a body states mean nothing outside of it: only the rank counts.
     """
     if isinstance(known, UnknownType):
-        if isinstance(stated, TensorType):
-            return TensorType(stated.dtype)
-        return stated
+        known = TensorType() if isinstance(stated, TensorType) else stated
     if isinstance(known, TensorType) and isinstance(stated, TensorType):
-        return TensorType(known.dtype or stated.dtype, known.shape)
+        shape = known.shape
+        if shape is None and stated.shape is not None:
+            shape = tuple([d if isinstance(d, int) else None for d in stated.shape])
+        return TensorType(known.dtype or stated.dtype, shape)
     return known
 
 

@@ -39,7 +39,7 @@ class Flattened(Composite):
         x = self.operands[0]
         assert x is not None
         rows = self.of_rows(Flatten(x, axis=self.axis), axis=-1)
-        return Reshape(rows, Shape(x))
+        return Reshape(rows, Shape(x), allowzero=1)
 
 
 @cache

@@ -87,7 +87,7 @@ class Scaled(Structured):
 
     def extents(self) -> Mapping[str, Dim]:
         source, scale = shape_of(self) or (), shape_of(self, 1) or ()
-        if len(scale) != len(source) or (len(scale) == 1 and not self.block_size):
+        if len(scale) != len(source) or (len(scale) < 2 and not self.block_size):
             return {}
         at = self.place(len(source))
         block = self._block(source[at], scale[at])

@@ -163,7 +163,10 @@ class ReduceSumSquare(Reduction):
 
 @op("ReduceLogSumExp")
 class ReduceLogSumExp(Reduction):
-    """log of the sum of exponentials, taken relative to the largest."""
+    """log of the sum of exponentials, taken relative to the largest.
+
+    Of integers, which opset 28 no longer takes, its whole part.
+    """
 
     combiner = Combiner.LOGSUMEXP
     flops = TRANSCENDENTAL + 2
@@ -176,6 +179,8 @@ class ReduceLogSumExp(Reduction):
             result = xp.add(xp.log(rest), top)
             return result if keepdims else xp.sum(result, axes)
 
+        if x.dtype.kind in "iu":
+            return xp.cast(relative(xp.cast(x, DType.F64)), DType.of(x.dtype))
         return xp.each(relative, x)
 
 

@@ -71,7 +71,7 @@ class Resize(Structured):
         self, source: Sequence[Any], sizes: Sequence[Any]
     ) -> tuple[float, list[int]]:
         """The one scale that ``keep_aspect_ratio_policy`` allows, and what it gives."""
-        ratios = [size / extent for size, extent in zip(sizes, source, strict=True)]
+        ratios = list(map(_ratio, sizes, source))
         larger = self.keep_aspect_ratio_policy == "not_smaller"
         scale = max(ratios) if larger else min(ratios)
         return scale, [floor(scale * extent + 0.5) for extent in source]
@@ -195,7 +195,7 @@ class Resize(Structured):
             raise ValueError("neither scales nor sizes")
         elif self.keep_aspect_ratio_policy == "stretch":
             target = sizes
-            scales = [size / extent for size, extent in zip(sizes, source, strict=True)]
+            scales = list(map(_ratio, sizes, source))
         else:
             scale, target = self._proportional(source, sizes)
             scales = [scale] * len(axes)
@@ -206,6 +206,11 @@ class Resize(Structured):
         rows = zip(axes, source, target, scales, crops, strict=True)
         plan = [Scaling(*row) for row in rows]
         return [scaling for scaling in plan if not scaling.trivial]
+
+
+def _ratio(size: int, extent: int) -> float:
+    """The scale that gives a size; nothing stays nothing at any scale."""
+    return size / extent if extent else 1.0
 
 
 def _scaled(extent: Dim, scale: float) -> Any:

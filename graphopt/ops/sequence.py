@@ -48,9 +48,8 @@ def _join(a: Type, b: Type) -> Type:
     return TensorType(dtype, tuple(dims))
 
 
-def _position(index: Array, length: int) -> int:
+def _position(at: int, length: int) -> int:
     """A possibly negative position in a sequence. Raises IndexError."""
-    at: int = index.item()
     if not -length <= at < length:
         raise IndexError(f"position {at} in a sequence of {length}")
     return at + length if at < 0 else at
@@ -90,7 +89,7 @@ class SequenceAt(Computed):
 
     def compute(self, xp: Namespace, *operands: Array) -> Array:
         sequence, index = operands
-        return sequence[_position(index, len(sequence))]
+        return sequence[_position(index.item(), len(sequence))]
 
 
 @op("SequenceInsert")
@@ -125,7 +124,7 @@ class SequenceErase(Computed):
 
     def compute(self, xp: Namespace, *operands: Array) -> list[Array]:
         sequence, *rest = operands
-        index = -1 if not rest or rest[0] is None else rest[0]
+        index = -1 if not rest or rest[0] is None else rest[0].item()
         at = _position(index, len(sequence))
         return [*sequence[:at], *sequence[at + 1 :]]
 

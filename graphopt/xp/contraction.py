@@ -17,7 +17,7 @@ def matmul(a: Array, b: Array) -> Array:
             return wrapped(matmul(a.astype(exact), b.astype(exact)), a.dtype)
     elif a.ndim > 1 and b.ndim > 1:
         a, b = _blas_ready(a), _blas_ready(b)
-        if a.ndim > 2 and b.ndim == 2 and a.flags.c_contiguous:
+        if a.ndim > 2 and b.ndim == 2 and a.size and a.flags.c_contiguous:
             # One large product instead of one for each leading index.
             rows = a.reshape(-1, a.shape[-1])
             return np.matmul(rows, b).reshape(*a.shape[:-1], b.shape[-1])

@@ -117,17 +117,19 @@ class Shaping(Foundation):
         """``(before, after)`` elements put around each axis; negative counts crop.
 
         ``mode``: "constant" puts ``value``; "edge" the last element; "reflect" mirrors
-        without repeating it; "wrap" continues at the other end. Cropping comes first.
+        without repeating it; "wrap" continues at the other end. Cropping comes first;
+        what an axis lacks for it is missing from the pad on its other side.
         """
         if len(pads) != x.ndim:
             raise TypeMismatch(f"{len(pads)} pairs of pads for rank {x.ndim}")
-        x = x[
-            tuple(
-                slice(max(-before, 0), extent - max(-after, 0))
-                for extent, (before, after) in zip(x.shape, pads, strict=True)
+        extents = x.shape
+        x = x[tuple(map(_kept, extents, pads))]
+        pads = [
+            _put(before, after, extent + before + after - left)
+            for extent, left, (before, after) in zip(
+                extents, x.shape, pads, strict=True
             )
         ]
-        pads = [(max(before, 0), max(after, 0)) for before, after in pads]
         if mode == "constant":
             return self.fill_around(x, pads, value) if any(map(any, pads)) else x
         for axis, pad in enumerate(pads):
@@ -212,3 +214,18 @@ class Shaping(Foundation):
         hit = self.lib.equal(self.lib.where(at < 0, at + int(depth), at), steps)
         on, off = (self.asarray(v, dtype) for v in (on, off))
         return self.lib.where(hit, on, off)
+
+
+def _kept(extent: int, pad: tuple[int, int]) -> slice:
+    """What negative pads leave of an axis."""
+    before, after = pad
+    if extent + before + after < 0:
+        raise ValueError(f"pads {before} and {after} crop more than {extent} elements")
+    first = min(max(-before, 0), extent)
+    return slice(first, max(extent - max(-after, 0), first))
+
+
+def _put(before: int, after: int, missing: int) -> tuple[int, int]:
+    """How many of the missing elements go before and after what is left."""
+    first = min(max(before, 0), missing) if after < 0 else max(before, 0)
+    return min(first, missing), max(missing - first, 0)

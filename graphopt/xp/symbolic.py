@@ -43,7 +43,8 @@ def lift(array: Any) -> Dims:
 def checked(array: Dims, type_: Type) -> Dims | None:
     """The array, where it has the type's static shape and nothing but dims.
 
-    None where a number does not fit the element type: there, integers wrap.
+    None where a number does not fit the element type, in which integers wrap, or where
+    one in an expression is so large that the whole might not.
     """
     array = np.asarray(array, dtype=object)
     if not isinstance(type_, TensorType) or array.shape != type_.shape:
@@ -51,10 +52,11 @@ def checked(array: Dims, type_: Type) -> Dims | None:
     if type_.dtype is not None and type_.dtype.is_integer:
         bits = type_.dtype.bits - type_.dtype.is_signed
         low, high = -(1 << bits) if type_.dtype.is_signed else 0, (1 << bits) - 1
-        if any(
-            isinstance(x, int) and not low <= x <= high for x in array.ravel().tolist()
-        ):
-            return None
+        for x in array.ravel().tolist():
+            spare = 0 if isinstance(x, int) else 1
+            least, most = low >> spare, high >> spare
+            if not all(least <= number <= most for number in dims.numbers(x)):
+                return None
     return array
 
 
@@ -246,7 +248,15 @@ def take(x: Dims, indices: Any, axis: int = 0) -> Dims:
 
 
 def take_along_axis(x: Dims, indices: Any, axis: int) -> Dims:
-    return np.asarray(np.take_along_axis(x, _positions(indices), axis), dtype=object)
+    return np.asarray(x[_mesh(indices, axis)], dtype=object)
+
+
+def _mesh(indices: Any, axis: int) -> tuple[Any, ...]:
+    """The positions that elementwise indices along an axis stand for."""
+    known = _positions(indices)
+    mesh = list(np.ogrid[tuple(slice(0, extent) for extent in known.shape)])
+    mesh[axis] = known
+    return tuple(mesh)
 
 
 def gather_nd(x: Dims, indices: Any, batch_dims: int = 0) -> Dims:
@@ -262,7 +272,7 @@ def scatter_elements(
     if reduction != "none":
         raise Undecided
     result = x.copy()
-    np.put_along_axis(result, _positions(indices), updates, axis)
+    result[_mesh(indices, axis)] = updates
     return result
 
 

@@ -163,7 +163,6 @@ EQUATIONS: list[tuple[Any, Value, Value | None]] = [
     ),
     (a.relu_clip, Clip(Relu(X), const(0.5)), Clip(X, const(0.5))),
     (a.relu_clip, Clip(Relu(X), None, ZERO), Clip(X, ZERO, ZERO)),
-    (a.relu_clip, Clip(Relu(X), MINUS_ZERO, ONE), Clip(X, MINUS_ZERO, ONE)),
     (
         a.relu_clip,
         Clip(Relu(BRAIN), None, const(6, DType.BF16)),
@@ -262,6 +261,7 @@ GUARDS: list[tuple[Any, Any, str]] = [
     (a.clip_clip, (Clip(Clip(X, ZERO), None, ONE), Clip(X, ZERO)), ""),
     (a.relu_clip, Clip(Relu(X), None, const(-1.0)), "the ranges do not overlap"),
     (a.relu_clip, Clip(Relu(X), None, SCALAR), "a bound is no constant"),
+    (a.relu_clip, Clip(Relu(X), MINUS_ZERO, ONE), "the bound is -0.0"),
     (a.relu_clip, (Clip(Relu(X), None, ONE), Relu(X)), ""),
     (a.relu_clip, Clip(Abs(X), None, ONE), ""),
 ]

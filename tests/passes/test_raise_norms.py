@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -39,7 +39,8 @@ from graphopt.passes.raise_norms import RaiseNorms
 from graphopt.types import DType
 
 X = param("x", N, 3, 4)
-OPEN = param("open", 2, N)
+LONG: Any = cast("Any", N) + 1
+OPEN = param("open", 2, LONG)
 GAIN, BIAS = random(4), random(4, seed=1)
 EPSILON = 1e-3
 
@@ -141,10 +142,16 @@ def test_gain_and_bias_follow() -> None:
 
 def test_dims_that_are_not_known_need_a_gain() -> None:
     """No constant of ones can be written for them."""
-    gain = param("g", N)
+    gain = param("g", LONG)
     misses(r.layer_norm_plain, plain(OPEN), "the normalized dims are not known")
     fires(r.layer_norm, Mul(plain(OPEN), gain), layer_norm(OPEN, gain))
     fires(r.layer_norm, Mul(gain, plain(OPEN)), layer_norm(OPEN, gain))
+
+
+def test_there_is_no_norm_of_nothing() -> None:
+    """Runtimes refuse to normalize dims of 0; the arithmetic gives nothing."""
+    empty, gain = param("empty", 2, N), param("g", N)
+    misses(r.layer_norm, Mul(plain(empty), gain), "does not fit the dims")
 
 
 def test_two_axes_with_a_gain() -> None:
@@ -238,9 +245,9 @@ def test_double_arithmetic_stays() -> None:
 
 
 GUARDS: list[tuple[Any, Any, str]] = [
-    (r.layer_norm, (Mul(plain(OPEN), param("g", N)), plain(OPEN)), ""),
+    (r.layer_norm, (Mul(plain(OPEN), param("g", LONG)), plain(OPEN)), ""),
     (r.layer_norm, Mul(plain(OPEN), param("g", M)), "broadcasts x"),
-    (r.layer_norm, Mul(plain(OPEN), param("g", 2, N)), "does not fit the dims"),
+    (r.layer_norm, Mul(plain(OPEN), param("g", 2, LONG)), "does not fit the dims"),
     (r.layer_norm, Mul(plain(OPEN), param("g", 2, 1)), "does not fit the dims"),
     (r.layer_norm_gain, Mul(layer_norm(X, GAIN), GAIN), "it has a gain"),
     (
@@ -287,7 +294,7 @@ def test_guard(rule: Any, before: Any, reason: str) -> None:
 
 def test_opsets() -> None:
     misses(r.layer_norm_plain, plain(X), opset=16)
-    opened, gain = Mul(plain(OPEN), param("g", N)), param("h", N)
+    opened, gain = Mul(plain(OPEN), param("g", LONG)), param("h", LONG)
     misses(r.layer_norm, opened, opset=16)
     fires(r.layer_norm, Mul(plain(OPEN), gain), layer_norm(OPEN, gain), opset=17)
     fires(r.layer_norm_plain, plain(X), layer_norm(X, ones(4)), opset=17)
