@@ -231,6 +231,7 @@ def improve(
     original = special.graph
     checking = checking or Checking()
     notes = [f"{who} now follows its operand" for who in special.followed]
+    notes += _said_of_equals(given)
     notes += _said_of_defaults(given, freeze)
     if special.freed and checking.wanted:
         notes.append(_tried(given, special, checking.seed))
@@ -266,6 +267,14 @@ def improve(
         origin,
         opset,
     )
+
+
+def _said_of_equals(given: Graph) -> list[str]:
+    """Equal nodes are one op from the start; other tools count them all."""
+    work = [(graph, op) for graph, op in given.walk() if op.constant is None]
+    nodes = sum(max(1, len(graph.sources.get(op, ()))) for graph, op in work)
+    equal = nodes - len(work)
+    return [f"{equal} of {nodes} nodes equal others, and count once"] if equal else []
 
 
 def _said_of_defaults(given: Graph, freeze: bool) -> list[str]:

@@ -19,6 +19,7 @@ from graphopt.ops import (
     BitwiseAnd,
     BitwiseOr,
     BitwiseXor,
+    Cast,
     Ceil,
     Clip,
     Constant,
@@ -140,6 +141,8 @@ def _is_gained(value: Value | None) -> bool:
 
 def _is_norm(value: Value | None) -> bool:
     """A norm, spelled out, without its gain."""
+    while isinstance(value, Cast):
+        value = value.operands[0]
     return isinstance(value, Div | Mul) and normalized(value) is not None
 
 

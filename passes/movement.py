@@ -97,8 +97,16 @@ def reshape_reshape(op: Reshape | Flatten | Squeeze | Unsqueeze) -> Outcome:
         return None
     if same_shape(op, x):
         return x
+    if _is_mask(op, inner, x):
+        return miss("runtimes know a mask for attention by its two steps", inner)
     made = _both(op, inner, x) or reshape_to(x, op.shape, filled_dims(op, inner))
     return made or miss("the dims cannot be said by a constant", inner)
+
+
+def _is_mask(op: Op, inner: Op, x: Value) -> bool:
+    """Unsqueeze twice of [batch, length] integers: as exporters write [b, 1, 1, s]."""
+    both = isinstance(op, Unsqueeze) and isinstance(inner, Unsqueeze)
+    return both and x.rank == 2 and x.dtype is not None and x.dtype.is_integer
 
 
 def _both(op: Op, inner: Op, x: Value) -> Value | None:

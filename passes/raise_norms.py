@@ -63,11 +63,17 @@ def _quotients(op: Div | Mul) -> list[tuple[Value, Value]]:
         return []
     if isinstance(op, Div):
         return [(a, b)]
-    return [
-        (x, y.operands[0])
-        for x, y in ((a, b), (b, a))
-        if isinstance(y, Reciprocal) and y.operands[0] is not None
-    ]
+    pairs = [(x, _inverted(y)) for x, y in ((a, b), (b, a))]
+    return [(x, root) for x, root in pairs if root is not None]
+
+
+def _inverted(value: Value) -> Value | None:
+    """What a value is one over."""
+    if isinstance(value, Reciprocal):
+        return value.operands[0]
+    if isinstance(value, Div) and uniform(value.operands[0]) == 1:
+        return value.operands[1]
+    return None
 
 
 def _trailing(value: Value) -> int | None:

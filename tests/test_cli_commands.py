@@ -258,3 +258,27 @@ def test_check_that_could_not_compare_says_so(command: Command, tmp_path: Path) 
     code, out, _ = command("check", a, b)
     assert code == 4
     assert "nothing is known of output y" in out
+
+
+def test_inputs_from_a_folder_of_test_data(
+    command: Command, digits: Path, digits_inputs: Path, tmp_path: Path
+) -> None:
+    with np.load(digits_inputs) as arrays:
+        (name,) = onnx_inputs = [i.name for i in onnx.load(digits).graph.input]
+        images = arrays[name][:2]
+    folder = tmp_path / "test_data_set_0"
+    folder.mkdir()
+    proto = numpy_helper.from_array(images)
+    (folder / "input_0.pb").write_bytes(proto.SerializeToString())
+    assert onnx_inputs
+    target = ("--target", "reference", "--inputs", folder)
+    code, out, _ = command("run", digits, *target)
+    assert code == 0
+    assert "float32[2, 10]" in out
+    assert command("optimize", digits, "--inputs", folder, "--dry-run")[0] == 0
+    (folder / "input_0.pb").write_bytes(b"\xff\xff")
+    assert command("run", digits, *target)[0] == 2
+    (folder / "input_0.pb").unlink()
+    code, _, err = command("run", digits, *target)
+    assert code == 2
+    assert "holds no input_0.pb" in err

@@ -17,7 +17,7 @@ from graphopt.errors import InvalidModel, UnsupportedModel, UsageError
 from graphopt.exporter import choose_opset, save, to_proto
 from graphopt.importer import load
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.ops import Add, Gelu, Identity, Relu
+from graphopt.ops import Add, Gelu, Identity, Relu, Sigmoid
 from graphopt.ops.constant import Constant
 from graphopt.types import DType, TensorType, tensor
 
@@ -591,3 +591,22 @@ def test_real_models_survive(path: Path, tmp_path: Path) -> None:
     again = load(written)
     assert [op.kind for op in again.ops] == [op.kind for op in graph.ops]
     assert to_proto(again).SerializeToString() == written.SerializeToString()
+
+
+def test_nodes_stand_in_the_order_of_the_source() -> None:
+    """Whoever wrote the file may have had reasons; new nodes come before their users."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y)
+        { a = Relu (x)  b = Exp (x)  c = Tanh (x)  d = Neg (c)  e = Add (d, b)
+          y = Add (e, a) }"""
+    proto = parser.parse_model(text)
+    for i, node in enumerate(proto.graph.node):
+        node.name = f"n{i}"
+    graph = load(proto)
+    assert [op.kind for op in graph.ops][:3] != ["Relu", "Exp", "Tanh"]
+    written = [node.op_type for node in to_proto(graph).graph.node]
+    assert written == ["Relu", "Exp", "Tanh", "Neg", "Add", "Add"]
+    new = Add(Sigmoid(graph.inputs[0]), graph.outputs[0])
+    changed = graph.replace(outputs=[new])
+    kinds = [node.op_type for node in to_proto(changed).graph.node]
+    assert kinds[:3] == ["Relu", "Exp", "Tanh"]
+    assert kinds.index("Sigmoid") >= 4

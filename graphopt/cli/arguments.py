@@ -94,7 +94,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "--inputs",
         type=Path,
         metavar="FILE.npz",
-        help="arrays by input name, instead of random ones",
+        help="arrays by input name, instead of random ones; or a folder of ONNX test"
+        " data (input_0.pb, …)",
     )
     parser.add_argument(
         "--seed", type=natural, default=0, metavar="N", help="seed of random inputs"
@@ -184,10 +185,15 @@ def pairs(
     return found
 
 
-def read_arrays(path: Path | None) -> dict[str, Any] | None:
-    """The arrays of an .npz file by name. Raises UsageError for anything else."""
+def read_arrays(path: Path | None, model: Path) -> dict[str, Any] | None:
+    """The arrays of an .npz file, or of a folder of test data for a model, by name.
+
+    Raises UsageError for anything else.
+    """
     if path is None:
         return None
+    if path.is_dir():
+        return _read_protos(path, model)
     import zipfile
 
     import numpy as np
@@ -200,6 +206,30 @@ def read_arrays(path: Path | None) -> dict[str, Any] | None:
             return {name: arrays[name] for name in arrays.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UsageError(f"cannot read {path}: {error}") from None
+
+
+def _read_protos(folder: Path, model: Path) -> dict[str, Any]:
+    """The tensors of ``input_0.pb`` and so on, which go by place."""
+    from onnx import TensorProto
+
+    from ..importer import load
+    from ..weights import Tensor
+
+    found = {}
+    for i, parameter in enumerate(load(model).inputs):
+        file = folder / f"input_{i}.pb"
+        if not file.exists():
+            continue
+        proto = TensorProto()
+        try:
+            proto.ParseFromString(file.read_bytes())
+        except Exception:  # protobuf's DecodeError; where it lives is private
+            raise UsageError(f"{file} is no tensor") from None
+        tensor = Tensor.from_proto(proto, where=str(file))
+        found[parameter.name] = tensor.array()
+    if not found:
+        raise UsageError(f"{folder} holds no input_0.pb")
+    return found
 
 
 def say(options: argparse.Namespace, lines: Iterable[str], **json_: Any) -> None:

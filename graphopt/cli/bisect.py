@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     check_destination(target, source, overwrite=options.force)
     pipeline = pipeline_of(options)
     graph = load(source)
-    checking = Checking("auto", read_arrays(options.inputs), options.seed)
+    checking = Checking("auto", read_arrays(options.inputs, source), options.seed)
     alone = Checking("auto", None, options.seed)  # a part has inputs of its own
     with Progress(options) as progress:
         progress("looking for the step that breaks the model")

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Load both, compare, print."""
     before, after = load(options.before), load(options.after)
-    inputs, first = read_arrays(options.inputs), None
+    inputs, first = read_arrays(options.inputs, options.before), None
     with Progress(options) as progress:
         progress("comparing")
         found = check(

@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
             input_shapes=pairs(options.input_shape, parse_shape),
             freeze=options.freeze,
             checking=driver.Checking(
-                options.check, read_arrays(options.inputs), options.seed
+                options.check, read_arrays(options.inputs, source), options.seed
             ),
         )
         if target is None:

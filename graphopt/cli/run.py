@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 def feeds(options: argparse.Namespace, model: Path) -> dict[str, Any]:
     """The arrays that the user gave, or random ones."""
-    given = read_arrays(options.inputs)
+    given = read_arrays(options.inputs, model)
     if given is not None:
         return given
     graph = load(model)

@@ -25,6 +25,7 @@ from ..proto import (
 )
 from ..versions import Node, spelling
 from .naming import Names
+from .order import in_source_order
 from .spelled import Spelled
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def live(spelled: Spelled) -> Level:
         needed.update([v for v in spelled.nodes[op].operands if v is not None])
         if isinstance(op, Control):
             needed.update([v for v in op.captured if v is not None])
-    ops.reverse()
+    ops = in_source_order(ops[::-1], graph)
     constants: dict[Constant, None] = {}
     for value in graph.outputs:
         if isinstance(value, Constant):

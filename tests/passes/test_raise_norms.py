@@ -346,3 +346,11 @@ def test_each_rule_has_a_case() -> None:
         r.rms_norm,
     }
     assert set(r.RULES) == tested
+
+
+def test_a_root_that_one_is_divided_by() -> None:
+    """x * (1 / root), as traced models have it."""
+    one = const(1.0)
+    spelled = Mul(X, Div(one, root(X)))
+    fires(r.rms_norm, Mul(spelled, GAIN), rms_norm(X, GAIN), opset=23)
+    misses(r.rms_norm, Mul(Mul(X, Div(const(2.0), root(X))), GAIN), opset=23)
