@@ -594,8 +594,9 @@ def test_real_models_survive(path: Path, tmp_path: Path) -> None:
 
 
 def test_nodes_stand_in_the_order_of_the_source() -> None:
-    """Whoever wrote the file may have had reasons; new nodes come before their users."""
-    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y)
+    """Whoever wrote the file may have had reasons; new ones come before their users."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4] x) => (float[N, 4] y)
         { a = Relu (x)  b = Exp (x)  c = Tanh (x)  d = Neg (c)  e = Add (d, b)
           y = Add (e, a) }"""
     proto = parser.parse_model(text)
