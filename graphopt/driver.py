@@ -328,9 +328,9 @@ def choose(
     return Pipeline(tuple(chosen) if level or passes is not None else ())
 
 
-def _listed(given: str | Iterable[str | Pass]) -> list[str | Pass]:
+def _listed(given: str | Pass | type[Pass] | Iterable[str | Pass]) -> list[Any]:
     """One pass, or several."""
-    return [given] if isinstance(given, str | Pass) else list(given)
+    return [given] if isinstance(given, str | Pass | type) else list(given)
 
 
 def _pass(spec: str | Pass | type[Pass]) -> Pass:

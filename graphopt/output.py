@@ -43,6 +43,7 @@ class Rejected(CheckFailed):
         super().__init__(
             f"{error.message}; the candidate is kept as {kept}", where=error.where
         )
+        self.reason = error.message
         self.details: dict[str, Any] = {
             "rejected": str(kept),
             "check": check_to_json(check),

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Final
 
 import graphopt
 from graphopt.errors import GraphoptError
+from graphopt.types import DType
 
 from . import Array
 
@@ -60,6 +61,10 @@ def run(
         child.kill()
         said, _ = child.communicate()
         late = True
+    except BaseException:  # whoever stops us stops the child
+        child.kill()
+        child.wait()
+        raise
     outcomes = [Outcome(*answer) for answer in _read(said)]
     for _ in artifacts[len(outcomes) :]:
         outcomes.append(Outcome(None, _end(child.returncode, late, limit_s)))
@@ -85,11 +90,14 @@ class _Arrays(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         known = module.split(".")[0] == "numpy" and name in _NUMPY
-        if known or (module == "ml_dtypes" and not name.startswith("_")):
+        if known or (module == "ml_dtypes" and name in _ML_DTYPES):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} is no array")
 
 
+_ML_DTYPES: Final = frozenset(
+    d.numpy.name for d in DType if d.numpy.type.__module__ == "ml_dtypes"
+)
 _NUMPY: Final = ("ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar")
 
 

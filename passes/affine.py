@@ -130,7 +130,7 @@ def _is_shared(weight: Value, scene: Scene) -> bool:
     return large and not scene.single(weight)
 
 
-_OVERFLOW = "a number would overflow the element type, or vanish in it"
+_OVERFLOW = "numbers would overflow, vanish, or take more room than before"
 
 
 def _applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> Outcome:

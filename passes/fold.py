@@ -14,7 +14,16 @@ import numpy as np
 from graphopt.cost import op_cost
 from graphopt.errors import GraphoptError, NoReference
 from graphopt.ir import Op, Value
-from graphopt.ops import Constant, ConstantOfShape, DequantizeLinear, Shape, Size
+from graphopt.ops import (
+    Col2Im,
+    Constant,
+    ConstantOfShape,
+    DequantizeLinear,
+    Mean,
+    Shape,
+    Size,
+    Sum,
+)
 from graphopt.ops.elementwise import is_inexact
 from graphopt.ops.structured import Computed, Elementwise, Structured
 from graphopt.pipeline import RulePass
@@ -72,8 +81,10 @@ def is_determined(op: Op) -> bool:
     """
     if not any(v.dtype is None or is_inexact(v.dtype) for v in op.results):
         return True
-    if not isinstance(op, Structured):
+    if not isinstance(op, Structured) or isinstance(op, Col2Im):
         return False
+    if isinstance(op, Sum | Mean):
+        return len(op.operands) == 1
     return op.flops == 0 or (isinstance(op, Elementwise) and op.flops <= 1)
 
 
@@ -123,8 +134,10 @@ def _folded(op: Op, scene: Scene, limit: int, free: int) -> Outcome:
     if total > max(free, replaced):
         return miss(f"the file would grow by {total - replaced} bytes")
     flops = op_cost(op).flops
-    if not isinstance(flops, int) or flops > OPERATIONS:
-        return miss("it takes too many operations")
+    if not isinstance(flops, int):
+        return miss("how many operations it takes is not known")
+    if flops > OPERATIONS:
+        return miss(f"it takes {flops:,} operations")
     try:
         arrays = fold(op)
     except (NoReference, GraphoptError) as error:

@@ -7,11 +7,15 @@ import onnx
 import pytest
 from checked import BATCH, MODES, Build, compared, graph_of, ints, weight
 
+from graphopt import optimize
 from graphopt.check import check
-from graphopt.ir import Graph, Value
+from graphopt.errors import UsageError
+from graphopt.importer import load
+from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops import (
     Add,
     Constant,
+    Gather,
     MatMul,
     Neg,
     RandomNormal,
@@ -136,3 +140,52 @@ def test_nothing_is_called_passed_where_nothing_ran() -> None:
     assert result.unchecked == ("output output_0",)
     assert "found no inputs" in result.notes[0]
     assert "compared nothing" in str(result)
+
+
+def read(text: str) -> Graph:
+    header = '<ir_version: 8, opset_import: ["" : 18, "my" : 1]> g '
+    return load(onnx.parser.parse_model(header + text))
+
+
+def test_what_unknown_ops_are_given_counts() -> None:
+    """Of one that may have been given something else, nothing follows."""
+
+    def between(nodes: str) -> Graph:
+        text = f"a = my.A (x) {nodes} y = my.B (n)"
+        return read(f"(float[2, 3] x) => (float[2, 3] y) {{ {text} }}")
+
+    once = between("n = BitwiseNot (a)")
+    twice = between("m = BitwiseNot (a)  n = BitwiseNot (m)")
+    assert not check(once, once, mode="full").lost
+    assert check(once, twice, mode="full").lost == ("output y",)
+
+
+BRANCHES = """(bool c, float[2, 3] a, float[2, 3] b) => (float[2, 3] y) { y = If (c) <
+    then_branch = t () => (float[2, 3] u) { s = Shape (a)  v = my.M (b, s)  u = F (v) },
+    else_branch = e () => (float[2, 3] w) { w = Neg (b) }> }"""
+
+
+def test_unknown_ops_in_bodies_hide_what_is_around_them() -> None:
+    relu, other = (read(BRANCHES.replace("F (v)", f"{f} (v)")) for f in ("Relu", "Neg"))
+    assert not check(relu, relu, mode="full").lost
+    assert check(relu, other, mode="full").lost == ("output y",)
+
+
+def test_captures_beside_unknown_ops_may_go() -> None:
+    """The branch needs only the dims of one capture, and those are known."""
+    graph = read(BRANCHES.replace("F (v)", "Relu (v)"))
+    made = optimize(graph).graph
+    (branch,) = [op for op in made.ops if op.kind == "If"]
+    assert len(branch.operands) < 3
+
+
+def test_too_little_memory_is_not_the_fault_of_the_inputs() -> None:
+    x = Parameter(tensor(DType.F32, 20, 30), "x")
+    graph, other = Graph([x], [Sigmoid(x)]), Graph([x], [Sub(Sigmoid(x), x)])
+    ones = {"x": np.ones((20, 30), np.float32)}
+    result = check(graph, other, inputs=ones, limit_bytes=1000, mode="full")
+    assert result.lost
+    i = Parameter(tensor(DType.I64, 1), "i")
+    rows = Gather(weight(4, 4), i)
+    with pytest.raises(UsageError, match="nothing could be compared"):
+        check(Graph([i], [rows]), Graph([i], [Neg(rows)]), inputs={"i": np.array([9])})

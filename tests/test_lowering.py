@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import sys
@@ -210,3 +211,18 @@ def test_the_child_can_say_arrays_and_nothing_else() -> None:
     assert outputs is not None
     for name, array in arrays.items():
         assert np.array_equal(outputs[name][0], array[0])
+
+
+def test_no_name_leads_out_of_the_array_types() -> None:
+    """Protocol 4 follows dots: ``finfo.__init__.__globals__`` and on from there."""
+    reader = isolated._Arrays(io.BytesIO())
+    assert reader.find_class("ml_dtypes", "bfloat16") is ml_dtypes.bfloat16
+    for module, name in (
+        ("ml_dtypes", "finfo.__new__.__globals__"),
+        ("ml_dtypes", "finfo"),
+        ("numpy", "ndarray.__class__"),
+        ("numpyx", "ndarray"),
+        ("os", "system"),
+    ):
+        with pytest.raises(pickle.UnpicklingError):
+            reader.find_class(module, name)

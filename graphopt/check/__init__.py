@@ -63,7 +63,9 @@ class CheckResult:
         for what, checks in (("output", self.outputs), ("value", self.operands)):
             for each in checks:
                 if not each.passed:
-                    raise CheckFailed(_sentence(each), where=f"{what} {each.name!r}")
+                    named = each.name == "interface" or each.name.startswith("op ")
+                    where = each.name if named else f"{what} {each.name!r}"
+                    raise CheckFailed(_sentence(each), where=where)
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def check(
         return replace(result, mode="full", outputs=sides.faults)
     checker = Checker(sides, bounds, seconds, mode)
     outcome = checker.outcome()
-    if given is not None and not outcome.checks:
+    if given is not None and not (outcome.checks or outcome.starved):
         raise UsageError(f"nothing could be compared: {'; '.join(outcome.notes)}")
     outputs = frozenset(before.output_names)
     return replace(

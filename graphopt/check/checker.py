@@ -196,11 +196,13 @@ class Checker:
                 try:
                     by_regions(sides, setting, self.bounds, outcome)
                 except OutOfTime:
+                    outcome.starved = True
                     outcome.notes.append(
                         "the time was over before all regions were compared"
                     )
                     break
                 except GraphoptError as error:
+                    outcome.starved |= isinstance(error, OutOfBudget)
                     reasons.append(str(error))
                     continue
                 took = time.monotonic() - began

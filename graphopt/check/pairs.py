@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from ..errors import GraphoptError
@@ -128,12 +129,25 @@ def alike(a: Op, b: Op) -> bool:
     """True where two ops do the same with the same operands, as far as can be seen."""
     if a is b:
         return True
-    if type(a) is not type(b) or a.outs != b.outs:
+    if type(a) is not type(b) or a.outs != b.outs or len(a.operands) != len(b.operands):
         return False
     if isinstance(a, Opaque) and isinstance(b, Opaque):
-        return _meaning(a) == _meaning(b)
+        return a.version == b.version and not difference(a, b)
     same_bodies = [body.key for body in a.bodies] == [body.key for body in b.bodies]
     return same_bodies and a.attrs == b.attrs
+
+
+def difference(a: Op, b: Op) -> str:
+    """What surely is another in two ops without a reference; empty where nothing.
+
+    Of bodies nothing is said, nor of another version of the same op.
+    """
+    given = zip_longest(a.operands, b.operands)
+    if any((x is None) != (y is None) for x, y in given) and not a.bodies:
+        return "it has other operands"
+    if isinstance(a, Opaque) and isinstance(b, Opaque):
+        return "" if _meaning(a) == _meaning(b) else "its attributes differ"
+    return "" if a.bodies or a.attrs == b.attrs else "its attributes differ"
 
 
 def _meaning(op: Opaque) -> tuple[object, ...]:
@@ -147,7 +161,7 @@ def _meaning(op: Opaque) -> tuple[object, ...]:
     attributes = sorted(
         (a.name, a.SerializeToString(deterministic=True)) for a in node.attribute
     )
-    kind = (node.domain, node.op_type, node.overload, op.version)
+    kind = (node.domain, node.op_type, node.overload)
     return *kind, count, *present, *attributes
 
 

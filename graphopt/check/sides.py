@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from ..errors import UsageError
+from ..errors import GraphoptError, UsageError
 from ..feeds import bind
 from ..inputs import overridden, random_inputs, random_value
 from ..ir import Graph, Op, Value
+from ..ops.control import Control
 from ..reference import has_reference
 from ..roles import Role, roles
 from ..types import DType, TensorType, Type, UnknownType, clash
-from .pairs import Barrier, barriers, respelled
+from .pairs import Barrier, barriers, difference
 from .tolerance import OutputCheck
 
 Array = Any
@@ -110,7 +111,7 @@ class Sides:
             ours: None if barrier.after is None else barrier.after.results[i]
             for barrier in self.barriers
             for i, ours in enumerate(barrier.before.results)
-            if ours in self.types
+            if ours in self.types and barrier.alike
         }
 
     @cached_property
@@ -128,10 +129,10 @@ class Sides:
         for barrier in self.barriers:
             if barrier.after is None:
                 continue
-            for i, ours in enumerate(barrier.before.operands):
-                theirs = barrier.after.operand(i)
+            for i in range(_comparable(barrier)):
+                ours, theirs = barrier.before.operand(i), barrier.after.operand(i)
                 if ours is not None and theirs is not None and ours is not theirs:
-                    name = f"operand {i} of {barrier.name}"
+                    name = _operand_name(barrier, i)
                     found.append(Target(name, ours, theirs, is_output=False))
         return found
 
@@ -153,35 +154,56 @@ class Sides:
         unable = [target for target in self.wanted if target.name not in able]
         if not unable:
             return ()
-        same: dict[Value, Value] = dict(
-            zip(self.after.inputs, self.before.inputs, strict=True)
-        )
-        for barrier in self.barriers:
-            if barrier.after is not None and barrier.alike:
-                same |= zip(barrier.after.results, barrier.before.results, strict=True)
-        made = respelled([target.after for target in unable], same) or ()
         return tuple(
             OutputCheck(target.name, True, note="the same ops")
-            for target, value in zip(unable, made, strict=False)
-            if value is target.before
+            for target in unable
+            if self.same.get(target.after) is target.before
         )
+
+    @cached_property
+    def same(self) -> dict[Value, Value]:
+        """For values of the graph after, those of the other that they must equal.
+
+        By construction: the same ops on the same operands. What a barrier gives counts
+        only where each of its operands is the same, or is compared by running.
+        """
+        found: dict[Value, Value] = dict(
+            zip(self.after.inputs, self.before.inputs, strict=True)
+        )
+        able = {target.name for target in self.targets}
+        partners = {b.after: b for b in self.barriers if b.after is not None}
+        for op in self.after.ops:
+            barrier = partners.get(op)
+            if barrier is not None:
+                if barrier.alike and all(
+                    _operand_name(barrier, i) in able
+                    or (None if theirs is None else found.get(theirs)) is ours
+                    for i, (ours, theirs) in enumerate(
+                        zip(barrier.before.operands, op.operands, strict=True)
+                    )
+                ):
+                    found |= zip(op.results, barrier.before.results, strict=True)
+                continue
+            if any(v is not None and v not in found for v in op.operands):
+                continue
+            try:
+                made = op.with_operands(
+                    [None if v is None else found[v] for v in op.operands]
+                )
+            except GraphoptError:
+                continue
+            found |= zip(op.results, made.results, strict=True)
+        return found
 
     @cached_property
     def faults(self) -> tuple[OutputCheck, ...]:
         """Ops without a reference that have become others, or that lack operands."""
-        found = []
-        for barrier in self.barriers:
-            if barrier.after is None:
-                continue
-            differs = not barrier.alike and not barrier.before.bodies
-            note = "its attributes differ" if differs else ""
-            pairs = zip(barrier.before.operands, barrier.after.operands, strict=False)
-            if any((a is None) != (b is None) for a, b in pairs):
-                note = "it has other operands"
-            if note:
-                name = f"op {barrier.name}"
-                found.append(OutputCheck(name, False, math.inf, note=note))
-        return tuple(found)
+        return tuple(
+            OutputCheck(f"op {barrier.name}", False, math.inf, note=note)
+            for barrier in self.barriers
+            if barrier.after is not None
+            and (note := difference(barrier.before, barrier.after))
+        )
 
     @cached_property
     def unchecked(self) -> tuple[str, ...]:
@@ -247,6 +269,21 @@ class Sides:
         yield self
         if self.freed:
             yield replace(self, free="none")
+
+
+def _operand_name(barrier: Barrier, index: int) -> str:
+    return f"operand {index} of {barrier.name}"
+
+
+def _comparable(barrier: Barrier) -> int:
+    """How many operands of both ops stand for each other.
+
+    What other bodies capture may stand in another order.
+    """
+    op = barrier.before
+    if isinstance(op, Control) and not barrier.alike:
+        return len(op.operands) - len(op.captured)
+    return len(op.operands)
 
 
 def _guess(op: Op, type_: Type, found: Mapping[Value, TensorType]) -> TensorType | None:

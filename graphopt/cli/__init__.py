@@ -87,7 +87,7 @@ def _cleaning_up() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _command(argv: list[str]) -> int:

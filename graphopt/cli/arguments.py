@@ -213,6 +213,7 @@ def _read_protos(folder: Path, model: Path) -> dict[str, Any]:
     from onnx import TensorProto
 
     from ..importer import load
+    from ..types import TensorType
     from ..weights import Tensor
 
     found = {}
@@ -220,6 +221,8 @@ def _read_protos(folder: Path, model: Path) -> dict[str, Any]:
         file = folder / f"input_{i}.pb"
         if not file.exists():
             continue
+        if not isinstance(parameter.type, TensorType):
+            raise UsageError(f"{file}: only tensors are read, not {parameter.type}")
         proto = TensorProto()
         try:
             proto.ParseFromString(file.read_bytes())

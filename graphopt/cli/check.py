@@ -1,8 +1,8 @@
 """Compare two models numerically, against a float64 run of the first.
 
 Both run on the same inputs in the NumPy reference, and in ONNX Runtime, if that is
-installed, where an output hangs on an op without a reference. Exit code 4 where an
-output differs, or could not be compared.
+installed, where it could not compare an output. Exit code 4 where an output differs, or
+could not be compared at all.
 """
 
 from __future__ import annotations
@@ -69,18 +69,19 @@ def run(options: argparse.Namespace) -> int:
             first = first_difference(before, after, inputs=inputs, seed=options.seed)
     lines = str(found).splitlines()
     members = check_to_json(found)
-    compared = not found.lost
+    verdict = None if found.passed and found.lost else found.passed
     if trial is not None:
         lines.append(trial_line(trial))
-        compared |= trial.passed is True
+        verdict = trial.passed
     members["runtime"] = None if trial is None else vars(trial).copy()
-    if not compared:
+    members["verdict"] = verdict
+    if verdict is None:
         lines.append(f"nothing is known of {', '.join(found.lost)}")
     if options.by_value:
         lines += list(_told(first, before, found.passed))
         members["first"] = None if first is None else _json(first, before)
     say(options, lines, **members)
-    return 0 if found.passed and compared else CheckFailed.exit_code
+    return 0 if verdict else CheckFailed.exit_code
 
 
 def _told(first: Difference | None, graph: Graph, passed: bool) -> Iterator[str]:

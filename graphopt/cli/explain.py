@@ -1,7 +1,7 @@
 """Say what was done to a model and what was not, and why.
 
-Without options: each rule that was tried on the result in vain, with its reason. --op
-follows one op of the model through the rewrites; --rule looks at one rule alone.
+Each rule that fired, and on which ops; then each that was tried on the result in vain,
+with its reason. --op follows one op of the model; --rule looks at one rule alone.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ import tempfile
 from pathlib import Path
 
 from .. import driver
-from ..errors import UsageError
+from ..errors import CheckFailed, UsageError
 from ..exporter import Wanted
+from ..exporter.storage import Weights
 from ..files import atomic_write
-from ..output import check_destination
+from ..output import Rejected, check_destination
 from ..report import Report
 from ..specialize import parse_dim, parse_shape
 from .arguments import (
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         )
         if target is None:
             progress("checking")
-            result = _rehearsed(result, source)
+            result = _rehearsed(result, options)
         else:
             progress(f"checking and writing {target}")
             result = result.save(
@@ -119,10 +120,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _rehearsed(result: driver.Result, source: Path) -> driver.Result:
-    """All of saving, in a place that is gone afterwards."""
+def _rehearsed(result: driver.Result, options: argparse.Namespace) -> driver.Result:
+    """All of saving, in a place that is gone afterwards.
+
+    What is to share a file is written whole: the place is none beside that file.
+    """
+    weights: Weights = "auto" if options.weights == "share" else options.weights
     with tempfile.TemporaryDirectory() as folder:
-        saved = result.save(Path(folder, default_output(source).name))
+        path = Path(folder, default_output(options.model).name)
+        try:
+            saved = result.save(path, weights=weights)
+        except Rejected as error:
+            raise CheckFailed(error.reason, where=error.where) from None
     report = dataclasses.replace(saved.report, output=None)
     return dataclasses.replace(saved, report=report)
 

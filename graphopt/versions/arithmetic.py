@@ -22,8 +22,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def _has_larger(dtype: DType | None) -> bool:
-    """True where a type has numbers, infinity too, beyond the largest f32."""
-    return dtype in (DType.F32, DType.F64)
+    """True where a type may have numbers, infinity too, beyond the largest f32."""
+    return dtype in (None, DType.F32, DType.F64)
 
 
 def _read_bounds(node: Node) -> Node | None:
