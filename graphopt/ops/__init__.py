@@ -1,5 +1,9 @@
-"""What each op means: one module per family. Every op class is here by its name."""
+"""What each op means: one module per family. Every op class is here by its name.
 
+ONNX Runtime's own, which share names with ONNX's, are in `contrib`.
+"""
+
+from . import contrib as contrib
 from .activation import (
     Celu as Celu,
     Elu as Elu,

@@ -94,6 +94,10 @@ WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(("CausalConvWithState", "RotaryEmbedding"), MEANT),
     **dict.fromkeys(("FlatHardmax", "FlatLogSoftmax", "FlatSoftmax"), MEANT),
     **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), MEANT),
+    **dict.fromkeys(("BiasGelu", "FastGelu", "FusedMatMul"), MEANT),
+    **dict.fromkeys(
+        ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), MEANT
+    ),
     "TfIdfVectorizer": "it counts wherever in a row something is",
     "Constant": "it has no operands",
     "Opaque": "nothing is known of it",

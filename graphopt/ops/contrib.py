@@ -1,0 +1,159 @@
+"""ONNX Runtime's own ops (com.microsoft) that optimized models hold, by their bodies.
+
+ONNX has no schemas for them: `Contrib.facts` says what those would. Meanings are those
+of ContribOperators.md in microsoft/onnxruntime, and tested against its kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..ir import Value
+from . import activation
+from .contraction import MatMul
+from .elementwise import Add, Mul
+from .movement import Transpose
+from .normalization import LayerNormalization, RMSNormalization
+from .registry import op
+from .schema import Schema
+from .structured import Composite
+
+DOMAIN = "com.microsoft"
+
+
+class Contrib(Composite):
+    """An op of ONNX Runtime. ``facts``: least and most operands, most results."""
+
+    __slots__ = ()
+
+    facts: ClassVar[tuple[int, int, int]]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def schema(cls) -> Schema:
+        least, most, results = cls.facts
+        return Schema(
+            defaults=dict(cls.defaults),
+            required=frozenset(),
+            optional=frozenset(),
+            min_operands=least,
+            max_operands=most,
+            min_results=1,
+            max_results=results,
+            operand_names=tuple(f"operand_{i}" for i in range(most)),
+            variadic_operand=False,
+            variadic_result=False,
+            result_types=(0,) * results,
+        )
+
+    def default_outs(self) -> int:
+        return 1
+
+
+@op("Gelu", domain=DOMAIN)
+class Gelu(Contrib):
+    """gelu(x), by erf."""
+
+    __slots__ = ()
+    facts = (1, 1, 1)
+
+    def body(self) -> Value:
+        return activation.Gelu(self.operands[0])
+
+
+@op("BiasGelu", domain=DOMAIN)
+class BiasGelu(Contrib):
+    """gelu(x + bias), by erf."""
+
+    __slots__ = ()
+    facts = (2, 2, 1)
+
+    def body(self) -> Value:
+        return activation.Gelu(Add(*self.operands))
+
+
+@op("FastGelu", domain=DOMAIN)
+class FastGelu(Contrib):
+    """gelu(x + bias), by tanh; the bias may be absent."""
+
+    __slots__ = ()
+    facts = (1, 2, 1)
+
+    def body(self) -> Value:
+        x, bias = self.operands[0], self.operand(1)
+        return activation.Gelu(x if bias is None else Add(x, bias), approximate="tanh")
+
+
+@op("SkipLayerNormalization", domain=DOMAIN)
+class SkipLayerNormalization(Contrib):
+    """layernorm(x + skip + bias) * gamma + beta; the last result is the sum."""
+
+    __slots__ = ()
+    facts = (3, 5, 4)
+    defaults: ClassVar[Mapping[str, Any]] = {"epsilon": 1e-12}
+
+    def body(self) -> tuple[Value, ...]:
+        x, skip, gamma = self.operands[:3]
+        beta, bias = self.operand(3), self.operand(4)
+        total: Value = Add(x, skip)
+        total = total if bias is None else Add(total, bias)
+        made = LayerNormalization(
+            total, gamma, beta, axis=-1, epsilon=self.epsilon, outs=3
+        )
+        return (*made.results, total)[: self.outs]
+
+
+@op("SkipSimplifiedLayerNormalization", domain=DOMAIN)
+class SkipSimplifiedLayerNormalization(Contrib):
+    """rmsnorm(x + skip + bias) * gamma."""
+
+    __slots__ = ()
+    facts = (3, 4, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {"epsilon": 1e-12}
+
+    def body(self) -> Value:
+        x, skip, gamma = self.operands[:3]
+        bias = self.operand(3)
+        total: Value = Add(x, skip)
+        total = total if bias is None else Add(total, bias)
+        return RMSNormalization(total, gamma, axis=-1, epsilon=self.epsilon)
+
+
+@op("FusedMatMul", domain=DOMAIN)
+class FusedMatMul(Contrib):
+    """alpha * a @ b, each with its last two axes swapped first, if asked."""
+
+    __slots__ = ()
+    facts = (2, 2, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "alpha": 1.0,
+        "transA": 0,
+        "transB": 0,
+        "transBatchA": 0,
+        "transBatchB": 0,
+    }
+
+    def body(self) -> Value | None:
+        if self.transBatchA or self.transBatchB:
+            return None
+        sides = zip(self.operands, (self.transA, self.transB), strict=True)
+        a, b = (_swapped(x, turn) for x, turn in sides)
+        if a is None or b is None:
+            return None
+        product: Value = MatMul(a, b)
+        return (
+            product
+            if self.alpha == 1
+            else Mul(product, activation.number(a, self.alpha))
+        )
+
+
+def _swapped(x: Value | None, turn: int) -> Value | None:
+    """x, or its matrices transposed; None where its rank is not known."""
+    if x is None or not turn:
+        return x
+    if x.rank is None or x.rank < 2:
+        return None
+    *leading, row, column = range(x.rank)
+    return Transpose(x, perm=(*leading, column, row))
