@@ -144,6 +144,9 @@ def contrib_ops() -> list[Composite]:
         of.SkipLayerNormalization(tokens, other, row, x(8)),
         of.SkipSimplifiedLayerNormalization(tokens, other, row),
         of.FusedMatMul(tokens, weight(2, 3, 8), transB=1),
+        of.QuickGelu(tokens),
+        of.FusedGemm(x(4, 8), weight(8, 3), activation="Relu"),
+        of.FusedConv(x(1, 2, 5, 5), weight(4, 2, 3, 3), activation="Relu"),
     ]
 
 

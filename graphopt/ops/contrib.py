@@ -6,13 +6,14 @@ of ContribOperators.md in microsoft/onnxruntime, and tested against its kernels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..ir import Value
+from ..ir import Op, Value
 from . import activation
-from .contraction import MatMul
-from .elementwise import Add, Mul
+from .contraction import Gemm, MatMul
+from .convolution import Conv
+from .elementwise import Add, Clip, Mul, Tanh
 from .movement import Transpose
 from .normalization import LayerNormalization, RMSNormalization
 from .registry import op
@@ -23,12 +24,16 @@ DOMAIN = "com.microsoft"
 
 
 class Contrib(Composite):
-    """An op of ONNX Runtime. ``facts``: least and most operands, most results."""
+    """An op of ONNX Runtime. ``facts``: least and most operands, most results.
+
+    It has the attributes ``defaults``, and may have those named ``others``.
+    """
 
     __slots__ = ()
 
     facts: ClassVar[tuple[int, int, int]]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    others: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def schema(cls) -> Schema:
@@ -36,7 +41,7 @@ class Contrib(Composite):
         return Schema(
             defaults=dict(cls.defaults),
             required=frozenset(),
-            optional=frozenset(),
+            optional=cls.others,
             min_operands=least,
             max_operands=most,
             min_results=1,
@@ -83,6 +88,18 @@ class FastGelu(Contrib):
     def body(self) -> Value:
         x, bias = self.operands[0], self.operand(1)
         return activation.Gelu(x if bias is None else Add(x, bias), approximate="tanh")
+
+
+@op("QuickGelu", domain=DOMAIN)
+class QuickGelu(Contrib):
+    """x * sigmoid(alpha * x)."""
+
+    __slots__ = ()
+    facts = (1, 1, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {"alpha": 1.702}
+
+    def body(self) -> Value:
+        return activation.Swish(self.operands[0], alpha=self.alpha)
 
 
 @op("SkipLayerNormalization", domain=DOMAIN)
@@ -147,6 +164,75 @@ class FusedMatMul(Contrib):
             if self.alpha == 1
             else Mul(product, activation.number(a, self.alpha))
         )
+
+
+@op("FusedGemm", domain=DOMAIN)
+class FusedGemm(Contrib):
+    """activation(gemm(a, b, c))."""
+
+    __slots__ = ()
+    facts = (2, 3, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "alpha": 1.0,
+        "beta": 1.0,
+        "transA": 0,
+        "transB": 0,
+    }
+    others = frozenset(
+        ("activation", "activation_alpha", "activation_beta", "activation_gamma")
+    )
+
+    def body(self) -> Value | None:
+        plain: dict[str, Any] = {name: self.attrs[name] for name in self.defaults}
+        numbers = (self.activation_alpha, self.activation_beta)
+        given = [number for number in numbers if number is not None]
+        return activated(Gemm(*self.operands, **plain), self.activation, given)
+
+
+@op("FusedConv", domain=DOMAIN)
+class FusedConv(Contrib):
+    """activation(conv(x, w, b) + z); z may be absent."""
+
+    __slots__ = ()
+    facts = (2, 4, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {"auto_pad": "NOTSET", "group": 1}
+    others = frozenset(
+        (
+            *("activation", "activation_params"),
+            *("dilations", "kernel_shape", "pads", "strides"),
+        )
+    )
+
+    def body(self) -> Value | None:
+        own = {"activation", "activation_params"}
+        plain: dict[str, Any] = {k: v for k, v in self.attrs.items() if k not in own}
+        x, w, z = self.operands[0], self.operands[1], self.operand(3)
+        made: Value = Conv(x, w, self.operand(2), **plain)
+        made = made if z is None else Add(made, z)
+        return activated(made, self.activation, self.activation_params or ())
+
+
+ACTIVATIONS: dict[str, tuple[type[Op], tuple[str, ...]]] = {
+    "Relu": (activation.Relu, ()),
+    "Sigmoid": (activation.Sigmoid, ()),
+    "Tanh": (Tanh, ()),
+    "LeakyRelu": (activation.LeakyRelu, ("alpha",)),
+    "HardSigmoid": (activation.HardSigmoid, ("alpha", "beta")),
+}
+"""The ops that fused ops end with, and what their numbers are called."""
+
+
+def activated(x: Value, kind: str | None, given: Sequence[float]) -> Value | None:
+    """The activation of a fused op: all of its numbers are given, or it has none."""
+    if not kind:
+        return x
+    if kind == "Clip" and len(given) == 2:
+        return Clip(x, *(activation.number(x, bound) for bound in given))
+    cls, names = ACTIVATIONS.get(kind, (None, ()))
+    if cls is None or len(names) != len(given):
+        return None
+    numbers: dict[str, Any] = dict(zip(names, given, strict=True))
+    return cls(x, **numbers)
 
 
 def _swapped(x: Value | None, turn: int) -> Value | None:

@@ -14,8 +14,6 @@ import graphopt
 pytestmark = pytest.mark.runtime
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
-X = "float[2, 3, 8] x"
-ROW = "float[8] {}"
 
 
 def numbers(*shape: int, seed: int = 0) -> Any:
@@ -28,6 +26,10 @@ WEIGHTS = {
     "skip": numbers(2, 3, 8, seed=3),
     "square": numbers(2, 8, 3, seed=4),
     "tall": numbers(2, 3, 8, seed=5),
+    "n": numbers(4, 8, seed=6),
+    "r": numbers(4, seed=7),
+    "k": numbers(2, 2, 3, 3, seed=8),
+    "s": numbers(2, seed=9),
 }
 NODES = [
     "Gelu (x)",
@@ -43,21 +45,45 @@ NODES = [
     "FusedMatMul <alpha = 0.25> (x, square)",
     "FusedMatMul <transB = 1> (x, tall)",
     "FusedMatMul <transA = 1, alpha = 3.0> (x, tall)",
+    "QuickGelu (x)",
+    "QuickGelu <alpha = 0.5> (x)",
 ]
+FUSED = [
+    'FusedGemm <activation = "Relu", transB = 1> (m, n, r)',
+    'FusedGemm <activation = "Tanh", alpha = 0.5, beta = 2.0, transA = 1> (m, m)',
+    'FusedGemm <activation = "LeakyRelu", activation_alpha = 0.3, transB = 1> (m, n)',
+    'FusedConv <activation = "Relu", pads = [1, 1, 1, 1]> (i, k, s)',
+    'FusedConv <activation = "Sigmoid", strides = [2, 2]> (i, k)',
+    'FusedConv <activation = "Clip", activation_params = [-0.5, 0.25]> (i, k)',
+    'FusedConv <activation = "LeakyRelu", activation_params = [0.3]> (i, k)',
+    'FusedConv <activation = "HardSigmoid", activation_params = [0.3, 0.6]> (i, k)',
+    'FusedConv <activation = "Relu", auto_pad = "SAME_UPPER"> (i, k, s, i)',
+]
+"""Nodes that end with an activation; ``m`` and ``i`` are made of the input."""
 
 
 def model(nodes: str) -> ModelProto:
-    proto = parser.parse_model(f"{HEADER} g ({X}) => (float[a, b, c] y) {{ {nodes} }}")
+    text = f"{HEADER} g (float[2, 3, 8] x) => (float[] y) {{ {nodes} }}"
+    proto = parser.parse_model(text)
     for name, array in WEIGHTS.items():
-        if f" {name}" in nodes:
+        if f" {name}," in nodes or f" {name})" in nodes:
             proto.graph.initializer.append(numpy_helper.from_array(array, name))
     return proto
 
 
-@pytest.mark.parametrize("node", NODES)
+MATRIX = "to = Constant <value_ints = [6, 8]> ()  m = Reshape (x, to)"
+IMAGE = "to = Constant <value_ints = [1, 2, 4, 6]> ()  i = Reshape (x, to)"
+
+
+def before(node: str) -> str:
+    """What makes the operands of a node."""
+    return "" if node in NODES else MATRIX if "Gemm" in node else IMAGE
+
+
+@pytest.mark.parametrize("node", NODES + FUSED)
 def test_bodies_mean_what_the_kernels_compute(node: str) -> None:
     pytest.importorskip("onnxruntime")
-    proto = model(f"h = com.microsoft.{node}  y = Neg (h)")
+    proto = model(f"{before(node)} h = com.microsoft.{node}  y = Neg (h)")
     inputs = {"x": numbers(2, 3, 8, seed=9)}
     (ours,) = graphopt.run_model(proto, inputs)
     (theirs,) = graphopt.run_model(proto, inputs, target="ort-cpu")
@@ -65,16 +91,16 @@ def test_bodies_mean_what_the_kernels_compute(node: str) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("node", NODES + FUSED)
 def test_they_stay_what_they_are(node: str) -> None:
     """They are checked like any op, and written as they were."""
-    proto = model(f"n = Identity (x)  y = com.microsoft.{node.replace('(x', '(n')}")
+    proto = model(f"{before(node)} h = com.microsoft.{node}  y = Identity (h)")
     result = graphopt.optimize(graphopt.load(proto))
     assert result.report.check is not None
     assert result.report.check.passed
     assert not result.report.check.unchecked
     made = graphopt.optimize_model(proto)
-    (kept,) = made.graph.node
+    (kept,) = [n for n in made.graph.node if n.domain]
     (source,) = [n for n in proto.graph.node if n.domain]
     assert (kept.domain, kept.op_type) == (source.domain, source.op_type)
     options = {a.name: onnx.helper.get_attribute_value(a) for a in source.attribute}

@@ -94,7 +94,8 @@ WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(("CausalConvWithState", "RotaryEmbedding"), MEANT),
     **dict.fromkeys(("FlatHardmax", "FlatLogSoftmax", "FlatSoftmax"), MEANT),
     **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), MEANT),
-    **dict.fromkeys(("BiasGelu", "FastGelu", "FusedMatMul"), MEANT),
+    **dict.fromkeys(("BiasGelu", "FastGelu", "QuickGelu"), MEANT),
+    **dict.fromkeys(("FusedConv", "FusedGemm", "FusedMatMul"), MEANT),
     **dict.fromkeys(
         ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), MEANT
     ),

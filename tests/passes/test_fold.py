@@ -48,6 +48,7 @@ from graphopt.ops import (
     Sqrt,
     StringConcat,
     Sub,
+    Sum,
     Tile,
     TopK,
     Transpose,
@@ -107,6 +108,8 @@ def test_what_executors_round_otherwise_is_not_exact() -> None:
     misses(rounded, sharp)
     three = [const(1.0), const(2.0), const(3.0)]
     assert not is_determined(Mean(*three))  # executors add them as they like
+    assert not is_determined(Sum(*three[:2]))
+    assert is_determined(Sum(three[0]))
     graph = Fold(exact=True)(graph_of(sharp, vague))
     assert kinds(graph) == ["Exp"]
 
