@@ -86,8 +86,8 @@ class FastGelu(Contrib):
     facts = (1, 2, 1)
 
     def body(self) -> Value:
-        x, bias = self.operands[0], self.operand(1)
-        return activation.Gelu(x if bias is None else Add(x, bias), approximate="tanh")
+        x = _sum(self.operands[0], self.operand(1))
+        return activation.Gelu(x, approximate="tanh")
 
 
 @op("QuickGelu", domain=DOMAIN)
@@ -112,9 +112,7 @@ class SkipLayerNormalization(Contrib):
 
     def body(self) -> tuple[Value, ...]:
         x, skip, gamma = self.operands[:3]
-        beta, bias = self.operand(3), self.operand(4)
-        total: Value = Add(x, skip)
-        total = total if bias is None else Add(total, bias)
+        beta, total = self.operand(3), _sum(x, skip, self.operand(4))
         made = LayerNormalization(
             total, gamma, beta, axis=-1, epsilon=self.epsilon, outs=3
         )
@@ -131,9 +129,7 @@ class SkipSimplifiedLayerNormalization(Contrib):
 
     def body(self) -> Value:
         x, skip, gamma = self.operands[:3]
-        bias = self.operand(3)
-        total: Value = Add(x, skip)
-        total = total if bias is None else Add(total, bias)
+        total = _sum(x, skip, self.operand(3))
         return RMSNormalization(total, gamma, axis=-1, epsilon=self.epsilon)
 
 
@@ -158,12 +154,10 @@ class FusedMatMul(Contrib):
         a, b = (_swapped(x, turn) for x, turn in sides)
         if a is None or b is None:
             return None
-        product: Value = MatMul(a, b)
-        return (
-            product
-            if self.alpha == 1
-            else Mul(product, activation.number(a, self.alpha))
-        )
+        product = MatMul(a, b)
+        if self.alpha == 1:
+            return product
+        return Mul(product, activation.number(a, self.alpha))
 
 
 @op("FusedGemm", domain=DOMAIN)
@@ -196,20 +190,16 @@ class FusedConv(Contrib):
     __slots__ = ()
     facts = (2, 4, 1)
     defaults: ClassVar[Mapping[str, Any]] = {"auto_pad": "NOTSET", "group": 1}
-    others = frozenset(
-        (
-            *("activation", "activation_params"),
-            *("dilations", "kernel_shape", "pads", "strides"),
-        )
-    )
+    own = frozenset(("activation", "activation_params"))
+    others = own | {"dilations", "kernel_shape", "pads", "strides"}
 
     def body(self) -> Value | None:
-        own = {"activation", "activation_params"}
-        plain: dict[str, Any] = {k: v for k, v in self.attrs.items() if k not in own}
+        plain: dict[str, Any] = {
+            name: value for name, value in self.attrs.items() if name not in self.own
+        }
         x, w, z = self.operands[0], self.operands[1], self.operand(3)
-        made: Value = Conv(x, w, self.operand(2), **plain)
-        made = made if z is None else Add(made, z)
-        return activated(made, self.activation, self.activation_params or ())
+        made = Conv(x, w, self.operand(2), **plain)
+        return activated(_sum(made, z), self.activation, self.activation_params or ())
 
 
 ACTIVATIONS: dict[str, tuple[type[Op], tuple[str, ...]]] = {
@@ -233,6 +223,14 @@ def activated(x: Value, kind: str | None, given: Sequence[float]) -> Value | Non
         return None
     numbers: dict[str, Any] = dict(zip(names, given, strict=True))
     return cls(x, **numbers)
+
+
+def _sum(first: Value | None, *others: Value | None) -> Value:
+    """The sum of what is there."""
+    assert first is not None
+    for other in others:
+        first = first if other is None else Add(first, other)
+    return first
 
 
 def _swapped(x: Value | None, turn: int) -> Value | None:

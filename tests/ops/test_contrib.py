@@ -93,7 +93,7 @@ def test_bodies_mean_what_the_kernels_compute(node: str) -> None:
 
 @pytest.mark.parametrize("node", NODES + FUSED)
 def test_they_stay_what_they_are(node: str) -> None:
-    """They are checked like any op, and written as they were."""
+    """Nothing about them is left unchecked, and they are written as they were."""
     proto = model(f"{before(node)} h = com.microsoft.{node}  y = Identity (h)")
     result = graphopt.optimize(graphopt.load(proto))
     assert result.report.check is not None
