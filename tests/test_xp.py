@@ -471,7 +471,7 @@ def test_eager_calls_need_no_trace() -> None:
 def test_missing_jax_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", None)
     monkeypatch.delitem(sys.modules, "graphopt.xp.tracing", raising=False)
-    with pytest.raises(BackendMissing, match=r"pip install graphopt\[jax\]"):
+    with pytest.raises(BackendMissing, match=r"pip install 'graphopt\[jax\]'"):
         traced.__wrapped__()
 
 

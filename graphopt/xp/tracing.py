@@ -23,15 +23,21 @@ from .namespace import Namespace
 from .reductions import lowest
 from .spatial import Geometry
 
-_EXACT = lax.Precision.HIGHEST
 _ABSENT = ("float6_e2m3fn", "float6_e3m2fn", "object")
 
 
 class Traced(Namespace):
-    """What jax.numpy does differently from NumPy."""
+    """What jax.numpy does differently from NumPy.
+
+    ``precision`` is that of products of float32: "highest" is float32's own, "default"
+    what the chip does fastest (a TPU rounds operands to bfloat16, and sums in float32).
+    """
 
     lib = jnp
     name = "traced"
+
+    def __init__(self, precision: str = "highest") -> None:
+        self.precision = lax.Precision(precision)
 
     def scope(self) -> AbstractContextManager[Any]:
         scope: AbstractContextManager[Any] = jax.enable_x64(True)
@@ -112,7 +118,7 @@ class Traced(Namespace):
     # Products
 
     def multiply_matrices(self, a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision=_EXACT)
+        return jnp.matmul(a, b, precision=self.precision)
 
     def slide(self, x: Array, geometry: Geometry) -> Array:
         rank = len(geometry.kernel)
@@ -134,7 +140,7 @@ class Traced(Namespace):
             geometry.pads,
             rhs_dilation=geometry.dilations,
             feature_group_count=groups,
-            precision=_EXACT,
+            precision=self.precision,
         )
 
     def spread(self, x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
@@ -155,7 +161,7 @@ class Traced(Namespace):
             lhs_dilation=geometry.strides,
             rhs_dilation=geometry.dilations,
             feature_group_count=groups,
-            precision=_EXACT,
+            precision=self.precision,
         )
 
     def pool_windows(self, x: Array, geometry: Geometry, kind: str) -> Array:
