@@ -13,6 +13,7 @@ from graphopt.feeds import bind
 from graphopt.ir import Graph
 
 from .. import Array, Executable
+from .ahead import lower
 from .function import Function
 
 PROGRAMS: Final = 16
@@ -65,12 +66,7 @@ class Program(Executable):
 
     def lowered(self, known: Mapping[str, Array], named: Mapping[str, Array]) -> Any:
         """The program before XLA compiles it, as `jax.stages.Lowered`."""
-
-        def call(params: Any, arrays: Any) -> dict[str, Array]:
-            return self.function(params, {**arrays, **known})
-
-        where = jax.sharding.SingleDeviceSharding(self.device)
-        return jax.jit(call, out_shardings=where).lower(self._params, named)
+        return lower(self.function, self._params, known, named, self.device)
 
     def used(self) -> Mapping[str, Any]:
         return {
