@@ -67,19 +67,18 @@ def examine(
     where = jax.sharding.SingleDeviceSharding(device)
     tensors = {name: tensor_of(value) for name, value in function.weights.items()}
     begin = time.perf_counter()
-    with jax.enable_x64(True):  # without it, specs of 64 bits are narrowed
-        params = {n: spec(t.shape, t.dtype, n, where) for n, t in tensors.items()}
-        specs = jax.tree.map(lambda a: _spec_like(a, where), named)
-        lowered = lower(function, params, known, specs, device)
-        middle = time.perf_counter()
-        try:
-            compiled = lowered.compile(dict(options))
-        except jax.errors.JaxRuntimeError as error:
-            raise refused(str(error), graph, symbols) from error
+    params = {n: spec(t.shape, t.dtype, n, where) for n, t in tensors.items()}
+    specs = {n: _specs(value, n, where) for n, value in named.items()}
+    lowered = lower(function, params, known, specs, device)
+    middle = time.perf_counter()
+    try:
+        compiled = lowered.compile(dict(options))
+    except jax.errors.JaxRuntimeError as error:
+        raise refused(str(error), graph, symbols) from error
     end = time.perf_counter()
     return Examined(
         used=used,
-        inputs={n: _described(a) for n, a in {**known, **specs}.items()},
+        inputs={n: _described(inputs[n]) for n in graph.input_names if n in inputs},
         hbm_limit=hbm_limit(device) if device.platform == "tpu" else None,
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
@@ -127,19 +126,22 @@ def spec(shape: tuple[int, ...], dtype: DType, name: str, where: Any = None) -> 
     """What JAX needs to know of an array. Raises UnsupportedModel for strings."""
     if dtype is DType.STRING:
         raise UnsupportedModel("XLA has no strings", where=name)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True):  # 64 bits are narrowed outside
         return _Spec(shape, dtype.numpy, sharding=where)
 
 
-def _spec_like(array: Any, where: Any) -> Any:
-    return _Spec(array.shape, array.dtype, sharding=where)
+def _specs(value: Any, name: str, where: Any) -> Any:
+    return jax.tree.map(lambda a: spec(a.shape, DType.of(a.dtype), name, where), value)
 
 
 def _described(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(map(_described, value))}]"
-    return str(tensor(DType.of(value.dtype), *value.shape))
+    if value is None:
+        return "nothing"
+    array = _as_it_is(value, None)
+    return str(tensor(DType.of(array.dtype), *array.shape))
 
 
 def _as_it_is(value: Any, dtype: DType | None) -> Any:
-    return value
+    return value if hasattr(value, "dtype") else np.asarray(value)
