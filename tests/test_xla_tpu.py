@@ -142,7 +142,6 @@ def fresh(code: str, **variables: str) -> str:
 @on_tpu
 def test_libtpu_says_nothing_about_the_tpu_that_is_not_there() -> None:
     fresh("from graphopt.lowering import find; find('xla-cpu').device")
-    fresh("from graphopt.lowering import find; find('xla-tpu:v5e').device")
     fresh("import jax; from graphopt.lowering import find; find('xla-tpu:v5e').device")
 
 

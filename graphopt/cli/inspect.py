@@ -152,7 +152,7 @@ def _lines_of_program(name: str, found: Mapping[str, Any]) -> Iterator[str]:
         ("bytes in all", memory["total_bytes"]),
     ]
     if limit := memory.get("hbm_limit_bytes"):
-        rows.append(("  of HBM that there is", limit))
+        rows.append(("HBM of the device", limit))
         rows.append(("most bytes of VMEM by one op", memory["vmem_bytes"]))
     rows += [
         ("floating-point operations", found["flops"]),

@@ -15,6 +15,8 @@ from jax.experimental import topologies
 
 from graphopt.errors import BackendMissing, UsageError, nearest
 
+from .environment import prepare
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -93,6 +95,7 @@ def devices(topology: Topology) -> list[Any]:
         raise BackendMissing(
             "the compiler for TPUs is not installed; pip install 'graphopt[tpu]'"
         )
+    prepare(f"xla-tpu:{topology}")
     config = CHIPS[topology.chip].config
     options = {} if config is None else {"chip_config_name": config}
     try:
