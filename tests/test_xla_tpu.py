@@ -198,7 +198,7 @@ def test_inspect_says_that_nothing_was_run(digits: Path, command: Any) -> None:
     code, said, _ = command("inspect", digits, *target)
     assert code == 0
     assert "compiled, not executed" in said
-    assert "runs on 1 chip of 4" in said
+    assert "takes 1 chip of 4" in said
     assert "round operands to bfloat16" in said
     code, said, _ = command("inspect", digits, *target, "--json", "--dim", "batch=8")
     found = json.loads(said)
@@ -241,6 +241,13 @@ def test_inputs_that_steer_shapes_have_values() -> None:
     assert list(found.inputs.values()) == ["f32[6]", "i64[2]"]
     with pytest.raises(UsageError, match="'x' has the shape"):
         compiler("xla-tpu:v5e").examine(graph, {**inputs, "x": np.ones(5, np.float32)})
+
+
+def test_ops_keep_the_names_of_their_nodes(digits: Path) -> None:
+    """In profiles, and in what a compiler says of them."""
+    fn, params = graphopt.to_jax(digits)
+    lowered = jax.jit(fn).lower(params, random_inputs(fn.graph))
+    assert "/convolutions/convolutions.0/Conv" in lowered.as_text(debug_info=True)
 
 
 @on_tpu

@@ -131,15 +131,13 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _lines_of_program(name: str, found: Mapping[str, Any]) -> Iterator[str]:
     memory = found["memory"]
-    yield (
-        f"{name or 'graph'} for {found['target']} ({found['device']}): "
-        + (found["status"])
-    )
+    where = f"{found['target']} ({found['device']})"
+    yield f"{name or 'graph'} for {where}: {found['status']}"
     yield from (f"  input {n}: {t}" for n, t in found["inputs"].items())
     if chips := found.get("chips"):
         devices = found["devices"]
         one = "chip" if chips["topology"] == devices["topology"] else "core"
-        yield f"runs on 1 {one} of {devices['topology']}"
+        yield f"takes 1 {one} of {devices['topology']}"
     if found["precision"] == "default":
         yield "products of float32 round operands to bfloat16 (see --precision)"
     yield ""
@@ -151,8 +149,8 @@ def _lines_of_program(name: str, found: Mapping[str, Any]) -> Iterator[str]:
         ("bytes of code", memory["code_bytes"]),
         ("bytes in all", memory["total_bytes"]),
     ]
-    if limit := memory.get("hbm_limit_bytes"):
-        rows.append(("HBM of the device", limit))
+    if "hbm_bytes" in memory:
+        rows.append(("HBM of the device", memory["hbm_limit_bytes"]))
         rows.append(("most bytes of VMEM by one op", memory["vmem_bytes"]))
     rows += [
         ("floating-point operations", found["flops"]),

@@ -76,10 +76,12 @@ def examine(
     except jax.errors.JaxRuntimeError as error:
         raise refused(str(error), graph, symbols) from error
     end = time.perf_counter()
+    tpu = device.platform == "tpu"
     return Examined(
         used=used,
         inputs={n: _described(inputs[n]) for n in graph.input_names if n in inputs},
-        hbm_limit=hbm_limit(device) if device.platform == "tpu" else None,
+        tpu=tpu,
+        hbm_limit=hbm_limit(device) if tpu else None,
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
         **read(compiled),

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+STATUS: Final = "compiled, not executed"
+
 _COLLECTIVE: Final = re.compile(
     r" (all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute"
     r"|ragged-all-to-all|reduce-scatter)(?:-start)?\("
 )
-STATUS: Final = "compiled, not executed"
-
 _SCOPED: Final = re.compile(
     r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"'
 )
@@ -45,13 +45,14 @@ class Examined:
     """A program as its compiler sees it; it was not run.
 
     ``used`` says what compiled it, and for what; ``inputs`` for which types of inputs.
-    ``flops`` and ``bytes`` are None where the compiler does not say, ``hbm_limit``,
-    what a device has for a program, for all but TPUs.
+    ``flops``, ``bytes`` and ``hbm_limit``, what a TPU has for a program, are None where
+    the compiler does not say.
     """
 
     used: Mapping[str, Any]
     inputs: Mapping[str, str]
     memory: Memory
+    tpu: bool
     hbm_limit: int | None
     flops: int | None
     bytes: int | None
@@ -62,13 +63,16 @@ class Examined:
     def to_json(self) -> dict[str, Any]:
         """The members that ``--json`` prints. All memory is that of one device."""
         memory = self.memory
-        hbm = {"hbm_bytes": memory.total, "hbm_limit_bytes": self.hbm_limit}
-        tpu = {**hbm, "vmem_bytes": memory.vmem} if self.hbm_limit else {}
+        tpu = {
+            "hbm_bytes": memory.total,
+            "hbm_limit_bytes": self.hbm_limit,
+            "vmem_bytes": memory.vmem,
+        }
         return {
             **self.used,
             "status": STATUS,
             "executed": False,
-            "fits": True if self.hbm_limit else None,
+            "fits": True if self.tpu else None,
             "inputs": dict(self.inputs),
             "memory": {
                 "argument_bytes": memory.argument,
@@ -77,7 +81,7 @@ class Examined:
                 "alias_bytes": memory.alias,
                 "code_bytes": memory.code,
                 "total_bytes": memory.total,
-                **tpu,
+                **(tpu if self.tpu else {}),
             },
             "flops": self.flops,
             "bytes": self.bytes,

@@ -20,7 +20,7 @@ from .environment import prepare
 
 @dataclass(frozen=True)
 class Chip:
-    """A generation: the axes of its grid, the chips of its largest pod, and options.
+    """A generation: the axes of its grid, and the chips of its largest pod.
 
     ``config`` makes one device of the two cores of a chip, where libtpu would not.
     """
