@@ -199,10 +199,17 @@ def test_branches_of_different_shapes_need_a_known_condition() -> None:
     text = BRANCHES.replace("float[2] y", "float[n] y").replace(
         "b = Neg(x)", "b = Concat <axis = 0> (x, x)"
     )
-    text = text.replace("=> (float[2] b)", "=> (float[4] b)")
-    fn, params = to_jax(model(text))
+    made = model(text.replace("=> (float[2] b)", "=> (float[4] b)"))
+    run, x = find("xla-cpu").open(made), normal(2)
+    assert run(c=np.array(True), x=x)["y"].tolist() == (x + x).tolist()
+    assert run(c=np.array(False), x=x)["y"].tolist() == [*x, *x]
+    node = helper.make_node("ReduceMax", ["x"], ["c_"], keepdims=0)
+    cast = helper.make_node("Cast", ["c_"], ["c"], to=TensorProto.BOOL)
+    made.graph.node.insert(0, node)
+    made.graph.node.insert(1, cast)
+    del made.graph.input[0]
     with pytest.raises(DataDependent, match="branches of If"):
-        jax.jit(fn)(params, c=np.array(True), x=normal(2))
+        find("xla-cpu").open(made)(x=x)
 
 
 LOOP = """graph (int64 n, float[2] x) => (float[2] last{rows}) {

@@ -14,6 +14,7 @@ from graphopt.ir import Graph
 
 from .. import Array, Executable
 from .function import Function
+from .trace import NotInXla
 
 PROGRAMS: Final = 16
 """Compiled programs that are kept; the least recently used one goes first."""
@@ -41,6 +42,9 @@ class Program(Executable):
         fed, _ = bind(graph, inputs)
         named = {p.name: fed[p] for p in graph.inputs if p.name in inputs}
         known = {n: named.pop(n) for n in self.function.steering if n in named}
+        for name, array in named.items():
+            if isinstance(array, np.ndarray) and array.dtype == object:
+                raise self._strings(name)
         with jax.enable_x64(True):
             made = self.compiled(known, named)(self._params, named)
             arrays = jax.tree.map(np.asarray, made)  # a dict in another order
@@ -71,6 +75,14 @@ class Program(Executable):
 
         where = jax.sharding.SingleDeviceSharding(self.device)
         return jax.jit(call, out_shardings=where).lower(self._params, named)
+
+    def _strings(self, name: str) -> NotInXla:
+        graph = self.function.graph
+        (parameter,) = (p for p in graph.inputs if p.name == name)
+        readers = ", ".join(sorted({op.label for op, _ in graph.users[parameter]}))
+        return NotInXla(
+            f"input {name!r} holds strings, which XLA does not have", where=readers
+        )
 
     def used(self) -> Mapping[str, Any]:
         return {

@@ -23,6 +23,7 @@ from graphopt.reference import EvaluationFailed, Evaluator
 from graphopt.types import TensorType, Type
 from graphopt.xp import host, traced
 
+from .overrides import OVERRIDES
 from .steering import STRUCTURAL
 
 Array = Any
@@ -44,6 +45,10 @@ _CONCRETE: Final = (
 
 class DataDependent(UnsupportedModel, NotImplementedError):
     """A shape depends on data, but XLA compiles for known shapes."""
+
+
+class NotInXla(UnsupportedModel, NotImplementedError):
+    """XLA has no such values, or no such op."""
 
 
 class Tracer(Evaluator):
@@ -94,6 +99,9 @@ class Tracer(Evaluator):
     def _compute(self, op: Computed, operands: Sequence[Array]) -> Any:
         if isinstance(op, STRUCTURAL):
             return op.compute(host(), *operands)
+        override = OVERRIDES.get(type(op))
+        if override is not None:
+            return override(op, self.xp, *operands)
         if isinstance(op, If):
             return self._branch(op, operands)
         if isinstance(op, Loop):
@@ -193,7 +201,7 @@ def on_device(value: Array) -> Array:
     if value is None or isinstance(value, jax.Array):
         return value
     if value.dtype == object:
-        raise UnsupportedModel("XLA has no strings")
+        raise NotInXla("XLA has no strings")
     return jnp.asarray(value)
 
 
