@@ -111,7 +111,7 @@ class TfIdfVectorizer(Computed):
             for gram in self._grams(row):
                 if gram in places:
                     count[self.ngram_indexes[places[gram]]] += 1
-        return self.weighted(xp, counts).reshape(*x.shape[:-1], width)
+        return self.weighted(xp, xp.asarray(counts)).reshape(*x.shape[:-1], width)
 
     def weighted(self, xp: Namespace, counts: Array) -> Array:
         """What ``mode`` makes of the number of times that each n-gram occurs."""
