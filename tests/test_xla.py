@@ -15,7 +15,19 @@ from graphopt.dims import symbol
 from graphopt.inputs import random_inputs
 from graphopt.ir import Parameter
 from graphopt.lowering import find
-from graphopt.ops import Add, Concat, Constant, MatMul, NonZero, Reshape, Shape
+from graphopt.ops import (
+    Add,
+    Cast,
+    Concat,
+    Constant,
+    MatMul,
+    Mul,
+    NonZero,
+    ReduceSum,
+    Reshape,
+    Shape,
+    Transpose,
+)
 from graphopt.plan import Plan
 from graphopt.reference import run as reference
 from graphopt.types import DType, tensor
@@ -24,6 +36,7 @@ jax = pytest.importorskip("jax")
 pytestmark = pytest.mark.xla
 
 from graphopt.lowering.xla.function import Function, with_params  # noqa: E402
+from graphopt.lowering.xla.hoist import hoist  # noqa: E402
 from graphopt.lowering.xla.program import PROGRAMS  # noqa: E402
 from graphopt.lowering.xla.trace import DataDependent  # noqa: E402
 
@@ -263,3 +276,32 @@ def test_loops_of_a_known_number_have_gradients() -> None:
     x = normal(2)
     gradient = jax.grad(lambda x: fn(params, x=x)["last"].sum())(x)
     np.testing.assert_allclose(gradient, 4 * x**3, rtol=1e-5)
+
+
+# --- what follows from weights --------------------------------------------------------
+
+
+def test_what_follows_from_weights_alone_is_computed_once() -> None:
+    x = Parameter(tensor(DType.F32, symbol("n"), 3), "x")
+    weight = Constant(normal(2, 3))
+    turned = Transpose(weight, perm=(1, 0))
+    graph = Graph([x], [MatMul(x, Mul(turned, turned))], output_names=["y"])
+    fn = Function(graph)
+    program = jax.make_jaxpr(fn)(fn.params, {"x": normal(4, 3)})
+    hoisted = hoist(program, len(fn.params))
+    assert [str(e.primitive) for e in hoisted.first.eqns] == ["transpose", "mul"]
+    assert [str(e.primitive) for e in hoisted.rest.eqns] == ["dot_general"]
+    made = find("xla-cpu").compile(graph, Plan())(x=normal(4, 3))
+    expected = reference(graph, {"x": normal(4, 3)})["y"]
+    np.testing.assert_allclose(made["y"], expected, rtol=1e-5)
+
+
+def test_what_grows_is_computed_where_it_is_used() -> None:
+    x = Parameter(tensor(DType.F32, 4, 3), "x")
+    codes = Constant(np.arange(3 * 10**5, dtype=np.int8).reshape(10**5, 3))
+    made = Add(x, ReduceSum(Cast(codes, to=DType.F32), keepdims=0))
+    graph = Graph([x], [made], output_names=["y"])
+    fn = Function(graph)
+    assert [a.dtype for a in fn.params.values()] == [np.int8]
+    hoisted = hoist(jax.make_jaxpr(fn)(fn.params, {"x": normal(4, 3)}), 1)
+    assert not hoisted.first.eqns
