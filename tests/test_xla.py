@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from graphopt.ops import (
     Cast,
     Concat,
     Constant,
+    Conv,
     MatMul,
     Mul,
     NonZero,
@@ -305,3 +308,32 @@ def test_what_grows_is_computed_where_it_is_used() -> None:
     assert [a.dtype for a in fn.params.values()] == [np.int8]
     hoisted = hoist(jax.make_jaxpr(fn)(fn.params, {"x": normal(4, 3)}), 1)
     assert not hoisted.first.eqns
+
+
+# --- the command line -----------------------------------------------------------------
+
+
+def test_commands_take_the_target(digits: Any, command: Any, tmp_path: Path) -> None:
+    code, said, _ = command("check", digits, "--target", "xla-cpu")
+    assert code == 0
+    assert "xla-cpu gives the same outputs" in said
+    made = tmp_path / "out.npz"
+    code, said, _ = command("run", digits, "--target", "xla-cpu", "-o", made, "--json")
+    assert code == 0
+    assert json.loads(said)["used"]["target"] == "xla-cpu"
+    code, _, _ = command("run", digits, "-o", tmp_path / "reference.npz")
+    with np.load(made) as ours, np.load(tmp_path / "reference.npz") as theirs:
+        np.testing.assert_allclose(ours["logits"], theirs["logits"], rtol=2e-5)
+    code, said, _ = command("bench", digits, "--target", "xla-cpu", "--rounds", 3)
+    assert code == 0
+    assert "xla-cpu" in said
+
+
+def test_a_lowering_that_is_wrong_fails_the_check(
+    digits: Any, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {Conv: lambda op, xp, *x: op.compute(xp, *x) * 1.001}
+    monkeypatch.setattr("graphopt.lowering.xla.trace.OVERRIDES", wrong)
+    code, said, _ = command("check", digits, "--target", "xla-cpu")
+    assert code == 4
+    assert "logits" in said
