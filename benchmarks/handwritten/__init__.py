@@ -1,8 +1,8 @@
 """Architectures written by hand in plain `jax.numpy`, to hold XLA lowerings against.
 
-Each module is one architecture: `apply(params, inputs)` is a pure function of arrays by
-name, and `params(model)` reads the weights that an ONNX export of it holds, by either of
-torch's exporters. `PROGRAMS` has both by the model's name.
+Each module is one architecture. `apply(params, inputs)` is a pure function of arrays by
+name; `params(model)` reads the weights of an ONNX export, by either of torch's exporters.
+`PROGRAMS` has both by the name of the model.
 """
 
 from collections.abc import Callable, Mapping

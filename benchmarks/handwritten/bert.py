@@ -92,13 +92,16 @@ def layer_norm(params: Params, x: Array) -> Array:
 
 def attention(qkv: Array, mask: Array) -> Array:
     """Each head's values, averaged by softmax over the tokens that are not masked."""
-    batch, tokens, width = qkv.shape
-    split = qkv.reshape(batch, tokens, 3, -1, HEAD).transpose(2, 0, 3, 1, 4)
-    query, key, value = split
+    batch, tokens, _ = qkv.shape
+
+    def heads(x: Array) -> Array:
+        return x.reshape(batch, tokens, -1, HEAD).transpose(0, 2, 1, 3)
+
+    query, key, value = map(heads, jnp.split(qkv, 3, axis=-1))
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key) / math.sqrt(HEAD)
     shares = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min))
-    mixed = jnp.einsum("bhqk,bhkd->bqhd", shares, value)
-    return mixed.reshape(batch, tokens, width // 3)
+    mixed = jnp.einsum("bhqk,bhkd->bhqd", shares, value)
+    return mixed.transpose(0, 2, 1, 3).reshape(batch, tokens, -1)
 
 
 def gelu(x: Array) -> Array:
