@@ -1,7 +1,7 @@
 """Architectures written by hand in plain `jax.numpy`, to hold XLA lowerings against.
 
 Each module is one architecture. `apply(params, inputs)` is a pure function of arrays by
-name; `params(model)` reads the weights of an ONNX export, by either of torch's exporters.
+name; `params(model)` reads the weights of an export, by either of torch's exporters.
 `PROGRAMS` has both by the name of the model.
 """
 
