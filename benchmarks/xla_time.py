@@ -59,10 +59,10 @@ class Loaded:
     arguments: tuple[Any, ...]
     named: models.Arrays
     outputs: Callable[[Any], Sequence[Any]]
-    wide: bool = False
+    wide: bool = False  # needs 64-bit types
 
     def scope(self) -> Any:
-        """The mode of JAX in which it is traced and called: with 64-bit types or not."""
+        """The mode of JAX in which it is traced and called."""
         return jax.enable_x64(True) if self.wide else nullcontext()
 
     def call(self, function: Callable[..., Any]) -> Any:
