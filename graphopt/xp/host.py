@@ -64,7 +64,12 @@ class Host(Namespace):
     # Positions that are data
 
     def take(self, x: Array, indices: Array, axis: int = 0) -> Array:
-        return np.asarray(np.take(x, np.asarray(indices), axis=axis))
+        indices = np.asarray(indices)
+        if x.flags.c_contiguous or indices.size >= x.size:
+            return np.asarray(np.take(x, indices, axis=axis))
+        # `np.take` would copy all of it first.
+        before = (slice(None),) * normal_axis(axis, x.ndim)
+        return np.asarray(x[(*before, indices)])
 
     def pick(self, x: Array, index: tuple[Array, ...]) -> Array:
         return np.asarray(x[index])
