@@ -140,10 +140,16 @@ def _unfolded(x: Array, w: Array, out: Array, geometry: Geometry, groups: int) -
         target = out[(slice(None), slice(None), *block)]
         shape = (*view.shape[1 : 2 + rank], *target.shape[2:])
         columns = _scratch.array(shape, x.dtype)
+        matrix = columns.reshape(groups, depth, -1)
         for image in range(n):
             np.copyto(columns, view[(image, ..., *block)])
-            product = np.matmul(weights, columns.reshape(groups, depth, -1))
-            target[image] = product.reshape(target.shape[1:])
+            if target.shape == out.shape:
+                np.matmul(
+                    weights, matrix, out=out[image].reshape(groups, m // groups, -1)
+                )
+            else:
+                product = np.matmul(weights, matrix)
+                target[image] = product.reshape(target.shape[1:])
 
 
 def blocks(extents: Sequence[int], column: int) -> Iterator[tuple[slice, ...]]:
