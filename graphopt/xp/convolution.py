@@ -64,12 +64,14 @@ def slide(x: Array, geometry: Geometry) -> Array:
     extents = geometry.extents(x.shape[lead:])
     steps = [s * n for s, n in zip(geometry.strides, x.strides[lead:], strict=True)]
     taps = [d * n for d, n in zip(geometry.dilations, x.strides[lead:], strict=True)]
-    return np.lib.stride_tricks.as_strided(
-        x,
-        (*x.shape[:lead], *extents, *geometry.kernel),
-        (*x.strides[:lead], *steps, *taps),
-        writeable=False,
-    )
+    shape = (*x.shape[:lead], *extents, *geometry.kernel)
+    strides = (*x.strides[:lead], *steps, *taps)
+    if x.flags.c_contiguous and x.dtype.isbuiltin == 1:
+        # The same as below, in a tenth of the time.
+        view: Array = np.ndarray(shape, x.dtype, x, 0, strides)
+        view.flags.writeable = False
+        return view
+    return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
 
 
 def correlate(x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
@@ -154,6 +156,9 @@ def _unfolded(x: Array, w: Array, out: Array, geometry: Geometry, groups: int) -
 
 def blocks(extents: Sequence[int], column: int) -> Iterator[tuple[slice, ...]]:
     """Boxes that cover all positions, each of at most SCRATCH bytes of columns."""
+    if column * math.prod(extents) <= SCRATCH:
+        yield tuple([slice(0, extent) for extent in extents])
+        return
     axis, inner = len(extents) - 1, column
     while axis > 0 and inner * extents[axis] <= SCRATCH:
         inner *= extents[axis]
