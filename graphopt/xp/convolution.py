@@ -59,9 +59,14 @@ def padded(x: Array, geometry: Geometry, value: Any = 0) -> Array:
 
 
 def slide(x: Array, geometry: Geometry) -> Array:
-    """A view of all windows: ``[..., *positions, *kernel]``; pads are not read."""
-    lead = x.ndim - len(geometry.kernel)
-    extents = geometry.extents(x.shape[lead:])
+    """A view of all windows over an unpadded ``x``: ``[..., *positions, *kernel]``."""
+    spatial = x.shape[x.ndim - len(geometry.kernel) :]
+    return _laid_out(x, geometry, geometry.extents(spatial))
+
+
+def _laid_out(x: Array, geometry: Geometry, extents: Sequence[int]) -> Array:
+    """`slide` where the extents are known."""
+    lead = x.ndim - len(extents)
     steps = [s * n for s, n in zip(geometry.strides, x.strides[lead:], strict=True)]
     taps = [d * n for d, n in zip(geometry.dilations, x.strides[lead:], strict=True)]
     shape = (*x.shape[:lead], *extents, *geometry.kernel)
@@ -134,7 +139,7 @@ def _unfolded(x: Array, w: Array, out: Array, geometry: Geometry, groups: int) -
     rank = len(extents)
     weights = w.reshape(groups, m // groups, -1)
     depth = weights.shape[-1]
-    view = slide(x, geometry._replace(pads=((0, 0),) * rank))
+    view = _laid_out(x, geometry, extents)
     # [n, c, *positions, *kernel] to [n, c, *kernel, *positions]
     taps, places = range(2 + rank, 2 + 2 * rank), range(2, 2 + rank)
     view = view.transpose(0, 1, *taps, *places)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import contraction, convolution, half, strings
+from . import contraction, convolution, extremes, half, strings
 from .control import Arrays
 from .error_function import erf
 from .foundation import Array, DTypeLike, along, normal_axis
@@ -41,7 +41,10 @@ class Host(Namespace):
             picked = half.larger(a, b)
             if picked is not None:
                 return picked
-        return super().maximum(a, b)
+        return self.each(lambda a, b: extremes.pick(np.maximum, a, b), a, b)
+
+    def minimum(self, a: Any, b: Any) -> Array:
+        return self.each(lambda a, b: extremes.pick(np.minimum, a, b), a, b)
 
     def same(self, *operands: Any) -> tuple[Array, ...]:
         # What most calls come to; to look at everything would take longer than to add.
