@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Op as Op,
         Value as Value,
     )
+    from .lowering import to_jax as to_jax
     from .pipeline import (
         Pass as Pass,
         Pipeline as Pipeline,
@@ -71,6 +72,7 @@ _HOME = {
     ),
     "importer": ("load",),
     "ir": ("Graph", "Op", "Value"),
+    "lowering": ("to_jax",),
     "pipeline": ("Pass", "Pipeline", "RulePass"),
     "rewrite": ("Miss", "Outcome", "Rule", "miss", "rule"),
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,9 +24,18 @@ from .types import (
 
 Feeds = dict[Parameter, Any]
 
+Adopt: TypeAlias = Callable[[Any, DType | None], Any]
+"""Makes an array of what a caller gave for a tensor of some element type."""
+
+
+def _on_host(value: Any, dtype: DType | None) -> Any:
+    return np.asarray(value)
+
 
 def bind(
-    graph: Graph, inputs: Mapping[str, Any] | Sequence[Any]
+    graph: Graph,
+    inputs: Mapping[str, Any] | Sequence[Any],
+    adopt: Adopt = _on_host,
 ) -> tuple[Feeds, dict[str, int]]:
     """A value for every parameter, and the size of every symbol that they settle.
 
@@ -41,7 +50,10 @@ def bind(
     for parameter in graph.inputs:
         if parameter.name in named:
             value = _adopted(
-                named[parameter.name], parameter.type, f"input {parameter.name!r}"
+                named[parameter.name],
+                parameter.type,
+                f"input {parameter.name!r}",
+                adopt,
             )
         elif parameter.default is not None:
             value = parameter.default.array()
@@ -77,19 +89,19 @@ def _listed(graph: Graph) -> str:
     return ", ".join(f"{p.name!r}: {p.type}" for p in graph.inputs) or "no inputs"
 
 
-def _adopted(value: Any, type_: Type, what: str) -> Any:
+def _adopted(value: Any, type_: Type, what: str, adopt: Adopt) -> Any:
     """The value as the evaluator has it. Raises UsageError where it does not fit."""
     if isinstance(type_, OptionalType):
-        return None if value is None else _adopted(value, type_.element, what)
+        return None if value is None else _adopted(value, type_.element, what, adopt)
     if isinstance(type_, SequenceType):
         if not isinstance(value, (list, tuple)):
             raise UsageError(f"{what} is a list: {type_}")
-        return [_adopted(element, type_.element, what) for element in value]
+        return [_adopted(element, type_.element, what, adopt) for element in value]
     if isinstance(type_, MapType | SparseType | UnknownType):
         return value
     if value is None:
         raise UsageError(f"{what} is None, not {type_}")
-    array = np.asarray(value)
+    array = adopt(value, type_.dtype)
     if array.dtype.kind in "SUT":
         array = array.astype(object)
     try:

@@ -485,6 +485,6 @@ def _bytes_of(array: Array) -> int:
 
 
 def _describe(array: Array) -> str:
-    if isinstance(array, np.ndarray):
+    if hasattr(array, "shape"):
         return f"{array.dtype}{list(array.shape)}"
     return type(array).__name__ if array is not None else "-"

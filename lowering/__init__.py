@@ -10,14 +10,18 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from graphopt.errors import UsageError, nearest
+from graphopt.errors import BackendMissing, UsageError, nearest
+from graphopt.importer import load
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from .xla.function import Function
 
 Array: TypeAlias = Any
 """An ``np.ndarray``; a list for a sequence; None for an optional that holds nothing."""
@@ -64,15 +68,61 @@ class Target(Protocol):
         ...
 
 
-_MODULES: Final = {"reference": ".reference", "ort-cpu": ".ort"}
+_MODULES: Final = {
+    "reference": ".reference",
+    "ort-cpu": ".ort",
+    "xla-cpu": ".xla.target",
+    "xla-cuda": ".xla.target",
+    "xla-tpu": ".xla.target",
+}
+_PACKAGES: Final = ("jax", "jaxlib")
 
 targets: Final = tuple(_MODULES)
 """The names of all targets that can run a model."""
 
 
 def find(name: str) -> Target:
-    """The target of that name. Raises UsageError for one that is not known."""
-    if name not in _MODULES:
-        raise UsageError(f"unknown target {name!r}{nearest(name, targets)}")
-    target: Target = import_module(_MODULES[name], __name__).TARGET
+    """The target of that name, ``kind`` or ``kind:device``.
+
+    Raises UsageError for one that is not known, BackendMissing where what it is made
+    with is not installed.
+    """
+    kind, _, device = name.partition(":")
+    if kind not in _MODULES:
+        raise UsageError(f"unknown target {kind!r}{nearest(kind, targets)}")
+    if device and not kind.startswith("xla-"):
+        raise UsageError(f"the target {kind} has no devices to choose from")
+    target: Target = _module(_MODULES[kind]).target(kind, device)
     return target
+
+
+def to_jax(
+    model: Model, *, precision: str = "highest"
+) -> tuple[Function, dict[str, Array]]:
+    """A model as a pure function, and its weights: ``fn(params, inputs) -> outputs``.
+
+    `jax.jit`, `jax.grad` and `jax.vmap` work on it; inputs, outputs and weights are
+    dicts by the model's names, inputs may also be keywords. Integer inputs that decide
+    shapes (``fn.steering``) are not traced. ``precision`` of float32 products is
+    "highest" or "default", which on a TPU rounds operands to bfloat16. Raises
+    BackendMissing without JAX, InvalidModel, UnsupportedModel.
+
+    >>> fn, params = graphopt.to_jax("model.onnx")
+    >>> jax.jit(fn)(params, x=x)["y"]
+    """
+    function: Function = _module(".xla.function").Function(
+        load(model, apart=True), precision=precision
+    )
+    return function, function.params
+
+
+def _module(name: str) -> ModuleType:
+    """A module that may need JAX. Raises BackendMissing."""
+    try:
+        return import_module(name, __name__)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _PACKAGES:
+            raise
+        raise BackendMissing(
+            "JAX is not installed; pip install 'graphopt[jax]'"
+        ) from error

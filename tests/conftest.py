@@ -16,6 +16,7 @@ from graphopt.cli import main
 settings.register_profile("graphopt", derandomize=True)
 settings.load_profile("graphopt")
 os.environ.setdefault("GRAPHOPT_VERIFY", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # look for no chips
 
 Command = Callable[..., tuple[int, str, str]]
 """A command line: exit code, stdout, stderr."""

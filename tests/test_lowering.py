@@ -33,17 +33,25 @@ Y = np.array([10, 20], np.float32)
 
 
 def runnable() -> list[object]:
-    """Every target; those of ONNX Runtime where that is installed."""
+    """Every target that a machine without accelerators may have."""
+    marks = {"ort": [pytest.mark.runtime], "xla": [pytest.mark.xla]}
     return [
-        pytest.param(t, marks=pytest.mark.runtime) if t.startswith("ort") else t
-        for t in targets
+        pytest.param(name, marks=marks.get(name[:3], []))
+        for name in targets
+        if name not in ("xla-cuda", "xla-tpu")
     ]
+
+
+def need(name: str) -> None:
+    """Skip where what the target is made with is not installed."""
+    packages = {"ort": "onnxruntime", "xla": "jax"}
+    if name[:3] in packages:
+        pytest.importorskip(packages[name[:3]])
 
 
 @pytest.mark.parametrize("name", runnable())
 def test_compiled_graphs_are_called_by_name(name: str, graph: Graph) -> None:
-    if name.startswith("ort"):
-        pytest.importorskip("onnxruntime")
+    need(name)
     run = find(name).compile(graph, Plan())
     for outputs in (run(x=X, y=Y), run({"x": X, "y": Y}), run({"x": X}, y=Y)):
         assert list(outputs) == ["sum", "negative"]
@@ -54,8 +62,7 @@ def test_compiled_graphs_are_called_by_name(name: str, graph: Graph) -> None:
 
 @pytest.mark.parametrize("name", runnable())
 def test_wrong_inputs_are_named(name: str, graph: Graph) -> None:
-    if name.startswith("ort"):
-        pytest.importorskip("onnxruntime")
+    need(name)
     run = find(name).compile(graph, Plan())
     with pytest.raises(UsageError, match="'y'"):
         run(x=X)

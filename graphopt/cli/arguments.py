@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from ..ir import Graph
+    from ..lowering import Target
     from ..pipeline import Pipeline
 
 
@@ -86,6 +88,27 @@ def add_dims(parser: argparse.ArgumentParser) -> None:
         metavar="X=1,3,…",
         help="give an input all its dims",
     )
+
+
+def add_target(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--target``: what runs the models."""
+    from ..lowering import targets
+
+    parser.add_argument(
+        "--target",
+        default=default,
+        metavar="T",
+        help=f"what runs it: {', '.join(targets)} (default: {default})",
+    )
+
+
+def target_of(options: argparse.Namespace) -> Target:
+    """The target that was asked for. Raises UsageError, BackendMissing."""
+    from ..lowering import find
+
+    if options.target == "xla-cpu":
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # look for no other chips
+    return find(options.target)
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:

@@ -12,19 +12,14 @@ from pathlib import Path
 from ..bench import measure
 from ..errors import UsageError
 from ..report import table
-from .arguments import Progress, add_inputs, add_sizes, say
+from .arguments import Progress, add_inputs, add_sizes, add_target, say, target_of
 from .run import feeds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
-    parser.add_argument(
-        "--target",
-        default="ort-cpu",
-        choices=("reference", "ort-cpu"),
-        help="what runs the models",
-    )
+    add_target(parser, "ort-cpu")
     parser.add_argument(
         "--rounds", type=int, default=30, metavar="N", help="runs of each (default: 30)"
     )
@@ -39,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Load all, warm up, measure, print."""
     if options.rounds < 1:
         raise UsageError("at least one round is needed")
+    target_of(options)  # what is missing is said first
     fed = feeds(options, options.models[0])
     with Progress(options) as progress:
         timings = measure(

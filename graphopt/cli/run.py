@@ -1,4 +1,4 @@
-"""Run a model on arrays, in the NumPy reference or in ONNX Runtime.
+"""Run a model on arrays: in the NumPy reference, in ONNX Runtime or in XLA.
 
 Arrays go in and come out by name, in .npz files. Without --inputs, random arrays are
 made that fit the model.
@@ -17,15 +17,16 @@ from ..errors import UsageError
 from ..files import atomic_write
 from ..importer import load
 from ..inputs import random_inputs
-from ..lowering import find, targets
 from ..output import check_destination
 from .arguments import (
     add_inputs,
     add_output,
     add_sizes,
+    add_target,
     read_arrays,
     say,
     sizes_of,
+    target_of,
 )
 
 
@@ -33,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("model", type=Path, metavar="MODEL")
     add_output(parser, "write the outputs to this .npz file")
-    parser.add_argument(
-        "--target", default="reference", choices=targets, help="what runs the model"
-    )
+    add_target(parser, "reference")
     add_sizes(parser, "size of a symbolic dim in random inputs")
     add_inputs(parser)
 
@@ -46,8 +45,9 @@ def run(options: argparse.Namespace) -> int:
         check_destination(
             options.output, options.model, overwrite=options.force, data=False
         )
+    target = target_of(options)
     fed = feeds(options, options.model)
-    executable = find(options.target).open(options.model)
+    executable = target.open(options.model)
     outputs = executable(fed)
     if options.output is not None:
         _write(options.output, outputs)

@@ -27,24 +27,28 @@ def load(
     source: str | os.PathLike[str] | bytes | ModelProto,
     *,
     folder: str | os.PathLike[str] | None = None,
+    apart: bool = False,
 ) -> Graph:
     """The graph of an ONNX model: a file, its bytes, or a ModelProto.
 
     External data is looked for in ``folder``, by default the file's own, and not read.
+    ``apart`` keeps equal initializers apart, as training makes them differ.
     Raises InvalidModel, UnsupportedModel, and OSError where the file cannot be read.
     """
     if not isinstance(source, bytes | ModelProto):
         path = Path(source)
         try:
             return load(
-                path.read_bytes(), folder=path.parent if folder is None else folder
+                path.read_bytes(),
+                folder=path.parent if folder is None else folder,
+                apart=apart,
             )
         except GraphoptError as error:
             error.where = error.where or str(path)
             raise
     model = source if isinstance(source, ModelProto) else _parse(source)
     with _without_collector():
-        return read_model(model, None if folder is None else Path(folder))
+        return read_model(model, None if folder is None else Path(folder), apart)
 
 
 def _parse(data: bytes) -> ModelProto:

@@ -17,18 +17,18 @@ from .nodes import NodeReader
 from .scope import Level, Scope
 
 
-def read_model(model: ModelProto, folder: Path | None) -> Graph:
+def read_model(model: ModelProto, folder: Path | None, apart: bool) -> Graph:
     """The graph of a model. Raises InvalidModel and UnsupportedModel."""
     try:
-        return _read(model, folder)
+        return _read(model, folder, apart)
     except InvalidModel as error:
         error.where = error.where or "model"
         raise
 
 
-def _read(model: ModelProto, folder: Path | None) -> Graph:
+def _read(model: ModelProto, folder: Path | None, apart: bool) -> Graph:
     opsets = _opsets(model)
-    reader = NodeReader(folder, Functions(model.functions))
+    reader = NodeReader(folder, Functions(model.functions), apart)
     proto = model.graph
     level = Level(proto)
     scope = Scope(level, opsets)

@@ -58,14 +58,19 @@ class NodeReader:
     """Reads the nodes of one model; counts tokens; collects what the IR does not hold.
 
     ``kept`` gathers the metadata of nodes, under the names that `Graph.sources` uses.
+    With ``apart``, each initializer is a constant of its own.
     """
 
-    def __init__(self, folder: Path | None, functions: Functions) -> None:
+    def __init__(
+        self, folder: Path | None, functions: Functions, apart: bool = False
+    ) -> None:
         self.folder = folder
         self.functions = functions
         self.kept = ModelProto()
         self.keep_functions = False
         self.budget = Budget()
+        self._apart = apart
+        self._copies = 0
         self._tokens = 0
 
     def token(self) -> int:
@@ -139,7 +144,8 @@ class NodeReader:
             name = _new(text(entry.name), tensors)
             tensors[name] = Tensor.from_proto(entry, folder=self.folder)
         for name, tensor in tensors.items():
-            scope.define(name, Constant(tensor))
+            self._copies += self._apart
+            scope.define(name, Constant(tensor, instance=self._copies))
         for sparse in proto.sparse_initializer:
             name = _new(text(sparse.values.name), scope.values)
             scope.define(name, self.sparse(sparse, name))

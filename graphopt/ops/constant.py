@@ -21,9 +21,9 @@ class Constant(Op):
     __slots__ = ()
     kind = "Constant"
 
-    def __new__(cls, value: Tensor | Any) -> Constant:
+    def __new__(cls, value: Tensor | Any, *, instance: int = 0) -> Constant:
         tensor = value if isinstance(value, Tensor) else Tensor.of(value)
-        return super().__new__(cls, value=tensor)
+        return super().__new__(cls, value=tensor, instance=instance)
 
     @property
     def tensor(self) -> Tensor:

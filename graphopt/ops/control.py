@@ -198,28 +198,27 @@ class Loop(Control):
         run: Run,
     ) -> Array | tuple[Array, ...]:
         carried, captured = others[: self.carried], others[self.carried :]
-        step = self.step(xp, captured, run)
+        step = self.step(captured, run)
         if xp.name == "host":
             made = self.stepwise(xp, limit, cond, carried, step)
+        elif isinstance(limit, np.ndarray) and self.goes_on:
+            count = max(int(limit.item()), 0)
+            made = self.scanned(xp, count, carried, step)
         elif len(self.types) == len(carried):
             made = self.looped(xp, limit, cond, carried, step)
-        elif isinstance(limit, np.ndarray) and self.goes_on:
-            count = int(limit.item())
-            made = self.scanned(xp, count, carried, step)
         else:
             raise NoReference("a Loop that stacks results must have a known length")
         return made if self.outs > 1 else made[0]
 
-    def step(self, xp: Namespace, captured: Sequence[Array], run: Run) -> Step:
+    def step(self, captured: Sequence[Array], run: Run) -> Step:
         """One iteration: number, condition, carried -> condition, carried and rows."""
         number, cond = (
             p.shape if p.shape is not None else () for p in self.bodies[0].inputs[:2]
         )
 
         def step(i: Array, keep: Array, carried: Sequence[Array]) -> list[Array]:
-            i, keep = xp.reshape(i, number), xp.reshape(keep, cond)
-            made = run(0, [i, keep, *carried, *captured])
-            return [xp.reshape(made[0], ()), *made[1:]]
+            made = run(0, [i.reshape(number), keep.reshape(cond), *carried, *captured])
+            return [made[0].reshape(()), *made[1:]]
 
         return step
 
@@ -243,7 +242,7 @@ class Loop(Control):
                 column.append(row)
             number += 1
         stacks = [
-            xp.stack(column) if column else _no_rows(xp, type_)
+            xp.stack(column) if column else no_rows(xp, type_)
             for column, type_ in zip(rows, self.types[count:], strict=True)
         ]
         return (*carried, *stacks)
@@ -439,7 +438,7 @@ def _turned(xp: Namespace, x: Array, reverse: int) -> Array:
     return xp.flip(x, (0,)) if reverse else x
 
 
-def _no_rows(xp: Namespace, type_: Type) -> Array:
+def no_rows(xp: Namespace, type_: Type) -> Array:
     """What a loop without iterations stacks; dims that are not known become 0."""
     if not isinstance(type_, TensorType) or type_.dtype is None:
         raise NoReference("a Loop without iterations, and of unknown type")

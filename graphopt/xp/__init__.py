@@ -19,14 +19,17 @@ def host() -> Namespace:
 
 
 @cache
-def traced() -> Namespace:
-    """The namespace over jax.numpy. Raises BackendMissing where JAX is missing."""
+def traced(precision: str = "highest") -> Namespace:
+    """The namespace over jax.numpy, and the precision of float32 products there.
+
+    Raises BackendMissing where JAX is missing.
+    """
     try:
         from .tracing import Traced
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("jax", "jaxlib"):
             raise
         raise BackendMissing(
-            "JAX is not installed: pip install graphopt[jax]"
+            "JAX is not installed; pip install 'graphopt[jax]'"
         ) from error
-    return Traced()
+    return Traced(precision)

@@ -19,19 +19,27 @@ from jax import lax
 from ..errors import NoReference, UnsupportedModel
 from .control import Arrays
 from .foundation import Array, DTypeLike, normal_axis, numpy_dtype
+from .host import Host
 from .namespace import Namespace
 from .reductions import lowest
 from .spatial import Geometry
 
-_EXACT = lax.Precision.HIGHEST
+_HOST = Host()
 _ABSENT = ("float6_e2m3fn", "float6_e3m2fn", "object")
 
 
 class Traced(Namespace):
-    """What jax.numpy does differently from NumPy."""
+    """What jax.numpy does differently from NumPy.
+
+    ``precision`` is that of products of float32: "highest" is float32's own, "default"
+    what the chip does fastest (a TPU rounds operands to bfloat16, and sums in float32).
+    """
 
     lib = jnp
     name = "traced"
+
+    def __init__(self, precision: str = "highest") -> None:
+        self.precision = lax.Precision(precision)
 
     def scope(self) -> AbstractContextManager[Any]:
         scope: AbstractContextManager[Any] = jax.enable_x64(True)
@@ -102,17 +110,21 @@ class Traced(Namespace):
         return lax.dynamic_update_slice_in_dim(x, part, start, axis)
 
     def nonzero(self, x: Array) -> Array:
+        if isinstance(x, np.ndarray):
+            return _HOST.nonzero(x)
         raise NoReference("nonzero has a data-dependent extent: XLA cannot trace it")
 
     def unique(
         self, x: Array, axis: int | None = None, *, sorted: bool = True
     ) -> tuple[Array, Array, Array, Array]:
+        if isinstance(x, np.ndarray):
+            return _HOST.unique(x, axis, sorted=sorted)
         raise NoReference("unique has a data-dependent extent: XLA cannot trace it")
 
     # Products
 
     def multiply_matrices(self, a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision=_EXACT)
+        return jnp.matmul(a, b, precision=self.precision)
 
     def slide(self, x: Array, geometry: Geometry) -> Array:
         rank = len(geometry.kernel)
@@ -134,7 +146,7 @@ class Traced(Namespace):
             geometry.pads,
             rhs_dilation=geometry.dilations,
             feature_group_count=groups,
-            precision=_EXACT,
+            precision=self.precision,
         )
 
     def spread(self, x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
@@ -155,7 +167,7 @@ class Traced(Namespace):
             lhs_dilation=geometry.strides,
             rhs_dilation=geometry.dilations,
             feature_group_count=groups,
-            precision=_EXACT,
+            precision=self.precision,
         )
 
     def pool_windows(self, x: Array, geometry: Geometry, kind: str) -> Array:
@@ -175,7 +187,12 @@ class Traced(Namespace):
     # Types
 
     def bitcast(self, x: Array, dtype: DTypeLike) -> Array:
-        return lax.bitcast_convert_type(x, self.dtype(dtype))
+        target = self.dtype(dtype)
+        if x.dtype == np.bool_:
+            x = self.convert(x, np.dtype(np.uint8))
+        if target == np.bool_:
+            return self.bitcast(x, np.uint8) != 0
+        return lax.bitcast_convert_type(x, target)
 
     def cast_strings(self, x: Array, target: np.dtype[Any]) -> Array:
         raise UnsupportedModel("XLA has no strings")
@@ -184,6 +201,12 @@ class Traced(Namespace):
 
     def erf(self, x: Array) -> Array:
         return self.each(lax.erf, x)
+
+    def fft(self, x: Array, n: int | None = None, axis: int = -1) -> Array:
+        return _fourier(super().fft, x, n, axis)
+
+    def rfft(self, x: Array, n: int | None = None, axis: int = -1) -> Array:
+        return _fourier(super().rfft, x, n, axis)
 
     # Control
 
@@ -220,3 +243,25 @@ class Traced(Namespace):
             body, carried, tuple(sequences), length, reverse
         )
         return scanned
+
+
+def _fourier(
+    transform: Callable[..., Array], x: Array, n: int | None, axis: int
+) -> Array:
+    """A transform; on the CPU in double precision, which others lack.
+
+    Errors grow with the length, unlike those of inverses, which are divided by it.
+    """
+    x = jnp.asarray(x)
+    if x.dtype not in (np.float32, np.complex64):
+        return transform(x, n, axis)
+
+    def plain(x: Array) -> Array:
+        return transform(x, n, axis)
+
+    def exact(x: Array) -> Array:
+        wide = np.complex128 if x.dtype == np.complex64 else np.float64
+        return transform(x.astype(wide), n, axis).astype(np.complex64)
+
+    made: Array = lax.platform_dependent(x, cpu=exact, default=plain)
+    return made

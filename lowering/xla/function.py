@@ -1,0 +1,179 @@
+"""A graph as a pure function of weights and inputs: for `jax.jit`, `grad`, `vmap`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from graphopt.errors import UsageError
+from graphopt.feeds import bind
+from graphopt.ir import Graph, Parameter, Value
+from graphopt.ops.constant import Constant
+from graphopt.ops.structured import Computed
+from graphopt.types import DType, TensorType
+from graphopt.weights import Tensor
+from graphopt.xp import traced
+
+from .steering import steering
+from .trace import Tracer, on_device
+
+Array = Any
+Arrays = Mapping[str, Array]
+
+STEERING_ELEMENTS: Final = 1024
+"""An input of more elements is data, and cannot steer shapes."""
+
+LARGE_BYTES: Final = 1 << 16
+"""Constants of any type that are larger are weights; of floats all that have axes."""
+
+
+class Function:
+    """A graph as ``f(params, inputs) -> outputs``, all by name.
+
+    >>> function = Function(load("model.onnx"))
+    >>> jax.jit(function)(function.params, {"x": x})["y"]
+
+    Inputs may also be keywords, and those with a default may be left out. Inputs in
+    ``steering`` decide shapes: each of their values is another program, so they are
+    given as NumPy arrays, not as tracers. Weights are ``params``, by their names in the
+    model; nothing of them is part of the program.
+    """
+
+    def __init__(self, graph: Graph, *, precision: str = "highest") -> None:
+        self.graph = graph
+        self.precision = precision
+        self._known = steering(graph)
+        self.weights: Mapping[str, Value] = dict(_weights(graph, self._known))
+        self.steering: tuple[str, ...] = tuple(
+            p.name for p in graph.inputs if p in self._known and _may_steer(graph, p)
+        )
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """The weights as the model has them: memory-mapped where they are large."""
+        return {name: tensor_of(value).array() for name, value in self.weights.items()}
+
+    def __call__(
+        self, params: Arrays, inputs: Arrays | None = None, /, **named: Array
+    ) -> dict[str, Array]:
+        """The outputs by name.
+
+        Raises UsageError where arguments do not fit, DataDependent where a shape
+        depends on data, UnsupportedModel for what XLA does not have.
+        """
+        missing = self.weights.keys() ^ params.keys()
+        if missing:
+            name = min(missing)
+            known = "lack" if name in self.weights else "have an unknown"
+            raise UsageError(f"the parameters {known} {name!r}")
+        with traced(self.precision).scope():
+            given = {**(inputs or {}), **named}
+            weights = {v: jnp.asarray(params[name]) for name, v in self.weights.items()}
+            for value, array in weights.items():
+                if isinstance(value, Parameter):
+                    given.setdefault(value.name, array)
+            fed, symbols = bind(self.graph, given, _adopt)
+            tracer = Tracer(weights, self._known, symbols, self.precision)
+            env: dict[Value, Array] = {p: self._placed(p, a) for p, a in fed.items()}
+            made = tracer.run(self.graph.outputs, env)
+            return dict(zip(self.graph.output_names, map(on_device, made), strict=True))
+
+    def _placed(self, parameter: Parameter, value: Array) -> Array:
+        """An input as the trace has it: on the host where it steers shapes."""
+        if parameter.name not in self.steering:
+            return on_device(value)
+        if isinstance(value, jax.core.Tracer):
+            raise UsageError(
+                f"input {parameter.name!r} decides shapes: give its value when the"
+                " function is traced, as by functools.partial or static arguments"
+            )
+        return np.asarray(value)
+
+
+def with_params(graph: Graph, params: Arrays) -> Graph:
+    """The graph with other weights, named as in ``Function(graph).params``.
+
+    Raises UsageError where a name is unknown, or a shape or element type another.
+    """
+    weights = dict(_weights(graph, steering(graph)))
+    changed: dict[Value, Value] = {}
+    for name, array in params.items():
+        old = weights.get(name)
+        if old is None:
+            raise UsageError(f"no weight of the model is called {name!r}")
+        new = Tensor.of(np.asarray(array))
+        if new.type != tensor_of(old).type:
+            raise UsageError(
+                f"weight {name!r} is {new.type}, not {tensor_of(old).type}"
+            )
+        if isinstance(old, Parameter):
+            changed[old] = Parameter(old.type, old.name, default=new)
+        else:
+            assert isinstance(old, Constant)
+            changed[old] = Constant(new, instance=old.instance)
+    names = {changed.get(value, value): n for value, n in graph.names.items()}
+    made = graph.replace(names=names).substitute(changed)
+    return made.replace(inputs=[changed.get(p, p) for p in graph.inputs])
+
+
+def tensor_of(weight: Value) -> Tensor:
+    """What the model gives for a weight: a constant, or the default of an input."""
+    tensor = weight.default if isinstance(weight, Parameter) else weight.constant
+    assert tensor is not None
+    return tensor
+
+
+def _weights(graph: Graph, known: Collection[Value]) -> Iterator[tuple[str, Value]]:
+    """The constants and defaults that are data, each with a name of its own."""
+    taken = set(graph.input_names)
+    for parameter in graph.inputs:
+        default = parameter.default
+        if default is None or default.dtype is DType.STRING or parameter in known:
+            continue
+        yield parameter.name, parameter
+    seen: set[Value] = set()
+    for home, op in graph.walk():
+        if not isinstance(op, Constant) or op in seen or op in known:
+            continue
+        seen.add(op)
+        if not _is_data(op.tensor):
+            continue
+        stem = name = home.names.get(op) or graph.names.get(op) or "weight"
+        while name in taken:
+            name = f"{stem}_{len(taken)}"
+        taken.add(name)
+        yield name, op
+
+
+def _is_data(tensor: Tensor) -> bool:
+    """Floats that have axes, and all that is large; programs hold the rest."""
+    if tensor.dtype is DType.STRING:
+        return False
+    return (tensor.dtype.is_float and tensor.rank > 0) or tensor.nbytes > LARGE_BYTES
+
+
+def _may_steer(graph: Graph, parameter: Parameter) -> bool:
+    """True for few integers, and for floats that an op reads as scales or limits."""
+    type_ = parameter.type
+    if not isinstance(type_, TensorType) or type_.dtype is None:
+        return False
+    if type_.dtype.is_float and not any(
+        isinstance(op, Computed) and i in op.static and len(type_.shape or ()) <= 1
+        for op, i in graph.users[parameter]
+    ):
+        return False
+    known = [d for d in type_.shape or () if isinstance(d, int)]
+    return int(np.prod(known, dtype=np.int64)) <= STEERING_ELEMENTS
+
+
+def _adopt(value: Any, dtype: DType | None) -> Array:
+    """An argument as an array; what JAX narrowed to 32 bits is given its type back."""
+    if not isinstance(value, jax.Array):
+        return np.asarray(value)
+    wanted = value.dtype if dtype is None else dtype.numpy
+    narrowed = wanted.kind == value.dtype.kind and value.dtype.itemsize == 4
+    return value.astype(wanted) if narrowed and wanted.itemsize == 8 else value

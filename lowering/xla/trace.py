@@ -1,0 +1,220 @@
+"""Evaluate a graph on JAX's tracers: what shapes decide stays with NumPy.
+
+A value is an ``np.ndarray`` where it is known before the program runs (constants, what
+follows from shapes, inputs that steer shapes), else a JAX array. An op on known values
+alone runs on the host; the others are traced from the same `compute`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from graphopt.errors import UnsupportedModel
+from graphopt.ir import Op, Value
+from graphopt.ops.constant import Constant
+from graphopt.ops.control import If, Loop, Run, no_rows
+from graphopt.ops.structured import Computed
+from graphopt.reference import EvaluationFailed, Evaluator
+from graphopt.types import TensorType, Type
+from graphopt.xp import host, traced
+
+from .overrides import OVERRIDES
+from .steering import STRUCTURAL
+
+Array = Any
+
+LITERAL_BYTES: Final = 1 << 16
+"""Known values of more bytes are computed by the program instead of written into it."""
+
+MOST_TURNS: Final = 1024
+"""A loop whose turns differ in shape is written out, up to so many turns."""
+
+_CONCRETE: Final = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+class DataDependent(UnsupportedModel, NotImplementedError):
+    """A shape depends on data, but XLA compiles for known shapes."""
+
+
+class NotInXla(UnsupportedModel, NotImplementedError):
+    """XLA has no such values, or no such op."""
+
+
+class Tracer(Evaluator):
+    """Computes values from others, op by op, under a trace or eagerly.
+
+    ``weights`` are the arrays that stand for some constants; ``steering`` the values
+    that must be known. ``precision`` is that of `graphopt.xp.traced`.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[Value, Array],
+        steering: Collection[Value],
+        symbols: Mapping[str, int],
+        precision: str = "highest",
+    ) -> None:
+        super().__init__(seed=0, symbols=symbols)
+        self.weights = weights
+        self.steering = steering
+        self.xp = traced(precision)
+        self.host = Evaluator(seed=0, symbols=symbols)
+
+    def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
+        if isinstance(op, Constant):
+            weight = self.weights.get(op)
+            return (op.tensor.array() if weight is None else weight,)
+        if all(map(is_known, operands)) and not op.bodies and self._is_literal(op):
+            with host().scope():
+                return self.host.apply(op, operands)
+        if isinstance(op, Computed):
+            for i in op.static:
+                if i < len(operands) and not is_known(operands[i]):
+                    raise depends_on_data(op, i)
+        try:
+            return super().apply(op, operands)
+        except EvaluationFailed as error:
+            if isinstance(error.__cause__, _CONCRETE):
+                raise depends_on_data(op) from error.__cause__
+            raise
+
+    def _is_literal(self, op: Op) -> bool:
+        """True where results are small, or steer shapes, or have types XLA lacks."""
+        if not self.steering.isdisjoint(op.results):  # type: ignore[attr-defined]
+            return True
+        sizes = [self._size(type_) for type_ in op.types]
+        return all(size is None or size <= LITERAL_BYTES for size in sizes)
+
+    def _compute(self, op: Computed, operands: Sequence[Array]) -> Any:
+        if isinstance(op, STRUCTURAL):
+            return op.compute(host(), *operands)
+        override = OVERRIDES.get(type(op))
+        if override is not None:
+            return override(op, self.xp, *operands)
+        if isinstance(op, If):
+            return self._branch(op, operands)
+        if isinstance(op, Loop):
+            return self._loop(op, operands)
+        return super()._compute(op, operands)
+
+    def _typed(self, array: Array, type_: Type) -> Array:
+        if not isinstance(array, jax.Array):
+            return super()._typed(array, type_)
+        if not isinstance(type_, TensorType) or type_.dtype is None:
+            return array
+        dtype = self.xp.dtype(type_.dtype)
+        return array if array.dtype == dtype else array.astype(dtype)
+
+    # Control flow
+
+    def body(self, op: Op, index: int, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs of one body of an op on arrays for all its parameters."""
+        graph = op.bodies[index]
+        return self.run(graph.outputs, dict(zip(graph.inputs, arrays, strict=True)))
+
+    def _branch(self, op: If, operands: Sequence[Array]) -> Any:
+        """A known condition leaves one branch; what is captured stays known."""
+        cond, *captured = operands
+        if is_known(cond):
+            made = self.body(op, 0 if cond.item() else 1, captured)
+        else:
+            branches = [
+                lambda i=i: tuple(map(on_device, self.body(op, i, captured)))
+                for i in (0, 1)
+            ]
+            try:
+                made = jax.lax.cond(jnp.reshape(cond, ()), *branches)
+            except TypeError as error:
+                raise DataDependent(
+                    f"the branches of {op.label} differ in shape or type, and which one"
+                    " is taken depends on data",
+                    where=op.label,
+                ) from error
+        return tuple(made) if op.outs > 1 else made[0]
+
+    def _loop(self, op: Loop, operands: Sequence[Array]) -> Any:
+        """One traced turn where all are alike; else each turn by itself."""
+
+        def run(index: int, arrays: Sequence[Array]) -> list[Array]:
+            return self.body(op, index, arrays)
+
+        if all(isinstance(a, np.ndarray | jax.Array) for a in operands[2:]):
+            try:
+                return op.compute(self.xp, *operands, run=run)
+            except (TypeError, NotImplementedError):
+                pass  # shapes differ from turn to turn, or the turn's number steers
+        return self._turns(op, operands, run)
+
+    def _turns(self, op: Loop, operands: Sequence[Array], run: Run) -> Any:
+        """Each turn by itself, as Python would; how many there are is known."""
+        limit, cond, *others = [*operands, None, None][: max(len(operands), 2)]
+        if not is_known(limit) or not is_known(cond):
+            raise depends_on_data(op, 1 if is_known(limit) else 0)
+        carried, captured = others[: op.carried], others[op.carried :]
+        step = op.step(captured, run)
+        rows: list[list[Array]] = [[] for _ in op.types[op.carried :]]
+        keep = np.asarray(True if cond is None else cond.item())
+        number = 0
+        while keep.item() and (limit is None or number < limit.item()):
+            if number == MOST_TURNS:
+                raise DataDependent(
+                    f"{op.label}: turns that differ in shape, and more than {number}",
+                    where=op.label,
+                )
+            keep, *made = step(np.asarray(number), keep, carried)
+            if not is_known(keep):
+                raise depends_on_data(op, 1)
+            carried = made[: op.carried]
+            for column, row in zip(rows, made[op.carried :], strict=True):
+                column.append(row)
+            number += 1
+        stacks = [
+            self.xp.stack(column) if column else no_rows(self.xp, type_)
+            for column, type_ in zip(rows, op.types[op.carried :], strict=True)
+        ]
+        results = (*carried, *stacks)
+        return results if op.outs > 1 else results[0]
+
+
+def is_known(value: Array) -> bool:
+    """True for what is known before the program runs; sequences hold such or not."""
+    if isinstance(value, list):
+        return all(map(is_known, value))
+    return not isinstance(value, jax.Array)
+
+
+def on_device(value: Array) -> Array:
+    """A known value as JAX has it; sequences element by element."""
+    if isinstance(value, list):
+        return [on_device(element) for element in value]
+    if value is None or isinstance(value, jax.Array):
+        return value
+    if value.dtype == object:
+        raise NotInXla("XLA has no strings")
+    return jnp.asarray(value)
+
+
+def depends_on_data(op: Op, index: int | None = None) -> DataDependent:
+    """The error for an operand that must be known, and is not."""
+    names = getattr(op, "schema", lambda: None)()
+    named = getattr(names, "operand_names", ())
+    what = "an operand"
+    if index is not None:
+        what = f"operand {named[index]!r}" if index < len(named) else f"operand {index}"
+    return DataDependent(
+        f"{what} of {op.label} decides shapes and depends on data, but XLA compiles for"
+        " known shapes: make it a constant or a small integer input, or use a target"
+        " that has dynamic shapes (ort-cpu, reference)",
+        where=op.label,
+    )
