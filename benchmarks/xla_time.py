@@ -77,11 +77,14 @@ class Loaded:
 
 
 def load_graphopt(source: Path, inputs: models.Arrays, names: list[str]) -> Loaded:
-    """What `graphopt.to_jax` makes of the file."""
-    function, params = graphopt.to_jax(source)  # type: ignore[attr-defined]
+    """What `graphopt.to_jax` makes of the file; inputs that decide shapes are bound."""
+    function, params = graphopt.to_jax(source)
     with jax.enable_x64(True):
         params = jax.device_put(params)
-    return Loaded(function, (params,), inputs, lambda made: [made[n] for n in names])
+    steering = {name: inputs[name] for name in function.steering}
+    named = {name: array for name, array in inputs.items() if name not in steering}
+    bound = functools.partial(function, **steering)
+    return Loaded(bound, (params,), named, lambda made: [made[n] for n in names])
 
 
 def load_by_hand(source: Path, inputs: models.Arrays, names: list[str]) -> Loaded:
