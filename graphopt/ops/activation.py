@@ -66,8 +66,8 @@ class Relu(Activation):
     def spelled(self, x: Value, *_: Value | None) -> Value:
         return Max(x, number(x, 0))
 
-    def formula(self, xp: Namespace, x: Array) -> Array:
-        return xp.maximum(x, 0)
+    def compute(self, xp: Namespace, x: Array) -> Array:
+        return xp.maximum(x, 0)  # rounds nothing: a wider type would be for nothing
 
 
 @op("LeakyRelu")

@@ -56,8 +56,13 @@ def numpy_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return dtype.numpy if isinstance(dtype, DType) else np.dtype(dtype)
 
 
+_INT = {int}
+
+
 def ints(values: Any) -> tuple[int, ...]:
     """Shapes, axes, sizes as Python ints: from a number, a sequence or an array."""
+    if type(values) is tuple and {*map(type, values)} <= _INT:
+        return values
     return tuple(np.asarray(values, np.int64).ravel().tolist())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import contraction, convolution, strings
+from . import contraction, convolution, extremes, half, strings
 from .control import Arrays
 from .error_function import erf
 from .foundation import Array, DTypeLike, along, normal_axis
@@ -31,16 +31,35 @@ class Host(Namespace):
         return np.asarray(value, None if dtype is None else self.dtype(dtype))
 
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
+        if x.dtype == half.FLOAT16 and dtype == half.FLOAT32:
+            return half.to_single(x)
         return x.astype(dtype, copy=False)
 
+    def maximum(self, a: Any, b: Any) -> Array:
+        a, b = self.same(a, b)
+        if a.dtype == half.FLOAT16 and a.size + b.size > half.FEW:
+            picked = half.larger(a, b)
+            if picked is not None:
+                return picked
+        return self.each(lambda a, b: extremes.pick(np.maximum, a, b), a, b)
+
+    def minimum(self, a: Any, b: Any) -> Array:
+        return self.each(lambda a, b: extremes.pick(np.minimum, a, b), a, b)
+
     def same(self, *operands: Any) -> tuple[Array, ...]:
+        # What most calls come to; to look at everything would take longer than to add.
         first = operands[0]
         if type(first) is np.ndarray and self.dtype(first.dtype) is first.dtype:
-            for other in operands:
-                if type(other) is not np.ndarray or other.dtype is not first.dtype:
+            made = [first]
+            for other in operands[1:]:
+                kind = type(other)
+                if kind is int or kind is float:
+                    other = np.asarray(other, first.dtype)
+                elif kind is not np.ndarray or other.dtype is not first.dtype:
                     break
+                made.append(other)
             else:
-                return operands  # what most calls come to, and the checks take longer
+                return tuple(made)
         return super().same(*operands)
 
     def integer_power(self, a: Array, b: Array) -> Array:
@@ -64,7 +83,12 @@ class Host(Namespace):
     # Positions that are data
 
     def take(self, x: Array, indices: Array, axis: int = 0) -> Array:
-        return np.asarray(np.take(x, np.asarray(indices), axis=axis))
+        indices = np.asarray(indices)
+        if x.flags.c_contiguous or indices.size >= x.size:
+            return np.asarray(np.take(x, indices, axis=axis))
+        # `np.take` would copy all of it first.
+        before = (slice(None),) * normal_axis(axis, x.ndim)
+        return np.asarray(x[(*before, indices)])
 
     def pick(self, x: Array, index: tuple[Array, ...]) -> Array:
         return np.asarray(x[index])
