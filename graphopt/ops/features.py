@@ -138,9 +138,26 @@ class CategoryMapper(Elementwise):
         return result
 
 
+class ByFeature(WholeAxes):
+    """An op of elements, whose numbers are those of each feature, or one for all.
+
+    Features are along the last axis.
+    """
+
+    def numbers(self) -> Sequence[float]:
+        """One number for each feature, or one."""
+        raise NotImplementedError
+
+    def whole_axes(self, rank: int) -> tuple[int, ...]:
+        return (normal_axis(-1, rank),) if len(self.numbers()) > 1 else ()
+
+
 @op("Scaler", domain=DOMAIN)
-class Scaler(Elementwise):
-    """``(x - offset) * scale``: of each feature, which the last axis holds, or of all."""
+class Scaler(ByFeature):
+    """``(x - offset) * scale``."""
+
+    def numbers(self) -> Sequence[float]:
+        return self.scale or ()
 
     def result_dtypes(self) -> Sequence[DType | None]:
         return [DType.F32]
@@ -154,11 +171,11 @@ class Scaler(Elementwise):
 
 
 @op("Imputer", domain=DOMAIN)
-class Imputer(Elementwise):
-    """Elements that equal a value become another: one for each feature, or for all.
+class Imputer(ByFeature):
+    """Elements that equal a value become another. All NaN are equal here."""
 
-    Features are along the last axis. All NaN are equal here.
-    """
+    def numbers(self) -> Sequence[float]:
+        return self.imputed_value_floats or self.imputed_value_int64s or ()
 
     def compute(self, xp: Namespace, x: Array) -> Array:
         integers = DType.of(x.dtype).is_integer

@@ -100,10 +100,8 @@ class SVMClassifier(Classifier, SupportVectors):
         votes = self._votes(xp, scores)
         best = xp.argmax(votes, 1)
         if self.prob_a:
-            return self.labelled(
-                xp, best, transformed(xp, self._likely(xp, scores), how)
-            )
-        if len(self.labels()) > 2:
+            scores = self._likely(xp, scores)
+        if self.prob_a or len(self.labels()) > 2:
             return self.labelled(xp, best, transformed(xp, scores, how))
         centred = xp.asarray(True, np.bool_)
         pair = of_two_classes(xp, scores, how, centred=centred)
@@ -139,12 +137,9 @@ class SVMClassifier(Classifier, SupportVectors):
         wins = np.zeros((2, len(self.duels()), len(self.labels())), np.int64)
         for at, (i, j) in enumerate(self.duels()):
             wins[0, at, i] = wins[1, at, j] = 1
-        first = xp.cast(won, DType.I64)
-        second = xp.subtract(1, first)
-        return xp.add(
-            xp.matmul(first, xp.asarray(wins[0])),
-            xp.matmul(second, xp.asarray(wins[1])),
-        )
+        first, second = (xp.cast(x, DType.I64) for x in (won, xp.logical_not(won)))
+        of_first, of_second = map(xp.asarray, wins)
+        return xp.add(xp.matmul(first, of_first), xp.matmul(second, of_second))
 
     def _likely(self, xp: Namespace, scores: Array) -> Array:
         """``[row, class]``: probabilities that agree best with those of all duels."""

@@ -134,8 +134,8 @@ def _aggregated(
 class TreeEnsembleClassifier(Classifier):
     """The label of the class with the most votes, and the scores of all.
 
-    Of two classes the second is the label where its score is above 0; if only one of
-    them ever gets votes, none of them negative, where it is above 0.5.
+    If there are votes for one of two classes only, the second is the label where that
+    score is above 0, or 0.5 if no vote is negative.
     """
 
     @cached_property
@@ -144,43 +144,35 @@ class TreeEnsembleClassifier(Classifier):
 
     def compute(self, xp: Namespace, x: Array) -> Any:
         x, count = self.features(xp, x), self.scores()
-        found = self.forest.aggregated(xp, x, count, "add")
+        scores, voted = self.forest.aggregated(xp, x, count, "add")
         base = _stated(self, "base_values")
         if count < 2:
             raise NoReference("ONNX does not say what one class without another is")
-        if count == 2:
-            return self._binary(xp, found, base)
-        scores, seen = found
+        if count == 2 and base.size == 2:
+            raise NoReference("runtimes mix up the base values of two classes")
+        classes = set(_ints(self, "class_ids").tolist())
+        if count == 2 and len(classes) == 1:
+            return self._either(xp, scores, base, classes.pop())
         if base.size:
             scores = xp.add(scores, xp.cast(xp.asarray(base), DType.of(scores.dtype)))
+            best = xp.argmax(scores, 1)
         else:
-            lowest = xp.full(scores.shape, -np.inf, DType.of(scores.dtype))
-            seen = xp.where(seen, scores, lowest)
-        best = xp.argmax(scores if base.size else seen, 1)
+            nothing = xp.full(scores.shape, -np.inf, DType.of(scores.dtype))
+            best = xp.argmax(xp.where(voted, scores, nothing), 1)
         return self.labelled(xp, best, transformed(xp, scores, self.post_transform))
 
-    def _binary(self, xp: Namespace, found: Totals, base: Any) -> Any:
-        ids = set(_ints(self, "class_ids").tolist())
-        scores, how = found.scores, self.post_transform
-        alone, positive = len(ids) == 1, _stated(self, "class_weights").min() >= 0
-        if base.size == 2:
-            raise NoReference("runtimes mix up the base values of two classes")
-        if ids == {0}:
-            own = scores[:, :1]
-            if base.size:
-                own = xp.add(own, float(base[0]))
-            above = xp.greater(own, 0.5 if positive else 0.0)
+    def _either(self, xp: Namespace, scores: Array, base: Any, voted: int) -> Any:
+        """The results for two classes of which one gets all votes."""
+        positive = bool(_stated(self, "class_weights").min(initial=0) >= 0)
+        score, how = scores[:, voted : voted + 1], self.post_transform
+        if voted == 0:
+            score = xp.add(score, float(base[0])) if base.size else score
             centred = xp.asarray(not positive, np.bool_)
-            pair = of_two_classes(xp, own, how, centred=centred)
-            return self.labelled(xp, xp.cast(above[:, 0], DType.I64), pair)
-        first = scores[:, :1]
-        if base.size and not alone:
-            first = xp.add(first, float(base[0]))
-            scores = xp.concat([first, scores[:, 1:]], 1)
-        judged = xp.where(found.voted[:, 1:], scores[:, 1:], first)
-        above = xp.greater(judged, 0.5 if alone and positive else 0.0)
-        label = xp.cast(above[:, 0], DType.I64)
-        return self.labelled(xp, label, transformed(xp, scores, how))
+            pair = of_two_classes(xp, score, how, centred=centred)
+        else:
+            pair = transformed(xp, scores, how)
+        above = xp.greater(score, 0.5 if positive else 0.0)
+        return self.labelled(xp, xp.cast(above[:, 0], DType.I64), pair)
 
 
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
