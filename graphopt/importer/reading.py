@@ -79,8 +79,10 @@ def reading(kind: str, domain: str, version: int) -> Reading | None:
     cls = find(newer or kind, domain)
     if cls is None:
         return None
-    found = spelling(kind, domain, version) if version > 0 else None
-    newest = spelling(kind, domain, _NEWEST)
+    found = newest = None
+    if version > 0:
+        found = spelling(kind, domain, version, withdrawn=True)
+        newest = spelling(kind, domain, _NEWEST, withdrawn=True)
     if found is None:
         foreign = domain and newest is None
         return Reading(cls, None, False, {}) if foreign and version > 0 else None
