@@ -201,7 +201,7 @@ class GraphWriter:
         proto.output.extend(outputs)
         if isinstance(op, Control):
             captured = [self.name(v, level) for v in op.captured]
-            for name, body in zip(op.written, level.bodies[op], strict=True):
+            for name, body in zip(op.written, level.bodies.get(op, ()), strict=True):
                 attribute = proto.attribute.add(name=name, type="GRAPH")
                 attribute.g.CopyFrom(self.body(body, names, captured))
         for name in sorted(node.attrs):
