@@ -151,17 +151,28 @@ def _asked(xp: Namespace, mode: int) -> Callable[[Array, Array], Array]:
     )[mode]
 
 
-def depth_of(yes: Numbers, no: Numbers, roots: Numbers) -> int:
-    """The most steps from a root to a leaf. Raises ValueError for a circle."""
-    level, depth = np.unique(roots), 0
-    while True:
-        level = level[(yes[level] != level) | (no[level] != level)]
-        if not level.size:
-            return depth
-        level = np.unique(np.concatenate([yes[level], no[level]]))
+def depth_of(yes: Numbers, no: Numbers) -> int:
+    """The most steps from a root to a leaf. Raises ValueError for a circle.
+
+    Each node is left behind once, after all that lead to it: Kahn's topological order.
+    """
+    here = np.arange(len(yes))
+    inner = (yes != here) | (no != here)
+    waiting = np.bincount(yes[inner], minlength=len(yes))
+    waiting += np.bincount(no[inner], minlength=len(yes))
+    level, left, depth = here[waiting == 0], len(yes), -1
+    while level.size:
+        left -= level.size
         depth += 1
-        if depth > len(yes):
-            raise ValueError("nodes of a tree go round in a circle")
+        level = level[inner[level]]
+        following, steps = np.unique(
+            np.concatenate([yes[level], no[level]]), return_counts=True
+        )
+        waiting[following] -= steps
+        level = following[waiting[following] == 0]
+    if left:
+        raise ValueError("nodes of a tree go round in a circle")
+    return max(depth, 0)
 
 
 def votes_of(

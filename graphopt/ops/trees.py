@@ -85,7 +85,7 @@ def _forest(op: Op, votes: str, count: int) -> Forest:
         missing_is_yes=missing > 0 if missing.size else np.zeros(nodes, np.bool_),
         members=None,
         roots=roots,
-        depth=depth_of(yes, no, roots),
+        depth=depth_of(yes, no),
         targets=targets,
         weights=by,
     )
@@ -237,7 +237,7 @@ class TreeEnsemble(RowModel):
             missing_is_yes=of_nodes(missing > 0),
             members=members,
             roots=roots,
-            depth=depth_of(yes, no, roots),
+            depth=depth_of(yes, no),
             targets=to,
             weights=by,
         )
