@@ -130,7 +130,21 @@ def composites() -> list[Composite]:
         ops.NegativeLogLikelihoodLoss(x(4, 3, 5), labels, weights, **facts),
         ops.SoftmaxCrossEntropyLoss(x(4, 3, 5), labels, weights, outs=2, **facts),
         *(kind(x(2, 3, 4), axis=1) for kind in FLATTENED.values()),
+        ops.FlexAttention(*[x(2, 4, 6, 8) for _ in range(3)]),
+        *optimizers(),
         *contrib_ops(),
+    ]
+
+
+def optimizers() -> list[Composite]:
+    """A step of each for two tensors."""
+    rate, steps = x(), x(dtype=DType.I64)
+    tensors = [x(*shape) for _ in range(4) for shape in ((3, 4), (5,))]
+    mixed: Mapping[str, Any] = {"alpha": 0.9, "beta": 1.0, "norm_coefficient": 0.1}
+    return [
+        ops.Adagrad(rate, steps, *tensors[:6]),
+        ops.Adam(rate, steps, *tensors),
+        ops.Momentum(rate, steps, *tensors[:6], mode="nesterov", **mixed),
     ]
 
 

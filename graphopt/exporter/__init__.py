@@ -113,7 +113,7 @@ def _written(
     proto.metadata_props.extend(kept.graph.metadata_props)
     stated = {v.name: v for v in (*kept.graph.output, *kept.graph.input)}
     stubs: dict[str, NodeProto] = {node.name: node for node in kept.graph.node}
-    writer = GraphWriter(chosen.version, stubs, stated)
+    writer = GraphWriter(opsets, stubs, stated)
     writer.write(level, proto)
     _initializers(graph, writer, storage, model)
     if ir_version is None:

@@ -85,17 +85,17 @@ def live(spelled: Spelled) -> Level:
 class GraphWriter:
     """Writes the graphs of one model.
 
-    ``version`` is the opset of the default domain; ``stubs`` hold the metadata of
-    source nodes by name; ``stated`` what the source said of its inputs and outputs.
+    ``opsets`` are those of each domain; ``stubs`` hold the metadata of source nodes by
+    name; ``stated`` what the source said of its inputs and outputs.
     """
 
     def __init__(
         self,
-        version: int,
+        opsets: Mapping[str, int],
         stubs: Mapping[str, NodeProto],
         stated: Mapping[str, ValueInfoProto],
     ) -> None:
-        self.version = version
+        self.opsets = opsets
         self.stubs = stubs
         self.stated = stated
         self.constants: dict[Constant, str] = {}
@@ -191,7 +191,7 @@ class GraphWriter:
         if op.domain not in ("", "graphopt"):
             proto.domain = op.domain
         proto.input.extend([self.name(v, level) for v in node.operands])
-        schema = spelling(node.kind, proto.domain, self.version)
+        schema = spelling(node.kind, proto.domain, self.opsets.get(proto.domain, 0))
         outputs = []
         for i, (value, used) in enumerate(zip(op.results, node.used, strict=False)):
             unnamed = not used and (schema is None or schema.optional_result(i))
@@ -201,7 +201,7 @@ class GraphWriter:
         proto.output.extend(outputs)
         if isinstance(op, Control):
             captured = [self.name(v, level) for v in op.captured]
-            for name, body in zip(op.body_names, level.bodies[op], strict=True):
+            for name, body in zip(op.written, level.bodies.get(op, ()), strict=True):
                 attribute = proto.attribute.add(name=name, type="GRAPH")
                 attribute.g.CopyFrom(self.body(body, names, captured))
         for name in sorted(node.attrs):

@@ -149,7 +149,8 @@ def node_of(op: Op, used: tuple[bool, ...], version: int) -> Node | None:
         return Node(op.kind, operands, attrs, used)
     if isinstance(op, Control):
         del operands[len(operands) - len(op.captured) :]
-        del attrs["captures"]
+        for name in op.own_attrs:
+            del attrs[name]
     if op.domain not in ("", "graphopt"):
         return Node(op.kind, operands, attrs, used)
     node = Node(op.kind, operands, attrs, used)

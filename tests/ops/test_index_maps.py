@@ -78,6 +78,7 @@ RANDOM = "what it draws is its own"
 SEQUENCE = "its operands or results are no tensors"
 DATA = "how large the result is depends on data"
 BODIES = "what its bodies do is said of their ops"
+DICTIONARY = "a dictionary has no axes"
 MEANT = "it has no maps of its own, but a body: see test_cost"
 WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(("Bernoulli", "Multinomial"), RANDOM),
@@ -90,7 +91,9 @@ WITHOUT_SAMPLE: dict[str, str] = {
     "OptionalHasElement": SEQUENCE,
     **dict.fromkeys(("Compress", "NonZero", "Unique"), DATA),
     **dict.fromkeys(("NonMaxSuppression", "StringNormalizer", "StringSplit"), DATA),
-    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), BODIES),
+    **dict.fromkeys(("CastMap", "DictVectorizer", "ZipMap"), DICTIONARY),
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap", "FlexAttention"), BODIES),
+    **dict.fromkeys(("Adagrad", "Adam", "Momentum"), MEANT),
     **dict.fromkeys(("CausalConvWithState", "RotaryEmbedding"), MEANT),
     **dict.fromkeys(("FlatHardmax", "FlatLogSoftmax", "FlatSoftmax"), MEANT),
     **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), MEANT),
@@ -99,6 +102,7 @@ WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(
         ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), MEANT
     ),
+    "ImageDecoder": "no element of the image has a place among the bytes",
     "TfIdfVectorizer": "it counts wherever in a row something is",
     "Constant": "it has no operands",
     "Opaque": "nothing is known of it",
