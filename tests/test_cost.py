@@ -147,7 +147,34 @@ def contrib_ops() -> list[Composite]:
         of.QuickGelu(tokens),
         of.FusedGemm(x(4, 8), weight(8, 3), activation="Relu"),
         of.FusedConv(x(1, 2, 5, 5), weight(4, 2, 3, 3), activation="Relu"),
+        *contrib_attentions(),
     ]
+
+
+def contrib_attentions() -> list[Composite]:
+    tokens, heads, of = x(2, 4, 8), {"num_heads": 2}, ops.contrib
+    ids, mask = x(2, 4, dtype=DType.I32), x(2, 4, dtype=DType.I32)
+    cache, places = (x(2, 2, 6, 4), x(2, 2, 6, 4)), x(1, 4, dtype=DType.I64)
+    rows = (x(2, 4, 8), x(2, 4, 8), x(2, 4, 8))
+    last, most = whole(5, 5), whole(6)
+    step = (x(2, 1, 8), x(2, 1, 8), x(2, 1, 8))
+    attrs: Mapping[str, Any] = {**heads, "kv_num_heads": 2}
+    shared: Mapping[str, Any] = {**heads, "past_present_share_buffer": 1}
+    tables = (weight(9, 8), weight(5, 8), weight(2, 8))
+    return [
+        of.Attention(tokens, weight(8, 24), weight(24), mask, **heads),
+        of.MultiHeadAttention(*rows, weight(24), mask, **heads),
+        of.GroupQueryAttention(*step, *cache, last, most, outs=3, **attrs),
+        of.DecoderMaskedMultiHeadAttention(
+            *(*step, None, None, *cache, whole(4)), outs=3, **shared
+        ),
+        of.EmbedLayerNormalization(ids, ids, *tables, x(8), x(8), mask),
+        of.RotaryEmbedding(tokens, places, x(9, 2), x(9, 2), num_heads=2),
+    ]
+
+
+def whole(*values: int) -> ops.Constant:
+    return ops.Constant(np.array(values, np.int32))
 
 
 def inner(op: Composite) -> list[Any]:

@@ -99,6 +99,9 @@ WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(
         ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), MEANT
     ),
+    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), MEANT),
+    **dict.fromkeys(("DecoderMaskedMultiHeadAttention",), MEANT),
+    **dict.fromkeys(("EmbedLayerNormalization",), MEANT),
     "TfIdfVectorizer": "it counts wherever in a row something is",
     "Constant": "it has no operands",
     "Opaque": "nothing is known of it",
