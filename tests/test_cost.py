@@ -148,12 +148,13 @@ def contrib_ops() -> list[Composite]:
         of.FusedGemm(x(4, 8), weight(8, 3), activation="Relu"),
         of.FusedConv(x(1, 2, 5, 5), weight(4, 2, 3, 3), activation="Relu"),
         *contrib_attentions(),
+        *contrib_quantized(),
     ]
 
 
 def contrib_attentions() -> list[Composite]:
     tokens, heads, of = x(2, 4, 8), {"num_heads": 2}, ops.contrib
-    ids, mask = x(2, 4, dtype=DType.I32), x(2, 4, dtype=DType.I32)
+    ids, segments, mask = (x(2, 4, dtype=DType.I32) for _ in range(3))
     cache, places = (x(2, 2, 6, 4), x(2, 2, 6, 4)), x(1, 4, dtype=DType.I64)
     rows = (x(2, 4, 8), x(2, 4, 8), x(2, 4, 8))
     last, most = whole(5, 5), whole(6)
@@ -168,8 +169,51 @@ def contrib_attentions() -> list[Composite]:
         of.DecoderMaskedMultiHeadAttention(
             *(*step, None, None, *cache, whole(4)), outs=3, **shared
         ),
-        of.EmbedLayerNormalization(ids, ids, *tables, x(8), x(8), mask),
+        of.EmbedLayerNormalization(ids, segments, *tables, x(8), x(8), mask),
         of.RotaryEmbedding(tokens, places, x(9, 2), x(9, 2), num_heads=2),
+    ]
+
+
+def contrib_quantized() -> list[Composite]:
+    of, u8 = ops.contrib, DType.U8
+
+    def facts(*shape: int) -> tuple[Value, ...]:
+        """What is quantized, its scale and zero point."""
+        return x(*shape, dtype=u8), x(), x(dtype=u8)
+
+    def result() -> tuple[Value, ...]:
+        return x(), x(dtype=u8)
+
+    image = facts(1, 2, 5, 5)
+    tokens = (x(2, 4, dtype=DType.I32), x(2, 4, dtype=DType.I32))
+    tables = (facts(9, 8), facts(5, 8), facts(2, 8), facts(8), facts(8))
+    arrays, scales, zeros = zip(*tables, strict=True)
+    packed: Mapping[str, Any] = {"K": 32, "N": 3, "block_size": 16}
+    by_axis = (x(4), x(4, dtype=u8))
+    left, right = x(2, 3, 8, dtype=u8), x(8, 4, dtype=u8)
+    return [
+        of.QLinearSigmoid(*facts(2, 3), *result()),
+        of.QLinearLeakyRelu(*facts(2, 3), *result()),
+        of.QLinearSoftmax(*facts(2, 3), *result(), opset=13),
+        of.QLinearReduceMean(*facts(2, 3), *result(), axes=[1]),
+        of.QLinearGlobalAveragePool(*image, *result()),
+        of.QLinearAveragePool(*image, *result(), kernel_shape=[2, 2]),
+        of.QLinearAdd(*facts(2, 3), *facts(2, 3), *result()),
+        of.QLinearMul(*facts(2, 3), *facts(2, 3), *result()),
+        of.QLinearWhere(x(2, 3, dtype=DType.BOOL), *facts(2, 3), *facts(3), *result()),
+        of.QLinearConcat(*result(), *facts(2, 3), *facts(2, 4), axis=1),
+        of.QLinearConv(*image, *facts(4, 2, 3, 3), *result(), channels_last=0),
+        of.MatMulIntegerToFloat(left, right, x(), x()),
+        of.DynamicQuantizeMatMul(x(2, 3, 8), right, x()),
+        of.QGemm(*facts(4, 8), *facts(8, 3), None, *result()),
+        of.QuantizeLinear(x(2, 4), *by_axis),
+        of.DequantizeLinear(x(2, 4, dtype=u8), *by_axis),
+        of.QAttention(left, x(8, 24, dtype=u8), x(24), x(), x(), num_heads=2),
+        of.QEmbedLayerNormalization(*tokens, *arrays, None, *scales, *zeros, outs=2),
+        of.MatMulNBits(x(2, 32), x(3, 2, 8, dtype=u8), x(3, 2), **packed),
+        of.GatherBlockQuantized(
+            *(x(9, 16, dtype=u8), x(2, 3, dtype=DType.I64), x(9, 2)), block_size=16
+        ),
     ]
 
 

@@ -11,6 +11,10 @@ from .attention import (
     MultiHeadAttention as MultiHeadAttention,
 )
 from .base import DOMAIN as DOMAIN, Contrib as Contrib
+from .blocks import (
+    GatherBlockQuantized as GatherBlockQuantized,
+    MatMulNBits as MatMulNBits,
+)
 from .decoding import (
     DecoderMaskedMultiHeadAttention as DecoderMaskedMultiHeadAttention,
     GroupQueryAttention as GroupQueryAttention,
@@ -27,4 +31,26 @@ from .products import (
     FusedConv as FusedConv,
     FusedGemm as FusedGemm,
     FusedMatMul as FusedMatMul,
+)
+from .quantized import (
+    QLinearAdd as QLinearAdd,
+    QLinearAveragePool as QLinearAveragePool,
+    QLinearConcat as QLinearConcat,
+    QLinearConv as QLinearConv,
+    QLinearGlobalAveragePool as QLinearGlobalAveragePool,
+    QLinearLeakyRelu as QLinearLeakyRelu,
+    QLinearMul as QLinearMul,
+    QLinearReduceMean as QLinearReduceMean,
+    QLinearSigmoid as QLinearSigmoid,
+    QLinearSoftmax as QLinearSoftmax,
+    QLinearWhere as QLinearWhere,
+)
+from .scaled import (
+    DequantizeLinear as DequantizeLinear,
+    DynamicQuantizeMatMul as DynamicQuantizeMatMul,
+    MatMulIntegerToFloat as MatMulIntegerToFloat,
+    QAttention as QAttention,
+    QEmbedLayerNormalization as QEmbedLayerNormalization,
+    QGemm as QGemm,
+    QuantizeLinear as QuantizeLinear,
 )
