@@ -13,6 +13,7 @@ from ..ir.values import attribute_key
 from ..ops.constant import Constant
 from ..ops.control import Control
 from ..ops.opaque import Opaque
+from ..ops.registry import UNNAMED
 from ..proto import (
     defined_names,
     is_known,
@@ -188,7 +189,7 @@ class GraphWriter:
         self, op: Op, node: Node, level: Level, names: Names, proto: NodeProto
     ) -> None:
         proto.op_type = node.kind
-        if op.domain not in ("", "graphopt"):
+        if op.domain not in UNNAMED:
             proto.domain = op.domain
         proto.input.extend([self.name(v, level) for v in node.operands])
         schema = spelling(node.kind, proto.domain, self.version)

@@ -14,7 +14,7 @@ from ..ops.control import Control
 from ..ops.conversion import Identity
 from ..ops.normalization import BatchNormalization
 from ..ops.opaque import Opaque
-from ..ops.registry import Modelled
+from ..ops.registry import UNNAMED, Modelled
 from ..ops.schema import LATEST
 from ..ops.structured import Composite
 from ..proto import subgraphs
@@ -56,7 +56,7 @@ def choose_opset(graph: Graph, wanted: str | int | None = None) -> Opset:
     """
     source = graph.header.opsets.get("", 0)
     used = any(
-        op.domain in ("", "graphopt") and not isinstance(op, (Constant, Opaque))
+        op.domain in UNNAMED and not isinstance(op, (Constant, Opaque))
         for _, op in graph.walk()
     )
     if wanted == "latest":

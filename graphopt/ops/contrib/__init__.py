@@ -24,6 +24,8 @@ from .embedding import (
     RotaryEmbedding as RotaryEmbedding,
 )
 from .normalization import (
+    LayerNormalization as LayerNormalization,
+    SimplifiedLayerNormalization as SimplifiedLayerNormalization,
     SkipLayerNormalization as SkipLayerNormalization,
     SkipSimplifiedLayerNormalization as SkipSimplifiedLayerNormalization,
 )

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ...ir import Value
-from ..normalization import LayerNormalization, RMSNormalization
-from ..registry import op
+from .. import normalization
+from ..bodies import vector, widened
+from ..elementwise import Mul
+from ..normalization import RMSNormalization, spread_of
+from ..reduction import ReduceMean
+from ..registry import RUNTIME, op
 from .base import DOMAIN, Contrib, summed
 
 
@@ -22,7 +26,7 @@ class SkipLayerNormalization(Contrib):
     def body(self) -> tuple[Value, ...]:
         x, skip, gamma = self.operands[:3]
         beta, total = self.operand(3), summed(x, skip, self.operand(4))
-        made = LayerNormalization(
+        made = normalization.LayerNormalization(
             total, gamma, beta, axis=-1, epsilon=self.epsilon, outs=3
         )
         return (*made.results, total)[: self.outs]
@@ -30,13 +34,66 @@ class SkipLayerNormalization(Contrib):
 
 @op("SkipSimplifiedLayerNormalization", domain=DOMAIN)
 class SkipSimplifiedLayerNormalization(Contrib):
-    """rmsnorm(x + skip + bias) * gamma."""
+    """rmsnorm(x + skip + bias) * gamma; the last result is the sum."""
 
     __slots__ = ()
-    facts = (3, 4, 1)
+    facts = (3, 4, 4)
     defaults: ClassVar[Mapping[str, Any]] = {"epsilon": 1e-12}
 
-    def body(self) -> Value:
+    def body(self) -> tuple[Value, ...]:
         x, skip, gamma = self.operands[:3]
         total = summed(x, skip, self.operand(3))
-        return RMSNormalization(total, gamma, axis=-1, epsilon=self.epsilon)
+        y = RMSNormalization(total, gamma, axis=-1, epsilon=self.epsilon)
+        if self.outs == 1:
+            return (y,)
+        mean, inverse = ReduceMean(total, vector(-1)), _inverse(total, -1, self.epsilon)
+        return (y, mean, inverse, total)[: self.outs]
+
+
+# --- in the default domain ----------------------------------------------------------
+
+
+@op("LayerNormalization", domain=RUNTIME)
+class LayerNormalization(Contrib):
+    """ONNX's op in opsets that lack it."""
+
+    __slots__ = ()
+    facts = (2, 3, 3)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "axis": -1,
+        "epsilon": 1e-5,
+        "stash_type": 1,
+    }
+
+    def body(self) -> tuple[Value, ...]:
+        same: dict[str, Any] = dict(self.attrs)
+        return normalization.LayerNormalization(
+            *self.operands, outs=self.outs, **same
+        ).results
+
+
+@op("SimplifiedLayerNormalization", domain=RUNTIME)
+class SimplifiedLayerNormalization(Contrib):
+    """ONNX's RMSNormalization; 1 / sqrt(mean square + epsilon) is a result too."""
+
+    __slots__ = ()
+    facts = (2, 2, 2)
+    defaults = LayerNormalization.defaults
+
+    def body(self) -> tuple[Value, ...] | None:
+        x, scale = self.operands
+        assert x is not None
+        same: dict[str, Any] = dict(self.attrs)
+        y = RMSNormalization(x, scale, **same)
+        if self.outs == 1:
+            return (y,)
+        axis = self.axis
+        if axis >= 0 and x.rank is None:
+            return None
+        return y, _inverse(x, axis - (x.rank or 0) if axis >= 0 else axis, self.epsilon)
+
+
+def _inverse(x: Value, axis: int, epsilon: float) -> Value:
+    """1 / sqrt(mean square + epsilon) over the last axes, from a negative one on."""
+    x = widened(x)
+    return spread_of(ReduceMean(Mul(x, x), vector(*range(axis, 0))), epsilon)
