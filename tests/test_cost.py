@@ -149,6 +149,7 @@ def contrib_ops() -> list[Composite]:
         of.FusedConv(x(1, 2, 5, 5), weight(4, 2, 3, 3), activation="Relu"),
         *contrib_attentions(),
         *contrib_quantized(),
+        *contrib_others(),
     ]
 
 
@@ -217,6 +218,43 @@ def contrib_quantized() -> list[Composite]:
     ]
 
 
+def contrib_others() -> list[Composite]:
+    tokens, other, row, of = x(2, 4, 8), x(2, 4, 8), weight(8), ops.contrib
+    image, kernels, u8 = x(1, 5, 5, 2), weight(4, 2, 3, 3), DType.U8
+    norm: Mapping[str, Any] = {"activation": 1, "groups": 2}
+    channels = (x(1, 5, 5, 4), x(4), x(4))
+    return [
+        of.ScaledSiLU(tokens),
+        of.BiasAdd(tokens, row, other),
+        of.BiasSplitGelu(tokens, row),
+        of.BiasSoftmax(tokens, x(2, 1, 8), axis=2, is_inner_broadcast=1),
+        of.BiasDropout(tokens, row, other, outs=2),
+        of.LayerNormalization(tokens, row),
+        of.SimplifiedLayerNormalization(tokens, row, outs=2),
+        of.TransposeMatMul(tokens, weight(2, 3, 8), transB=1),
+        of.FusedMatMulActivation(tokens, weight(2, 8, 3), activation="Relu"),
+        of.GemmFastGelu(tokens, weight(8, 3), weight(3)),
+        of.NhwcConv(image, kernels),
+        of.NhwcFusedConv(image, kernels, activation="Relu"),
+        of.NhwcMaxPool(x(1, 5, 5, 2, dtype=u8), kernel_shape=[2, 2]),
+        of.GroupNorm(*channels, **norm),
+        of.SkipGroupNorm(*channels, x(1, 4), outs=2, **norm),
+        of.Trilu(tokens),
+        of.Pad(tokens, ints(0, 0, 1, 0, 0, 1)),
+        of.GatherND(tokens, x(3, 1, dtype=DType.I32)),
+        of.GridSample(x(1, 2, 4, 4), x(1, 3, 3, 2)),
+        of.Range(ints(1), ints(5)),
+        of.ExpandDims(tokens, whole(1)),
+        of.Rfft(tokens),
+        of.Irfft(x(2, 5, 2)),
+        of.CDist(x(3, 4), x(5, 4)),
+    ]
+
+
+MOVED = {"Pad", "Trilu", "GatherND", "ExpandDims", "Range"}
+"""Kinds whose bodies compute nothing."""
+
+
 def whole(*values: int) -> ops.Constant:
     return ops.Constant(np.array(values, np.int32))
 
@@ -237,7 +275,7 @@ def test_costs_and_types_of_bodies_compose(op: Composite) -> None:
     assert whole.unknown == {}
     assert op_cost(op).flops == whole.flops
     assert isinstance(whole.flops, int)
-    assert whole.flops > 0
+    assert whole.flops > 0 or op.kind in MOVED
     values = {value: None for value in (*op.operands, *op.results) if value is not None}
     assert op_cost(op).bytes == sum(value_bytes(value, {}) or 0 for value in values)
     assert isinstance(whole.bytes, int)
@@ -251,7 +289,9 @@ def test_every_composite_without_maps_is_tried() -> None:
     assert {op.kind for op in composites()} == {
         kind
         for (_, kind), cls in kinds.items()
-        if issubclass(cls, Composite) and not issubclass(cls, Structured)
+        if issubclass(cls, Composite)
+        and not issubclass(cls, Structured)
+        and kind != "Unique"  # how large its result is depends on data
     }
 
 

@@ -1,10 +1,15 @@
 """ONNX Runtime's own ops (com.microsoft), by their bodies: those that models hold."""
 
 from .activation import (
+    BiasAdd as BiasAdd,
+    BiasDropout as BiasDropout,
     BiasGelu as BiasGelu,
+    BiasSoftmax as BiasSoftmax,
+    BiasSplitGelu as BiasSplitGelu,
     FastGelu as FastGelu,
     Gelu as Gelu,
     QuickGelu as QuickGelu,
+    ScaledSiLU as ScaledSiLU,
 )
 from .attention import (
     Attention as Attention,
@@ -23,6 +28,13 @@ from .embedding import (
     EmbedLayerNormalization as EmbedLayerNormalization,
     RotaryEmbedding as RotaryEmbedding,
 )
+from .images import (
+    GroupNorm as GroupNorm,
+    NhwcConv as NhwcConv,
+    NhwcFusedConv as NhwcFusedConv,
+    NhwcMaxPool as NhwcMaxPool,
+    SkipGroupNorm as SkipGroupNorm,
+)
 from .normalization import (
     LayerNormalization as LayerNormalization,
     SimplifiedLayerNormalization as SimplifiedLayerNormalization,
@@ -33,6 +45,9 @@ from .products import (
     FusedConv as FusedConv,
     FusedGemm as FusedGemm,
     FusedMatMul as FusedMatMul,
+    FusedMatMulActivation as FusedMatMulActivation,
+    GemmFastGelu as GemmFastGelu,
+    TransposeMatMul as TransposeMatMul,
 )
 from .quantized import (
     QLinearAdd as QLinearAdd,
@@ -55,4 +70,16 @@ from .scaled import (
     QEmbedLayerNormalization as QEmbedLayerNormalization,
     QGemm as QGemm,
     QuantizeLinear as QuantizeLinear,
+)
+from .twins import (
+    CDist as CDist,
+    ExpandDims as ExpandDims,
+    GatherND as GatherND,
+    GridSample as GridSample,
+    Irfft as Irfft,
+    Pad as Pad,
+    Range as Range,
+    Rfft as Rfft,
+    Trilu as Trilu,
+    Unique as Unique,
 )

@@ -6,9 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ...ir import Op, Value
+from ...types import DType
 from .. import activation
-from ..elementwise import Add, Clip, Tanh
+from ..bodies import cast, scalar, vector
+from ..elementwise import Add, Clip, Mul, Tanh
+from ..flattened import FlatSoftmax
+from ..generation import Shape as ShapeOf
+from ..movement import Expand
 from ..registry import op
+from ..segments import Split
 from .base import DOMAIN, Contrib, summed
 
 
@@ -56,6 +62,84 @@ class QuickGelu(Contrib):
 
     def body(self) -> Value:
         return activation.Swish(self.operands[0], alpha=self.alpha)
+
+
+@op("ScaledSiLU", domain=DOMAIN)
+class ScaledSiLU(Contrib):
+    """z * sigmoid(z) of z = scale * x; the operand counts before ``alpha``."""
+
+    __slots__ = ()
+    facts = (1, 2, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {"alpha": 1.0}
+
+    def body(self) -> Value | None:
+        x, scale = self.operand(0), self.operand(1)
+        if x is None or x.dtype is None:
+            return None
+        factor = scalar(self.alpha, x.dtype) if scale is None else cast(scale, x.dtype)
+        return activation.Swish(Mul(x, factor), alpha=1.0)
+
+
+@op("BiasAdd", domain=DOMAIN)
+class BiasAdd(Contrib):
+    """x + bias + skip."""
+
+    __slots__ = ()
+    facts = (3, 3, 1)
+
+    def body(self) -> Value:
+        return summed(*self.operands)
+
+
+@op("BiasSplitGelu", domain=DOMAIN)
+class BiasSplitGelu(Contrib):
+    """left * gelu(right), by erf, of the halves of x + bias."""
+
+    __slots__ = ()
+    facts = (2, 2, 1)
+
+    def body(self) -> Value | None:
+        total = Add(*self.operands)
+        width = None if total.shape is None else total.shape[-1]
+        if not isinstance(width, int):
+            return None
+        left, right = Split(total, vector(width // 2, width // 2), axis=-1).results
+        return Mul(left, activation.Gelu(right))
+
+
+@op("BiasSoftmax", domain=DOMAIN)
+class BiasSoftmax(Contrib):
+    """softmax(x + bias) over all axes from one on; the bias broadcasts."""
+
+    __slots__ = ()
+    facts = (2, 2, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {"axis": 1}
+    required = frozenset(("is_inner_broadcast",))
+
+    def body(self) -> Value | None:
+        x, bias = self.operands
+        assert x is not None
+        assert bias is not None
+        if bias.rank is None or x.rank != bias.rank:
+            return None
+        return FlatSoftmax(Add(x, bias), axis=self.axis)
+
+
+@op("BiasDropout", domain=DOMAIN)
+class BiasDropout(Contrib):
+    """x + bias + residual where nothing is trained; the second result is all true."""
+
+    __slots__ = ()
+    facts = (2, 5, 2)
+    others = frozenset(("seed",))
+
+    def body(self) -> tuple[Value, ...] | None:
+        training = self.operand(4)
+        if training is not None and training.ints != (0,):
+            return None
+        total = summed(*self.operands[:3])
+        kept = Expand(scalar(True, DType.BOOL), ShapeOf(total))
+        return (total, kept)[: self.outs]
 
 
 ACTIVATIONS: dict[str, tuple[type[Op], tuple[str, ...]]] = {
