@@ -15,6 +15,9 @@ from contrib_single import (
 )
 
 import graphopt
+from graphopt import dims
+from graphopt.ir import Parameter
+from graphopt.types import DType, TensorType
 
 BATCH, STEPS, HEADS, SIZE = 2, 3, 2, 8
 WIDTH = HEADS * SIZE
@@ -284,3 +287,38 @@ def test_forms_that_are_not_understood_are_carried(case: Case) -> None:
     result = graphopt.optimize(graphopt.load(case.model(copied=True)))
     assert result.report.check is not None
     assert result.report.check.lost == tuple(f"output z{i}" for i in range(case.outs))
+
+
+def test_what_is_not_understood_has_types_all_the_same() -> None:
+    facts: dict[str, Any] = {"local_window_size": 2, "sliding_window_cache": 1}
+    case = cached(1, 4, (4, 3), most=5, **facts)
+    y, keys, values = graphopt.load(case.model()).outputs
+    assert y.shape == (2, 1, 32)
+    assert keys.shape == values.shape == (2, 1, 4, 16)
+    case = cached(1, 4, (4, 3), most=5, v_quant_type="PER_TENSOR")
+    _, keys, _ = graphopt.load(case.model()).outputs
+    assert keys.shape == (2, 1, None, 16)
+
+
+def test_types_of_symbols() -> None:
+    """A cache is as long as it was, or as all that its sizes say there is."""
+    of, b, s, p = graphopt.ops.contrib, *map(dims.symbol, "bsp")
+    total = dims.symbol("total")
+    tokens = Parameter(TensorType(DType.F32, (b, s, 16)))
+    past = Parameter(TensorType(DType.F32, (b, 2, p, 8)))
+    mask = Parameter(TensorType(DType.I64, (b, total)))
+    grown = of.MultiHeadAttention(
+        *(tokens, tokens, tokens, None, None, None, past, past), num_heads=2, outs=3
+    )
+    assert grown.types[0].shape == (b, s, 16)
+    assert grown.types[1].shape == (b, 2, dims.add(p, s), 8)
+    last = Parameter(TensorType(DType.I32, (b,)))
+    most = graphopt.ops.Cast(graphopt.ops.Shape(mask, start=1, end=2), to=DType.I32)
+    step = of.GroupQueryAttention(
+        *(tokens, tokens, tokens, past, past, last, most),
+        num_heads=2,
+        kv_num_heads=2,
+        outs=3,
+    )
+    assert step.types[0].shape == (b, s, 16)
+    assert step.types[1].shape == (b, 2, dims.maximum(p, total), 8)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ...ir import Value
-from ...types import DType
+from ...types import DType, TensorType, Type
 from ..attention import Attention
 from ..bodies import cast, scalar, vector
 from ..comparison import And, Equal, Less, LessOrEqual, Where
@@ -90,6 +90,14 @@ class GroupQueryAttention(Contrib):
             softcap=self.softcap or 0.0,
         )
         return (flat(y), keys, values)[: self.outs]
+
+    def infer(self) -> Sequence[Type]:
+        types = super().infer()
+        q, k, past = self.operand(0), self.operand(1), self.operand(3)
+        if self.expansion is not None or q is None or past is None or k is None:
+            return types
+        caches = [past.type if self.sliding_window_cache else _longer(past)] * 2
+        return [q.type, *caches, *types[3:]][: self.outs]
 
     def _is_plain(self) -> bool:
         """False for a cache that is quantized or holds a window, and some operands."""
@@ -184,6 +192,14 @@ class GroupQueryAttention(Contrib):
         column = Expand(score, Concat(rows, vector(1), axis=0))
         lead = Concat(rows, ShapeOf(mask, start=3), axis=0)
         return Concat(Expand(mask, lead), column, axis=3)
+
+
+def _longer(past: Value) -> Type:
+    """The type of a cache that may have grown."""
+    shape = past.shape
+    if shape is None or len(shape) != 4:
+        return past.type
+    return TensorType(past.dtype, (*shape[:2], None, shape[3]))
 
 
 def _written(past: Value | None, step: Value, begin: Value, end: Value) -> Value | None:
