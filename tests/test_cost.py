@@ -196,7 +196,7 @@ def contrib_quantized() -> list[Composite]:
         of.QLinearSigmoid(*facts(2, 3), *result()),
         of.QLinearLeakyRelu(*facts(2, 3), *result()),
         of.QLinearSoftmax(*facts(2, 3), *result(), opset=13),
-        of.QLinearReduceMean(*facts(2, 3), *result(), axes=[1]),
+        of.QLinearReduceMean(*facts(2, 3), *result(), axes=[1], keepdims=1),
         of.QLinearGlobalAveragePool(*image, *result()),
         of.QLinearAveragePool(*image, *result(), kernel_shape=[2, 2]),
         of.QLinearAdd(*facts(2, 3), *facts(2, 3), *result()),
@@ -246,8 +246,9 @@ def contrib_others() -> list[Composite]:
         of.Range(ints(1), ints(5)),
         of.ExpandDims(tokens, whole(1)),
         of.Rfft(tokens),
-        of.Irfft(x(2, 5, 2)),
+        of.Irfft(x(2, 5, 2), signal_ndim=1),
         of.CDist(x(3, 4), x(5, 4)),
+        of.MoE(x(5, 8), x(5, 4), weight(4, 16, 8), x(4, 16), weight(4, 8, 16), k=2),
     ]
 
 

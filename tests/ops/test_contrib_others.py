@@ -76,12 +76,34 @@ def twins() -> list[Case]:
         Case("ExpandDims", (real(3, 4), number(-1, np.int32))),
         Case("CDist", (real(3, 4), real(5, 4))),
         Case("CDist", (real(3, 4), real(5, 4)), {"metric": "euclidean"}),
+        Case("Inverse", (real(2, 4, 4) + 3 * np.eye(4, dtype=np.float32),)),
         Case("ScaledSiLU", (real(3, 4),), {"alpha": 0.5}),
         Case("ScaledSiLU", (real(3, 4), number(0.5)), {"alpha": 3.0}),
     ]
 
 
-CASES = [*products(), *norms(), *twins()]
+def experts() -> list[Case]:
+    """Four experts of two layers, for tokens of eight numbers."""
+
+    def case(kind: str, inner: int = 16, *, biased: bool = True, **attrs: Any) -> Case:
+        first, second = real(4, inner, 8), real(4, 8, 16)
+        biases = (real(4, inner), real(4, 8)) if biased else (None, None)
+        operands = (real(5, 8), real(5, 4), first, biases[0], second, biases[1])
+        attrs = {"k": 2, "activation_type": kind} | attrs
+        return Case("MoE", operands, attrs)
+
+    gated: dict[str, Any] = {"swiglu_fusion": 1, "inner": 32}
+    limited = {"activation_alpha": 1.7, "activation_beta": 1.0, "swiglu_limit": 0.5}
+    return [
+        *(case(kind) for kind in ("relu", "gelu", "silu", "identity")),
+        case("silu", normalize_routing_weights=1),
+        case("relu", k=1, biased=False),
+        case("swiglu", **gated),
+        case("swiglu", **gated, **limited),
+    ]
+
+
+CASES = [*products(), *norms(), *twins(), *experts()]
 
 BYTES = _random.integers(0, 255, (1, 5, 6, 2)).astype(np.uint8)
 STEERED = [
@@ -221,6 +243,11 @@ def test_a_mean_of_quantized_numbers() -> None:
     [
         Case("CDist", (real(3, 4), real(5, 4)), {"metric": "cosine"}),
         Case("Rfft", (real(3, 8, 8),), {"signal_ndim": 2}),
+        Case(
+            "MoE",
+            (real(5, 8), real(5, 4), real(4, 16, 8), None, real(4, 8, 16)),
+            {"use_sparse_mixer": 1, "k": 2},
+        ),
         Case("BiasDropout", (real(3), real(3), None, number(0.5), np.array(True))),
     ],
     ids=str,

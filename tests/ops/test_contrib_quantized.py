@@ -282,3 +282,16 @@ def test_forms_that_are_not_understood_are_carried(case: Case) -> None:
     result = graphopt.optimize(graphopt.load(case.model(copied=True)))
     assert result.report.check is not None
     assert result.report.check.lost == ("output z0",)
+
+
+def test_a_network_without_a_meaning_has_types() -> None:
+    """Its kernel quantizes by the parts that threads have: nobody else can."""
+    weights, zeros = (some(S, 1, 6, 32), some(S, 1, 8, 32)), np.zeros(1, S)
+    scales = scale(0.01).reshape(1)
+    operands = [real(5, 2, 6), *weights, *[None] * 5, scales, zeros, scales, zeros]
+    case = Case("DynamicQuantizeLSTM", operands, {"hidden_size": 8}, 3)
+    graph = graphopt.load(case.model(copied=True))
+    shapes = [value.shape for value in graph.outputs]
+    assert shapes == [(5, 1, 2, 8), (1, 2, 8), (1, 2, 8)]
+    check = graphopt.check(graph, graphopt.optimize(graph).graph)
+    assert check.unchecked == ("op y0",)

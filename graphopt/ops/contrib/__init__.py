@@ -28,6 +28,7 @@ from .embedding import (
     EmbedLayerNormalization as EmbedLayerNormalization,
     RotaryEmbedding as RotaryEmbedding,
 )
+from .experts import MoE as MoE
 from .images import (
     GroupNorm as GroupNorm,
     NhwcConv as NhwcConv,
@@ -64,6 +65,7 @@ from .quantized import (
 )
 from .scaled import (
     DequantizeLinear as DequantizeLinear,
+    DynamicQuantizeLSTM as DynamicQuantizeLSTM,
     DynamicQuantizeMatMul as DynamicQuantizeMatMul,
     MatMulIntegerToFloat as MatMulIntegerToFloat,
     QAttention as QAttention,
@@ -76,6 +78,7 @@ from .twins import (
     ExpandDims as ExpandDims,
     GatherND as GatherND,
     GridSample as GridSample,
+    Inverse as Inverse,
     Irfft as Irfft,
     Pad as Pad,
     Range as Range,

@@ -1,6 +1,6 @@
 """What ONNX Runtime's own ops share.
 
-ONNX has no schemas for them: `Contrib.facts` says what those would. Meanings are those
+ONNX has no schemas for them: `Declared.facts` says what those would. Meanings are those
 of ContribOperators.md in microsoft/onnxruntime, and tested against its kernels.
 """
 
@@ -13,20 +13,22 @@ from typing import Any, ClassVar
 from ...ir import Value
 from ..elementwise import Add
 from ..movement import Transpose
+from ..registry import Modelled
 from ..schema import Schema
 from ..structured import Composite
 
 DOMAIN = "com.microsoft"
 
-MANY = 1 << 31
+MANY = (1 << 31) - 1
 """Most operands of an op whose last one stands for many."""
 
 
-class Contrib(Composite):
-    """An op of ONNX Runtime. ``facts``: least and most operands, most results.
+class Declared(Modelled):
+    """An op that brings its own schema.
 
-    It has the attributes ``defaults``, must have those named ``required``, and may have
-    those named ``others``.
+    ``facts`` are the least and the most operands, and the most results. It has the
+    attributes ``defaults``, must have those named ``required``, and may have those
+    named ``others``.
     """
 
     __slots__ = ()
@@ -57,6 +59,12 @@ class Contrib(Composite):
 
     def default_outs(self) -> int:
         return 1
+
+
+class Contrib(Declared, Composite):
+    """An op of ONNX Runtime that means a body of simpler ops."""
+
+    __slots__ = ()
 
 
 def summed(first: Value | None, *others: Value | None) -> Value:

@@ -100,8 +100,7 @@ class QLinearReduceMean(QuantizedUnary):
     """The mean along axes."""
 
     __slots__ = ()
-    defaults: ClassVar[Mapping[str, Any]] = {"keepdims": 1}
-    required = frozenset(("axes",))
+    required = frozenset(("axes", "keepdims"))
 
     def of(self, x: Value) -> Value:
         return ReduceMean(x, vector(*self.axes), keepdims=self.keepdims)
@@ -189,7 +188,7 @@ class QLinearConcat(Quantized):
     """Operands joined; scale and zero point of the result come first."""
 
     __slots__ = ()
-    facts = (5, MANY, 1)
+    facts = (3, MANY, 1)
     required = frozenset(("axis",))
 
     def body(self) -> Value:

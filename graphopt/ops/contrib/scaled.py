@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from ...dims import Shape
 from ...ir import Value
 from ...types import DType
 from .. import quantization
@@ -13,8 +14,10 @@ from ..elementwise import Mul
 from ..quantization import DynamicQuantizeLinear
 from ..quantized import MatMulInteger
 from ..registry import op
+from ..steering import shape_of
+from ..structured import Computed
 from .attention import Attention
-from .base import DOMAIN, Contrib, summed, swapped
+from .base import DOMAIN, Contrib, Declared, summed, swapped
 from .embedding import EmbedLayerNormalization
 
 
@@ -148,3 +151,26 @@ class QEmbedLayerNormalization(EmbedLayerNormalization):
     def _real(self, index: int) -> Value | None:
         x, scale, zero = (self.operand(first + index) for first in (2, 8, 13))
         return None if x is None else quantization.DequantizeLinear(x, scale, zero)
+
+
+@op("DynamicQuantizeLSTM", domain=DOMAIN)
+class DynamicQuantizeLSTM(Declared, Computed):
+    """An LSTM with quantized weights; without a meaning.
+
+    Its kernel quantizes the state at each step by the range of whichever part of the
+    batch a thread has.
+    """
+
+    __slots__ = ()
+    facts = (12, 12, 3)
+    defaults: ClassVar[Mapping[str, Any]] = {"direction": "forward", "input_forget": 0}
+    others = frozenset(
+        ("activation_alpha", "activation_beta", "activations", "clip", "hidden_size")
+    )
+
+    def result_shapes(self) -> Sequence[Shape | None]:
+        x, weights = shape_of(self), shape_of(self, 2)
+        if x is None or weights is None:
+            return [None] * self.outs
+        state = (weights[0], x[1], weights[1])
+        return [(x[0], *state), state, state][: self.outs]

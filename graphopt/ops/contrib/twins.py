@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...dims import Shape
 from ...ir import Value
 from ...types import DType
 from .. import generation, indexing, padding, sampling, selection
@@ -14,7 +15,12 @@ from ..reduction import ReduceSum
 from ..registry import op
 from ..reshaping import Reshape, Squeeze, Unsqueeze
 from ..signal import DFT
-from .base import DOMAIN, Contrib
+from ..steering import shape_of
+from ..structured import Array, Computed
+from .base import DOMAIN, Contrib, Declared
+
+if TYPE_CHECKING:
+    from ...xp import Namespace
 
 
 @op("Trilu", domain=DOMAIN)
@@ -144,7 +150,8 @@ class Irfft(Contrib):
 
     __slots__ = ()
     facts = (1, 1, 1)
-    defaults = Rfft.defaults
+    defaults: ClassVar[Mapping[str, Any]] = {"normalized": 0, "onesided": 1}
+    required = frozenset(("signal_ndim",))
 
     def body(self) -> Value | None:
         if (self.normalized, self.onesided, self.signal_ndim) != (0, 1, 1):
@@ -169,3 +176,17 @@ class CDist(Contrib):
         apart = Sub(Unsqueeze(a, vector(1)), Unsqueeze(b, vector(0)))
         square = ReduceSum(Mul(apart, apart), vector(-1), keepdims=0)
         return Sqrt(square) if self.metric == "euclidean" else square
+
+
+@op("Inverse", domain=DOMAIN)
+class Inverse(Declared, Computed):
+    """The inverse of each matrix."""
+
+    __slots__ = ()
+    facts = (1, 1, 1)
+
+    def result_shapes(self) -> Sequence[Shape | None]:
+        return [shape_of(self)]
+
+    def compute(self, xp: Namespace, x: Array) -> Array:
+        return xp.inverse(x)
