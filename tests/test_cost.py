@@ -248,6 +248,29 @@ def contrib_others() -> list[Composite]:
         of.Rfft(tokens),
         of.Irfft(x(2, 5, 2), signal_ndim=1),
         of.CDist(x(3, 4), x(5, 4)),
+        of.QMoE(
+            *(x(5, 8), x(5, 4), x(4, 16, 4, dtype=u8), x(4, 16), None),
+            *(x(4, 8, 8, dtype=u8), x(4, 8)),
+            normalize_routing_weights=1,
+        ),
+        of.MatMulBnb4(
+            *(x(2, 16), x(24, dtype=u8), x(3)), K=16, N=3, block_size=16, quant_type=1
+        ),
+        of.LinearAttention(
+            *(x(2, 3, 8), x(2, 3, 8), x(2, 3, 12)),
+            q_num_heads=2,
+            kv_num_heads=2,
+            update_rule="linear",
+            outs=2,
+        ),
+        of.CausalConvWithState(x(2, 4, 5), x(4, 1, 3), outs=2),
+        of.GatedRMSNorm(tokens, weight(4), other),
+        of.GatedAdd(tokens, other, x(2, 4, 1)),
+        of.MRotaryEmbedding(
+            *(tokens, x(3, 2, 4, dtype=DType.I64), x(9, 2), x(9, 2)),
+            num_heads=2,
+            mrope_section=[1, 1, 0],
+        ),
         of.MoE(x(5, 8), x(5, 4), weight(4, 16, 8), x(4, 16), weight(4, 8, 16), k=2),
     ]
 

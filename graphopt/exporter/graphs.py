@@ -13,7 +13,7 @@ from ..ir.values import attribute_key
 from ..ops.constant import Constant
 from ..ops.control import Control
 from ..ops.opaque import Opaque
-from ..ops.registry import UNNAMED
+from ..ops.registry import UNNAMED, Modelled
 from ..proto import (
     defined_names,
     is_known,
@@ -205,10 +205,14 @@ class GraphWriter:
             for name, body in zip(op.body_names, level.bodies[op], strict=True):
                 attribute = proto.attribute.add(name=name, type="GRAPH")
                 attribute.g.CopyFrom(self.body(body, names, captured))
+        own: Mapping[str, Any] = {}
+        if schema is None and isinstance(op, Modelled):
+            own = op.schema().defaults  # older runtimes do not know all of these
         for name in sorted(node.attrs):
             value = node.attrs[name]
             if schema is None:
-                write_attribute(proto, name, value, kind_of_value(value))
+                if not _is_default(own, name, value):
+                    write_attribute(proto, name, value, kind_of_value(value))
             elif name == "axes" or not _is_default(schema.defaults, name, value):
                 # onnx itself cannot infer with a default list of axes
                 write_attribute(proto, name, value, schema.attributes[name])

@@ -10,6 +10,7 @@ from ..errors import UnsupportedModel
 from ..functions import domain_of
 from ..ir import Graph, Op, Parameter, Value, postorder, rebuild
 from ..ops.constant import Constant
+from ..ops.contrib import Declared
 from ..ops.control import Control
 from ..ops.conversion import Identity
 from ..ops.normalization import BatchNormalization
@@ -134,6 +135,8 @@ def used_results(graph: Graph, op: Op) -> tuple[bool, ...]:
     if op.outs == 1:
         return (True,)
     if isinstance(op, BatchNormalization):  # in training it has all or none
+        return (True,) * op.outs
+    if isinstance(op, Declared) and op.needs_all:
         return (True,) * op.outs
     uses = graph.uses
     return tuple([value in uses for value in op.results])

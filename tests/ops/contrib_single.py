@@ -118,5 +118,9 @@ def faults_of_keeping(case: Case) -> list[str]:
     assert check.mode != "identical"
     faults = [f"unchecked: {check.unchecked}"] if check.unchecked else []
     faults += [] if check.passed else [f"failed: {check}"]
-    nodes = [n.op_type for n in graphopt.optimize_model(model).graph.node]
-    return faults + ([] if nodes == [case.kind] else [f"became {nodes}"])
+    made = graphopt.optimize_model(model).graph.node
+    if [node.op_type for node in made] != [case.kind]:
+        return [*faults, f"became {[node.op_type for node in made]}"]
+    options = {a.name: helper.get_attribute_value(a) for a in made[0].attribute}
+    more = options.keys() - case.attrs.keys()
+    return faults + [f"has {name!r} now" for name in sorted(more)]

@@ -280,6 +280,11 @@ def outputs(case: Case) -> list[Array]:
         cached(1, 4, (4, 3), most=5, sliding_window_cache=1, local_window_size=2),
         cached(1, 4, (4, 3), most=5, more=(*(None,) * 7, ints(1, 1))),
         Case("Attention", (query(), real(16, 48)), {"num_heads": 2, "do_rotary": 1}),
+        Case(
+            "MultiHeadAttention",
+            (query(), query(), query(), None, None, None, keys(), keys()),
+            {"num_heads": HEADS},
+        ),
     ],
     ids=str,
 )
@@ -287,6 +292,17 @@ def test_forms_that_are_not_understood_are_carried(case: Case) -> None:
     result = graphopt.optimize(graphopt.load(case.model(copied=True)))
     assert result.report.check is not None
     assert result.report.check.lost == tuple(f"output z{i}" for i in range(case.outs))
+
+
+@pytest.mark.parametrize("case", decoding()[-1:] + separate()[-1:], ids=str)
+def test_results_that_nobody_reads_keep_their_names(case: Case) -> None:
+    """Without them the kernels would not read the past."""
+    model = case.model(copied=True)
+    del model.graph.output[1:]
+    made = graphopt.optimize_model(model)
+    assert len(made.graph.output) == 1
+    (node,) = made.graph.node
+    assert len(list(filter(None, node.output))) == 3
 
 
 def test_what_is_not_understood_has_types_all_the_same() -> None:

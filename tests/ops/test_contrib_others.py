@@ -103,7 +103,82 @@ def experts() -> list[Case]:
     ]
 
 
-CASES = [*products(), *norms(), *twins(), *experts()]
+def packed_experts() -> list[Case]:
+    """Four experts whose weights are in bytes; rows of 32 numbers."""
+
+    def case(bits: int, block: int = 0, inner: int = 16, **attrs: Any) -> Case:
+        def layer(rows: int, width: int) -> list[Array]:
+            scales = (4, rows, width // block) if block else (4, rows)
+            shape = (4, rows, width * bits // 8)
+            weights = _random.integers(0, 256, shape).astype(np.uint8)
+            return [weights, np.abs(real(*scales)) / 10, real(4, rows)]
+
+        operands = [real(5, 32), real(5, 4), *layer(inner, 32), *layer(32, 16)]
+        attrs = {"k": 2, "activation_type": "silu", "expert_weight_bits": bits} | attrs
+        if block:
+            attrs["block_size"] = block
+        return Case("QMoE", operands, attrs | {"normalize_routing_weights": 1})
+
+    gated: dict[str, Any] = {"swiglu_fusion": 1, "activation_type": "swiglu"}
+    return [
+        case(4),
+        case(8),
+        case(4, 16),
+        case(8, 16),
+        case(2, 16),
+        case(4, 16, 32, **gated),
+    ]
+
+
+def named(kind: int, n: int, k: int, block: int) -> Case:
+    """A product with weights that are names of numbers."""
+    names = _random.integers(0, 256, -(-n * k // 2)).astype(np.uint8)
+    most = np.abs(real(-(-n * k // block)))
+    x = real(3, k)
+    attrs = {"K": k, "N": n, "block_size": block, "quant_type": kind}
+    return Case("MatMulBnb4", (x, names, most), attrs)
+
+
+def recurrent() -> list[Case]:
+    q, v = (real(2, 3, 8), real(2, 3, 8)), real(2, 3, 12)
+    decay, beta, state = -np.abs(real(2, 3, 2)), real(2, 3, 2), real(2, 2, 4, 6)
+    heads = {"q_num_heads": 2, "kv_num_heads": 2}
+    x, scale = real(2, 3, 8), real(4)
+    three = _random.integers(0, 9, (3, 2, 3))
+    turns: dict[str, Any] = {"num_heads": 2, "mrope_section": [2, 1, 1]}
+    angles = (real(9, 4), real(9, 4))
+    return [
+        Case("LinearAttention", (*q, v, state, decay, beta), heads, 2),
+        Case("LinearAttention", (*q, v), heads | {"update_rule": "linear"}, 2),
+        Case("CausalConvWithState", (real(2, 4, 5), real(4, 1, 3)), outs=2),
+        Case(
+            "CausalConvWithState",
+            (real(2, 4, 5), real(4, 1, 3), real(4), real(2, 4, 2)),
+            {"activation": "silu"},
+            2,
+        ),
+        Case("GatedRMSNorm", (x, scale, real(2, 3, 8))),
+        Case("GatedRMSNorm", (x, scale, real(2, 3, 8)), {"activation": "sigmoid"}),
+        Case("GatedAdd", (x, real(2, 3, 8), real(2, 3, 1))),
+        Case("MRotaryEmbedding", (real(2, 3, 16), three, *angles), turns),
+        Case(
+            "MRotaryEmbedding",
+            (real(2, 3, 16), three, *angles),
+            turns | {"mrope_layout": 1},
+        ),
+        Case(
+            "MRotaryEmbedding",
+            (real(2, 3, 16), three, *angles),
+            turns | {"mrope_section": [1, 2, 1], "interleaved": 1},
+        ),
+        *(named(kind, 5, 24, 16) for kind in (0, 1)),
+    ]
+
+
+CASES = [
+    *(*products(), *norms(), *twins(), *experts()),
+    *(*packed_experts(), *recurrent()),
+]
 
 BYTES = _random.integers(0, 255, (1, 5, 6, 2)).astype(np.uint8)
 STEERED = [

@@ -7,6 +7,7 @@ from .activation import (
     BiasSoftmax as BiasSoftmax,
     BiasSplitGelu as BiasSplitGelu,
     FastGelu as FastGelu,
+    GatedAdd as GatedAdd,
     Gelu as Gelu,
     QuickGelu as QuickGelu,
     ScaledSiLU as ScaledSiLU,
@@ -15,9 +16,14 @@ from .attention import (
     Attention as Attention,
     MultiHeadAttention as MultiHeadAttention,
 )
-from .base import DOMAIN as DOMAIN, Contrib as Contrib
+from .base import (
+    DOMAIN as DOMAIN,
+    Contrib as Contrib,
+    Declared as Declared,
+)
 from .blocks import (
     GatherBlockQuantized as GatherBlockQuantized,
+    MatMulBnb4 as MatMulBnb4,
     MatMulNBits as MatMulNBits,
 )
 from .decoding import (
@@ -26,9 +32,13 @@ from .decoding import (
 )
 from .embedding import (
     EmbedLayerNormalization as EmbedLayerNormalization,
+    MRotaryEmbedding as MRotaryEmbedding,
     RotaryEmbedding as RotaryEmbedding,
 )
-from .experts import MoE as MoE
+from .experts import (
+    MoE as MoE,
+    QMoE as QMoE,
+)
 from .images import (
     GroupNorm as GroupNorm,
     NhwcConv as NhwcConv,
@@ -37,6 +47,7 @@ from .images import (
     SkipGroupNorm as SkipGroupNorm,
 )
 from .normalization import (
+    GatedRMSNorm as GatedRMSNorm,
     LayerNormalization as LayerNormalization,
     SimplifiedLayerNormalization as SimplifiedLayerNormalization,
     SkipLayerNormalization as SkipLayerNormalization,
@@ -74,12 +85,14 @@ from .scaled import (
     QuantizeLinear as QuantizeLinear,
 )
 from .twins import (
+    CausalConvWithState as CausalConvWithState,
     CDist as CDist,
     ExpandDims as ExpandDims,
     GatherND as GatherND,
     GridSample as GridSample,
     Inverse as Inverse,
     Irfft as Irfft,
+    LinearAttention as LinearAttention,
     Pad as Pad,
     Range as Range,
     Rfft as Rfft,

@@ -80,6 +80,18 @@ class ScaledSiLU(Contrib):
         return activation.Swish(Mul(x, factor), alpha=1.0)
 
 
+@op("GatedAdd", domain=DOMAIN)
+class GatedAdd(Contrib):
+    """x + y * gate, of a gate for each row."""
+
+    __slots__ = ()
+    facts = (3, 4, 1)
+
+    def body(self) -> Value | None:
+        x, y, gate = self.operands[:3]
+        return Add(x, Mul(y, gate)) if self.operand(3) is None else None
+
+
 @op("BiasAdd", domain=DOMAIN)
 class BiasAdd(Contrib):
     """x + bias + skip."""

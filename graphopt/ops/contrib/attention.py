@@ -164,4 +164,6 @@ class MultiHeadAttention(Separate):
             return None
         bias, mask, added, *past = (self.operand(i) for i in range(3, 8))
         keys, values = past
+        if keys is not None and self.outs < 3:
+            return None  # the kernel reads the past only where it writes the present
         return self.attended(bias=bias, mask=mask, added=added, past=(keys, values))

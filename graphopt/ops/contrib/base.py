@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
-from ...ir import Value
+from ...ir import Value, canonical
 from ..elementwise import Add
 from ..movement import Transpose
 from ..registry import Modelled
@@ -37,6 +37,8 @@ class Declared(Modelled):
     defaults: ClassVar[Mapping[str, Any]] = {}
     required: ClassVar[frozenset[str]] = frozenset()
     others: ClassVar[frozenset[str]] = frozenset()
+    needs_all: ClassVar[bool] = False
+    """True where kernels compute something else if a result goes unnamed."""
 
     @classmethod
     @cache
@@ -44,7 +46,7 @@ class Declared(Modelled):
         least, most, results = cls.facts
         named = least if most == MANY else most
         return Schema(
-            defaults=dict(cls.defaults),
+            defaults={name: canonical(v) for name, v in cls.defaults.items()},
             required=cls.required,
             optional=cls.others,
             min_operands=least,

@@ -154,3 +154,46 @@ class GatherBlockQuantized(Contrib):
         if not isinstance(count, int):
             return None
         return part(unpacked(zeros, self.bits), 0, count)
+
+
+FP4 = (0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
+"""The numbers of FP4, which their negations follow."""
+NF4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634),
+    *(0.33791524171829224, 0.44070982933044434, 0.5626170039176941),
+    *(0.7229568362236023, 1.0),
+)
+"""The numbers of NF4. Dettmers et al., arXiv 2305.14314."""
+
+
+@op("MatMulBnb4", domain=DOMAIN)
+class MatMulBnb4(Contrib):
+    """a @ w', of weights w (``[N, K]``) that are 4-bit names of a number each.
+
+    Operands: a, the names in pairs, the first in the higher bits, and what the numbers
+    of each block are multiplied by.
+    """
+
+    __slots__ = ()
+    facts = (3, 3, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {"training_mode": 0, "transB": 1}
+    required = frozenset(("K", "N", "block_size", "quant_type"))
+
+    def body(self) -> Value | None:
+        a, packed, most = self.operands
+        if most is None or most.dtype is None or self.quant_type not in (0, 1):
+            return None
+        if not self.transB:
+            return None  # the kernel and its document differ
+        table = NF4 if self.quant_type else (*FP4, *(-x for x in FP4))
+        shifts = Constant(np.array([4, 0], np.uint8))
+        pairs = BitShift(Unsqueeze(packed, vector(-1)), shifts, direction="RIGHT")
+        names = Reshape(BitwiseAnd(pairs, scalar(15, DType.U8)), vector(-1))
+        size = self.N * self.K
+        blocks = Constant(np.arange(size, dtype=np.int32) // self.block_size)
+        numbers = Constant(np.array(table).astype(most.dtype.numpy))
+        found = Gather(numbers, cast(part(names, 0, size), DType.I32))
+        weights = Reshape(Mul(found, Gather(most, blocks)), vector(self.N, self.K))
+        return MatMul(a, Transpose(weights, perm=(1, 0)))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ...ir import Value
 from ...types import DType
 from .. import rotary
 from ..bodies import cast, scalar, vector
-from ..comparison import Equal
+from ..comparison import Equal, Where
+from ..constant import Constant
 from ..elementwise import Add
 from ..generation import Shape as ShapeOf
 from ..indexing import Gather
@@ -115,3 +118,51 @@ class RotaryEmbedding(Contrib):
             rotary_embedding_dim=self.rotary_embedding_dim or 0,
             interleaved=self.interleaved or 0,
         )
+
+
+@op("MRotaryEmbedding", domain=DOMAIN)
+class MRotaryEmbedding(Contrib):
+    """A rotary embedding whose angles hang on a time, a height and a width.
+
+    Operands: x, the positions in each of the three, and the cosines and sines of each
+    position. ``mrope_section`` says how many angles belong to each: in order, or with
+    ``mrope_layout`` 1 in turns, the first having what is left.
+    """
+
+    __slots__ = ()
+    facts = (4, 4, 1)
+    required = frozenset(("mrope_section",))
+    others = RotaryEmbedding.others | {"mrope_layout"}
+
+    def body(self) -> Value | None:
+        x, places, cosine, sine = self.operands
+        assert x is not None
+        if cosine is None or sine is None or cosine.shape is None:
+            return None
+        angles = cosine.shape[-1]
+        if not isinstance(angles, int) or x.rank != 3 or not self.num_heads:
+            return None
+        turns = self._turns(angles)
+        return rotary.RotaryEmbedding(
+            *(x, *(_chosen(Gather(table, places), turns) for table in (cosine, sine))),
+            num_heads=self.num_heads,
+            rotary_embedding_dim=self.rotary_embedding_dim or 0,
+            interleaved=self.interleaved or 0,
+        )
+
+    def _turns(self, angles: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Which of the three each angle hangs on."""
+        sections = self.mrope_section
+        if not self.mrope_layout:
+            return np.repeat(np.arange(3), sections)[:angles]
+        turns = np.zeros(angles, np.int64)
+        for i in (1, 2):
+            turns[i : 3 * sections[i] : 3] = i
+        return turns
+
+
+def _chosen(x: Value, turns: np.ndarray[Any, np.dtype[np.int64]]) -> Value:
+    """Of [3, ..., angle], for each angle the one that it hangs on."""
+    time, height, width = (Gather(x, scalar(i, DType.I64), axis=0) for i in range(3))
+    is_time, is_height = (Constant(turns == i) for i in (0, 1))
+    return Where(is_time, time, Where(is_height, height, width))

@@ -7,11 +7,14 @@ from typing import Any, ClassVar
 
 from ...ir import Value
 from .. import normalization
-from ..bodies import vector, widened
+from ..activation import Sigmoid, Swish
+from ..bodies import cast, vector, widened
 from ..elementwise import Mul
+from ..generation import Shape as ShapeOf
 from ..normalization import RMSNormalization, spread_of
 from ..reduction import ReduceMean
 from ..registry import RUNTIME, op
+from ..reshaping import Reshape
 from .base import DOMAIN, Contrib, summed
 
 
@@ -48,6 +51,29 @@ class SkipSimplifiedLayerNormalization(Contrib):
             return (y,)
         mean, inverse = ReduceMean(total, vector(-1)), _inverse(total, -1, self.epsilon)
         return (y, mean, inverse, total)[: self.outs]
+
+
+@op("GatedRMSNorm", domain=DOMAIN)
+class GatedRMSNorm(Contrib):
+    """rmsnorm(x) * scale * activation(gate), over parts of x as long as the scale."""
+
+    __slots__ = ()
+    facts = (3, 3, 1)
+    defaults: ClassVar[Mapping[str, Any]] = {"activation": "silu", "epsilon": 1e-5}
+
+    def body(self) -> Value | None:
+        x, scale, gate = (None if v is None else widened(v) for v in self.operands)
+        size = None if scale is None or scale.shape is None else scale.shape[0]
+        own = self.operands[0]
+        if x is None or gate is None or own is None or not isinstance(size, int):
+            return None
+        if own.dtype is None or self.activation not in ("silu", "swish", "sigmoid"):
+            return None
+        parts = Reshape(x, vector(-1, size))
+        y = RMSNormalization(parts, scale, epsilon=self.epsilon)
+        is_sigmoid = self.activation == "sigmoid"
+        open_ = Sigmoid(gate) if is_sigmoid else Swish(gate, alpha=1.0)
+        return cast(Mul(Reshape(y, ShapeOf(x)), open_), own.dtype)
 
 
 # --- in the default domain ----------------------------------------------------------

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...dims import Shape
 from ...ir import Value
 from ...types import DType
-from .. import generation, indexing, padding, sampling, selection
+from .. import (
+    convolution,
+    generation,
+    indexing,
+    linear_attention,
+    padding,
+    sampling,
+    selection,
+)
 from ..bodies import cast, scalar, vector
 from ..elementwise import Mul, Sqrt, Sub
 from ..reduction import ReduceSum
@@ -123,6 +131,57 @@ class ExpandDims(Contrib):
         x, axis = self.operands
         assert axis is not None
         return Unsqueeze(x, Reshape(cast(axis, DType.I64), vector(1)))
+
+
+@op("LinearAttention", domain=DOMAIN)
+class LinearAttention(Contrib):
+    """ONNX's op of this name, if the state has no window."""
+
+    __slots__ = ()
+    facts = (3, 6, 2)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "chunk_size": 64,
+        "scale": 0.0,
+        "state_window": 0,
+        "update_rule": "gated_delta",
+    }
+    required = frozenset(("kv_num_heads", "q_num_heads"))
+
+    def body(self) -> tuple[Value, ...] | None:
+        same: dict[str, Any] = dict(self.attrs)
+        if same.pop("state_window"):
+            return None
+        return linear_attention.LinearAttention(
+            *self.operands, outs=self.outs, **same
+        ).results
+
+
+@op("CausalConvWithState", domain=DOMAIN)
+class CausalConvWithState(Contrib):
+    """ONNX's op of this name, if it has none of its further attributes."""
+
+    __slots__ = ()
+    facts = (2, 4, 3)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "activation": "none",
+        "channels_last": 0,
+        "dilation": 1,
+        "input_channel_offset": 0,
+        "input_channels": 0,
+        "ndim": 1,
+        "state_channels_last": -1,
+        "state_length": 0,
+        "state_update_capacity": 0,
+        "state_window": 0,
+    }
+
+    def body(self) -> tuple[Value, ...] | None:
+        further = self.defaults.items() - {("activation", "none")}
+        if self.outs > 2 or any(self.attrs[k] != value for k, value in further):
+            return None
+        return convolution.CausalConvWithState(
+            *self.operands, activation=self.activation, outs=self.outs
+        ).results
 
 
 @op("Rfft", domain=DOMAIN)
