@@ -136,7 +136,7 @@ def used_results(graph: Graph, op: Op) -> tuple[bool, ...]:
         return (True,)
     if isinstance(op, BatchNormalization):  # in training it has all or none
         return (True,) * op.outs
-    if isinstance(op, Declared) and op.needs_all:
+    if isinstance(op, Declared) and not op.optional_results:
         return (True,) * op.outs
     uses = graph.uses
     return tuple([value in uses for value in op.results])

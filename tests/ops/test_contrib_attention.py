@@ -294,9 +294,12 @@ def test_forms_that_are_not_understood_are_carried(case: Case) -> None:
     assert result.report.check.lost == tuple(f"output z{i}" for i in range(case.outs))
 
 
-@pytest.mark.parametrize("case", decoding()[-1:] + separate()[-1:], ids=str)
+ALL_NAMED = [decoding()[-1], separate()[-1], embedding()[5]]
+
+
+@pytest.mark.parametrize("case", ALL_NAMED, ids=str)
 def test_results_that_nobody_reads_keep_their_names(case: Case) -> None:
-    """Without them the kernels would not read the past."""
+    """Without them kernels would not read the past, or fail."""
     model = case.model(copied=True)
     del model.graph.output[1:]
     made = graphopt.optimize_model(model)

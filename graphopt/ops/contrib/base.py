@@ -37,8 +37,8 @@ class Declared(Modelled):
     defaults: ClassVar[Mapping[str, Any]] = {}
     required: ClassVar[frozenset[str]] = frozenset()
     others: ClassVar[frozenset[str]] = frozenset()
-    needs_all: ClassVar[bool] = False
-    """True where kernels compute something else if a result goes unnamed."""
+    optional_results: ClassVar[bool] = False
+    """True where results that nobody reads may go unnamed; many kernels mind that."""
 
     @classmethod
     @cache

@@ -41,7 +41,6 @@ class GroupQueryAttention(Contrib):
     __slots__ = ()
     facts = (7, 17, 4)
     required = frozenset(("num_heads", "kv_num_heads"))
-    needs_all = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "causal": 1,
         "k_quant_type": "NONE",

@@ -55,7 +55,6 @@ class Masked(Contrib):
 
     defaults: ClassVar[Mapping[str, Any]] = {"unidirectional": 0}
     required = frozenset(("num_heads",))
-    needs_all = True
     others = frozenset(("scale", "mask_filter_value"))
 
     def attend(

@@ -24,6 +24,7 @@ class SkipLayerNormalization(Contrib):
 
     __slots__ = ()
     facts = (3, 5, 4)
+    optional_results = True
     defaults: ClassVar[Mapping[str, Any]] = {"epsilon": 1e-12}
 
     def body(self) -> tuple[Value, ...]:
@@ -41,6 +42,7 @@ class SkipSimplifiedLayerNormalization(Contrib):
 
     __slots__ = ()
     facts = (3, 4, 4)
+    optional_results = True
     defaults: ClassVar[Mapping[str, Any]] = {"epsilon": 1e-12}
 
     def body(self) -> tuple[Value, ...]:
@@ -85,6 +87,7 @@ class LayerNormalization(Contrib):
 
     __slots__ = ()
     facts = (2, 3, 3)
+    optional_results = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "axis": -1,
         "epsilon": 1e-5,
@@ -104,6 +107,7 @@ class SimplifiedLayerNormalization(Contrib):
 
     __slots__ = ()
     facts = (2, 2, 2)
+    optional_results = True
     defaults = LayerNormalization.defaults
 
     def body(self) -> tuple[Value, ...] | None:

@@ -163,6 +163,7 @@ class DynamicQuantizeLSTM(Declared, Computed):
 
     __slots__ = ()
     facts = (12, 12, 3)
+    optional_results = True
     defaults: ClassVar[Mapping[str, Any]] = {"direction": "forward", "input_forget": 0}
     others = frozenset(
         ("activation_alpha", "activation_beta", "activations", "clip", "hidden_size")
