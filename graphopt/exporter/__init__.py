@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from ..files import StagedFile
 from ..ir import Graph, Op
 from ..ops.opaque import Opaque
+from ..ops.registry import UNNAMED
 from ..proto import defined_names, write_type
 from ..types import DType, TensorType
 from .graphs import GraphWriter, Level, live
@@ -138,7 +139,7 @@ def _opsets(level: Level, version: int) -> dict[str, int]:
         domain, needed = op.domain, 1
         if isinstance(op, Opaque):
             domain, needed = op.op_domain, op.version
-        if domain not in ("", "graphopt"):
+        if domain not in UNNAMED:
             opsets.setdefault(domain, max(needed, 1))
     return opsets
 
