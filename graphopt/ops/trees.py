@@ -78,7 +78,7 @@ def _forest(op: Op, votes: str, count: int) -> Forest:
     targets, by = votes_of(leaves, ids, weights, nodes, count)
     return Forest(
         modes=modes,
-        features=np.where(modes == LEAF, 0, _ints(op, "nodes_featureids")),
+        features=_features(op, modes),
         thresholds=_stated(op, "nodes_values"),
         yes=yes,
         no=no,
@@ -89,6 +89,14 @@ def _forest(op: Op, votes: str, count: int) -> Forest:
         targets=targets,
         weights=by,
     )
+
+
+def _features(op: Op, modes: Any) -> Any:
+    """What each node looks at; leaves at nothing, whatever they say."""
+    found = np.where(modes == LEAF, 0, _ints(op, "nodes_featureids"))
+    if found.min(initial=0) < 0:
+        raise ValueError(f"nodes_featureids: there is no feature {found.min()}")
+    return found
 
 
 @op("TreeEnsembleRegressor", domain=DOMAIN)
@@ -221,6 +229,8 @@ class TreeEnsemble(RowModel):
             values = _stated(self, "membership_values")
             members = sets_of(values, asking, nodes + leaves)
         roots = _ints(self, "tree_roots")
+        if not 0 <= roots.min(initial=0) <= roots.max(initial=0) < nodes:
+            raise ValueError("tree_roots has a node that there is not")
         to, by = votes_of(
             np.arange(nodes, nodes + leaves),
             targets,
@@ -230,7 +240,7 @@ class TreeEnsemble(RowModel):
         )
         return Forest(
             modes=np.concatenate([modes, np.full(leaves, LEAF)]),
-            features=of_nodes(_ints(self, "nodes_featureids")),
+            features=of_nodes(_features(self, modes)),
             thresholds=of_nodes(_stated(self, "nodes_splits")),
             yes=yes,
             no=no,

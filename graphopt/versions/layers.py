@@ -97,10 +97,8 @@ def _of_channels(node: Node) -> Node | None:
     """Before opset 21 scale and bias were those of groups."""
     groups: int = node.attrs["num_groups"]
     shape = node.data.shape
-    if shape is None:
-        return None
     each: Value = Div(ShapeOf(node.data, start=1, end=2), vector(groups))
-    if isinstance(shape[1], int):
+    if shape is not None and isinstance(shape[1], int):
         each = vector(shape[1] // groups)
     target = Concat(vector(groups), each, axis=0)
     for i in (1, 2):
