@@ -1,4 +1,4 @@
-"""Run a written model in its runtime, next to the original."""
+"""Run a written model in its runtime, or in a target, next to the original."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from .check import MEMORY, SLACK
 from .check.tolerance import Runs, compare, units
-from .errors import GraphoptError
+from .errors import BackendMissing, GraphoptError
 from .feeds import bind
 from .inputs import bindings, random_inputs
 from .ir import Graph, Op, Value
+from .lowering import Target
 from .lowering.isolated import Artifact as Artifact, Outcome, run
 from .ops import Opaque
-from .reference import Evaluator, schedule
+from .reference import Evaluator, run as reference, schedule
 from .report import Trial
 
 RUNTIME: Final = "ONNX Runtime"
@@ -67,13 +68,35 @@ def try_out(
     return _compared(graph, inputs, before, after)
 
 
+def run_in(graph: Graph, path: str, target: Target, feed: Feed) -> Trial:
+    """The file in a target, next to the original ``graph`` in the reference.
+
+    Raises UsageError where no inputs can be made, and what the reference raises.
+    """
+    if any(_is_random(op) for _, op in graph.walk()):
+        return Trial(target.name, None, note="the model draws random numbers")
+    inputs = feed.arrays(graph)
+    before = Outcome(reference(graph, inputs, limit_bytes=MEMORY))
+    try:
+        after = Outcome(target.open(path)(inputs))
+    except BackendMissing:
+        raise
+    except GraphoptError as error:
+        return Trial(target.name, None, note=str(error))
+    return _compared(graph, inputs, before, after, target.name)
+
+
 def _is_random(op: Op) -> bool:
     """True for an op that gives other numbers each time; what is opaque need not."""
     return not op.deterministic and not isinstance(op, Opaque)
 
 
 def _compared(
-    graph: Graph, inputs: Mapping[str, Array], before: Outcome, after: Outcome
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    before: Outcome,
+    after: Outcome,
+    runtime: str = RUNTIME,
 ) -> Trial:
     assert before.outputs is not None
     assert after.outputs is not None
@@ -94,8 +117,8 @@ def _compared(
                 found = compare(name, run_, SLACK)
         if not found.passed:
             note = f"output {name!r}: {found.note or 'differs'}"
-            return Trial(RUNTIME, False, largest, note)
-    return Trial(RUNTIME, True, largest)
+            return Trial(runtime, False, largest, note)
+    return Trial(runtime, True, largest)
 
 
 def _truths(graph: Graph, inputs: Mapping[str, Array]) -> list[Array] | None:

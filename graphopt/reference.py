@@ -111,7 +111,7 @@ def has_reference(op: Op) -> bool:
     """True where `evaluate` can run the op; random ops need a seed and do not count."""
     if isinstance(op, Constant):
         return True
-    if not isinstance(op, Computed) or not op.deterministic:
+    if not isinstance(op, Computed) or not op.deterministic or not op.available():
         return False
     if type(op).compute is Computed.compute and not isinstance(op, Composite):
         return False

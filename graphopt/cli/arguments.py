@@ -90,7 +90,7 @@ def add_dims(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_target(parser: argparse.ArgumentParser, default: str) -> None:
+def add_target(parser: argparse.ArgumentParser, default: str | None) -> None:
     """``--target``: what runs the models."""
     from ..lowering import targets
 
@@ -98,7 +98,7 @@ def add_target(parser: argparse.ArgumentParser, default: str) -> None:
         "--target",
         default=default,
         metavar="T",
-        help=f"what runs it: {', '.join(targets)} (default: {default})",
+        help=f"what runs it: {', '.join(targets)} (default: {default or 'nothing'})",
     )
 
 

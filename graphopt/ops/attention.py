@@ -222,8 +222,8 @@ class Attention(Structured, Composite):
         if shared > 1:
             if not isinstance(size, int) or not isinstance(sizes[2][3], int):
                 return None
-            keys = _repeated(k, shared, sizes[0][1], size)
-            values = _repeated(v, shared, sizes[0][1], sizes[2][3])
+            keys = repeated(k, shared, sizes[0][1], size)
+            values = repeated(v, shared, sizes[0][1], sizes[2][3])
         root = scalar(math.sqrt(scale), own)
         scores: Value = MatMul(
             Mul(q, root), Mul(Transpose(keys, perm=(0, 1, 3, 2)), root)
@@ -406,7 +406,7 @@ def _heads(xp: Namespace, x: Array, count: int) -> Array:
     return xp.transpose(xp.reshape(x, (batch, length, count, -1)), SWAPPED)
 
 
-def _repeated(x: Value, count: int, heads: Dim, size: int) -> Value:
+def repeated(x: Value, count: int, heads: Dim, size: int) -> Value:
     """[batch, head, position, size] with each head ``count`` times in a row."""
     assert isinstance(heads, int)
     spread = Expand(Unsqueeze(x, vector(2)), vector(1, 1, count, 1, 1))

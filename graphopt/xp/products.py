@@ -36,6 +36,10 @@ class Products(Foundation):
         """The determinant over the last two axes."""
         return self.each(self.lib.linalg.det, x)
 
+    def inverse(self, x: Array) -> Array:
+        """The inverse of the matrices in the last two axes."""
+        return self.each(self.lib.linalg.inv, x)
+
     def tensordot(
         self,
         a: Array,

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from ..errors import NoReference, UnsupportedModel
+from . import channels_last
 from .control import Arrays
 from .foundation import Array, DTypeLike, normal_axis, numpy_dtype
 from .host import Host
@@ -139,50 +140,15 @@ class Traced(Namespace):
         return jnp.transpose(x, [*range(lead), *order])
 
     def correlate(self, x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            w,
-            geometry.strides,
-            geometry.pads,
-            rhs_dilation=geometry.dilations,
-            feature_group_count=groups,
-            precision=self.precision,
-        )
+        return channels_last.correlate(x, w, geometry, groups, self.precision)
 
     def spread(self, x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
-        rank = len(geometry.kernel)
-        c, m = w.shape[:2]
-        w = jnp.reshape(w, (groups, c // groups, m, *geometry.kernel))
-        w = jnp.swapaxes(w, 1, 2).reshape(groups * m, c // groups, *geometry.kernel)
-        return lax.conv_general_dilated(
-            x,
-            jnp.flip(w, range(2, 2 + rank)),
-            (1,) * rank,
-            [
-                (span - 1 - before, span - 1 - after)
-                for span, (before, after) in zip(
-                    geometry.spans, geometry.pads, strict=True
-                )
-            ],
-            lhs_dilation=geometry.strides,
-            rhs_dilation=geometry.dilations,
-            feature_group_count=groups,
-            precision=self.precision,
-        )
+        return channels_last.spread(x, w, geometry, groups, self.precision)
 
     def pool_windows(self, x: Array, geometry: Geometry, kind: str) -> Array:
-        lead = (1,) * (x.ndim - len(geometry.kernel))
-        first = lowest(x.dtype) if kind == "max" else 0
-        crops = [(min(b, 0), min(a, 0)) for b, a in geometry.pads]
-        return lax.reduce_window(
-            self.pad(x, [(0, 0)] * len(lead) + crops),
-            np.asarray(first, x.dtype),
-            lax.max if kind == "max" else lax.add,
-            (*lead, *geometry.kernel),
-            (*lead, *geometry.strides),
-            [(0, 0)] * len(lead) + [(max(b, 0), max(a, 0)) for b, a in geometry.pads],
-            window_dilation=(*lead, *geometry.dilations),
-        )
+        if kind == "max":
+            return channels_last.pool(x, geometry, lowest(x.dtype), lax.max)
+        return channels_last.pool(x, geometry, 0, lax.add)
 
     # Types
 
