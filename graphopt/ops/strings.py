@@ -118,7 +118,7 @@ class TfIdfVectorizer(Computed):
         if self.mode == "IDF":
             counts = xp.minimum(counts, 1)
         if self.mode != "TF" and self.weights is not None:
-            weights = np.ones(counts.shape[-1], np.float32)
+            weights = np.ones(counts.shape[-1], counts.dtype)
             weights[list(self.ngram_indexes)] = self.weights
             counts = xp.multiply(counts, xp.asarray(weights))
         return counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from .spatial import Geometry
 
 SCRATCH = 8 << 20
 """Bytes of unfolded windows at a time: about what stays in cache."""
+
+SHORT, FEW = 8, 1 << 13
+"""Rows so short, of so few elements, are unfolded one by one: a copy takes longer."""
 
 CHUNK = 1 << 19
 """Bytes of results that a depthwise convolution sums up at a time."""
@@ -139,6 +143,12 @@ def _unfolded(x: Array, w: Array, out: Array, geometry: Geometry, groups: int) -
     rank = len(extents)
     weights = w.reshape(groups, m // groups, -1)
     depth = weights.shape[-1]
+    if extents[-1] <= SHORT and groups * depth * math.prod(extents) <= FEW:
+        at = _places(x.shape[1:], geometry, tuple(extents)).reshape(groups, depth, -1)
+        for source, result in zip(x, out, strict=True):
+            columns = source.reshape(-1).take(at)
+            np.matmul(weights, columns, out=result.reshape(groups, m // groups, -1))
+        return
     view = _laid_out(x, geometry, extents)
     # [n, c, *positions, *kernel] to [n, c, *kernel, *positions]
     taps, places = range(2 + rank, 2 + 2 * rank), range(2, 2 + rank)
@@ -157,6 +167,17 @@ def _unfolded(x: Array, w: Array, out: Array, geometry: Geometry, groups: int) -
             else:
                 product = np.matmul(weights, matrix)
                 target[image] = product.reshape(target.shape[1:])
+
+
+@lru_cache(64)
+def _places(
+    shape: tuple[int, ...], geometry: Geometry, extents: tuple[int, ...]
+) -> Array:
+    """Where in ``x`` of ``[c, *spatial]`` columns come from: [c, *kernel, *extents]."""
+    rank = len(extents)
+    places = np.arange(math.prod(shape)).reshape(shape)
+    view = _laid_out(places, geometry, extents)
+    return np.moveaxis(view, range(1, 1 + rank), range(1 + rank, 1 + 2 * rank)).copy()
 
 
 def blocks(extents: Sequence[int], column: int) -> Iterator[tuple[slice, ...]]:

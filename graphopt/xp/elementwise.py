@@ -22,6 +22,14 @@ class Elementwise(Foundation):
     def multiply(self, a: Any, b: Any) -> Array:
         return self.each(self.lib.multiply, a, b)
 
+    def add_into(self, total: Array, x: Array) -> Array:
+        """`add`, where nothing else holds ``total``: it may become the result."""
+        return self.add(total, x)
+
+    def multiply_into(self, total: Array, x: Array) -> Array:
+        """`multiply`, where nothing else holds ``total``: it may become the result."""
+        return self.multiply(total, x)
+
     def divide(self, a: Any, b: Any) -> Array:
         """Quotient; of integers, truncated toward zero as C does; ``a / 0 == 0``."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from . import contraction, convolution, extremes, half, strings
 from .control import Arrays
 from .error_function import erf
-from .foundation import Array, DTypeLike, along, normal_axis
+from .foundation import WIDE, Array, DTypeLike, along, normal_axis
 from .namespace import Namespace
 from .spatial import Geometry
 
@@ -34,6 +34,14 @@ class Host(Namespace):
         if x.dtype == half.FLOAT16 and dtype == half.FLOAT32:
             return half.to_single(x)
         return x.astype(dtype, copy=False)
+
+    def add_into(self, total: Array, x: Array) -> Array:
+        return np.add(total, x, out=total) if _holds(total, x) else self.add(total, x)
+
+    def multiply_into(self, total: Array, x: Array) -> Array:
+        if _holds(total, x):
+            return np.multiply(total, x, out=total)
+        return self.multiply(total, x)
 
     def maximum(self, a: Any, b: Any) -> Array:
         a, b = self.same(a, b)
@@ -206,3 +214,13 @@ class Host(Namespace):
         if reverse:
             columns.reverse()
         return carried, tuple(np.stack(column) for column in zip(*columns, strict=True))
+
+
+def _holds(total: Array, x: Array) -> bool:
+    """True where a result of both, computed without widening, fits into ``total``."""
+    return (
+        total.dtype == x.dtype
+        and total.dtype not in WIDE
+        and total.flags.writeable
+        and np.broadcast_shapes(total.shape, x.shape) == total.shape
+    )
