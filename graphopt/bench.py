@@ -38,6 +38,7 @@ def measure(
     inputs: Mapping[str, Any],
     *,
     target: str = "ort-cpu",
+    precision: str | None = None,
     rounds: int = 30,
     threads: int = 1,
     seed: int = 0,
@@ -46,8 +47,9 @@ def measure(
     """Each model's time on ``inputs``. Raises what opening or running one raises.
 
     Ratios are taken within a round, so that what slows the machine slows both.
+    ``target`` and ``precision`` are those of `graphopt.lowering.find`.
     """
-    executables = [_open(target, model, threads) for model in models]
+    executables = [_open(target, precision, model, threads) for model in models]
     repeats = [_repeats(executable, inputs) for executable in executables]
     samples = np.zeros((rounds, len(models)))
     order = list(range(len(models)))
@@ -74,12 +76,17 @@ def measure(
     return timings
 
 
-def _open(target: str, model: str | os.PathLike[str], threads: int) -> Executable:
+def _open(
+    target: str,
+    precision: str | None,
+    model: str | os.PathLike[str],
+    threads: int,
+) -> Executable:
     if target == "ort-cpu":
         from .lowering.session import Session
 
         return Session(model, threads=threads)
-    return find(target).open(model)
+    return find(target, precision).open(model)
 
 
 def _repeats(executable: Executable, inputs: Mapping[str, Any]) -> int:

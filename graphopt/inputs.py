@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -56,8 +56,9 @@ def random_inputs(
     sizes: Mapping[str, int] | None = None,
     *,
     style: str = "normal",
+    only: Collection[str] | None = None,
 ) -> dict[str, Array]:
-    """Inputs by name, those with a default left out.
+    """Inputs by name, those with a default left out, or ``only`` some of them.
 
     The same seed gives the same arrays. ``sizes`` are those of symbolic dims (see
     `bindings`); others are 2. ``style`` is one of `WIDE_STYLES`. Raises UsageError for
@@ -65,6 +66,8 @@ def random_inputs(
     """
     sizes = dict(sizes or {})
     wanted = [p for p in graph.inputs if p.default is None]
+    if only is not None:
+        wanted = [p for p in wanted if p.name in only]
     found = roles(graph, wanted, sizes)
     return {
         p.name: random_value(p.type, found[p], p.name, seed, sizes, style)

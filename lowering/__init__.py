@@ -11,17 +11,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Protocol,
+    TypeAlias,
+    runtime_checkable,
+)
 
 from graphopt.errors import BackendMissing, UsageError, nearest
 from graphopt.importer import load
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
+from .xla.environment import prepare
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from .xla.function import Function
+    from .xla.report import Examined
 
 Array: TypeAlias = Any
 """An ``np.ndarray``; a list for a sequence; None for an optional that holds nothing."""
@@ -81,18 +91,43 @@ targets: Final = tuple(_MODULES)
 """The names of all targets that can run a model."""
 
 
-def find(name: str) -> Target:
+@runtime_checkable
+class Compiler(Target, Protocol):
+    """A target whose compiler says what a program needs; nothing is run."""
+
+    def examine(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        sizes: Mapping[str, int] | None = None,
+    ) -> Examined:
+        """The program for inputs like these: arrays, or what has shape and dtype.
+
+        Without any, inputs are those of `random_inputs`. Raises BackendMissing,
+        UnsupportedModel, and DoesNotFit where the device has too little memory.
+        """
+        ...
+
+
+def find(name: str, precision: str | None = None) -> Target:
     """The target of that name, ``kind`` or ``kind:device``.
 
-    Raises UsageError for one that is not known, BackendMissing where what it is made
-    with is not installed.
+    ``precision`` of float32 products is "fp32", or what a target of XLA does by itself.
+    Raises UsageError for what is not known, BackendMissing where what the target is
+    made with is not installed.
     """
     kind, _, device = name.partition(":")
     if kind not in _MODULES:
         raise UsageError(f"unknown target {kind!r}{nearest(kind, targets)}")
-    if device and not kind.startswith("xla-"):
+    if device and kind != "xla-tpu":
         raise UsageError(f"the target {kind} has no devices to choose from")
-    target: Target = _module(_MODULES[kind]).target(kind, device)
+    choice = [precision] if kind.startswith("xla-") else []
+    if precision is not None and not choice:
+        raise UsageError(f"{kind} has one precision; XLA's targets let you choose")
+    module = _module(_MODULES[kind], "tpu" if kind == "xla-tpu" else "jax")
+    target: Target = module.target(kind, device, *choice)
     return target
 
 
@@ -116,13 +151,15 @@ def to_jax(
     return function, function.params
 
 
-def _module(name: str) -> ModuleType:
-    """A module that may need JAX. Raises BackendMissing."""
+def _module(name: str, extra: str = "jax") -> ModuleType:
+    """A module that may need JAX, which ``extra`` installs. Raises BackendMissing."""
+    if name.startswith(".xla"):
+        prepare()
     try:
         return import_module(name, __name__)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _PACKAGES:
             raise
         raise BackendMissing(
-            "JAX is not installed; pip install 'graphopt[jax]'"
+            f"JAX is not installed; pip install 'graphopt[{extra}]'"
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -91,7 +90,7 @@ def add_dims(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """``--target``: what runs the models."""
+    """``--target``: what runs the models, and how precisely."""
     from ..lowering import targets
 
     parser.add_argument(
@@ -100,15 +99,26 @@ def add_target(parser: argparse.ArgumentParser, default: str | None) -> None:
         metavar="T",
         help=f"what runs it: {', '.join(targets)} (default: {default or 'nothing'})",
     )
+    add_precision(parser)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """``--precision``, of targets that let one choose."""
+    parser.add_argument(
+        "--precision",
+        choices=("fp32",),
+        help="XLA's products of float32 in float32, also where the chip would round"
+        " operands to bfloat16 (TPUs)",
+    )
 
 
 def target_of(options: argparse.Namespace) -> Target:
     """The target that was asked for. Raises UsageError, BackendMissing."""
     from ..lowering import find
+    from ..lowering.xla.environment import prepare
 
-    if options.target == "xla-cpu":
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # look for no other chips
-    return find(options.target)
+    prepare(options.target, alone=True)
+    return find(options.target, options.precision)
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:

@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
             options.models,
             fed,
             target=options.target,
+            precision=options.precision,
             rounds=options.rounds,
             threads=options.threads,
             seed=options.seed,

@@ -1,6 +1,8 @@
 """What a model consists of and costs: interface, ops, parameters, FLOPs, bytes, memory.
 
 Costs of symbolic dims are expressions; --dim gives sizes. --text prints the graph.
+--target compiles the model instead, and says what the program needs. TPUs need not be
+here: xla-tpu:v5e:2x2 (v4, v5e, v5p, v6e, tpu7x). Exit code 6 where it does not fit.
 """
 
 from __future__ import annotations
@@ -11,17 +13,34 @@ from pathlib import Path
 from typing import Any
 
 from ..cost import cost
+from ..errors import UsageError
 from ..importer import load
 from ..ir import Graph
+from ..lowering import Compiler
 from ..report import kinds_of, table
-from .arguments import add_sizes, say, sizes_of
+from .arguments import (
+    add_inputs,
+    add_precision,
+    add_sizes,
+    read_arrays,
+    say,
+    sizes_of,
+    target_of,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("--text", action="store_true", help="print the graph as text")
-    add_sizes(parser, "size of a symbolic dim, for the costs")
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        help="compile for this target of XLA: xla-cpu, xla-cuda, xla-tpu:CHIP[:GRID]",
+    )
+    add_precision(parser)
+    add_sizes(parser, "size of a symbolic dim, for the costs or the program")
+    add_inputs(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,6 +49,10 @@ def run(options: argparse.Namespace) -> int:
     if options.text:
         say(options, str(graph).splitlines(), text=str(graph))
         return 0
+    if options.target is not None:
+        return compile_only(options, graph)
+    if options.precision or options.inputs:
+        raise UsageError("--precision and --inputs are of programs: name a --target")
     found = facts(graph, sizes_of(options, graph))
     say(options, _lines(found), **found)
     return 0
@@ -56,6 +79,22 @@ def facts(graph: Graph, binding: Mapping[str, int]) -> dict[str, Any]:
         "peak_bytes": _plain(total.peak),
         "unknown": dict(total.unknown),
     }
+
+
+def compile_only(options: argparse.Namespace, graph: Graph) -> int:
+    """Compile for the target, print what its compiler says. Raises UsageError."""
+    target = target_of(options)
+    if not isinstance(target, Compiler):
+        raise UsageError(f"{target.name} compiles no programs; the targets of XLA do")
+    examined = target.examine(
+        graph,
+        read_arrays(options.inputs, options.model),
+        seed=options.seed,
+        sizes=sizes_of(options, graph),
+    )
+    found = examined.to_json()
+    say(options, _lines_of_program(graph.name, found), name=graph.name, **found)
+    return 0
 
 
 def _plain(dim: Any) -> int | str | None:
@@ -88,6 +127,40 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "the peak needs the size of every value, and of some it is not known"
     for kind, count in found["unknown"].items():
         yield f"not counted: {count} {kind}"
+
+
+def _lines_of_program(name: str, found: Mapping[str, Any]) -> Iterator[str]:
+    memory = found["memory"]
+    where = f"{found['target']} ({found['device']})"
+    yield f"{name or 'graph'} for {where}: {found['status']}"
+    yield from (f"  input {n}: {t}" for n, t in found["inputs"].items())
+    if chips := found.get("chips"):
+        devices = found["devices"]
+        one = "chip" if chips["topology"] == devices["topology"] else "core"
+        yield f"takes 1 {one} of {devices['topology']}"
+    if found["precision"] == "default":
+        yield "products of float32 round operands to bfloat16 (see --precision)"
+    yield ""
+    rows = [
+        ("bytes of arguments", memory["argument_bytes"]),
+        ("bytes of outputs", memory["output_bytes"]),
+        ("  that share with arguments", memory["alias_bytes"]),
+        ("bytes of temporaries", memory["temp_bytes"]),
+        ("bytes of code", memory["code_bytes"]),
+        ("bytes in all", memory["total_bytes"]),
+    ]
+    if "hbm_bytes" in memory:
+        rows.append(("HBM of the device", memory["hbm_limit_bytes"]))
+        rows.append(("most bytes of VMEM by one op", memory["vmem_bytes"]))
+    rows += [
+        ("floating-point operations", found["flops"]),
+        ("bytes read and written", found["bytes"]),
+        *((f"{kind}s", count) for kind, count in found["collectives"].items()),
+    ]
+    yield from table([(what, _number(value)) for what, value in rows])
+    seconds = found["seconds"]
+    yield ""
+    yield f"traced in {seconds['lower']:.1f} s, compiled in {seconds['compile']:.1f} s"
 
 
 def _counted(found: Mapping[str, Any], what: str) -> str:

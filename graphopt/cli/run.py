@@ -45,10 +45,8 @@ def run(options: argparse.Namespace) -> int:
         check_destination(
             options.output, options.model, overwrite=options.force, data=False
         )
-    target = target_of(options)
-    fed = feeds(options, options.model)
-    executable = target.open(options.model)
-    outputs = executable(fed)
+    executable = target_of(options).open(options.model)
+    outputs = executable(feeds(options, options.model))
     if options.output is not None:
         _write(options.output, outputs)
     rows = {name: _described(value) for name, value in outputs.items()}

@@ -77,7 +77,8 @@ class Function:
                 if isinstance(value, Parameter):
                     given.setdefault(value.name, array)
             fed, symbols = bind(self.graph, given, _adopt)
-            tracer = Tracer(weights, self._known, symbols, self.precision)
+            sources = self.graph.sources
+            tracer = Tracer(weights, self._known, symbols, self.precision, sources)
             env: dict[Value, Array] = {p: self._placed(p, a) for p, a in fed.items()}
             made = tracer.run(self.graph.outputs, env)
             return dict(zip(self.graph.output_names, map(on_device, made), strict=True))

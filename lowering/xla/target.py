@@ -2,41 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jax
 
-from graphopt.errors import BackendMissing
+from graphopt.errors import BackendMissing, UsageError, nearest
 from graphopt.importer import load
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
 from .. import Executable, Model
+from .ahead import examine, inputs_like_random
+from .function import Function
 from .program import Program
+from .report import Examined
+from .topology import Topology, devices, libtpu_version, parse
 
 _PLATFORMS: Final = {"xla-cpu": "cpu", "xla-cuda": "cuda", "xla-tpu": "tpu"}
 
 _INSTALL: Final = {
     "cpu": "pip install 'graphopt[jax]'",
     "cuda": "pip install 'jax[cuda13]'",
-    "tpu": "pip install 'jax[tpu]' on a machine that has one, or name a topology to"
-    " compile for, as in xla-tpu:v5e:2x2",
+    "tpu": "pip install 'graphopt[tpu]' on a machine that has one, or name a topology"
+    " to compile for, as in xla-tpu:v5e:2x2",
 }
 
+_PRECISIONS: Final = {"fp32": "highest"}
+"""Our words for the precision of float32 products, and JAX's."""
 
-@dataclass(frozen=True)
+_OWN_PRECISION: Final = {"xla-tpu": "default"}
+"""A TPU rounds operands to bfloat16 and sums in float32; the others are "highest"."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Xla:
-    """A device of JAX that runs programs; "highest" ``precision`` is float32's own."""
+    """A device of JAX that runs programs.
+
+    ``precision`` of float32 products is "highest", float32's own, or "default", the
+    chip's. ``options`` are those of XLA's compiler, for `examine`.
+    """
 
     name: str
-    precision: str = "highest"
+    precision: str
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def compile(self, graph: Graph, plan: Plan) -> Executable:
         return Program(graph, self.name, self.device, precision=self.precision)
 
     def open(self, model: Model) -> Executable:
         return self.compile(load(model), Plan())
+
+    def examine(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        sizes: Mapping[str, int] | None = None,
+    ) -> Examined:
+        function = Function(graph, precision=self.precision)
+        if inputs is None:
+            inputs = inputs_like_random(function, seed, sizes)
+        return examine(function, inputs, self.device, self.used(), self.options)
 
     @property
     def device(self) -> Any:
@@ -49,7 +78,57 @@ class Xla:
                 f"JAX has no {platform} device; {_INSTALL[platform]}", where=str(error)
             ) from None
 
+    def used(self) -> dict[str, Any]:
+        """What compiles, and for what."""
+        return {
+            "target": self.name,
+            "runtime": "jax",
+            "version": jax.__version__,
+            "device": self.device.device_kind,
+            "precision": self.precision,
+        }
 
-def target(name: str, device: str) -> Xla:
-    """The target of this name."""
-    return Xla(name)
+
+@dataclass(frozen=True, kw_only=True)
+class Tpu(Xla):
+    """TPUs that are not here: programs are compiled for one device of them, never run.
+
+    A chip has one device, but for tpu7x, where each of its two cores is one.
+    """
+
+    topology: Topology
+
+    def compile(self, graph: Graph, plan: Plan) -> Executable:
+        raise UsageError(
+            f"{self.name} is a description, no device: programs can be compiled for it"
+            f" but not run; graphopt inspect MODEL --target {self.name} compiles"
+        )
+
+    @property
+    def device(self) -> Any:
+        """The first device. Raises BackendMissing, UsageError."""
+        return devices(self.topology)[0]
+
+    def used(self) -> dict[str, Any]:
+        """What compiles, and for what; a program takes one device of a topology."""
+        return super().used() | {
+            "libtpu": libtpu_version(),
+            "chips": {"program": 1, "topology": self.topology.chips},
+            "devices": {"program": 1, "topology": len(devices(self.topology))},
+        }
+
+
+def target(name: str, device: str, precision: str | None = None) -> Xla:
+    """The target of this name; ``precision`` of products is "fp32" or the chip's.
+
+    Raises UsageError for a topology or a precision that there is none of,
+    BackendMissing where the compiler for a topology is not installed.
+    """
+    if precision is not None and precision not in _PRECISIONS:
+        raise UsageError(f"no precision {precision!r}{nearest(precision, _PRECISIONS)}")
+    chosen = _PRECISIONS.get(precision or "", _OWN_PRECISION.get(name, "highest"))
+    if not device:
+        return Xla(name=name, precision=chosen)
+    topology = parse(device)
+    devices(topology)  # says now what is missing or wrong
+    return Tpu(name=f"{name}:{topology}", precision=chosen, topology=topology)

@@ -55,7 +55,8 @@ class Tracer(Evaluator):
     """Computes values from others, op by op, under a trace or eagerly.
 
     ``weights`` are the arrays that stand for some constants; ``steering`` the values
-    that must be known. ``precision`` is that of `graphopt.xp.traced`.
+    that must be known. ``precision`` is that of `graphopt.xp.traced`. ``sources`` name
+    ops, in profiles and in what XLA says of them.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Tracer(Evaluator):
         steering: Collection[Value],
         symbols: Mapping[str, int],
         precision: str = "highest",
+        sources: Mapping[Op, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(seed=0, symbols=symbols)
+        self.sources = sources or {}
         self.weights = weights
         self.steering = steering
         self.xp = traced(precision)
@@ -82,8 +85,10 @@ class Tracer(Evaluator):
             for i in op.static:
                 if i < len(operands) and not is_known(operands[i]):
                     raise depends_on_data(op, i)
+        name = self.sources.get(op, (op.label,))[0]
         try:
-            return super().apply(op, operands)
+            with jax.named_scope(name):
+                return super().apply(op, operands)
         except EvaluationFailed as error:
             if isinstance(error.__cause__, _CONCRETE):
                 raise depends_on_data(op) from error.__cause__

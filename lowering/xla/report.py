@@ -1,0 +1,127 @@
+"""What XLA says of a program that it has compiled: memory, work, collectives."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+STATUS: Final = "compiled, not executed"
+
+_COLLECTIVE: Final = re.compile(
+    r" (all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute"
+    r"|ragged-all-to-all|reduce-scatter)(?:-start)?\("
+)
+_SCOPED: Final = re.compile(
+    r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"'
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a program on one device; those of arrays with the padding of tiles.
+
+    ``vmem`` is the most that an op of a TPU takes in VMEM for itself while it runs,
+    beside arrays that are kept there; None for other devices.
+    """
+
+    argument: int
+    output: int
+    temp: int
+    alias: int
+    code: int
+    vmem: int | None
+
+    @property
+    def total(self) -> int:
+        """What the device must have: what outputs share with arguments counts once."""
+        return self.argument + self.output - self.alias + self.temp + self.code
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A program as its compiler sees it; it was not run.
+
+    ``used`` says what compiled it, and for what; ``inputs`` for which types of inputs.
+    ``flops``, ``bytes`` and ``hbm_limit``, what a TPU has for a program, are None where
+    the compiler does not say.
+    """
+
+    used: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    memory: Memory
+    tpu: bool
+    hbm_limit: int | None
+    flops: int | None
+    bytes: int | None
+    collectives: Mapping[str, int]
+    lower_seconds: float
+    compile_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The members that ``--json`` prints. All memory is that of one device."""
+        memory = self.memory
+        tpu = {
+            "hbm_bytes": memory.total,
+            "hbm_limit_bytes": self.hbm_limit,
+            "vmem_bytes": memory.vmem,
+        }
+        return {
+            **self.used,
+            "status": STATUS,
+            "executed": False,
+            "fits": True if self.tpu else None,
+            "inputs": dict(self.inputs),
+            "memory": {
+                "argument_bytes": memory.argument,
+                "output_bytes": memory.output,
+                "temp_bytes": memory.temp,
+                "alias_bytes": memory.alias,
+                "code_bytes": memory.code,
+                "total_bytes": memory.total,
+                **(tpu if self.tpu else {}),
+            },
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "collectives": dict(self.collectives),
+            "seconds": {
+                "lower": round(self.lower_seconds, 6),
+                "compile": round(self.compile_seconds, 6),
+            },
+        }
+
+
+def read(compiled: Any) -> dict[str, Any]:
+    """The numbers of a `jax.stages.Compiled`, as members of `Examined`."""
+    text = compiled.as_text()
+    costs = compiled.cost_analysis() or {}
+    return {
+        "memory": _memory(compiled.memory_analysis(), text),
+        "flops": _counted(costs.get("flops")),
+        "bytes": _counted(costs.get("bytes accessed")),
+        "collectives": collectives(text),
+    }
+
+
+def collectives(text: str) -> dict[str, int]:
+    """How many of each kind a compiled program has; one that is split counts once."""
+    return dict(sorted(Counter(_COLLECTIVE.findall(text)).items()))
+
+
+def _memory(stats: Any, text: str) -> Memory:
+    scoped = [int(size) for size in _SCOPED.findall(text)]
+    return Memory(
+        argument=stats.argument_size_in_bytes,
+        output=stats.output_size_in_bytes,
+        temp=stats.temp_size_in_bytes,
+        alias=stats.alias_size_in_bytes,
+        code=stats.generated_code_size_in_bytes,
+        vmem=max(scoped, default=None),
+    )
+
+
+def _counted(number: float | None) -> int | None:
+    """A sum that XLA made; it is negative where a part is not known."""
+    return None if number is None or number < 0 else int(number)
