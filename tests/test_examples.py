@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,8 +43,8 @@ def test_train_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.checker.check_model(tmp_path / "digits.onnx")
 
 
-def trained_cnn(folder: Path, devices: int) -> tuple[list[str], graphopt.Graph]:
-    """What the example prints on so many devices, and the model that it writes."""
+def trained_cnn(folder: Path, devices: int) -> tuple[list[str], dict[str, Any]]:
+    """What the example prints on so many devices, and the weights that it writes."""
     out = folder / f"{devices}.onnx"
     command = [sys.executable, EXAMPLES / "train_cnn.py", out, "--devices"]
     made = subprocess.run(
@@ -53,31 +54,34 @@ def trained_cnn(folder: Path, devices: int) -> tuple[list[str], graphopt.Graph]:
         capture_output=True,
         text=True,
     )
-    return made.stdout.splitlines(), graphopt.load(out)
+    weights = onnx.load(out).graph.initializer
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in weights}
+    return made.stdout.splitlines(), arrays
 
 
 @pytest.mark.xla
 def test_train_cnn_on_one_device_and_on_eight(tmp_path: Path) -> None:
-    """The same curve to the four digits that are printed, and nearly the same weights.
+    """The same curve to one unit of the last digit that is printed, the same weights.
 
-    Sums over a batch are taken in another order, which Adam's first steps enlarge.
+    Sums over a batch are taken in another order: losses differ by 1e-6 of themselves.
     """
     for module in ("jax", "optax", "orbax", "sklearn"):
         pytest.importorskip(module)
     (one, first), (eight, second) = (trained_cnn(tmp_path, n) for n in (1, 8))
     epochs = [line.split() for line in one if line.startswith("epoch")]
     assert len(epochs) == 5
-    for words, others in zip(epochs, (line.split() for line in eight), strict=False):
+    for words, line in zip(epochs, eight, strict=False):
+        others = line.split()
         assert words[::2] == others[::2]
         for value, other in zip(words[3::2], others[3::2], strict=True):
-            assert float(other) == pytest.approx(float(value), rel=2e-3, abs=3e-3)
+            assert float(other) == pytest.approx(float(value), rel=1.1e-3)
     for lines in (one, eight):
         name, _, accuracy = lines[-1].rpartition(" ")
         assert name == "validation accuracy"
         assert float(accuracy) >= 0.95
-    assert first.input_names == second.input_names == ("images",)
-    weights = [sorted(t.shape for t in g.tensors()) for g in (first, second)]
-    assert weights[0] == weights[1]
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        np.testing.assert_allclose(second[name], weight, atol=2e-5)
 
 
 def test_the_model_reads_digits() -> None:

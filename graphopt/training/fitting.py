@@ -217,8 +217,8 @@ class _Run:
                 if self._is_due():
                     self._save()
                 placed = self.steps.place(batch)
-                self.trained, self.state, measured = self.steps.train(
-                    self.trained, self.state, self.others, placed
+                self.trained, self.state, measured = self.steps.done(
+                    self.steps.train(self.trained, self.state, self.others, placed)
                 )
                 self.measured.append(measured)
                 self.done += 1

@@ -74,6 +74,15 @@ class Steps:
             raise UsageError(f"batches of {size} do not split over {count} devices")
         return Batch(*jax.device_put(tuple(batch), self.split))
 
+    def done(self, results: Tree) -> Tree:
+        """Results of a step, before the next one may be asked for.
+
+        Devices of one CPU share their threads: where the parts of two steps wait for
+        others, none may be left to run these.
+        """
+        shared = self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu"
+        return jax.block_until_ready(results) if shared else results
+
     @cached_property
     def train(self) -> Any:
         """``(trained, state, kept, batch) -> (trained, state, measured)``."""
