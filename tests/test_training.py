@@ -123,7 +123,21 @@ def test_a_model_learns_and_is_written_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(written[name], array)
     x, labels = examples(30)
     (p,) = graphopt.run_model(path, {"x": x})
+    assert not path.with_name("trained.onnx.data").exists()
     assert (p.argmax(1) == labels).mean() == last["validation_accuracy"]
+
+
+def test_weights_outside_of_a_model_stay_outside(tmp_path: Path) -> None:
+    model, path = network(), tmp_path / "model.onnx"
+    shapes = ((6, 800), (800,), (800, 3))  # small weights are always inside
+    for tensor, shape in zip(model.graph.initializer, shapes, strict=False):
+        array = np.zeros(shape, np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, path, save_as_external_data=True, location="model.data")
+    result = fitted(model=path, epochs=1)
+    result.save(tmp_path / "trained.onnx")
+    assert (tmp_path / "trained.onnx.data").stat().st_size >= 4 * 6 * 800
+    assert (tmp_path / "model.data").exists()
 
 
 def test_a_step_is_that_of_the_optimizer() -> None:
@@ -267,7 +281,7 @@ NORMALIZED = """
 <ir_version: 10, opset_import: ["": 21]>
 net (float[n, 6] x) => (float[n, 3] p) {
     h = BatchNormalization (x, scale, bias, mean, variance)
-    q = DequantizeLinear (codes, steps, zero)
+    q = DequantizeLinear <axis = 1> (codes, steps, zero)
     s = MatMul (h, q)
     p = Softmax (s)
 }
@@ -280,14 +294,17 @@ def test_statistics_and_quantized_weights_stay() -> None:
     arrays = {name: np.ones(6, np.float32) for name in ("scale", "variance")}
     arrays |= {name: np.zeros(6, np.float32) for name in ("bias", "mean")}
     arrays["codes"] = rng.integers(-9, 9, (6, 3)).astype(np.int8)
-    arrays["steps"] = np.array(0.1, np.float32)
-    arrays["zero"] = np.array(0, np.int8)
+    arrays["steps"] = np.full(3, 0.1, np.float32)
+    arrays["zero"] = np.zeros(3, np.int8)
     for name, array in arrays.items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     result = fitted(model=model)
-    assert result.untrained == dict.fromkeys(
-        ["mean", "variance"], "a running statistic of BatchNormalization"
-    )
+    statistic = "a running statistic of BatchNormalization"
+    assert result.untrained == {
+        **dict.fromkeys(("mean", "variance"), statistic),
+        "steps": "a scale of DequantizeLinear",
+    }
+    np.testing.assert_array_equal(result.params["steps"], arrays["steps"])
     assert (result.params["scale"] != 1).all()
     (p,) = graphopt.run_model(
         graphopt.exporter.to_proto(result.graph), {"x": examples()[0]}
@@ -318,6 +335,29 @@ def test_mixed_precision_rounds_products_and_keeps_float32_weights() -> None:
     products = [line for line in shown.splitlines() if "dot_general" in line]
     assert products
     assert all(":bf16[" in line for line in products)
+
+
+def test_convolutions_in_mixed_precision() -> None:
+    text = """<ir_version: 10, opset_import: ["": 21]>
+    net (float[2, 3, 6, 5] x) => (float[n, c, h, w] y) {
+        a = Conv <strides = [2, 1], pads = [1, 1, 0, 0]> (x, v)
+        y = ConvTranspose <strides = [2, 2]> (a, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in {"v": (4, 3, 3, 2), "w": (4, 2, 3, 3)}.items():
+        array = rng.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    x = rng.normal(size=(2, 3, 6, 5)).astype(np.float32)
+    slopes = []
+    for precision in ("highest", "bfloat16"):
+        fn, params = to_jax(model, precision=precision)
+        slope = jax.grad(lambda p, fn=fn: (fn(p, x=x)["y"] ** 2).mean())(params)
+        assert all(a.dtype == np.float32 for a in slope.values())
+        slopes.append(slope)
+    for name, exact in slopes[0].items():
+        error = abs(slopes[1][name] - exact).max() / abs(exact).max()
+        assert 1e-5 < error < 0.03, name
 
 
 def test_narrow_weights_are_trained_as_float32() -> None:

@@ -40,7 +40,8 @@ class Result:
     ``graph`` has the interface of the model and its new weights, which ``params`` has
     by name. ``history`` has a row an epoch (means over the examples that it saw, while
     the weights changed; then ``validation_…`` after it), ``losses`` a number a step.
-    ``untrained`` says of each weight that is as before why.
+    ``untrained`` says of each weight that is as before why; ``external``, whether the
+    model had a data file.
     """
 
     graph: Graph
@@ -48,6 +49,7 @@ class Result:
     history: list[Row]
     losses: list[float]
     untrained: dict[str, str]
+    external: bool = False
 
     def save(
         self,
@@ -56,7 +58,12 @@ class Result:
         opset: Wanted = None,
         weights: Weights = "auto",
     ) -> None:
-        """Write the model, whole or not at all; raises as `graphopt.exporter.save`."""
+        """Write the model, whole or not at all; raises as `graphopt.exporter.save`.
+
+        "auto" ``weights`` go into a data file where those of the model were in one.
+        """
+        if weights == "auto" and self.external:
+            weights = "external"
         save(self.graph, path, opset=opset, weights=weights)
 
 
@@ -310,6 +317,7 @@ class _Run:
             self.history,
             self.losses,
             self.untrained,
+            any(t.location is not None for t in self.graph.tensors()),
         )
 
 

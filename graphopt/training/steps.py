@@ -81,7 +81,8 @@ class Steps:
         others, none may be left to run these.
         """
         shared = self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu"
-        return jax.block_until_ready(results) if shared else results
+        wait: Any = jax.block_until_ready
+        return wait(results) if shared else results
 
     @cached_property
     def train(self) -> Any:

@@ -17,7 +17,7 @@ MASTER: Final = {DType.F16: DType.F32, DType.BF16: DType.F32}
 """The type in which a narrow weight is kept while it is trained."""
 
 _TRAINED: Final = (DType.F16, DType.BF16, DType.F32, DType.F64)
-_ROLES: Final[Mapping[str, tuple[str, frozenset[int] | None]]] = {
+_ROLES: Final[Mapping[str, tuple[str, frozenset[int]]]] = {
     "BatchNormalization": ("a running statistic of {}", frozenset({3, 4})),
     "QuantizeLinear": ("a scale of {}", frozenset({1})),
     "DequantizeLinear": ("a scale of {}", frozenset({1})),
@@ -64,7 +64,7 @@ def _roles(graph: Graph) -> Iterator[tuple[Value, str]]:
             continue
         text, places = _ROLES[op.kind]
         for i, value in enumerate(op.operands):
-            if value is not None and (places is None or i in places):
+            if value is not None and i in places:
                 yield from _behind(value, text.format(op.kind))
 
 
