@@ -544,6 +544,13 @@ def test_every_epoch_shows_every_example_once() -> None:
     assert (orders[0] != orders[1]).any()
 
 
+def test_it_is_reached_from_the_package() -> None:
+    text = "import graphopt; print(graphopt.training.fit.__module__)"
+    command = [sys.executable, "-c", text]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert made.stdout == "graphopt.training.fitting\n"
+
+
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("optax", "orbax.checkpoint"):
         with monkeypatch.context() as patch:

@@ -237,8 +237,6 @@ QUICKLY = ("Attention", "Conv", "Gemm", "LayerNormalization", "MaxPool", "Softma
 WITHOUT = {
     "Attention": "a result holds -inf by definition: the scores after the mask",
     "Log": "numbers below zero have no logarithm",
-    "Mod": "nothing is left of a division by zero",
-    "Reciprocal": "zero has none",
 }
 """Kinds of which one case has no point to compare at, with the reason."""
 
