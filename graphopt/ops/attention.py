@@ -343,11 +343,17 @@ class Attention(Structured, Composite):
         if bias is not None:
             scores = xp.add(scores, bias)
         stages.append(scores)
-        top = xp.max(scores, -1, keepdims=True)
-        powers = xp.exp(xp.subtract(scores, top))
-        weights = xp.divide(powers, xp.sum(powers, -1, keepdims=True))
+        top = xp.held(xp.max(scores, -1, keepdims=True))
         if bias is not None:
+            # A query that sees nothing: no NaN may arise, or gradients would be NaN.
             seen = xp.greater(xp.max(bias, -1, keepdims=True), -math.inf)
+            top = xp.where(seen, top, 0)
+        powers = xp.exp(xp.subtract(scores, top))
+        total = xp.sum(powers, -1, keepdims=True)
+        if bias is not None:
+            total = xp.where(seen, total, 1)
+        weights = xp.divide(powers, total)
+        if bias is not None:
             weights = xp.where(seen, weights, 0)
         stages.append(weights)
         y = xp.matmul(xp.reshape(weights, (*rows, keys)), xp.cast(v, wide))

@@ -430,7 +430,7 @@ class MeanVarianceNormalization(Normalizing):
     def compute(self, xp: Namespace, x: Array) -> Array:
         def normal(x: Array) -> Array:
             _, distance, variance = moments(xp, x, self.axes)
-            return xp.divide(distance, xp.add(xp.sqrt(variance), TINY))
+            return xp.divide(distance, xp.add(xp.flat_at_zero(xp.sqrt, variance), TINY))
 
         return xp.each(normal, x)
 

@@ -147,7 +147,7 @@ class LpPool(Pooling):
     def compute(self, xp: Namespace, x: Array) -> Array:
         def norm(x: Array) -> Array:
             total = self.pooled(xp, xp.power(xp.abs(x), self.p), "sum")
-            return xp.power(total, 1 / self.p)
+            return xp.flat_at_zero(lambda v: xp.power(v, 1 / self.p), total)
 
         return xp.each(norm, x)
 
@@ -214,7 +214,7 @@ class GlobalLpPool(GlobalPooling):
     def compute(self, xp: Namespace, x: Array) -> Array:
         def norm(x: Array) -> Array:
             total = xp.sum(xp.power(xp.abs(x), self.p), range(2, x.ndim), keepdims=True)
-            return xp.power(total, 1 / self.p)
+            return xp.flat_at_zero(lambda v: xp.power(v, 1 / self.p), total)
 
         return xp.each(norm, x)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .foundation import Array
+from .foundation import WIDE, Array
 from .spatial import Geometry
 
 MOST_TAPS = 64
@@ -114,12 +114,11 @@ def _pointwise(
 
 def _shifted(x: Array, w: Array, geometry: Geometry) -> Array:
     """A kernel of single channels is a sum of shifted products; ``w[*kernel, m]``."""
-    x = _padded(x, geometry, 0)
+    dtype, wide = x.dtype, WIDE.get(x.dtype, x.dtype)
+    x, w = _padded(x, geometry, 0).astype(wide), w.astype(wide)
     x = jnp.repeat(x, w.shape[-1] // x.shape[-1], axis=-1)
-    total: Array = 0
-    for tap in geometry.taps():
-        total = total + _strided(x, geometry, tap) * w[tap]
-    return total
+    total = sum(_strided(x, geometry, tap) * w[tap] for tap in geometry.taps())
+    return total.astype(dtype)  # type: ignore[union-attr]
 
 
 def pool(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,14 +34,17 @@ class Traced(Namespace):
     """What jax.numpy does differently from NumPy.
 
     ``precision`` is that of products of float32: "highest" is float32's own, "default"
-    what the chip does fastest (a TPU rounds operands to bfloat16, and sums in float32).
+    what the chip does fastest (a TPU rounds operands to bfloat16, and sums in float32);
+    "bfloat16" rounds operands and results to bfloat16 everywhere, those of gradients
+    too.
     """
 
     lib = jnp
     name = "traced"
 
     def __init__(self, precision: str = "highest") -> None:
-        self.precision = lax.Precision(precision)
+        self.narrowed = precision == "bfloat16"
+        self.precision = lax.Precision("default" if self.narrowed else precision)
 
     def scope(self) -> AbstractContextManager[Any]:
         scope: AbstractContextManager[Any] = jax.enable_x64(True)
@@ -73,6 +77,13 @@ class Traced(Namespace):
         start = (jnp.ones_like(a), a, b)
         return self.while_loop(lambda carried: jnp.any(carried[2] != 0), step, start)[0]
 
+    def flat_at_zero(self, function: Callable[[Array], Array], x: Array) -> Array:
+        zero = x == 0
+        return jnp.where(zero, x, function(jnp.where(zero, jnp.ones_like(x), x)))
+
+    def held(self, x: Array) -> Array:
+        return lax.stop_gradient(x)
+
     def complex(self, real: Any, imaginary: Any) -> Array:
         return lax.complex(*jnp.broadcast_arrays(*self.same(real, imaginary)))
 
@@ -97,8 +108,9 @@ class Traced(Namespace):
         at = jnp.asarray(x).at[index]
         if reduction == "none":
             return at.set(updates)
-        name = "multiply" if reduction == "mul" else reduction
-        return getattr(at, name)(updates)
+        if reduction == "mul":
+            return _multiplied(jnp.asarray(x), index, updates)
+        return getattr(at, reduction)(updates)
 
     def dynamic_slice(self, x: Array, start: Any, size: int, axis: int) -> Array:
         axis = normal_axis(axis, x.ndim)
@@ -124,8 +136,15 @@ class Traced(Namespace):
 
     # Products
 
+    def _product(self, function: Callable[..., Array], a: Array, b: Array) -> Array:
+        """A product of two arrays, narrowed where that is the precision."""
+        if not self.narrowed or a.dtype != np.float32:
+            return function(a, b, precision=self.precision)
+        narrow = (jnp.asarray(x).astype(jnp.bfloat16) for x in (a, b))
+        return function(*narrow, precision=self.precision).astype(np.float32)
+
     def multiply_matrices(self, a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision=self.precision)
+        return self._product(jnp.matmul, a, b)
 
     def slide(self, x: Array, geometry: Geometry) -> Array:
         rank = len(geometry.kernel)
@@ -140,10 +159,12 @@ class Traced(Namespace):
         return jnp.transpose(x, [*range(lead), *order])
 
     def correlate(self, x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
-        return channels_last.correlate(x, w, geometry, groups, self.precision)
+        correlate = partial(channels_last.correlate, geometry=geometry, groups=groups)
+        return self._product(correlate, x, w)
 
     def spread(self, x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
-        return channels_last.spread(x, w, geometry, groups, self.precision)
+        spread = partial(channels_last.spread, geometry=geometry, groups=groups)
+        return self._product(spread, x, w)
 
     def pool_windows(self, x: Array, geometry: Geometry, kind: str) -> Array:
         if kind == "max":
@@ -231,3 +252,33 @@ def _fourier(
 
     made: Array = lax.platform_dependent(x, cpu=exact, default=plain)
     return made
+
+
+@jax.custom_jvp
+def _multiplied(x: Array, index: tuple[Array, ...], updates: Array) -> Array:
+    """``x`` multiplied at positions, which may repeat. JAX has no gradient of that."""
+    return x.at[index].multiply(updates)
+
+
+@_multiplied.defjvp
+def _multiplied_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    """Each factor moves the product by all the others: one zero leaves only its own."""
+    x, index, updates = primals
+    moved, _, pushes = tangents
+    shape = x[index].shape
+    updates, pushes = (jnp.broadcast_to(a, shape) for a in (updates, pushes))
+    product = _nonzero(x).at[index].multiply(_nonzero(updates))
+    zeros = (x == 0).astype(int).at[index].add((updates == 0).astype(int))
+
+    def others(factor: Array, product: Array, zeros: Array) -> Array:
+        nothing = jnp.zeros_like(product)
+        alone = zeros == (factor == 0)
+        return jnp.where(alone, product / _nonzero(factor), nothing)
+
+    moved = moved * others(x, product, zeros)
+    pushed = pushes * others(updates, product[index], zeros[index])
+    return _multiplied(*primals), moved.at[index].add(pushed)
+
+
+def _nonzero(x: Array) -> Array:
+    return jnp.where(x == 0, jnp.ones_like(x), x)
