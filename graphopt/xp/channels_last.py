@@ -118,7 +118,7 @@ def _shifted(x: Array, w: Array, geometry: Geometry) -> Array:
     x, w = _padded(x, geometry, 0).astype(wide), w.astype(wide)
     x = jnp.repeat(x, w.shape[-1] // x.shape[-1], axis=-1)
     total = sum(_strided(x, geometry, tap) * w[tap] for tap in geometry.taps())
-    return total.astype(dtype)  # type: ignore[union-attr]
+    return total.astype(dtype)
 
 
 def pool(
