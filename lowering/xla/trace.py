@@ -13,17 +13,20 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 
 from graphopt.errors import UnsupportedModel
 from graphopt.ir import Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.control import If, Loop, Run, no_rows
+from graphopt.ops.generation import Shape
 from graphopt.ops.structured import Computed
 from graphopt.reference import EvaluationFailed, Evaluator
 from graphopt.types import TensorType, Type
 from graphopt.xp import host, traced
 
 from .steering import STRUCTURAL
+from .symbols import computed, is_open, known_of, packed
 
 Array = Any
 
@@ -50,27 +53,36 @@ class Tracer(Evaluator):
     """Computes values from others, op by op, under a trace or eagerly.
 
     ``weights`` are the arrays that stand for some constants; ``steering`` the values
-    that must be known. ``precision`` is that of `graphopt.xp.traced`.
+    that must be known. Sizes in ``symbols`` may be JAX's symbolic dims. ``precision``
+    is that of `graphopt.xp.traced`.
     """
 
     def __init__(
         self,
         weights: Mapping[Value, Array],
         steering: Collection[Value],
-        symbols: Mapping[str, int],
+        symbols: Mapping[str, Any],
         precision: str = "highest",
     ) -> None:
-        super().__init__(seed=0, symbols=symbols)
+        fixed = {n: s for n, s in symbols.items() if not is_symbolic_dim(s)}
+        super().__init__(seed=0, symbols=fixed)
+        self.sizes = symbols
+        self.is_open = len(fixed) < len(symbols)
         self.weights = weights
         self.steering = steering
         self.xp = traced(precision)
-        self.host = Evaluator(seed=0, symbols=symbols)
+        self.host = Evaluator(seed=0, symbols=fixed)
 
     def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
         if isinstance(op, Constant):
             weight = self.weights.get(op)
             return (op.tensor.array() if weight is None else weight,)
-        if all(map(is_known, operands)) and not op.bodies and self._is_literal(op):
+        if self.is_open:
+            known = self._from_shapes(op, operands)
+            if known is not None:
+                return known
+            operands = self._closed(op, operands)
+        if not op.bodies and all(map(_is_literal, operands)) and self._is_small(op):
             with host().scope():
                 return self.host.apply(op, operands)
         if isinstance(op, Computed):
@@ -84,7 +96,36 @@ class Tracer(Evaluator):
                 raise depends_on_data(op) from error.__cause__
             raise
 
-    def _is_literal(self, op: Op) -> bool:
+    def _from_shapes(
+        self, op: Op, operands: Sequence[Array]
+    ) -> tuple[Array, ...] | None:
+        """The results as far as they follow from shapes; None where one does not."""
+        if isinstance(op, Shape) and isinstance(operands[0], jax.Array):
+            sizes = operands[0].shape[op.part(operands[0].ndim)]
+            return (packed(list(sizes), (len(sizes),), np.dtype(np.int64)),)
+        results = [known_of(value, self.sizes) for value in op.results]
+        return None if any(r is None for r in results) else tuple(results)
+
+    def _closed(self, op: Op, operands: Sequence[Array]) -> list[Array]:
+        """Operands of which only those that steer shapes hold symbolic dims.
+
+        One that does leaves the op to the program, and so all that is data.
+        """
+        if not any(map(is_open, operands)):
+            return list(operands)
+        static = op.static if isinstance(op, Computed) else ()
+        return [
+            array if i in static else self.placed(array, value)
+            for i, (array, value) in enumerate(zip(operands, op.operands, strict=True))
+        ]
+
+    def placed(self, array: Array, value: Value | None) -> Array:
+        """What a value is in the program."""
+        if value is None or value.dtype is None or not is_open(array):
+            return on_device(array)
+        return computed(array, value.dtype.numpy)
+
+    def _is_small(self, op: Op) -> bool:
         """True where results are small, or steer shapes, or have types XLA lacks."""
         if not self.steering.isdisjoint(op.results):  # type: ignore[attr-defined]
             return True
@@ -101,6 +142,8 @@ class Tracer(Evaluator):
         return super()._compute(op, operands)
 
     def _typed(self, array: Array, type_: Type) -> Array:
+        if is_open(array):
+            return array
         if not isinstance(array, jax.Array):
             return super()._typed(array, type_)
         if not isinstance(type_, TensorType) or type_.dtype is None:
@@ -184,6 +227,11 @@ def is_known(value: Array) -> bool:
     if isinstance(value, list):
         return all(map(is_known, value))
     return not isinstance(value, jax.Array)
+
+
+def _is_literal(value: Array) -> bool:
+    """True for what the host can compute with."""
+    return is_known(value) and not is_open(value)
 
 
 def on_device(value: Array) -> Array:
