@@ -107,8 +107,13 @@ def target_of(options: argparse.Namespace) -> Target:
     from ..lowering import find
 
     if options.target == "xla-cpu":
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # look for no other chips
+        only_cpu()
     return find(options.target)
+
+
+def only_cpu() -> None:
+    """Have JAX look for no other chips, unless the user says otherwise."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:

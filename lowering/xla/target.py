@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import jax
 
 from graphopt.errors import BackendMissing
 from graphopt.importer import load
+from graphopt.interface import is_program
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
 from .. import Executable, Model
+from .exported import ExportedProgram
 from .program import Program
 
 _PLATFORMS: Final = {"xla-cpu": "cpu", "xla-cuda": "cuda", "xla-tpu": "tpu"}
@@ -36,6 +39,8 @@ class Xla:
         return Program(graph, self.name, self.device, precision=self.precision)
 
     def open(self, model: Model) -> Executable:
+        if is_program(model):
+            return ExportedProgram(Path(model), self.name, self.device)
         return self.compile(load(model), Plan())
 
     @property

@@ -49,6 +49,24 @@ class DataDependent(UnsupportedModel, NotImplementedError):
     """A shape depends on data, but XLA compiles for known shapes."""
 
 
+class Open(UnsupportedModel, NotImplementedError):
+    """An op needs the number that a symbolic dim stands for."""
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        super().__init__(message, where=where)
+        self.reason = message
+        self.op: Op
+        self.shapes = ""
+
+    @classmethod
+    def at(cls, op: Op, operands: Sequence[Array], reason: Exception) -> Open:
+        """The error for an op on operands of open shapes."""
+        error = cls(str(reason).partition("\n")[0], where=op.label)
+        error.op = op
+        error.shapes = ", ".join(str(getattr(a, "shape", "")) for a in operands)
+        return error
+
+
 class Tracer(Evaluator):
     """Computes values from others, op by op, under a trace or eagerly.
 
@@ -94,7 +112,11 @@ class Tracer(Evaluator):
         except EvaluationFailed as error:
             if isinstance(error.__cause__, _CONCRETE):
                 raise depends_on_data(op) from error.__cause__
+            if self.is_open and not isinstance(error, UnsupportedModel):
+                raise Open.at(op, operands, error) from error
             raise
+        except jax.core.InconclusiveDimensionOperation as error:
+            raise Open.at(op, operands, error) from error
 
     def _from_shapes(
         self, op: Op, operands: Sequence[Array]
