@@ -117,6 +117,8 @@ def read_interface(path: Path) -> Interface:
             for side in ("inputs", "outputs")
             for side_ in (members.pop(side),)
         }
+        for name in ("platforms", "symbols", "constraints", "baked"):
+            members[name] = tuple(members[name])
         made = Interface(**ports, **members)
         made.graph()
         made.fixed_arrays()

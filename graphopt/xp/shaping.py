@@ -138,10 +138,21 @@ class Shaping(Foundation):
             return self.fill_around(x, pads, value) if any(map(any, pads)) else x
         for axis, pad in enumerate(pads):
             if any(pad):
-                # np.pad knows these modes: let it pad the positions.
-                index = np.pad(np.arange(x.shape[axis]), pad, mode=mode)  # type: ignore[call-overload]
-                x = self.lib.take(x, index, axis=axis)
+                x = self.lib.take(x, self._beyond(x.shape[axis], pad, mode), axis=axis)
         return x
+
+    def _beyond(self, extent: int, pad: tuple[int, int], mode: str) -> Array:
+        """Which elements of an axis stand in and around it."""
+        at = self.lib.arange(extent + sum(pad)) - pad[0]
+        if mode == "edge":
+            return self.lib.clip(at, 0, extent - 1)
+        if mode == "wrap":
+            return at % extent
+        if mode != "reflect":
+            raise ValueError(f"mode {mode!r} is not supported")
+        around = self.larger(2 * (extent - 1), 1)  # there and back again
+        at = at % around
+        return self.lib.minimum(at, around - at) if extent != 1 else at
 
     @abstractmethod
     def fill_around(

@@ -61,7 +61,7 @@ class Geometry(NamedTuple):
                 spatial, self.pads, self.spans, self.strides, strict=True
             )
         )
-        if min(result, default=0) < 0:
+        if any(isinstance(extent, int) and extent < 0 for extent in result):
             raise TypeMismatch(f"windows that reach {self.spans} over {tuple(spatial)}")
         return result
 

@@ -26,7 +26,7 @@ from graphopt.ir import Graph, Parameter
 from graphopt.polynomial import Polynomial
 from graphopt.provenance import place
 from graphopt.specialize import specialize
-from graphopt.types import TensorType
+from graphopt.types import DType, TensorType
 
 from .function import Function
 from .symbols import sized
@@ -36,6 +36,9 @@ from .weights import STORED, save_weights
 Array = Any
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
+
+LARGEST: Final = (1 << 31) - 1
+"""What a dim may be: an index beyond it stands for the end of an axis."""
 
 MOST_BAKED: Final = 900 << 20
 """Bytes of weights that a program can hold: once, and once more in its derivative."""
@@ -174,7 +177,8 @@ class _Making:
                 return made, bytes(made.serialize()), _first_line(error)
 
     def _exported(self, platforms: Sequence[str]) -> Any:
-        within = [f"{self.names[name]} <= {most}" for name, most in self.caps]
+        most = {**dict.fromkeys(self.names, LARGEST), **dict(self.caps)}
+        within = [f"{ours} <= {most[name]}" for name, ours in self.names.items()]
         scope = jax.export.SymbolicScope(within)
         symbols = {
             name: jax.export.symbolic_shape(ours, scope=scope)[0]
@@ -194,7 +198,7 @@ class _Making:
             return exporting(weights, inputs)
         except Open as error:
             raise Open(
-                f"{self._dims(error.shapes)} cannot stay symbolic: {error.reason}",
+                f"{self._dims(error)} cannot stay symbolic: {error.reason}",
                 where=place(self.graph, error.op),
             ) from error
         except DataDependent as error:
@@ -206,10 +210,12 @@ class _Making:
                 where=error.where,
             ) from error
 
-    def _dims(self, shapes: str) -> str:
-        """The dims that occur in shapes, and how to fix them."""
-        words = set(re.findall(r"\w+", shapes))
-        found = [n for n, ours in self.names.items() if ours in words]
+    def _dims(self, error: Open) -> str:
+        """The dims that the reason names, or the shapes do, and how to fix them."""
+        found: list[str] = []
+        for text in (error.reason, error.shapes):
+            words = set(re.findall(r"\w+", text))
+            found = found or [n for n, ours in self.names.items() if ours in words]
         found = found or list(self.names)
         what = "the dim" if len(found) == 1 else "one of the dims"
         listed = ", ".join(map(repr, found))
@@ -241,6 +247,8 @@ def _named(graph: Graph) -> Graph:
             raise UnsupportedModel(
                 f"the input {p.name!r} is {p.type}; a program for XLA takes tensors"
             )
+        if p.type.dtype is DType.STRING:
+            raise UnsupportedModel(f"the input {p.name!r}: XLA has no strings")
         if p.type.shape is None:
             raise UsageError(
                 f"the input {p.name!r} has no known rank; give it one, as by"

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.export import is_symbolic_dim
 
-from graphopt.errors import UnsupportedModel
+from graphopt.errors import GraphoptError, UnsupportedModel
 from graphopt.ir import Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.control import If, Loop, Run, no_rows
@@ -110,12 +110,15 @@ class Tracer(Evaluator):
         try:
             return super().apply(op, operands)
         except EvaluationFailed as error:
+            if any(map(_has_open_shape, operands)):
+                raise Open.at(op, operands, error) from error
             if isinstance(error.__cause__, _CONCRETE):
                 raise depends_on_data(op) from error.__cause__
-            if self.is_open and not isinstance(error, UnsupportedModel):
-                raise Open.at(op, operands, error) from error
             raise
-        except jax.core.InconclusiveDimensionOperation as error:
+        except Exception as error:  # what JAX raises is not the same in all versions
+            expected = not isinstance(error, GraphoptError | NameError | AssertionError)
+            if not expected or not any(map(_has_open_shape, operands)):
+                raise
             raise Open.at(op, operands, error) from error
 
     def _from_shapes(
@@ -254,6 +257,10 @@ def is_known(value: Array) -> bool:
 def _is_literal(value: Array) -> bool:
     """True for what the host can compute with."""
     return is_known(value) and not is_open(value)
+
+
+def _has_open_shape(value: Array) -> bool:
+    return is_open(value) or any(map(is_symbolic_dim, getattr(value, "shape", ())))
 
 
 def on_device(value: Array) -> Array:
