@@ -699,6 +699,23 @@ def test_the_reason_reaches_python(
         result.save(tmp_path / "m.stablehlo")
 
 
+REFUSED = {
+    "the same random": "(float[n] x) => (float[n] y) { y = RandomNormalLike(x) }",
+    "y.*no tensor": "(float[2] x) => (seq(float[a]) y) { y = SplitToSequence(x) }",
+    "operand 'boxes'": """(float[1, n, 4] b, float[1, 1, n] s) => (int64[k, 3] y) {
+        y = NonMaxSuppression(b, s)
+    }""",
+    "no element type": "(float[n] x) => (string[n] y) { y = Cast <to = 8> (x) }",
+}
+
+
+@pytest.mark.parametrize("told", REFUSED)
+def test_what_no_program_can_be(told: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=told):
+        saved(graphopt.load(model(f"graph {REFUSED[told]}")), tmp_path / "m.stablehlo")
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_xla_lacks_is_refused_by_name(tmp_path: Path) -> None:
     x = Parameter(tensor(DType.STRING, 2), "x")
     with pytest.raises(UnsupportedModel, match="strings"):

@@ -23,6 +23,7 @@ from graphopt.dims import Dim, Expr
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
 from graphopt.ir import Graph, Parameter
+from graphopt.ops import Opaque
 from graphopt.polynomial import Polynomial
 from graphopt.provenance import place
 from graphopt.specialize import specialize
@@ -98,6 +99,12 @@ def export(
     UsageError, UnsupportedModel for what XLA does not have, and where a dim cannot stay
     open: that names the op.
     """
+    for home, op in graph.walk():
+        if not op.deterministic and not isinstance(op, Opaque):
+            raise UnsupportedModel(
+                "a program for XLA would draw the same random numbers each time",
+                where=place(home, op),
+            )
     graph = _named(graph)
     function = Function(graph, precision=precision)
     known = _fixed(function, fixed or {})
@@ -120,7 +127,12 @@ def export(
     free = [p for p in graph.inputs if p.default is None and p.name not in known]
     making = _Making(graph, free, call, stored)
     made, blob, no_derivative = making.made(platform)
-    shapes = dict(zip(sorted(graph.output_names), made.out_avals, strict=True))
+    shapes = jax.tree.unflatten(made.out_tree, made.out_avals)
+    for name, aval in shapes.items():
+        if not hasattr(aval, "shape"):
+            raise UnsupportedModel(
+                f"the output {name!r} is no tensor; a program for XLA gives tensors"
+            )
     interface = Interface(
         graphopt=__version__,
         jax=jax.__version__,
@@ -167,14 +179,23 @@ class _Making:
                 if not self.caps:
                     raise
                 made = self._exported(PLATFORMS)
-            except NotImplementedError as error:
-                if isinstance(error, GraphoptError):
-                    raise
-                made = self._exported([platform])  # another one lacks something
+            except GraphoptError:
+                raise
+            except (NotImplementedError, ValueError):  # another platform lacks it
+                made = self._alone(platform)
             try:
                 return made, bytes(made.serialize(vjp_order=1)), None
-            except (ValueError, TypeError, NotImplementedError) as error:
-                return made, bytes(made.serialize()), _first_line(error)
+            except Exception as error:  # one of many that JAX has for it
+                return made, _serialized(made), _first_line(error)
+
+    def _alone(self, platform: str) -> Any:
+        """The export for one platform."""
+        try:
+            return self._exported([platform])
+        except (NotImplementedError, ValueError) as error:
+            raise UnsupportedModel(
+                f"JAX cannot export this for {platform}: {_first_line(error)}"
+            ) from error
 
     def _exported(self, platforms: Sequence[str]) -> Any:
         most = {**dict.fromkeys(self.names, LARGEST), **dict(self.caps)}
@@ -324,6 +345,16 @@ def _caps(graph: Graph, names: Iterable[str]) -> list[tuple[str, int]]:
                         name = symbol.key[0]
                         found[name] = min(ends[0], found.get(name, ends[0]))
     return [(name, found[name]) for name in names if found.get(name, 0) > 0]
+
+
+def _serialized(made: Any) -> bytes:
+    """An export without its derivative. Raises UnsupportedModel."""
+    try:
+        return bytes(made.serialize())
+    except Exception as error:  # an element type that the format lacks
+        raise UnsupportedModel(
+            f"JAX cannot serialize the program: {_first_line(error)}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
