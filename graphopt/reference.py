@@ -348,7 +348,7 @@ class Evaluator:
             return None
         numpy = widened_type(type_.dtype) if self.wide else type_.dtype.numpy
         try:
-            extents = [dims.evaluate(d, self.symbols) for d in type_.shape]
+            extents: list[int] = [dims.evaluate(d, self.symbols) for d in type_.shape]
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
         return math.prod(extents) * numpy.itemsize

@@ -375,8 +375,8 @@ class Attention(Structured, Composite):
         """What is added to the scores; None for nothing."""
         queries, keys = extents
         seen: Array | None = None
-        row = np.arange(queries)[:, None] + past
-        column = np.arange(keys)
+        row = xp.arange(0, queries, 1, DType.I64)[:, None] + past
+        column = xp.arange(0, keys, 1, DType.I64)
         if lengths is not None:
             lengths = xp.reshape(lengths, (-1, 1, 1, 1))
             seen = xp.less(column, lengths)

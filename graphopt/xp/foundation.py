@@ -60,10 +60,15 @@ _INT = {int}
 
 
 def ints(values: Any) -> tuple[int, ...]:
-    """Shapes, axes, sizes as Python ints: from a number, a sequence or an array."""
+    """Shapes, axes, sizes as Python ints: from a number, a sequence or an array.
+
+    Symbolic dims, which `jax.export` has, are left as they are.
+    """
     if type(values) is tuple and {*map(type, values)} <= _INT:
         return values
-    return tuple(np.asarray(values, np.int64).ravel().tolist())
+    array = np.asarray(values)
+    exact = array if array.dtype == object else array.astype(np.int64)
+    return tuple(exact.ravel().tolist())
 
 
 def normal_axes(axes: Any, rank: int) -> tuple[int, ...]:
@@ -114,6 +119,14 @@ class Foundation(ABC):
     @abstractmethod
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
         """Plain element conversion, as the library does it; `cast` has ONNX's rules."""
+
+    def larger(self, a: int, b: int) -> int:
+        """The larger of two extents; traced, either may be symbolic."""
+        return max(a, b)
+
+    def smaller(self, a: int, b: int) -> int:
+        """The smaller of two extents; traced, either may be symbolic."""
+        return min(a, b)
 
     def same(self, *operands: Any) -> tuple[Array, ...]:
         """The operands as arrays of one element type; Python numbers take that type.

@@ -80,7 +80,7 @@ def _extents(geometry: Geometry, spatial: tuple[int, ...]) -> tuple[int, ...]:
             spatial, geometry.pads, geometry.spans, geometry.strides, strict=True
         )
     )
-    if min(result, default=0) < 0:
+    if any(isinstance(extent, int) and extent < 0 for extent in result):
         raise TypeMismatch(f"windows that reach {geometry.spans} over {spatial}")
     return result
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.export import is_symbolic_dim
 
 from ..errors import NoReference, UnsupportedModel
 from . import channels_last
@@ -59,6 +60,14 @@ class Traced(Namespace):
     def asarray(self, value: Any, dtype: DTypeLike | None = None) -> Array:
         return jnp.asarray(value, None if dtype is None else self.dtype(dtype))
 
+    def larger(self, a: int, b: int) -> int:
+        found: int = jax.core.max_dim(a, b)
+        return found
+
+    def smaller(self, a: int, b: int) -> int:
+        found: int = jax.core.min_dim(a, b)
+        return found
+
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
         return lax.convert_element_type(x, self.dtype(dtype))
 
@@ -86,6 +95,15 @@ class Traced(Namespace):
 
     def complex(self, real: Any, imaginary: Any) -> Array:
         return lax.complex(*jnp.broadcast_arrays(*self.same(real, imaginary)))
+
+    def arange(self, start: Any, stop: Any, step: Any, dtype: DTypeLike) -> Array:
+        first, last, stride = (np.asarray(v).item() for v in (start, stop, step))
+        if not any(map(is_symbolic_dim, (first, last, stride))):
+            return super().arange(start, stop, step, dtype)
+        kind = self.dtype(dtype)
+        count = self.larger(-((first - last) // stride), 0)
+        first, stride = (self.asarray(v, kind) for v in (first, stride))
+        return jnp.arange(count, dtype=kind) * stride + first
 
     def fill_around(
         self, x: Array, pads: Sequence[tuple[int, int]], value: Any

@@ -81,7 +81,8 @@ class Function:
             tracer = Tracer(weights, self._known, symbols, self.precision, sources)
             env: dict[Value, Array] = {p: self._placed(p, a) for p, a in fed.items()}
             made = tracer.run(self.graph.outputs, env)
-            return dict(zip(self.graph.output_names, map(on_device, made), strict=True))
+            placed = map(tracer.placed, made, self.graph.outputs)
+            return dict(zip(self.graph.output_names, placed, strict=True))
 
     def _placed(self, parameter: Parameter, value: Array) -> Array:
         """An input as the trace has it: on the host where it steers shapes."""
