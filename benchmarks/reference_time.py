@@ -4,11 +4,16 @@ Each is timed twice: its run alone, of a model that it has taken in, and all of 
 the loaded model to the outputs. Ratios say how many times as fast graphopt's is. The
 largest error is relative to the largest value of each output. Set OMP_NUM_THREADS=1:
 CPU time counts waiting threads as well, and both call the same BLAS.
+
+`--against onnxruntime` takes ONNX Runtime instead, on one thread with its default
+optimizations: then only runs are timed, of a session and of a model that were made
+before, and the ratio says how many times ONNX Runtime's time the reference takes.
 """
 
 import argparse
 import json
 import random
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +23,7 @@ from typing import Any
 import intervals
 import models
 import onnx
+import ort_time
 import tools
 from onnx.reference import ReferenceEvaluator
 
@@ -26,6 +32,7 @@ from graphopt.lowering import find
 
 OURS = "graphopt"
 THEIRS = "onnx.reference"
+RUNTIME = "onnxruntime"
 OUR_RUN = f"{OURS}, run only"
 THEIR_RUN = f"{THEIRS}, run only"
 
@@ -73,6 +80,31 @@ def measure_model(source: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def measure_against_runtime(
+    source: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Times of runs on one model in ONNX Runtime and here, and their difference."""
+    inputs = models.make_inputs(source, models.chosen_dims(options), options.seed)
+    session = models.ort_session(source)
+    executable = find("reference").open(source)
+    calls: dict[str, Callable[[], list[Any]]] = {
+        RUNTIME: lambda: models.ort_run(session, inputs),
+        OURS: lambda: list(executable(inputs).values()),
+    }
+    expected, found = (call() for call in calls.values())
+    samples = ort_time.interleaved(calls, options.rounds, options.sample, options.seed)
+    error = models.relative_error(expected, found)
+    ratio = intervals.median_of_ratios(samples[OURS], samples[RUNTIME])
+    spent = {name: intervals.median(seconds) for name, seconds in samples.items()}
+    shown = ", ".join(f"{name} {1000 * s.value:.3f} ms" for name, s in spent.items())
+    print(f"  {shown}: times as long {ratio}; error {error:.2e}", flush=True)
+    return {
+        "seconds": {name: asdict(seconds) for name, seconds in spent.items()},
+        "ratio": asdict(ratio),
+        "relative_error": error,
+    }
+
+
 def main() -> None:
     """Measure each model that both can run."""
     parser = argparse.ArgumentParser(
@@ -80,18 +112,34 @@ def main() -> None:
     )
     models.add_model_arguments(parser)
     models.add_input_arguments(parser)
+    parser.add_argument("--against", choices=[THEIRS, RUNTIME], default=THEIRS)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--sample",
+        type=float,
+        default=0.02,
+        help="least CPU seconds of one sample, against onnxruntime",
+    )
     parser.add_argument("--json", type=Path, help="write everything measured here")
     options = parser.parse_args()
+    against_runtime = options.against == RUNTIME
+    measure = measure_against_runtime if against_runtime else measure_model
     report = {}
     for name, source in models.chosen_models(options).items():
         print(name, flush=True)
         try:
-            report[name] = measure_model(source, options)
+            report[name] = measure(source, options)
         except Exception as error:  # either may lack an op
             print(f"  left out: {type(error).__name__}: {str(error)[:200]}")
+    ratios = [measured["ratio"]["value"] for measured in report.values()]
+    if ratios:
+        print(f"median of {len(ratios)} ratios: {statistics.median(ratios):.2f}")
     if options.json:
-        head = {"schema": 2, "versions": tools.versions(["graphopt", "onnx", "numpy"])}
+        head = {
+            "schema": 3,
+            "against": options.against,
+            "versions": tools.versions([OURS, "onnx", RUNTIME, "numpy"]),
+        }
         options.json.write_text(json.dumps({**head, "models": report}, indent=1))
 
 

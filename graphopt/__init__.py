@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import training as training
     from .api import (
         optimize_model as optimize_model,
         run_model as run_model,
@@ -81,6 +82,8 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
+        if name == "training":
+            return import_module(".training", __name__)
         if name not in _MODULE:
             raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
         value = getattr(import_module(f".{_MODULE[name]}", __name__), name)
@@ -88,7 +91,7 @@ if not TYPE_CHECKING:
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_MODULE})
+        return sorted({*globals(), *_MODULE, "training"})
 
 
 class _Package(ModuleType):

@@ -1,9 +1,10 @@
-"""Run a written model in its runtime, next to the original."""
+"""Run a written model in its runtime, or in a target, next to the original."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,16 +12,18 @@ import numpy as np
 
 from .check import MEMORY, SLACK
 from .check.tolerance import Runs, compare, units
-from .errors import GraphoptError
+from .errors import BackendMissing, GraphoptError
 from .feeds import bind
 from .inputs import bindings, random_inputs
 from .ir import Graph, Op, Value
-from .lowering.isolated import Artifact as Artifact, Outcome, run
+from .lowering import Executable, Target
+from .lowering.isolated import Artifact as Artifact, run
 from .ops import Opaque
-from .reference import Evaluator, schedule
+from .reference import Evaluator, run as reference, schedule
 from .report import Trial
 
 RUNTIME: Final = "ONNX Runtime"
+XLA: Final = "XLA on the CPU"
 SECONDS: Final = 60.0
 """How long both models together may take."""
 
@@ -64,7 +67,61 @@ def try_out(
         return Trial(RUNTIME, None, note=f"of the original: {before.error}")
     if after.outputs is None:
         return Trial(RUNTIME, False, note=f"of the result only: {after.error}")
-    return _compared(graph, inputs, before, after)
+    assert after.outputs is not None
+    return _compared(graph, inputs, RUNTIME, before.outputs, after.outputs)
+
+
+def try_program(graph: Graph, program: Executable, feeds: Iterable[Feed]) -> Trial:
+    """Run an exported program next to the reference, on up to two of the feeds.
+
+    ``graph`` is the original's. It passes where each output is within the tolerance of
+    `graphopt.check`; where the reference cannot run, nothing is known.
+    """
+    if any(_is_random(op) for _, op in graph.walk()):
+        return Trial(XLA, None, note="the model draws random numbers")
+    deadline = time.monotonic() + SECONDS
+    done: list[float] = []
+    reason = ""
+    for feed in feeds:
+        try:
+            inputs = feed.arrays(graph)
+            ours = _reference(graph, inputs, "native", deadline)
+            truths = _reference(graph, inputs, "float64", deadline)
+        except GraphoptError as error:
+            reason = reason or str(error)
+            continue
+        try:
+            made = program(inputs)
+        except GraphoptError as error:
+            return Trial(XLA, False, note=f"of the result only: {error}")
+        outputs = dict(zip(graph.output_names, ours, strict=True))
+        trial = _compared(graph, inputs, XLA, outputs, made, truths)
+        if not trial.passed:
+            return trial
+        done.append(trial.difference)
+        if len(done) == 2:
+            break
+    if not done:
+        return Trial(XLA, None, note=f"the reference does not run: {reason}")
+    return Trial(XLA, True, max(done))
+
+
+def run_in(graph: Graph, path: str, target: Target, feed: Feed) -> Trial:
+    """The file in a target, next to the original ``graph`` in the reference.
+
+    Raises UsageError where no inputs can be made, and what the reference raises.
+    """
+    if any(_is_random(op) for _, op in graph.walk()):
+        return Trial(target.name, None, note="the model draws random numbers")
+    inputs = feed.arrays(graph)
+    before = reference(graph, inputs, limit_bytes=MEMORY)
+    try:
+        after = target.open(path)(inputs)
+    except BackendMissing:
+        raise
+    except GraphoptError as error:
+        return Trial(target.name, None, note=str(error))
+    return _compared(graph, inputs, target.name, before, after)
 
 
 def _is_random(op: Op) -> bool:
@@ -73,17 +130,20 @@ def _is_random(op: Op) -> bool:
 
 
 def _compared(
-    graph: Graph, inputs: Mapping[str, Array], before: Outcome, after: Outcome
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    runtime: str,
+    before: Mapping[str, Array],
+    after: Mapping[str, Array],
+    truths: Sequence[Array] | None = None,
 ) -> Trial:
-    assert before.outputs is not None
-    assert after.outputs is not None
+    """Each output against that of the original; also against its truth, if needed."""
     rounding = units(schedule(graph.outputs, graph.inputs), graph.outputs)
-    truths: list[Array] | None = None
     largest = 0.0
     for i, (name, value) in enumerate(
         zip(graph.output_names, graph.outputs, strict=True)
     ):
-        ours, theirs = before.outputs[name], after.outputs[name]
+        ours, theirs = before[name], after[name]
         largest = max(largest, _difference(ours, theirs))
         run_ = Runs(ours, ours, theirs, unit=rounding[value])
         found = compare(name, run_, SLACK)
@@ -94,21 +154,32 @@ def _compared(
                 found = compare(name, run_, SLACK)
         if not found.passed:
             note = f"output {name!r}: {found.note or 'differs'}"
-            return Trial(RUNTIME, False, largest, note)
-    return Trial(RUNTIME, True, largest)
+            return Trial(runtime, False, largest, note)
+    return Trial(runtime, True, largest)
 
 
 def _truths(graph: Graph, inputs: Mapping[str, Array]) -> list[Array] | None:
     """The outputs in float64, where the reference can have them."""
     try:
-        fed, symbols = bind(graph, inputs)
-        evaluator = Evaluator(
-            precision="float64", limit_bytes=MEMORY, seed=0, symbols=symbols
-        )
-        env: dict[Value, Array] = {v: evaluator.adopt(a) for v, a in fed.items()}
-        return evaluator.run(graph.outputs, env)
+        return _reference(graph, inputs, "float64", None)
     except GraphoptError:
         return None
+
+
+def _reference(
+    graph: Graph, inputs: Mapping[str, Array], precision: str, deadline: float | None
+) -> list[Array]:
+    """The outputs in the reference. Raises what it raises."""
+    fed, symbols = bind(graph, inputs)
+    evaluator = Evaluator(
+        precision=precision,
+        limit_bytes=MEMORY,
+        seed=0,
+        symbols=symbols,
+        deadline=deadline,
+    )
+    env: dict[Value, Array] = {v: evaluator.adopt(a) for v, a in fed.items()}
+    return evaluator.run(graph.outputs, env)
 
 
 def _difference(a: Array, b: Array) -> float:

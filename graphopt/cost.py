@@ -77,10 +77,16 @@ def op_cost(op: Op) -> OpCost:
         shapes = [None if v is None else v.shape for v in op.operands]
         domain = index.domain(maps, shapes, op.extents())
         return OpCost(index.flops(domain), index.bytes_moved(domain, _itemsizes(op)))
-    if isinstance(op, Composite) and op.expansion is not None:
-        inner = [op_cost(part) for part in _between(op.expansion, op.operands)]
-        return OpCost(_sum(c.flops for c in inner), _traffic(op))
+    if isinstance(op, Composite):
+        return _cost_of_body(op)
     return OpCost(None, _traffic(op))
+
+
+def _cost_of_body(op: Composite) -> OpCost:
+    if op.expansion is None:
+        return OpCost(None, _traffic(op))
+    inner = [op_cost(part) for part in _between(op.expansion, op.operands)]
+    return OpCost(_sum(c.flops for c in inner), _traffic(op))
 
 
 def roofline(
@@ -123,6 +129,8 @@ def _cost_of_regions(op: Op, binding: Mapping[str, int]) -> tuple[OpCost, Counte
 
     Nothing where it is not known how often they run.
     """
+    if isinstance(op, Composite):
+        return _cost_of_body(op), Counter()
     bodies = [_cost_of(body, binding) for body in op.bodies]
     if isinstance(op, If):
         flops = reduce(dims.maximum, [each.flops for each, _ in bodies])

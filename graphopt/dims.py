@@ -16,9 +16,11 @@ and extrema included) or of a degree above ``MAX_DEGREE`` becomes ``None``.
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeAlias
+from functools import reduce
+from typing import Any, Final, TypeAlias
 
 from .polynomial import Atom, Polynomial, extremum, quotient_and_rest, without_rests
 
@@ -326,19 +328,50 @@ def _substituted(factor: Atom, values: Mapping[str, Dim]) -> Dim:
     return result
 
 
-def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
+def evaluate(
+    dim: Dim,
+    values: Mapping[str, Any],
+    operations: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+) -> Any:
     """The number that a dim is for these symbols.
 
-    Raises KeyError naming a symbol without a value, ValueError for an unknown dim, and
-    ZeroDivisionError where a divisor comes out as 0.
+    ``values`` may be of any type that adds and multiplies like int; ``operations`` are
+    then its ``//``, ``%``, ``max`` and ``min``. Raises KeyError naming a symbol without
+    a value, ValueError for an unknown dim, and ZeroDivisionError where a divisor comes
+    out as 0.
     """
-    for name in symbols(dim):
-        if name not in values:
-            raise KeyError(name)
-    result = substitute(dim, values)
-    if not isinstance(result, int):
+    if dim is None:
         raise ValueError("an unknown dim has no value")
-    return result
+    if isinstance(dim, int):
+        return dim
+    return _evaluated(dim.polynomial, values, operations or _ON_INTS)
+
+
+_ON_INTS: Final[Mapping[str, Callable[[int, int], int]]] = {
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "max": max,
+    "min": min,
+}
+
+
+def _evaluated(
+    polynomial: Polynomial,
+    values: Mapping[str, Any],
+    operations: Mapping[str, Callable[[Any, Any], Any]],
+) -> Any:
+    total: Any = 0
+    for monomial, coefficient in polynomial.terms:
+        term: Any = coefficient
+        for factor in monomial:
+            name, operation = factor.key
+            if operation == "symbol":
+                term = term * values[name]
+                continue
+            parts = [_evaluated(x, values, operations) for x in factor.operands]
+            term = term * reduce(operations[operation], parts)
+        total = total + term
+    return total
 
 
 # --- normal form --------------------------------------------------------------------

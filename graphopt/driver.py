@@ -36,7 +36,7 @@ from .verify import element_types, verify
 if TYPE_CHECKING:
     from .check import CheckResult
 
-TARGETS: Final = ("onnx",)
+TARGETS: Final = ("onnx", "xla-cpu", "xla-cuda", "xla-tpu")
 """What `optimize` can write for; `graphopt.lowering.targets` are those that can run."""
 
 LEVELS: Final = (0, 1, 2)
@@ -101,13 +101,22 @@ class Result:
         path: str | os.PathLike[str],
         *,
         weights: Weights = "auto",
+        bake: bool = False,
         overwrite: bool = True,
     ) -> Result:
         """Write the model, whole or not at all; the result with the final report.
 
-        What is about to be written is read back and checked first. Raises UsageError
-        where ``path`` is the original or cannot be written, and CheckFailed.
+        What is about to be written is read back and checked first. For an XLA target
+        it is a program, NAME.stablehlo, with the weights in NAME.safetensors or, if
+        ``bake``, inside. Raises UsageError where ``path`` is the original or cannot be
+        written, and CheckFailed; for a program what `lowering.to_program` raises.
         """
+        if self.report.target != "onnx":
+            from .programs import put_program_in_place
+
+            return put_program_in_place(
+                self, Path(path), bake=bake, overwrite=overwrite
+            )
         from .output import put_in_place  # which needs results
 
         return put_in_place(self, Path(path), weights=weights, overwrite=overwrite)

@@ -20,6 +20,7 @@ from .exporter import save
 from .exporter.storage import Weights, data_path
 from .files import refuse_special
 from .importer import load
+from .interface import SUFFIX, is_program
 from .ir import Graph
 from .plan import annotated
 from .report import Change, Trial, check_to_json
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from .check import CheckResult
     from .driver import Result
 
-REJECTED: Final = ".rejected.onnx"
+REJECTED: Final = ".rejected"
+"""What the name of a candidate that failed ends in, before its suffix."""
 
 
 class Rejected(CheckFailed):
@@ -64,31 +66,38 @@ def check_destination(
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}: its folder is read-only")
-    if source is not None and _same_file(path, source):
+    if source is not None and same_file(path, source):
         raise UsageError(f"cannot write {path}: it is the input")
-    for file in (path, data_path(path)) if data else (path,):
+    for file in (path, weights_path(path)) if data else (path,):
         if file.exists() and not overwrite:
             raise UsageError(f"{file} exists; -f replaces it")
+
+
+def weights_path(path: Path) -> Path:
+    """The file that holds the weights of a model or program, where they are apart."""
+    return path.with_suffix(".safetensors") if is_program(path) else data_path(path)
 
 
 def put_in_place(
     result: Result, path: Path, *, weights: Weights, overwrite: bool
 ) -> Result:
     """Write a result to ``path``; see `Result.save`."""
+    if is_program(path):
+        raise UsageError(f"{path}: {SUFFIX} is for programs; name an XLA target")
     check_destination(path, result.origin, overwrite=overwrite)
-    for file in _data_files(result.original):
-        if _same_file(data_path(path), file) or _same_file(path, file):
+    for file in data_files(result.original):
+        if same_file(weights_path(path), file) or same_file(path, file):
             raise UsageError(f"cannot write {path}: {file} belongs to the input")
     graph = annotated(result.graph, result.plan)
     shares = weights == "share"
-    if shares and not _data_files(result.original):
+    if shares and not data_files(result.original):
         raise UsageError(
             "the weights lie in the model itself: there is no file to share; write"
             " them with weights 'auto' or 'external'"
         )
-    with _stage(path) as staged:
+    with stage(path) as staged:
         save(graph, staged, opset=result.opset, weights=weights, folder=path.parent)
-        if shares and data_path(staged).exists():
+        if shares and weights_path(staged).exists():
             raise UsageError(
                 "not all weights are in files that can be shared; write them with"
                 " weights 'external'"
@@ -99,33 +108,35 @@ def put_in_place(
                 folder = path.parent if shares else staged.parent
                 check, trial = _proved(result, staged, folder)
             except CheckFailed as error:
-                kept = _free_name(path)
+                kept = free_name(path)
                 save(graph, kept, opset=result.opset, weights=weights)
                 raise Rejected(error, kept, getattr(error, "check", None)) from None
-        written = [file for file in (data_path(staged), staged) if file.exists()]
+        written = [file for file in (weights_path(staged), staged) if file.exists()]
         size = sum(file.stat().st_size for file in written)
-        _replace(written, path)
+        replace(written, path)
     report = dataclasses.replace(
         result.report,
         check=check,
         trial=trial,
         output=str(path),
-        bytes=Change(_input_bytes(result), size + _shared_bytes(graph, shares)),
+        bytes=Change(input_bytes(result), size + _shared_bytes(graph, shares)),
     )
     return dataclasses.replace(result, report=report)
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
     """Where a rejected candidate can go: NAME.rejected.onnx, or with a number."""
-    stem = path.name.removesuffix(".onnx")
+    suffix = SUFFIX if is_program(path) else ".onnx"
+    stem = path.name.removesuffix(suffix)
     for number in count(1):
-        kept = path.with_name(stem + (f".{number}" if number > 1 else "") + REJECTED)
-        if not (os.path.lexists(kept) or os.path.lexists(data_path(kept))):
+        again = f".{number}" if number > 1 else ""
+        kept = path.with_name(f"{stem}{again}{REJECTED}{suffix}")
+        if not (os.path.lexists(kept) or os.path.lexists(weights_path(kept))):
             return kept
     raise AssertionError
 
 
-def _replace(written: Sequence[Path], path: Path) -> None:
+def replace(written: Sequence[Path], path: Path) -> None:
     """Put files in place, the model last: it never stands beside data that it misreads.
 
     Where the data of an older model is replaced, that model goes first.
@@ -170,7 +181,7 @@ def _tried(
 
 
 @contextmanager
-def _stage(path: Path) -> Iterator[Path]:
+def stage(path: Path) -> Iterator[Path]:
     """A name to write to first, in a folder of its own beside the final place."""
     try:
         folder = tempfile.TemporaryDirectory(
@@ -182,27 +193,27 @@ def _stage(path: Path) -> Iterator[Path]:
         yield Path(name, path.name)
 
 
-def _same_file(a: Path, b: Path) -> bool:
+def same_file(a: Path, b: Path) -> bool:
     try:
         return a.samefile(b)
     except OSError:
         return False
 
 
-def _data_files(graph: Graph) -> set[Path]:
+def data_files(graph: Graph) -> set[Path]:
     """The files that weights of the graph lie in."""
     return {t.location.file.path for t in graph.tensors() if t.location is not None}
 
 
-def _input_bytes(result: Result) -> int:
+def input_bytes(result: Result) -> int:
     """Bytes of the model as it came, with the data files that it refers to."""
     if result.origin is None:
         return result.report.bytes.before
     return result.origin.stat().st_size + sum(
-        file.stat().st_size for file in _data_files(result.original)
+        file.stat().st_size for file in data_files(result.original)
     )
 
 
 def _shared_bytes(graph: Graph, shares: bool) -> int:
     """Bytes of the files that the new model refers to and that are not its own."""
-    return sum(f.stat().st_size for f in _data_files(graph)) if shares else 0
+    return sum(f.stat().st_size for f in data_files(graph)) if shares else 0

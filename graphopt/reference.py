@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -111,7 +111,7 @@ def has_reference(op: Op) -> bool:
     """True where `evaluate` can run the op; random ops need a seed and do not count."""
     if isinstance(op, Constant):
         return True
-    if not isinstance(op, Computed) or not op.deterministic:
+    if not isinstance(op, Computed) or not op.deterministic or not op.available():
         return False
     if type(op).compute is Computed.compute and not isinstance(op, Composite):
         return False
@@ -150,7 +150,6 @@ class Evaluator:
         self.after = after
         self.deadline = deadline
         self.alive = 0
-        self._plans: dict[Graph, _Plan] = {}
         self._widened: OrderedDict[Tensor, Array] = OrderedDict()
 
     def run(self, wanted: Sequence[Value], env: Mapping[Value, Array]) -> list[Array]:
@@ -169,49 +168,48 @@ class Evaluator:
         self, wanted: Sequence[Value], env: Mapping[Value, Array]
     ) -> Iterator[tuple[Value, Array]]:
         """Each result that ``wanted`` needs, as it is computed; freed after its use."""
-        steps = self._steps(_Plan(wanted, env), dict(env))
+        plan = _Plan(wanted, env)
+        steps = self._steps(plan, plan.cells(env))
         while True:
             with self.xp.scope():
                 step = next(steps, None)
             if step is None:
                 return
-            yield step
+            op, made = step
+            yield from zip(op.results, made, strict=True)
 
     def adopt(self, array: Array) -> Array:
         """A value from outside as this precision has it."""
         return widen(array) if self.wide else array
 
     def _run(self, plan: _Plan, env: Mapping[Value, Array]) -> list[Array]:
-        known, alive = dict(env), self.alive
-        deque(self._steps(plan, known), maxlen=0)
+        cells, alive = plan.cells(env), self.alive
+        deque(self._steps(plan, cells), maxlen=0)
         self.alive = alive
-        return [known[value] for value in plan.wanted]
+        return [cells[place] for place in plan.wanted]
 
     def _steps(
-        self, plan: _Plan, known: dict[Value, Array]
-    ) -> Iterator[tuple[Value, Array]]:
-        left = plan.uses.copy()
-        taken: dict[Value, int] = {}
-        for op in plan.ops:
+        self, plan: _Plan, cells: list[Array]
+    ) -> Iterator[tuple[Op, tuple[Array, ...]]]:
+        counting = self.limit_bytes is not None
+        taken: dict[int, int] = {}
+        for op, operands, results, dead in plan.steps:
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise OutOfTime("the time for this run is over")
-            operands = [None if v is None else known[v] for v in op.operands]
-            results = self.apply(op, operands)
-            del operands
-            for value, array in zip(op.results, results, strict=True):
-                if left[value]:
-                    known[value] = array
-                    if self.wide or not isinstance(op, Constant):
-                        taken[value] = _bytes_of(array)
-                        self.alive += taken[value]
-                yield value, array
-            results = array = None  # type: ignore[assignment]
-            for operand in op.operands:
-                if operand is not None:
-                    left[operand] -= 1
-                    if not left[operand]:
-                        self.alive -= taken.pop(operand, 0)
-                        del known[operand]
+            made = self.apply(op, [cells[place] for place in operands])
+            for place, array in zip(results, made, strict=True):
+                cells[place] = array
+            if counting and (self.wide or not isinstance(op, Constant)):
+                for place, array in zip(results, made, strict=True):
+                    if place > 0:
+                        taken[place] = _bytes_of(array)
+                        self.alive += taken[place]
+            yield op, made
+            del made
+            for place in dead:
+                cells[place] = None
+                if counting:
+                    self.alive -= taken.pop(place, 0)
 
     def _constant(self, tensor: Tensor) -> Array:
         if not self.wide or widened_type(tensor.dtype) is tensor.dtype.numpy:
@@ -268,10 +266,7 @@ class Evaluator:
         def body(index: int, arrays: Sequence[Array]) -> list[Array]:
             graph = op.bodies[index]
             env: dict[Value, Array] = dict(zip(graph.inputs, arrays, strict=True))
-            plan = self._plans.get(graph)
-            if plan is None:
-                plan = self._plans[graph] = _Plan(graph.outputs, env)
-            return self._run(plan, env)
+            return self._run(_plan_of(graph, env), env)
 
         return op.compute(self.xp, *operands, run=body)  # type: ignore[call-arg]
 
@@ -288,7 +283,10 @@ class Evaluator:
             if value is not None and not isinstance(value, Constant)
         }
         wanted = made[: op.outs]
-        return self._finished(op, tuple(self._run(_Plan(wanted, env), env)))
+        plan = _EXPANSIONS.get(op)
+        if plan is None or plan.known != env.keys():
+            plan = _EXPANSIONS[op] = _Plan(wanted, env)
+        return self._finished(op, tuple(self._run(plan, env)))
 
     def _cast(self, op: Cast, x: Array) -> Array:
         """A cast in real numbers: only a coarser type rounds."""
@@ -312,14 +310,16 @@ class Evaluator:
     def _typed(self, array: Array, type_: Type) -> Array:
         if isinstance(array, np.generic):
             array = np.asarray(array)
-        if not isinstance(array, np.ndarray):
-            return widen(array) if self.wide else array
-        if not isinstance(type_, TensorType) or type_.dtype is None:
-            return widen(array) if self.wide else array
-        dtype = type_.dtype.numpy
-        if self.wide:
-            dtype = widened_type(dtype)
-        return array if array.dtype == dtype else array.astype(dtype)
+        if (
+            isinstance(array, np.ndarray)
+            and isinstance(type_, TensorType)
+            and type_.dtype is not None
+        ):
+            dtype = type_.dtype.numpy
+            if self.wide:
+                dtype = widened_type(dtype)
+            return array if array.dtype is dtype else array.astype(dtype, copy=False)
+        return widen(array) if self.wide else array
 
     # Memory
 
@@ -348,33 +348,69 @@ class Evaluator:
             return None
         numpy = widened_type(type_.dtype) if self.wide else type_.dtype.numpy
         try:
-            extents = [dims.evaluate(d, self.symbols) for d in type_.shape]
+            extents: list[int] = [dims.evaluate(d, self.symbols) for d in type_.shape]
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
         return math.prod(extents) * numpy.itemsize
 
 
+class _Step(NamedTuple):
+    """One op of a plan. Places are cells of the run: the first is an absent operand,
+    the last takes what nothing reads."""
+
+    op: Op
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    dead: tuple[int, ...]
+    """Places that no later step reads."""
+
+
 class _Plan:
-    """The ops that some values need where others are known, and each one's uses."""
+    """How some values are computed where others are known: steps, and where what is."""
 
     def __init__(self, wanted: Sequence[Value], known: Iterable[Value]) -> None:
-        self.wanted = tuple(wanted)
         self.known = frozenset(known)
-        self.ops = schedule(wanted, known)
-        self.uses: Counter[Value] = Counter(self.wanted)
-        for op in self.ops:
-            for operand in op.operands:
-                if operand is not None:
-                    self.uses[operand] += 1
+        ops = schedule(wanted, self.known)
+        last: dict[Value | None, int] = {}
+        for index, op in enumerate(ops):
+            last.update(dict.fromkeys(op.operands, index))
+        last.update(dict.fromkeys(wanted, len(ops)))
+        last.pop(None, None)
+        places: dict[Value | None, int] = {None: 0}
+        for value in last:
+            places[value] = len(places)
+        dead: list[list[int]] = [[] for _ in range(len(ops) + 1)]
+        for value, index in last.items():
+            dead[index].append(places[value])
+        self.size = len(places)
+        self.given = [(v, place) for v, place in places.items() if v in self.known]
+        self.wanted = [places[value] for value in wanted]
+        self.steps = [
+            _Step(
+                op,
+                tuple([places[value] for value in op.operands]),
+                tuple([places.get(value, -1) for value in op.results]),
+                tuple(dead[index]),
+            )
+            for index, op in enumerate(ops)
+        ]
+
+    def cells(self, env: Mapping[Value, Array]) -> list[Array]:
+        """The memory of a run, at its start."""
+        cells: list[Array] = [None] * (self.size + 1)
+        for value, place in self.given:
+            cells[place] = env[value]
+        return cells
 
 
 _PLANS: Final[WeakKeyDictionary[Graph, _Plan]] = WeakKeyDictionary()
+_EXPANSIONS: Final[WeakKeyDictionary[Op, _Plan]] = WeakKeyDictionary()
 
 
-def _plan_of(graph: Graph, known: Iterable[Value]) -> _Plan:
+def _plan_of(graph: Graph, known: Mapping[Value, Any]) -> _Plan:
     """How to compute all outputs of a graph; kept, as graphs run more than once."""
     plan = _PLANS.get(graph)
-    if plan is None or plan.known != set(known):
+    if plan is None or plan.known != known.keys():
         plan = _PLANS[graph] = _Plan(graph.outputs, known)
     return plan
 

@@ -66,7 +66,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Report:
-    """What was done to a model. ``bytes`` are those of weights, until it is written."""
+    """What was done to a model. ``bytes`` are those of weights, until it is written.
+
+    ``program`` is the interface of what was exported for XLA.
+    """
 
     target: str
     level: int
@@ -81,6 +84,7 @@ class Report:
     missed: tuple[Missed, ...] = ()
     input: str | None = None
     output: str | None = None
+    program: Mapping[str, Any] | None = None
 
     @property
     def ops(self) -> Change:
@@ -129,6 +133,7 @@ class Report:
             ],
             "notes": list(self.notes),
             "seconds": round(self.seconds, 6),
+            **({} if self.program is None else {"program": dict(self.program)}),
         }
 
     def __str__(self) -> str:

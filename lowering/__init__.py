@@ -30,6 +30,7 @@ from .xla.environment import prepare
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from .xla.export import Program as Program
     from .xla.function import Function
     from .xla.report import Examined
 
@@ -74,7 +75,10 @@ class Target(Protocol):
         ...
 
     def open(self, model: Model) -> Executable:
-        """A model as it is, ready to run; raises as `compile`."""
+        """A model as it is, ready to run; raises as `compile`.
+
+        XLA's targets also open the programs that `optimize` exports.
+        """
         ...
 
 
@@ -85,7 +89,7 @@ _MODULES: Final = {
     "xla-cuda": ".xla.target",
     "xla-tpu": ".xla.target",
 }
-_PACKAGES: Final = ("jax", "jaxlib")
+_PACKAGES: Final = ("jax", "jaxlib", "flatbuffers", "safetensors")
 
 targets: Final = tuple(_MODULES)
 """The names of all targets that can run a model."""
@@ -151,6 +155,27 @@ def to_jax(
     return function, function.params
 
 
+def to_program(
+    graph: Graph,
+    target: str,
+    *,
+    fixed: Mapping[str, Array] | None = None,
+    beside: str | None = None,
+) -> Program:
+    """The graph as an exported program, what `optimize` writes for an XLA target.
+
+    See `graphopt.lowering.xla.export`. Raises BackendMissing without JAX.
+    """
+    platform = target.removeprefix("xla-")
+    made: Program = exporting().export(graph, platform, fixed=fixed, beside=beside)
+    return made
+
+
+def exporting() -> ModuleType:
+    """What exports programs. Raises BackendMissing without JAX."""
+    return _module(".xla.export")
+
+
 def _module(name: str, extra: str = "jax") -> ModuleType:
     """A module that may need JAX, which ``extra`` installs. Raises BackendMissing."""
     if name.startswith(".xla"):
@@ -161,5 +186,5 @@ def _module(name: str, extra: str = "jax") -> ModuleType:
         if error.name is None or error.name.partition(".")[0] not in _PACKAGES:
             raise
         raise BackendMissing(
-            f"JAX is not installed; pip install 'graphopt[{extra}]'"
+            f"{error.name} is not installed; pip install 'graphopt[{extra}]'"
         ) from error

@@ -10,6 +10,7 @@ import numpy as np
 from graphopt import reference
 from graphopt.importer import load
 from graphopt.ir import Graph
+from graphopt.ops import Constant
 from graphopt.plan import Plan
 
 from . import Array, Executable, Model
@@ -20,8 +21,16 @@ class Evaluation(Executable):
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._mapped: list[Array] | None = None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self._mapped is None:
+            # Held, so that weights in files are not mapped anew for each run.
+            self._mapped = [
+                op.tensor.array()
+                for op in self.graph.ops
+                if isinstance(op, Constant) and op.tensor.location is not None
+            ]
         return reference.run(self.graph, inputs, seed=0)
 
     def used(self) -> Mapping[str, Any]:

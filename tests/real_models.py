@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ def model_paths() -> list[Path]:
     return sorted(found, key=lambda path: (path.stat().st_size, str(path)))
 
 
-def every_model() -> pytest.MarkDecorator:
-    """Runs a test on each model file as ``path``; skips it where there is none."""
-    paths = model_paths()
+def every_model(
+    wanted: Callable[[Path], bool] = lambda path: True,
+) -> pytest.MarkDecorator:
+    """Runs a test on each wanted model file as ``path``; skips it without any."""
+    paths = list(filter(wanted, model_paths()))
     if not paths:
         skip = pytest.mark.skip(reason="no models: set GRAPHOPT_MODELS")
         return pytest.mark.parametrize("path", [pytest.param(None, marks=skip)])

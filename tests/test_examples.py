@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +20,7 @@ DIGITS = EXAMPLES / "models" / "digits.onnx"
 
 
 def test_every_example_is_run_here() -> None:
-    run = {"write_a_pass.py", "train_digits.py"}
+    run = {"write_a_pass.py", "train_cnn.py", "train_digits.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == run
 
 
@@ -38,6 +41,47 @@ def test_train_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train_digits.py", str(tmp_path)])
     runpy.run_path(str(EXAMPLES / "train_digits.py"), run_name="__main__")
     onnx.checker.check_model(tmp_path / "digits.onnx")
+
+
+def trained_cnn(folder: Path, devices: int) -> tuple[list[str], dict[str, Any]]:
+    """What the example prints on so many devices, and the weights that it writes."""
+    out = folder / f"{devices}.onnx"
+    command = [sys.executable, EXAMPLES / "train_cnn.py", out, "--devices"]
+    made = subprocess.run(
+        [*map(str, command), str(devices)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    weights = onnx.load(out).graph.initializer
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in weights}
+    return made.stdout.splitlines(), arrays
+
+
+@pytest.mark.xla
+def test_train_cnn_on_one_device_and_on_eight(tmp_path: Path) -> None:
+    """The same curve to one unit of the last digit that is printed, the same weights.
+
+    Sums over a batch are taken in another order: losses differ by 1e-6 of themselves.
+    """
+    for module in ("jax", "optax", "orbax", "sklearn"):
+        pytest.importorskip(module)
+    (one, first), (eight, second) = (trained_cnn(tmp_path, n) for n in (1, 8))
+    epochs = [line.split() for line in one if line.startswith("epoch")]
+    assert len(epochs) == 5
+    for words, line in zip(epochs, eight, strict=False):
+        others = line.split()
+        assert words[::2] == others[::2]
+        for value, other in zip(words[3::2], others[3::2], strict=True):
+            assert float(other) == pytest.approx(float(value), rel=1.1e-3)
+    for lines in (one, eight):
+        name, _, accuracy = lines[-1].rpartition(" ")
+        assert name == "validation accuracy"
+        assert float(accuracy) >= 0.95
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        np.testing.assert_allclose(second[name], weight, atol=2e-5)
 
 
 def test_the_model_reads_digits() -> None:

@@ -23,6 +23,7 @@ from graphopt.ops import (
     Add,
     Cast,
     CastLike,
+    Clip,
     Constant,
     ConstantOfShape,
     DequantizeLinear,
@@ -73,6 +74,15 @@ def values(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray[Any, A
 @pytest.fixture
 def x() -> Parameter:
     return Parameter(F, "x")
+
+
+def test_what_nothing_reads_is_not_an_absent_operand() -> None:
+    """Clip without a lower bound, after an op of which one result is unused."""
+    x = Parameter(tensor(DType.F32, 4), "x")
+    left, _ = Split(x, num_outputs=2).results
+    graph = Graph([x], [Clip(left, None, Constant(Tensor.of(np.float32(1))))])
+    (result,) = evaluate(graph, [np.array([-5, 5, 7, 8], np.float32)])
+    np.testing.assert_array_equal(result, np.array([-5, 1], np.float32))
 
 
 def test_values_by_name_and_in_order(x: Parameter) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,20 @@ from graphopt.dims import symbol
 from graphopt.inputs import random_inputs
 from graphopt.ir import Parameter
 from graphopt.lowering import find
-from graphopt.ops import Add, Concat, Constant, MatMul, NonZero, Reshape, Shape
+from graphopt.ops import (
+    Add,
+    Cast,
+    Concat,
+    Constant,
+    Conv,
+    MatMul,
+    Mul,
+    NonZero,
+    ReduceSum,
+    Reshape,
+    Shape,
+    Transpose,
+)
 from graphopt.plan import Plan
 from graphopt.reference import run as reference
 from graphopt.types import DType, tensor
@@ -24,6 +39,7 @@ jax = pytest.importorskip("jax")
 pytestmark = pytest.mark.xla
 
 from graphopt.lowering.xla.function import Function, with_params  # noqa: E402
+from graphopt.lowering.xla.hoist import hoist  # noqa: E402
 from graphopt.lowering.xla.program import PROGRAMS  # noqa: E402
 from graphopt.lowering.xla.trace import DataDependent  # noqa: E402
 
@@ -199,10 +215,17 @@ def test_branches_of_different_shapes_need_a_known_condition() -> None:
     text = BRANCHES.replace("float[2] y", "float[n] y").replace(
         "b = Neg(x)", "b = Concat <axis = 0> (x, x)"
     )
-    text = text.replace("=> (float[2] b)", "=> (float[4] b)")
-    fn, params = to_jax(model(text))
+    made = model(text.replace("=> (float[2] b)", "=> (float[4] b)"))
+    run, x = find("xla-cpu").open(made), normal(2)
+    assert run(c=np.array(True), x=x)["y"].tolist() == (x + x).tolist()
+    assert run(c=np.array(False), x=x)["y"].tolist() == [*x, *x]
+    node = helper.make_node("ReduceMax", ["x"], ["c_"], keepdims=0)
+    cast = helper.make_node("Cast", ["c_"], ["c"], to=TensorProto.BOOL)
+    made.graph.node.insert(0, node)
+    made.graph.node.insert(1, cast)
+    del made.graph.input[0]
     with pytest.raises(DataDependent, match="branches of If"):
-        jax.jit(fn)(params, c=np.array(True), x=normal(2))
+        find("xla-cpu").open(made)(x=x)
 
 
 LOOP = """graph (int64 n, float[2] x) => (float[2] last{rows}) {
@@ -256,3 +279,61 @@ def test_loops_of_a_known_number_have_gradients() -> None:
     x = normal(2)
     gradient = jax.grad(lambda x: fn(params, x=x)["last"].sum())(x)
     np.testing.assert_allclose(gradient, 4 * x**3, rtol=1e-5)
+
+
+# --- what follows from weights --------------------------------------------------------
+
+
+def test_what_follows_from_weights_alone_is_computed_once() -> None:
+    x = Parameter(tensor(DType.F32, symbol("n"), 3), "x")
+    weight = Constant(normal(2, 3))
+    turned = Transpose(weight, perm=(1, 0))
+    graph = Graph([x], [MatMul(x, Mul(turned, turned))], output_names=["y"])
+    fn = Function(graph)
+    program = jax.make_jaxpr(fn)(fn.params, {"x": normal(4, 3)})
+    hoisted = hoist(program, len(fn.params))
+    assert [str(e.primitive) for e in hoisted.first.eqns] == ["transpose", "mul"]
+    assert [str(e.primitive) for e in hoisted.rest.eqns] == ["dot_general"]
+    made = find("xla-cpu").compile(graph, Plan())(x=normal(4, 3))
+    expected = reference(graph, {"x": normal(4, 3)})["y"]
+    np.testing.assert_allclose(made["y"], expected, rtol=1e-5)
+
+
+def test_what_grows_is_computed_where_it_is_used() -> None:
+    x = Parameter(tensor(DType.F32, 4, 3), "x")
+    codes = Constant(np.arange(3 * 10**5, dtype=np.int8).reshape(10**5, 3))
+    made = Add(x, ReduceSum(Cast(codes, to=DType.F32), keepdims=0))
+    graph = Graph([x], [made], output_names=["y"])
+    fn = Function(graph)
+    assert [a.dtype for a in fn.params.values()] == [np.int8]
+    hoisted = hoist(jax.make_jaxpr(fn)(fn.params, {"x": normal(4, 3)}), 1)
+    assert not hoisted.first.eqns
+
+
+# --- the command line -----------------------------------------------------------------
+
+
+def test_commands_take_the_target(digits: Any, command: Any, tmp_path: Path) -> None:
+    code, said, _ = command("check", digits, "--target", "xla-cpu")
+    assert code == 0
+    assert "xla-cpu gives the same outputs" in said
+    made = tmp_path / "out.npz"
+    code, said, _ = command("run", digits, "--target", "xla-cpu", "-o", made, "--json")
+    assert code == 0
+    assert json.loads(said)["used"]["target"] == "xla-cpu"
+    code, _, _ = command("run", digits, "-o", tmp_path / "reference.npz")
+    with np.load(made) as ours, np.load(tmp_path / "reference.npz") as theirs:
+        np.testing.assert_allclose(ours["logits"], theirs["logits"], rtol=2e-5)
+    code, said, _ = command("bench", digits, "--target", "xla-cpu", "--rounds", 3)
+    assert code == 0
+    assert "xla-cpu" in said
+
+
+def test_a_lowering_that_is_wrong_fails_the_check(
+    digits: Any, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {Conv: lambda op, xp, *x: op.compute(xp, *x) * 1.001}
+    monkeypatch.setattr("graphopt.lowering.xla.trace.OVERRIDES", wrong)
+    code, said, _ = command("check", digits, "--target", "xla-cpu")
+    assert code == 4
+    assert "logits" in said

@@ -11,7 +11,7 @@ from xp_sides import compare, on_host
 
 from graphopt.errors import TypeMismatch
 from graphopt.types import DType
-from graphopt.xp import host
+from graphopt.xp import half, host
 
 FLOAT8 = (DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ)
 ON_XLA = [
@@ -208,3 +208,26 @@ def test_bitcast() -> None:
 def test_a_cast_to_the_same_type_copies_nothing() -> None:
     x = np.ones(3, np.float32)
     assert host().cast(x, DType.F32) is x
+
+
+EVERY_HALF = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+
+
+def test_every_float16_becomes_its_float32() -> None:
+    wide = EVERY_HALF.astype(np.float32)
+    assert EVERY_HALF.size > half.FEW
+    found = cast(EVERY_HALF, DType.F32)
+    np.testing.assert_array_equal(found.view(np.uint32), wide.view(np.uint32))
+
+
+def test_maxima_of_float16_are_those_of_float32() -> None:
+    rng = np.random.default_rng(0)
+    for pool in (EVERY_HALF, EVERY_HALF[~np.isnan(EVERY_HALF)]):
+        a, b = rng.permutation(pool), rng.permutation(pool)
+        wide = np.maximum(a.astype(np.float32), b.astype(np.float32))
+        found = on_host(lambda xp, a, b: xp.maximum(a, b), a, b)[0]
+        # Zeros of two signs are equal, and either may be taken.
+        np.testing.assert_array_equal(found, wide.astype(np.float16))
+        ahead = on_host(lambda xp, a: xp.maximum(a, 0), a)[0]
+        wide = np.maximum(a.astype(np.float32), np.float32(0))
+        np.testing.assert_array_equal(bits(ahead), bits(wide.astype(np.float16)))

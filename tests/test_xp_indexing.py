@@ -38,6 +38,19 @@ def test_gathers_agree() -> None:
     compare(cases, x.astype(ml_dtypes.bfloat16), few, tuples, along, batched)
 
 
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_few_slices_of_what_lies_otherwise(axis: int) -> None:
+    """They are taken where they lie, by the same rules."""
+    x = normal(5, 4, 6).transpose(2, 0, 1)
+    indices = np.array([[0, -1], [3, -4]])
+    with host().scope():
+        np.testing.assert_array_equal(
+            host().take(x, indices, axis), np.take(x, indices, axis)
+        )
+        with pytest.raises(IndexError):
+            host().take(x, np.array([7]), axis)
+
+
 def test_gathers_mean_what_onnx_says() -> None:
     x = np.arange(12).reshape(3, 4)
     (taken,) = on_host(lambda xp, x: xp.take(x, np.array([[-1]]), 0), x)

@@ -89,7 +89,7 @@ def add_dims(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_target(parser: argparse.ArgumentParser, default: str) -> None:
+def add_target(parser: argparse.ArgumentParser, default: str | None) -> None:
     """``--target``: what runs the models, and how precisely."""
     from ..lowering import targets
 
@@ -97,7 +97,7 @@ def add_target(parser: argparse.ArgumentParser, default: str) -> None:
         "--target",
         default=default,
         metavar="T",
-        help=f"what runs it: {', '.join(targets)} (default: {default})",
+        help=f"what runs it: {', '.join(targets)} (default: {default or 'nothing'})",
     )
     add_precision(parser)
 

@@ -13,7 +13,7 @@ from ..bench import measure
 from ..errors import UsageError
 from ..report import table
 from .arguments import Progress, add_inputs, add_sizes, add_target, say, target_of
-from .run import feeds
+from .run import check_runs, feeds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     if options.rounds < 1:
         raise UsageError("at least one round is needed")
     target_of(options)  # what is missing is said first
+    for model in options.models:
+        check_runs(model, options.target)
     fed = feeds(options, options.models[0])
     with Progress(options) as progress:
         timings = measure(

@@ -3,6 +3,9 @@
 Both run on the same inputs in the NumPy reference, and in ONNX Runtime, if that is
 installed, where it could not compare an output. Exit code 4 where an output differs, or
 could not be compared at all.
+
+With --target, B is also run there, and compared with A in the reference; B may then be
+left out, and A is held against itself.
 """
 
 from __future__ import annotations
@@ -12,21 +15,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..artifact import Artifact, Feed, try_out
+from ..artifact import Artifact, Feed, run_in, try_out
 from ..check import MODES, check
 from ..check.difference import Difference, first_difference
-from ..errors import CheckFailed
+from ..errors import CheckFailed, UnsupportedModel, UsageError
 from ..importer import load
 from ..ir import Graph
 from ..provenance import place
 from ..report import check_to_json, trial_line
-from .arguments import Progress, add_inputs, read_arrays, say
+from .arguments import (
+    Progress,
+    add_inputs,
+    add_target,
+    read_arrays,
+    say,
+    target_of,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("before", type=Path, metavar="A")
-    parser.add_argument("after", type=Path, metavar="B")
+    parser.add_argument("after", type=Path, metavar="B", nargs="?")
     parser.add_argument(
         "--mode",
         default="auto",
@@ -41,11 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where they differ, name the first value of A that does",
     )
+    add_target(parser, None)
     add_inputs(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Load both, compare, print."""
+    if options.after is None and options.target is None:
+        raise UsageError("give a second model, or a --target to run this one in")
+    target = None if options.target is None else target_of(options)
+    if options.after is None:
+        options.after = options.before
     before, after = load(options.before), load(options.after)
     inputs, first = read_arrays(options.inputs, options.before), None
     with Progress(options) as progress:
@@ -59,7 +75,12 @@ def run(options: argparse.Namespace) -> int:
             exact=options.exact,
         )
         trial = None
-        if found.passed and found.lost:
+        if target is not None and found.passed:
+            progress(f"running it in {target.name}")
+            sizes = next(iter(found.sizes), None)
+            feed = Feed(inputs, sizes, options.seed)
+            trial = run_in(before, str(options.after), target, feed)
+        elif found.passed and found.lost:
             progress("running both in ONNX Runtime")
             files = Artifact(str(options.before)), Artifact(str(options.after))
             sizes = next(iter(found.sizes), None)
@@ -73,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
     if trial is not None:
         lines.append(trial_line(trial))
         verdict = trial.passed
+        if verdict is None and target is not None:
+            raise UnsupportedModel(f"not run in {trial.runtime}: {trial.note}")
     members["runtime"] = None if trial is None else vars(trial).copy()
     members["verdict"] = verdict
     if verdict is None:

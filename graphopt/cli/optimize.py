@@ -2,6 +2,7 @@
 
 MODEL.onnx becomes MODEL.opt.onnx. The result is read back and compared with the
 original before it is put in place; where ONNX Runtime is installed, both are run there.
+For XLA it becomes MODEL.opt.stablehlo, a program that JAX alone can load.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from ..errors import CheckFailed, UsageError
 from ..exporter import Wanted
 from ..exporter.storage import Weights
 from ..files import atomic_write
+from ..interface import SUFFIX
+from ..lowering import exporting
+from ..lowering.xla.environment import prepare
 from ..output import Rejected, check_destination
 from ..report import Report
 from ..specialize import parse_dim, parse_shape
@@ -35,12 +39,23 @@ from .arguments import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("model", type=Path, metavar="MODEL")
-    add_output(parser, "where to write (default: MODEL.opt.onnx)")
+    add_output(
+        parser, "where to write (default: MODEL.opt.onnx, for XLA MODEL.opt.stablehlo)"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="write nothing, but do all the rest"
     )
     parser.add_argument(
-        "--target", default="onnx", choices=driver.TARGETS, help="what to write for"
+        "--target",
+        default="onnx",
+        choices=driver.TARGETS,
+        help="what to write for: a model for any runtime (onnx, the default), or for"
+        " XLA a program, with its weights in MODEL.opt.safetensors",
+    )
+    parser.add_argument(
+        "--bake-weights",
+        action="store_true",
+        help="the weights become part of the program for XLA",
     )
     parser.add_argument(
         "--opset",
@@ -78,9 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Optimize, check, write, report."""
     source: Path = options.model
-    target = None if options.dry_run else options.output or default_output(source)
+    _check_target(options)
+    target = None
+    if not options.dry_run:
+        target = options.output or default_output(source, options.target)
     if target is not None:
-        check_destination(target, source, overwrite=options.force)
+        check_destination(
+            target, source, overwrite=options.force, data=not options.bake_weights
+        )
     if options.report is not None:
         check_destination(options.report, source, overwrite=options.force, data=False)
         if target is not None and options.report.absolute() == target.absolute():
@@ -107,7 +127,10 @@ def run(options: argparse.Namespace) -> int:
         else:
             progress(f"checking and writing {target}")
             result = result.save(
-                target, weights=options.weights, overwrite=options.force
+                target,
+                weights=options.weights,
+                bake=options.bake_weights,
+                overwrite=options.force,
             )
     report = result.report
     if options.json or options.report is not None:
@@ -127,19 +150,33 @@ def _rehearsed(result: driver.Result, options: argparse.Namespace) -> driver.Res
     """
     weights: Weights = "auto" if options.weights == "share" else options.weights
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, default_output(options.model).name)
+        path = Path(folder, default_output(options.model, options.target).name)
         try:
-            saved = result.save(path, weights=weights)
+            saved = result.save(path, weights=weights, bake=options.bake_weights)
         except Rejected as error:
             raise CheckFailed(error.reason, where=error.where) from None
     report = dataclasses.replace(saved.report, output=None)
     return dataclasses.replace(saved, report=report)
 
 
-def default_output(source: Path) -> Path:
-    """``model.onnx`` becomes ``model.opt.onnx``."""
+def default_output(source: Path, target: str = "onnx") -> Path:
+    """``model.onnx`` becomes ``model.opt.onnx``, or ``.stablehlo`` for XLA."""
     stem = source.stem if source.suffix == ".onnx" else source.name
-    return source.with_name(f"{stem}.opt.onnx")
+    return source.with_name(f"{stem}.opt{'.onnx' if target == 'onnx' else SUFFIX}")
+
+
+def _check_target(options: argparse.Namespace) -> None:
+    """Raises UsageError for options of another target, BackendMissing without JAX."""
+    if options.target == "onnx":
+        if options.bake_weights:
+            raise UsageError("--bake-weights is for XLA targets; see --weights inline")
+        return
+    if options.weights != "auto":
+        raise UsageError("--weights is for models; for XLA there is --bake-weights")
+    if options.opset is not None:
+        raise UsageError("--opset is for models; a program for XLA has none")
+    prepare("xla-cpu", alone=True)  # where the program is tried out
+    exporting()
 
 
 def _say(options: argparse.Namespace, report: Report) -> None:

@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..files import atomic_write
 from ..importer import load
 from ..inputs import random_inputs
+from ..interface import is_program, read_interface
 from ..output import check_destination
 from .arguments import (
     add_inputs,
@@ -45,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
         check_destination(
             options.output, options.model, overwrite=options.force, data=False
         )
-    executable = target_of(options).open(options.model)
+    target = target_of(options)
+    check_runs(options.model, options.target)
+    executable = target.open(options.model)
     outputs = executable(feeds(options, options.model))
     if options.output is not None:
         _write(options.output, outputs)
@@ -56,12 +59,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def check_runs(model: Path, target: str) -> None:
+    """Raises UsageError for a program and a target that is not XLA's."""
+    if is_program(model) and not target.startswith("xla-"):
+        raise UsageError(
+            f"{model} is a program for XLA, which {target} does not run; name an XLA"
+            " target, as --target xla-cpu"
+        )
+
+
 def feeds(options: argparse.Namespace, model: Path) -> dict[str, Any]:
     """The arrays that the user gave, or random ones."""
     given = read_arrays(options.inputs, model)
     if given is not None:
         return given
-    graph = load(model)
+    graph = read_interface(model).graph() if is_program(model) else load(model)
     return random_inputs(graph, options.seed, sizes_of(options, graph))
 
 

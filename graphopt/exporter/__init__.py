@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from ..files import StagedFile
 from ..ir import Graph, Op
 from ..ops.opaque import Opaque
+from ..ops.registry import UNNAMED
 from ..proto import defined_names, write_type
 from ..types import DType, TensorType
 from .graphs import GraphWriter, Level, live
@@ -113,7 +114,7 @@ def _written(
     proto.metadata_props.extend(kept.graph.metadata_props)
     stated = {v.name: v for v in (*kept.graph.output, *kept.graph.input)}
     stubs: dict[str, NodeProto] = {node.name: node for node in kept.graph.node}
-    writer = GraphWriter(chosen.version, stubs, stated)
+    writer = GraphWriter(opsets, stubs, stated)
     writer.write(level, proto)
     _initializers(graph, writer, storage, model)
     if ir_version is None:
@@ -138,7 +139,7 @@ def _opsets(level: Level, version: int) -> dict[str, int]:
         domain, needed = op.domain, 1
         if isinstance(op, Opaque):
             domain, needed = op.op_domain, op.version
-        if domain not in ("", "graphopt"):
+        if domain not in UNNAMED:
             opsets.setdefault(domain, max(needed, 1))
     return opsets
 

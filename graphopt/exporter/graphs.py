@@ -13,6 +13,7 @@ from ..ir.values import attribute_key
 from ..ops.constant import Constant
 from ..ops.control import Control
 from ..ops.opaque import Opaque
+from ..ops.registry import UNNAMED, Modelled
 from ..proto import (
     defined_names,
     is_known,
@@ -85,17 +86,17 @@ def live(spelled: Spelled) -> Level:
 class GraphWriter:
     """Writes the graphs of one model.
 
-    ``version`` is the opset of the default domain; ``stubs`` hold the metadata of
-    source nodes by name; ``stated`` what the source said of its inputs and outputs.
+    ``opsets`` are those of each domain; ``stubs`` hold the metadata of source nodes by
+    name; ``stated`` what the source said of its inputs and outputs.
     """
 
     def __init__(
         self,
-        version: int,
+        opsets: Mapping[str, int],
         stubs: Mapping[str, NodeProto],
         stated: Mapping[str, ValueInfoProto],
     ) -> None:
-        self.version = version
+        self.opsets = opsets
         self.stubs = stubs
         self.stated = stated
         self.constants: dict[Constant, str] = {}
@@ -188,10 +189,10 @@ class GraphWriter:
         self, op: Op, node: Node, level: Level, names: Names, proto: NodeProto
     ) -> None:
         proto.op_type = node.kind
-        if op.domain not in ("", "graphopt"):
+        if op.domain not in UNNAMED:
             proto.domain = op.domain
         proto.input.extend([self.name(v, level) for v in node.operands])
-        schema = spelling(node.kind, proto.domain, self.version)
+        schema = spelling(node.kind, proto.domain, self.opsets.get(proto.domain, 0))
         outputs = []
         for i, (value, used) in enumerate(zip(op.results, node.used, strict=False)):
             unnamed = not used and (schema is None or schema.optional_result(i))
@@ -201,13 +202,17 @@ class GraphWriter:
         proto.output.extend(outputs)
         if isinstance(op, Control):
             captured = [self.name(v, level) for v in op.captured]
-            for name, body in zip(op.body_names, level.bodies[op], strict=True):
+            for name, body in zip(op.written, level.bodies.get(op, ()), strict=True):
                 attribute = proto.attribute.add(name=name, type="GRAPH")
                 attribute.g.CopyFrom(self.body(body, names, captured))
+        own: Mapping[str, Any] = {}
+        if schema is None and isinstance(op, Modelled):
+            own = op.schema().defaults  # older runtimes do not know all of these
         for name in sorted(node.attrs):
             value = node.attrs[name]
             if schema is None:
-                write_attribute(proto, name, value, kind_of_value(value))
+                if not _is_default(own, name, value):
+                    write_attribute(proto, name, value, kind_of_value(value))
             elif name == "axes" or not _is_default(schema.defaults, name, value):
                 # onnx itself cannot infer with a default list of axes
                 write_attribute(proto, name, value, schema.attributes[name])

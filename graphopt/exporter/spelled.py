@@ -10,11 +10,12 @@ from ..errors import UnsupportedModel
 from ..functions import domain_of
 from ..ir import Graph, Op, Parameter, Value, postorder, rebuild
 from ..ops.constant import Constant
+from ..ops.contrib import Declared
 from ..ops.control import Control
 from ..ops.conversion import Identity
 from ..ops.normalization import BatchNormalization
 from ..ops.opaque import Opaque
-from ..ops.registry import Modelled
+from ..ops.registry import UNNAMED, Modelled
 from ..ops.schema import LATEST
 from ..ops.structured import Composite
 from ..proto import subgraphs
@@ -56,7 +57,7 @@ def choose_opset(graph: Graph, wanted: str | int | None = None) -> Opset:
     """
     source = graph.header.opsets.get("", 0)
     used = any(
-        op.domain in ("", "graphopt") and not isinstance(op, (Constant, Opaque))
+        op.domain in UNNAMED and not isinstance(op, (Constant, Opaque))
         for _, op in graph.walk()
     )
     if wanted == "latest":
@@ -135,6 +136,8 @@ def used_results(graph: Graph, op: Op) -> tuple[bool, ...]:
         return (True,)
     if isinstance(op, BatchNormalization):  # in training it has all or none
         return (True,) * op.outs
+    if isinstance(op, Declared) and not op.optional_results:
+        return (True,) * op.outs
     uses = graph.uses
     return tuple([value in uses for value in op.results])
 
@@ -149,7 +152,8 @@ def node_of(op: Op, used: tuple[bool, ...], version: int) -> Node | None:
         return Node(op.kind, operands, attrs, used)
     if isinstance(op, Control):
         del operands[len(operands) - len(op.captured) :]
-        del attrs["captures"]
+        for name in op.own_attrs:
+            del attrs[name]
     if op.domain not in ("", "graphopt"):
         return Node(op.kind, operands, attrs, used)
     node = Node(op.kind, operands, attrs, used)

@@ -10,6 +10,7 @@ from ..errors import InvalidModel, TypeMismatch
 from ..ir import Graph, Parameter, Value
 from ..ops.body_types import element_of, join, unstacked
 from ..ops.control import Control, If, Loop, Scan, SequenceMap
+from ..ops.flex_attention import FlexAttention
 from ..proto import stated_type, text
 from ..types import UNKNOWN, DType, TensorType, Type, UnknownType
 from .scope import Level
@@ -70,14 +71,14 @@ def read_control(
     budget: Budget,
 ) -> Sequence[Value]:
     """The results of an If, a Loop or a Scan. Raises InvalidModel, TypeMismatch."""
-    protos = [graphs[name] for name in cls.body_names]
+    protos = [graphs[name] for name in cls.body_names if name in graphs]
     if issubclass(cls, If):
         bodies = [read_body(proto, ()) for proto in protos]
     elif issubclass(cls, Loop):
         operands += [None] * (2 - len(operands))
         control = _control_types(protos[0])
         carried = [UNKNOWN if v is None else v.type for v in operands[2:]]
-        bodies = [_settled(protos[0], control, carried, [], 1, read_body, budget)]
+        bodies = [settled(protos[0], control, carried, [], 1, read_body, budget)]
     elif issubclass(cls, Scan):
         count = attrs["num_scan_inputs"]
         if not 0 < count <= len(operands):
@@ -87,10 +88,14 @@ def read_control(
         if len(axes) != count:
             raise TypeMismatch(f"{cls.kind}: {len(axes)} scan_input_axes for {count}")
         rows = [unstacked(t, a) for t, a in zip(types[-count:], axes, strict=True)]
-        bodies = [_settled(protos[0], [], types[:-count], rows, 0, read_body, budget)]
+        bodies = [settled(protos[0], [], types[:-count], rows, 0, read_body, budget)]
     elif issubclass(cls, SequenceMap):
         types = [UNKNOWN if v is None else element_of(v.type) for v in operands]
         bodies = [read_body(protos[0], types)]
+    elif issubclass(cls, FlexAttention):
+        attrs["stages"] = tuple([name for name in cls.body_names if name in graphs])
+        scores = cls(*operands, **{**attrs, "stages": ()}).scores_type()
+        bodies = [read_body(proto, [scores]) for proto in protos]
     else:
         raise TypeMismatch(f"{cls.kind}: bodies of this kind are not read")
     captured = list(dict.fromkeys(v for b in bodies for v in b.level.captures))
@@ -149,7 +154,7 @@ def _control_types(proto: GraphProto) -> list[Type]:
     return types
 
 
-def _settled(
+def settled(
     proto: GraphProto,
     before: Sequence[Type],
     carried: Sequence[Type],

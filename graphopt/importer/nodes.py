@@ -27,6 +27,7 @@ from ..sparse import SparseTensor, sparse_from_proto
 from ..types import MAX_NESTING, UNKNOWN, TensorType, Type
 from ..versions import Node, read
 from ..weights import Tensor
+from .batched import read_batched_scan
 from .bodies import Body, Budget, read_control, read_formals
 from .reading import (
     CONSTANT,
@@ -214,13 +215,14 @@ class NodeReader:
         cls = how.cls
         if issubclass(cls, Control):
             reads = self.body_reader(scope)
-            return read_control(cls, operands, attrs, graphs, reads, self.budget)
+            how_read = read_batched_scan if how.changed else read_control
+            return how_read(cls, operands, attrs, graphs, reads, self.budget)
         token = 0 if cls.deterministic else self.token()
         attrs.pop("consumed_inputs", None)  # a hint of opsets 1 to 5
         if how.changed:
             used = tuple([bool(name) for name in proto.output[:outs]])
             node = Node(proto.op_type, list(operands), attrs, used, token)
-            made = read(node, version)
+            made = read(node, version, cls.domain)
             if not isinstance(made, Node):
                 return made
             operands, attrs = made.operands, made.attrs

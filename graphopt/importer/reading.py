@@ -13,7 +13,7 @@ from onnx import AttributeProto, NodeProto
 from ..errors import InvalidModel
 from ..ir import Value
 from ..ops.control import Control
-from ..ops.registry import Modelled, find
+from ..ops.registry import RUNTIME, Modelled, find
 from ..proto import GRAPHS, subgraphs
 from ..sparse import DENSE_LIMIT, SparseTensor
 from ..types import DType
@@ -75,19 +75,22 @@ def reading(kind: str, domain: str, version: int) -> Reading | None:
     """How to read a kind; None where it is not modelled at that opset."""
     if domain == "graphopt" or (kind == "Constant" and not domain):
         return None
-    newer = has_changed(kind, version) if not domain else None
+    found = newest = None
+    if version > 0:
+        found = spelling(kind, domain, version, withdrawn=True)
+    if found is None and not domain:
+        domain = RUNTIME
+    newer = has_changed(kind, version, domain)
     cls = find(newer or kind, domain)
     if cls is None:
         return None
-    found = spelling(kind, domain, version) if version > 0 else None
-    newest = spelling(kind, domain, _NEWEST)
-    if found is None or (domain and found is not newest):
+    if found is None:
+        if version > 0:
+            newest = spelling(kind, domain, _NEWEST, withdrawn=True)
         foreign = domain and newest is None
         return Reading(cls, None, False, {}) if foreign and version > 0 else None
     own: tuple[str, ...] = ()
     if issubclass(cls, Control):
-        if newer:
-            return None
         own = cls.body_names
     if any(k in GRAPHS and name not in own for name, k in found.attributes.items()):
         return None

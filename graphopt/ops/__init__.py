@@ -76,6 +76,11 @@ from .cumulative import (
 )
 from .deformable import DeformConv as DeformConv
 from .detection import NonMaxSuppression as NonMaxSuppression
+from .dictionaries import (
+    CastMap as CastMap,
+    DictVectorizer as DictVectorizer,
+    ZipMap as ZipMap,
+)
 from .elementwise import (
     Abs as Abs,
     Acos as Acos,
@@ -115,13 +120,20 @@ from .elementwise import (
 from .features import (
     ArrayFeatureExtractor as ArrayFeatureExtractor,
     Binarizer as Binarizer,
+    CategoryMapper as CategoryMapper,
+    FeatureVectorizer as FeatureVectorizer,
+    Imputer as Imputer,
     LabelEncoder as LabelEncoder,
+    Normalizer as Normalizer,
+    OneHotEncoder as OneHotEncoder,
+    Scaler as Scaler,
 )
 from .flattened import (
     FlatHardmax as FlatHardmax,
     FlatLogSoftmax as FlatLogSoftmax,
     FlatSoftmax as FlatSoftmax,
 )
+from .flex_attention import FlexAttention as FlexAttention
 from .generation import (
     ConstantOfShape as ConstantOfShape,
     EyeLike as EyeLike,
@@ -130,6 +142,7 @@ from .generation import (
     Size as Size,
     Trilu as Trilu,
 )
+from .images import ImageDecoder as ImageDecoder
 from .indexing import (
     Gather as Gather,
     GatherElements as GatherElements,
@@ -141,6 +154,10 @@ from .indexing import (
     TopK as TopK,
 )
 from .linear_attention import LinearAttention as LinearAttention
+from .linear_models import (
+    LinearClassifier as LinearClassifier,
+    LinearRegressor as LinearRegressor,
+)
 from .losses import (
     NegativeLogLikelihoodLoss as NegativeLogLikelihoodLoss,
     SoftmaxCrossEntropyLoss as SoftmaxCrossEntropyLoss,
@@ -163,6 +180,11 @@ from .normalization import (
     RMSNormalization as RMSNormalization,
 )
 from .opaque import Opaque as Opaque
+from .optimizers import (
+    Adagrad as Adagrad,
+    Adam as Adam,
+    Momentum as Momentum,
+)
 from .padding import (
     CenterCropPad as CenterCropPad,
     Pad as Pad,
@@ -274,4 +296,13 @@ from .strings import (
     StringNormalizer as StringNormalizer,
     StringSplit as StringSplit,
     TfIdfVectorizer as TfIdfVectorizer,
+)
+from .support_vectors import (
+    SVMClassifier as SVMClassifier,
+    SVMRegressor as SVMRegressor,
+)
+from .trees import (
+    TreeEnsemble as TreeEnsemble,
+    TreeEnsembleClassifier as TreeEnsembleClassifier,
+    TreeEnsembleRegressor as TreeEnsembleRegressor,
 )

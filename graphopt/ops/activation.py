@@ -66,8 +66,8 @@ class Relu(Activation):
     def spelled(self, x: Value, *_: Value | None) -> Value:
         return Max(x, number(x, 0))
 
-    def formula(self, xp: Namespace, x: Array) -> Array:
-        return xp.maximum(x, 0)
+    def compute(self, xp: Namespace, x: Array) -> Array:
+        return xp.maximum(x, 0)  # rounds nothing: a wider type would be for nothing
 
 
 @op("LeakyRelu")
@@ -133,6 +133,8 @@ class Shrink(Activation):
 
 
 # --- exponential units --------------------------------------------------------------
+# Powers are taken of what is not positive: one that overflows has no slope, not even
+# where it is not chosen.
 
 
 @op("Elu")
@@ -146,7 +148,7 @@ class Elu(Activation):
         return Where(Less(x, number(x, 0)), below, x)
 
     def formula(self, xp: Namespace, x: Array) -> Array:
-        below = xp.multiply(self.alpha, xp.expm1(x))
+        below = xp.multiply(self.alpha, xp.expm1(xp.minimum(x, 0)))
         return xp.where(xp.less(x, 0), below, x)
 
 
@@ -161,7 +163,8 @@ class Celu(Activation):
         return Mul(alpha, Elu(Div(x, alpha), alpha=1.0))
 
     def formula(self, xp: Namespace, x: Array) -> Array:
-        below = xp.multiply(self.alpha, xp.expm1(xp.divide(x, self.alpha)))
+        below = xp.divide(xp.minimum(x, 0), self.alpha)
+        below = xp.multiply(self.alpha, xp.expm1(below))
         return xp.where(xp.less(x, 0), below, x)
 
 
@@ -177,7 +180,7 @@ class Selu(Activation):
         return Where(Less(x, number(x, 0)), below, Mul(gamma, x))
 
     def formula(self, xp: Namespace, x: Array) -> Array:
-        below = xp.multiply(self.alpha, xp.expm1(x))
+        below = xp.multiply(self.alpha, xp.expm1(xp.minimum(x, 0)))
         return xp.multiply(self.gamma, xp.where(xp.less(x, 0), below, x))
 
 

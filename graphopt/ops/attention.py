@@ -222,8 +222,8 @@ class Attention(Structured, Composite):
         if shared > 1:
             if not isinstance(size, int) or not isinstance(sizes[2][3], int):
                 return None
-            keys = _repeated(k, shared, sizes[0][1], size)
-            values = _repeated(v, shared, sizes[0][1], sizes[2][3])
+            keys = repeated(k, shared, sizes[0][1], size)
+            values = repeated(v, shared, sizes[0][1], sizes[2][3])
         root = scalar(math.sqrt(scale), own)
         scores: Value = MatMul(
             Mul(q, root), Mul(Transpose(keys, perm=(0, 1, 3, 2)), root)
@@ -343,11 +343,17 @@ class Attention(Structured, Composite):
         if bias is not None:
             scores = xp.add(scores, bias)
         stages.append(scores)
-        top = xp.max(scores, -1, keepdims=True)
-        powers = xp.exp(xp.subtract(scores, top))
-        weights = xp.divide(powers, xp.sum(powers, -1, keepdims=True))
+        top = xp.held(xp.max(scores, -1, keepdims=True))
         if bias is not None:
+            # A query that sees nothing: no NaN may arise, or gradients would be NaN.
             seen = xp.greater(xp.max(bias, -1, keepdims=True), -math.inf)
+            top = xp.where(seen, top, 0)
+        powers = xp.exp(xp.subtract(scores, top))
+        total = xp.sum(powers, -1, keepdims=True)
+        if bias is not None:
+            total = xp.where(seen, total, 1)
+        weights = xp.divide(powers, total)
+        if bias is not None:
             weights = xp.where(seen, weights, 0)
         stages.append(weights)
         y = xp.matmul(xp.reshape(weights, (*rows, keys)), xp.cast(v, wide))
@@ -369,8 +375,8 @@ class Attention(Structured, Composite):
         """What is added to the scores; None for nothing."""
         queries, keys = extents
         seen: Array | None = None
-        row = np.arange(queries)[:, None] + past
-        column = np.arange(keys)
+        row = xp.arange(0, queries, 1, DType.I64)[:, None] + past
+        column = xp.arange(0, keys, 1, DType.I64)
         if lengths is not None:
             lengths = xp.reshape(lengths, (-1, 1, 1, 1))
             seen = xp.less(column, lengths)
@@ -406,7 +412,7 @@ def _heads(xp: Namespace, x: Array, count: int) -> Array:
     return xp.transpose(xp.reshape(x, (batch, length, count, -1)), SWAPPED)
 
 
-def _repeated(x: Value, count: int, heads: Dim, size: int) -> Value:
+def repeated(x: Value, count: int, heads: Dim, size: int) -> Value:
     """[batch, head, position, size] with each head ``count`` times in a row."""
     assert isinstance(heads, int)
     spread = Expand(Unsqueeze(x, vector(2)), vector(1, 1, count, 1, 1))

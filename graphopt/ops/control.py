@@ -40,11 +40,18 @@ class Control(Computed):
     __slots__ = ()
 
     body_names: ClassVar[tuple[str, ...]] = ()
-    """The attributes that hold the bodies in ONNX, in the order of ``bodies``."""
+    """The attributes that may hold bodies in ONNX, in the order of ``bodies``."""
+    own_attrs: ClassVar[tuple[str, ...]] = ("captures",)
+    """Attributes that ONNX does not know."""
 
     @classmethod
     def schema(cls) -> Schema:
-        return _without_bodies(cls.kind, cls.body_names)
+        return _without_bodies(cls.kind, cls.domain, cls.body_names, cls.own_attrs)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The attribute of each body."""
+        return self.body_names
 
     def default_outs(self) -> int:
         return len(self.infer())
@@ -69,15 +76,18 @@ class Control(Computed):
 
 
 @cache
-def _without_bodies(kind: str, body_names: tuple[str, ...]) -> Schema:
-    """ONNX's schema, the bodies apart and the number of captures added."""
-    schema = schema_of(kind)
+def _without_bodies(
+    kind: str, domain: str, body_names: tuple[str, ...], own_attrs: tuple[str, ...]
+) -> Schema:
+    """ONNX's schema, the bodies apart and the attributes added that are ours."""
+    schema = schema_of(kind, domain)
     assert schema is not None
+    own = {name: 0 if name == "captures" else () for name in own_attrs}
     return replace(
         schema,
         required=schema.required - set(body_names),
         optional=schema.optional - set(body_names),
-        defaults={**schema.defaults, "captures": 0},
+        defaults={**schema.defaults, **own},
     )
 
 

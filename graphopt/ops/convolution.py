@@ -110,7 +110,8 @@ class Biased(Windowed, Composite):
             return self.correlate(xp, x, w)
 
         def affine(x: Array, w: Array, b: Array) -> Array:
-            return xp.add(self.correlate(xp, x, w), per_channel(xp, b, x.ndim))
+            products = self.correlate(xp, x, w)
+            return xp.add_into(products, per_channel(xp, b, x.ndim))
 
         return xp.each(affine, x, w, bias)
 

@@ -310,8 +310,8 @@ class BatchNormalization(ByChannel):
         if not self.training_mode:
             factor = xp.multiply(inverse_root(xp, variance, self.epsilon), scale)
             distance = xp.subtract(x, channels(xp, mean, rank))
-            scaled = xp.multiply(distance, channels(xp, factor, rank))
-            return xp.cast(xp.add(scaled, channels(xp, bias, rank)), own)
+            scaled = xp.multiply_into(distance, channels(xp, factor, rank))
+            return xp.cast(xp.add_into(scaled, channels(xp, bias, rank)), own)
         found, distance, spread = moments(xp, x, self.whole_axes(rank))
         factor = xp.multiply(
             inverse_root(xp, spread, self.epsilon), channels(xp, scale, rank)
@@ -430,7 +430,7 @@ class MeanVarianceNormalization(Normalizing):
     def compute(self, xp: Namespace, x: Array) -> Array:
         def normal(x: Array) -> Array:
             _, distance, variance = moments(xp, x, self.axes)
-            return xp.divide(distance, xp.add(xp.sqrt(variance), TINY))
+            return xp.divide(distance, xp.add(xp.flat_at_zero(xp.sqrt, variance), TINY))
 
         return xp.each(normal, x)
 

@@ -11,7 +11,7 @@ from .. import dims
 from ..dims import Dim, Shape
 from ..index import Combiner, Maps, axis, build
 from ..ir import Value
-from ..types import Type
+from ..types import DType, Type
 from .bodies import vector
 from .reduction import ReduceL1, ReduceL2, ReduceMax, ReduceMean
 from .registry import op
@@ -116,7 +116,7 @@ class AveragePool(Pooling):
     linear = ((0,),)
 
     def compute(self, xp: Namespace, x: Array) -> Array:
-        counts = self._counts(x.shape[2:])
+        counts = self._counts(xp, x.shape[2:])
         return xp.each(
             lambda x: xp.divide(
                 self.pooled(xp, x, "sum"), xp.asarray(counts, dtype=x.dtype)
@@ -124,17 +124,18 @@ class AveragePool(Pooling):
             x,
         )
 
-    def _counts(self, spatial: Sequence[int]) -> Any:
+    def _counts(self, xp: Namespace, spatial: Sequence[int]) -> Array:
         """How many elements each window has."""
         windows = self.windows(spatial)
-        counts: Any = np.ones((), np.int64)
+        counts = xp.ones((), DType.I64)
         for i, extent in enumerate(spatial):
             start, end = windows.pads[i]
             before, after = (start, end) if self.count_include_pad else (0, 0)
-            first = np.arange(windows.extents[i]) * windows.strides[i] - start
-            at = first[:, None] + np.arange(self.kernel_shape[i]) * windows.dilations[i]
+            first = xp.arange(0, windows.extents[i], 1, DType.I64) * windows.strides[i]
+            taps = np.arange(self.kernel_shape[i]) * windows.dilations[i]
+            at = first[:, None] - start + taps
             inside = (at >= -before) & (at < extent + after)
-            counts = np.multiply.outer(counts, inside.sum(axis=1))
+            counts = counts[..., None] * inside.sum(axis=1)
         return counts
 
 
@@ -147,7 +148,7 @@ class LpPool(Pooling):
     def compute(self, xp: Namespace, x: Array) -> Array:
         def norm(x: Array) -> Array:
             total = self.pooled(xp, xp.power(xp.abs(x), self.p), "sum")
-            return xp.power(total, 1 / self.p)
+            return xp.flat_at_zero(lambda v: xp.power(v, 1 / self.p), total)
 
         return xp.each(norm, x)
 
@@ -214,7 +215,7 @@ class GlobalLpPool(GlobalPooling):
     def compute(self, xp: Namespace, x: Array) -> Array:
         def norm(x: Array) -> Array:
             total = xp.sum(xp.power(xp.abs(x), self.p), range(2, x.ndim), keepdims=True)
-            return xp.power(total, 1 / self.p)
+            return xp.flat_at_zero(lambda v: xp.power(v, 1 / self.p), total)
 
         return xp.each(norm, x)
 

@@ -68,7 +68,7 @@ class Scaled(Structured):
             return None
         names = axis_names(len(source))
         words = list(names)
-        if not scale or scale == (1,):
+        if _is_one(scale):
             factor = ["1"] * len(scale)
         elif len(scale) == 1 and not self.block_size:
             factor = [names[self.place(len(source))]]
@@ -78,6 +78,9 @@ class Scaled(Structured):
             words[at] = f"_{names[at]}" if blocks is None else f"({names[at]} b)"
             factor[at] = "_" if blocks is None else names[at]
         operands = [words, factor, factor][: len(self.operands)]
+        zero = shape_of(self, 2)
+        if zero is not None and _is_one(zero):
+            operands[2] = ["1"] * len(zero)
         return self.parse_maps(joined(operands, [words]))
 
     def _block(self, extent: Dim, count: Dim) -> Dim:
@@ -92,6 +95,11 @@ class Scaled(Structured):
         at = self.place(len(source))
         block = self._block(source[at], scale[at])
         return {} if block is None else {"b": block}
+
+
+def _is_one(shape: Shape) -> bool:
+    """True for a scale or zero point that is one for all."""
+    return not shape or shape == (1,)
 
 
 @op("QuantizeLinear")

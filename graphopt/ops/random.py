@@ -176,6 +176,7 @@ class Dropout(Random, Structured, Composite):
     """
 
     deterministic = _WhileTraining()
+    static = (1, 2)
     flops = 2.0
 
     def may_draw(self) -> bool:

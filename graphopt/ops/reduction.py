@@ -173,7 +173,7 @@ class ReduceLogSumExp(Reduction):
 
     def reduce(self, xp: Namespace, x: Array, axes: Axes, keepdims: bool) -> Array:
         def relative(x: Array) -> Array:
-            top = xp.max(x, axes, keepdims=True)
+            top = xp.held(xp.max(x, axes, keepdims=True))
             top = xp.where(xp.isfinite(top), top, 0)
             rest = xp.sum(xp.exp(xp.subtract(x, top)), axes, keepdims=True)
             result = xp.add(xp.log(rest), top)
@@ -279,7 +279,7 @@ class ReduceL2(Finished):
             own = DType.of(x.dtype)
             if own.is_integer:
                 return xp.cast(xp.sqrt(xp.cast(total, DType.F64)), own)
-            return xp.sqrt(total)
+            return xp.flat_at_zero(xp.sqrt, total)
 
         return xp.each(root, x)
 

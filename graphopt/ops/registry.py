@@ -11,6 +11,11 @@ from .schema import Schema, schema_of
 
 T = TypeVar("T", bound="type[Op]")
 
+RUNTIME = "onnxruntime"
+"""Domain of kinds that ONNX Runtime writes into the default one, against ONNX."""
+UNNAMED = frozenset(("", "graphopt", RUNTIME))
+"""Domains of kinds that are written into the default one."""
+
 kinds: dict[tuple[str, str], type[Modelled]] = {}
 """Every op kind that is modelled, by (domain, kind)."""
 

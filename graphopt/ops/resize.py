@@ -210,11 +210,15 @@ class Resize(Structured):
 
 def _ratio(size: int, extent: int) -> float:
     """The scale that gives a size; nothing stays nothing at any scale."""
+    if size == extent:
+        return 1.0  # also where both are symbolic
     return size / extent if extent else 1.0
 
 
 def _scaled(extent: Dim, scale: float) -> Any:
     """The extent times a float32, rounded down as float32 does."""
+    if scale == 1:
+        return extent
     if isinstance(extent, int):
         return floor(np.float32(extent) * np.float32(scale))
     ratio = Fraction(scale)

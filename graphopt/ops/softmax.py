@@ -53,7 +53,7 @@ class Softmax(AlongAxis):
         return Div(powers, ReduceSum(powers, axes))
 
     def formula(self, xp: Namespace, x: Array) -> Array:
-        top = xp.max(x, self.axis, keepdims=True)
+        top = xp.held(xp.max(x, self.axis, keepdims=True))
         powers = xp.exp(xp.subtract(x, top))
         return xp.divide(powers, xp.sum(powers, self.axis, keepdims=True))
 
@@ -70,7 +70,8 @@ class LogSoftmax(AlongAxis):
         return Sub(below, Log(ReduceSum(Exp(below), axes)))
 
     def formula(self, xp: Namespace, x: Array) -> Array:
-        below = xp.subtract(x, xp.max(x, self.axis, keepdims=True))
+        top = xp.held(xp.max(x, self.axis, keepdims=True))
+        below = xp.subtract(x, top)
         total = xp.sum(xp.exp(below), self.axis, keepdims=True)
         return xp.subtract(below, xp.log(total))
 
@@ -105,5 +106,5 @@ class LpNormalization(AlongAxis):
     def formula(self, xp: Namespace, x: Array) -> Array:
         size = xp.abs(x) if self.p == 1 else xp.square(x)
         norm = xp.sum(size, self.axis, keepdims=True)
-        norm = norm if self.p == 1 else xp.sqrt(norm)
+        norm = norm if self.p == 1 else xp.flat_at_zero(xp.sqrt, norm)
         return xp.divide(x, xp.where(xp.equal(norm, 0), 1, norm))

@@ -104,22 +104,26 @@ class TfIdfVectorizer(Computed):
 
     def compute(self, xp: Namespace, x: Array) -> Array:
         rows = x.reshape(1, -1) if x.ndim < 2 else x
-        places = self._pool()
+        places = self.pool()
         width = max(self.ngram_indexes) + 1
         counts = np.zeros((len(rows), width), np.float32)
         for row, count in zip(rows.tolist(), counts, strict=True):
             for gram in self._grams(row):
                 if gram in places:
                     count[self.ngram_indexes[places[gram]]] += 1
-        if self.mode == "IDF":
-            counts = np.minimum(counts, 1)
-        if self.mode != "TF" and self.weights is not None:
-            weights = np.ones(width, np.float32)
-            weights[list(self.ngram_indexes)] = self.weights
-            counts = counts * weights
-        return counts.reshape(*x.shape[:-1], width)
+        return self.weighted(xp, xp.asarray(counts)).reshape(*x.shape[:-1], width)
 
-    def _pool(self) -> dict[Hashable, int]:
+    def weighted(self, xp: Namespace, counts: Array) -> Array:
+        """What ``mode`` makes of the number of times that each n-gram occurs."""
+        if self.mode == "IDF":
+            counts = xp.minimum(counts, 1)
+        if self.mode != "TF" and self.weights is not None:
+            weights = np.ones(counts.shape[-1], counts.dtype)
+            weights[list(self.ngram_indexes)] = self.weights
+            counts = xp.multiply(counts, xp.asarray(weights))
+        return counts
+
+    def pool(self) -> dict[tuple[Hashable, ...], int]:
         """The number of each n-gram of the pool."""
         words = self.pool_strings or self.pool_int64s or ()
         starts = [*self.ngram_counts, len(words)]
@@ -130,10 +134,18 @@ class TfIdfVectorizer(Computed):
         ]
         return {tuple(gram): number for number, gram in enumerate(grams)}
 
+    def distances(self, size: int) -> range:
+        """How far apart the elements of an n-gram of some size may lie; none, where
+        such n-grams are not counted.
+        """
+        if not self.min_gram_length <= size <= self.max_gram_length:
+            return range(0)
+        return range(1, 2 if size == 1 else self.max_skip_count + 2)
+
     def _grams(self, row: Sequence[Any]) -> list[tuple[Any, ...]]:
         found = []
         for size in range(self.min_gram_length, self.max_gram_length + 1):
-            for apart in range(1, 2 if size == 1 else self.max_skip_count + 2):
+            for apart in self.distances(size):
                 for at in range(len(row) - (size - 1) * apart):
                     found.append(tuple(row[at : at + (size - 1) * apart + 1 : apart]))
         return found

@@ -43,6 +43,11 @@ class Computed(Modelled):
         """The results, from arrays (None for an absent operand)."""
         raise NoReference(f"no reference for {self.kind}")
 
+    @classmethod
+    def available(cls) -> bool:
+        """False where `compute` needs a package that is not installed."""
+        return True
+
     def default_outs(self) -> int:
         return max(1, self.schema().min_results)
 

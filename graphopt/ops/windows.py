@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from .. import dims
@@ -103,28 +104,47 @@ def windows_over(op: Op, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> Windo
 
     Raises ValueError where its attributes do not fit the rank, or no window the dims.
     """
+    attrs = op.attrs
+    return _windows_over(
+        tuple(spatial),
+        tuple(kernel),
+        attrs.get("strides"),
+        attrs.get("dilations"),
+        attrs.get("pads"),
+        attrs.get("auto_pad"),
+        bool(attrs.get("ceil_mode")),
+    )
+
+
+@lru_cache(4096)
+def _windows_over(
+    spatial: tuple[Dim, ...],
+    kernel: tuple[Dim, ...],
+    strides: Any,
+    dilations: Any,
+    pads: Any,
+    auto_pad: Any,
+    ceil: bool,
+) -> Windows:
     rank = len(spatial)
     ones = (1,) * rank
-    strides, dilations = op.strides or ones, op.dilations or ones
+    strides, dilations = strides or ones, dilations or ones
     if not rank == len(kernel) == len(strides) == len(dilations):
         raise ValueError(f"windows {kernel} over {rank} spatial dims")
     spans = [span(size, step) for size, step in zip(kernel, dilations, strict=True)]
     rows = list(zip(spatial, spans, strides, strict=True))
-    if op.attrs.get("auto_pad") in ("SAME_UPPER", "SAME_LOWER"):
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         extents = [dims.ceildiv(extent, stride) for extent, _, stride in rows]
-        pads = [
-            _halves(_missing(*row, count), upper=op.auto_pad == "SAME_UPPER")
+        found = [
+            _halves(_missing(*row, count), upper=auto_pad == "SAME_UPPER")
             for row, count in zip(rows, extents, strict=True)
         ]
     else:
-        pads = explicit_pads(op, rank)
-        ceil = bool(op.attrs.get("ceil_mode"))
+        found = _pairs(pads, auto_pad, rank)
         extents = [
-            _count(*row, pad, ceil=ceil) for row, pad in zip(rows, pads, strict=True)
+            _count(*row, pad, ceil=ceil) for row, pad in zip(rows, found, strict=True)
         ]
-    return Windows(
-        tuple(kernel), tuple(strides), tuple(dilations), tuple(pads), tuple(extents)
-    )
+    return Windows(kernel, strides, dilations, tuple(found), tuple(extents))
 
 
 def windows_spread(op: Op, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> Windows:
@@ -162,8 +182,11 @@ def windows_spread(op: Op, spatial: Sequence[Dim], kernel: Sequence[Dim]) -> Win
 
 def explicit_pads(op: Op, rank: int) -> list[Pad]:
     """The pads that an op states; none for VALID."""
-    pads = op.pads
-    if pads is None or op.attrs.get("auto_pad") == "VALID":
+    return _pairs(op.pads, op.attrs.get("auto_pad"), rank)
+
+
+def _pairs(pads: Any, auto_pad: Any, rank: int) -> list[Pad]:
+    if pads is None or auto_pad == "VALID":
         pads = (0,) * (2 * rank)
     if len(pads) != 2 * rank:
         raise ValueError(f"{len(pads)} pads for {rank} spatial dims")

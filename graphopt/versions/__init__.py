@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from . import arithmetic as arithmetic, layers as layers, movement as movement
+from . import (
+    arithmetic as arithmetic,
+    classical as classical,
+    layers as layers,
+    movement as movement,
+)
 from .spelling import Spelling, spelling
 from .table import Node, has_changed, read, spell, turning_points
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from ..ops.bodies import vector
+from ..ir import Value
+from ..ops.bodies import cast, scalar, vector
+from ..ops.comparison import Equal, Where
 from ..ops.constant import Constant
+from ..ops.elementwise import Max, Min
+from ..ops.reshaping import Reshape
+from ..ops.resize import Resize
+from ..types import DType
 from .moved import FLOATS, INTS, ONE_INT, SCALAR_LIKE_DATA, from_front, moved, slots
-from .table import Node, changed, never
+from .table import Node, Read, changed
 
 moved("Squeeze Unsqueeze", 13, slots(axes=1))
 moved("TopK", 10, slots(k=(1, ONE_INT)))
@@ -36,7 +42,41 @@ def _zeros_kept(node: Node) -> Node | None:
 
 
 changed("Reshape", 14, spell=_zeros_kept)
-changed("Tile", 6, read=never, spell=never)  # one axis, given by float tensors
+
+
+def _count_of_each_axis(node: Node) -> Node | None:
+    """Before opset 6 one axis was repeated; axis and count were floats."""
+    rank, dtype = node.data.rank, node.data.dtype
+    count, axis = node.operands[1:]
+    if rank is None or dtype is None or count is None or axis is None:
+        return None
+    counts: Value
+    if count.constant is None or axis.constant is None:
+        one = vector(1)
+        at, count = (Reshape(cast(v, DType.I64), one) for v in (axis, count))
+        counts = Where(Equal(vector(*range(rank)), at), count, one)
+    else:
+        found = [1] * rank
+        found[int(axis.constant.array().item())] = int(count.constant.array().item())
+        counts = vector(*found)
+    node.put(1, counts)
+    node.drop(2)
+    return node
+
+
+def _one_count(node: Node) -> Node | None:
+    dtype, counts = node.data.dtype, node.operands[1]
+    if dtype is None or counts is None or counts.ints is None:
+        return None
+    many = [i for i, n in enumerate(counts.ints) if n != 1] or [0]
+    if len(many) > 1 or not counts.ints:
+        return None
+    node.put(1, scalar(counts.ints[many[0]], dtype))
+    node.put(2, scalar(many[0], dtype))
+    return node
+
+
+changed("Tile", 6, read=_count_of_each_axis, spell=_one_count)
 
 
 def _axis_one(node: Node) -> Node:
@@ -179,10 +219,18 @@ def _without_symmetric(node: Node) -> Node | None:
     return None if mode == "half_pixel_symmetric" else node
 
 
+_HALF_A_PIXEL_ON = {"floor": "round_prefer_ceil", "round_prefer_floor": "ceil"}
+"""Ways to round that differ in where positions begin: by half a pixel."""
+
+
 def _drop_empty(node: Node) -> Node | None:
     """Before opset 13 an empty tensor stood for an operand that is absent."""
     if node.attrs["coordinate_transformation_mode"] == "tf_half_pixel_for_nn":
-        return None
+        nearest = _HALF_A_PIXEL_ON.get(node.attrs["nearest_mode"])
+        if node.attrs["mode"] != "nearest" or nearest is None:
+            return None
+        node.attrs["coordinate_transformation_mode"] = "half_pixel"
+        node.attrs["nearest_mode"] = nearest
     for slot in (1, 2):
         value = node.operand(slot)
         if value is not None and value.shape == (0,):
@@ -197,10 +245,11 @@ def _fill_empty(node: Node) -> Node:
     return node
 
 
-def _coordinates(node: Node) -> Node | None:
+def _coordinates(node: Node) -> Read:
     """Opset 10 only scaled, without shift: down to the next pixel, up when shrinking.
 
-    The latter is what runtimes do; the standard leaves it open.
+    The latter is what runtimes do; the standard leaves it open. Where some axes grow
+    and others shrink, or nobody knows, those that grow go first.
     """
     node.put(2, node.operand(1))
     node.put(1, None)
@@ -210,11 +259,24 @@ def _coordinates(node: Node) -> Node | None:
     nearest = "floor"
     if node.attrs["mode"] == "nearest":
         scales = _known_scales(node, 2)
-        if scales is None or not (min(scales) >= 1 or max(scales) <= 1):
-            return None
+        if scales is None or min(scales) < 1 < max(scales):
+            return (_grown_and_shrunk(node),)
         nearest = "floor" if min(scales) >= 1 else "ceil"
     node.attrs["nearest_mode"] = nearest
     return node
+
+
+def _grown_and_shrunk(node: Node) -> Value:
+    scales, one = node.operands[2], scalar(1, DType.F32)
+    made = node.data
+    for part, nearest in ((Max, "floor"), (Min, "ceil")):
+        factors: Value = part(scales, one)
+        if scales is not None and scales.constant is not None:
+            bound = np.maximum if part is Max else np.minimum
+            factors = Constant(bound(scales.constant.array(), np.float32(1)))
+        attrs = {**node.attrs, "nearest_mode": nearest}
+        made = Resize(made, None, factors, **attrs)
+    return made
 
 
 def _no_coordinates(node: Node) -> Node | None:
@@ -226,10 +288,9 @@ def _no_coordinates(node: Node) -> Node | None:
     scales = _known_scales(node, 2)
     nearest = attrs.pop("nearest_mode")
     if attrs["mode"] == "nearest":
-        shrinks = scales is not None and min(scales) < 1
-        if nearest != ("ceil" if shrinks else "floor"):
+        if scales is None or min(scales) < 1 < max(scales):
             return None
-        if shrinks and scales is not None and max(scales) > 1:
+        if nearest != ("ceil" if min(scales) < 1 else "floor"):
             return None
     node.put(1, node.operand(2))
     node.drop(2)

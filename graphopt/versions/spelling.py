@@ -135,15 +135,20 @@ _TENSOR_NAMES[None] = ""
 
 
 @cache
-def spelling(kind: str, domain: str, version: int) -> Spelling | None:
-    """The schema in force at an opset; None where there is none, or it is withdrawn."""
+def spelling(
+    kind: str, domain: str, version: int, *, withdrawn: bool = False
+) -> Spelling | None:
+    """The schema in force at an opset; None where there is none, or it is withdrawn.
+
+    ``withdrawn`` asks for that too.
+    """
     try:
         schema = defs.get_schema(kind, version, domain)
     except defs.SchemaError:
         return None
     return (
         None
-        if schema.deprecated
+        if schema.deprecated and not withdrawn
         else _spelling(schema.name, domain, schema.since_version)
     )
 

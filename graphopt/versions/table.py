@@ -71,7 +71,9 @@ class Change(NamedTuple):
 
 
 _by_newer: dict[str, list[Change]] = defaultdict(list)
-_by_older: dict[str, list[Change]] = defaultdict(list)
+"""The changes of the default domain, by what they make."""
+_by_older: dict[tuple[str, str], list[Change]] = defaultdict(list)
+"""All changes, by the domain and what they alter."""
 
 
 def same(node: Node) -> Node:
@@ -90,17 +92,20 @@ def changed(
     read: ReadForm = same,
     spell: Spell = same,
     older: str = "",
+    domain: str = "",
 ) -> None:
     """State what opset ``since`` altered for some kinds (names with spaces between).
 
     ``read`` turns the older form into the newer one (or into values that mean it, or
     None where nothing newer does); ``spell`` is its inverse, None where the older
-    opset cannot say it. Both may change the node they get.
+    opset cannot say it. Both may change the node they get. Of other domains than the
+    default one older forms are only read: they must mean what the same opset says.
     """
     for kind in kinds.split():
         change = Change(kind, since, read, spell, older or kind)
-        _by_newer[kind].append(change)
-        _by_older[change.older].append(change)
+        if not domain:
+            _by_newer[kind].append(change)
+        _by_older[domain, change.older].append(change)
 
 
 def spelled_before(kind: str, since: int, spell: Spell, *, older: str) -> None:
@@ -109,11 +114,11 @@ def spelled_before(kind: str, since: int, spell: Spell, *, older: str) -> None:
 
 
 @cache
-def changes_after(kind: str, version: int) -> tuple[Change, ...]:
+def changes_after(kind: str, version: int, domain: str = "") -> tuple[Change, ...]:
     """The changes that stand between an older form and the newest, in order."""
     path: list[Change] = []
     while True:
-        later = [c for c in _by_older[kind] if c.since > version]
+        later = [c for c in _by_older[domain, kind] if c.since > version]
         if not later:
             return tuple(path)
         step = min(later, key=lambda c: c.since)
@@ -135,9 +140,9 @@ def changes_back_to(kind: str, version: int) -> tuple[Change, ...]:
         kind, limit = step.older, step.since
 
 
-def has_changed(kind: str, version: int) -> str | None:
+def has_changed(kind: str, version: int, domain: str = "") -> str | None:
     """What a kind is called now, if it changed since an opset; else None."""
-    changes = changes_after(kind, version)
+    changes = changes_after(kind, version, domain)
     return changes[-1].kind if changes else None
 
 
@@ -149,9 +154,9 @@ def turning_points(kind: str) -> tuple[int, ...]:
     return tuple(sorted(found.union(*map(breakpoints, kinds))))
 
 
-def read(node: Node, version: int) -> Read:
-    """The newest form of a node of the default domain."""
-    for change in changes_after(node.kind, version):
+def read(node: Node, version: int, domain: str = "") -> Read:
+    """The newest form of a node."""
+    for change in changes_after(node.kind, version, domain):
         made = change.read(node)
         if not isinstance(made, Node):
             return made

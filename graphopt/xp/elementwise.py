@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from .foundation import Array, Foundation
@@ -21,6 +22,14 @@ class Elementwise(Foundation):
 
     def multiply(self, a: Any, b: Any) -> Array:
         return self.each(self.lib.multiply, a, b)
+
+    def add_into(self, total: Array, x: Array) -> Array:
+        """`add`, where nothing else holds ``total``: it may become the result."""
+        return self.add(total, x)
+
+    def multiply_into(self, total: Array, x: Array) -> Array:
+        """`multiply`, where nothing else holds ``total``: it may become the result."""
+        return self.multiply(total, x)
 
     def divide(self, a: Any, b: Any) -> Array:
         """Quotient; of integers, truncated toward zero as C does; ``a / 0 == 0``."""
@@ -111,6 +120,14 @@ class Elementwise(Foundation):
 
     def sqrt(self, x: Array) -> Array:
         return self.each(self.lib.sqrt, x)
+
+    def flat_at_zero(self, function: Callable[[Array], Array], x: Array) -> Array:
+        """A root of ``x``; at zero, where it is upright, its slope counts as zero."""
+        return function(x)
+
+    def held(self, x: Array) -> Array:
+        """``x`` without a slope: for what is taken away first and given back later."""
+        return x
 
     def reciprocal(self, x: Array) -> Array:
         return self.divide(1, x)

@@ -56,9 +56,19 @@ def numpy_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return dtype.numpy if isinstance(dtype, DType) else np.dtype(dtype)
 
 
+_INT = {int}
+
+
 def ints(values: Any) -> tuple[int, ...]:
-    """Shapes, axes, sizes as Python ints: from a number, a sequence or an array."""
-    return tuple(np.asarray(values, np.int64).ravel().tolist())
+    """Shapes, axes, sizes as Python ints: from a number, a sequence or an array.
+
+    Symbolic dims, which `jax.export` has, are left as they are.
+    """
+    if type(values) is tuple and {*map(type, values)} <= _INT:
+        return values
+    array = np.asarray(values)
+    exact = array if array.dtype == object else array.astype(np.int64)
+    return tuple(exact.ravel().tolist())
 
 
 def normal_axes(axes: Any, rank: int) -> tuple[int, ...]:
@@ -109,6 +119,14 @@ class Foundation(ABC):
     @abstractmethod
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
         """Plain element conversion, as the library does it; `cast` has ONNX's rules."""
+
+    def larger(self, a: int, b: int) -> int:
+        """The larger of two extents; traced, either may be symbolic."""
+        return max(a, b)
+
+    def smaller(self, a: int, b: int) -> int:
+        """The smaller of two extents; traced, either may be symbolic."""
+        return min(a, b)
 
     def same(self, *operands: Any) -> tuple[Array, ...]:
         """The operands as arrays of one element type; Python numbers take that type.

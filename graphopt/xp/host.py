@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from . import contraction, convolution, strings
+from . import contraction, convolution, extremes, half, strings
 from .control import Arrays
 from .error_function import erf
-from .foundation import Array, DTypeLike, along, normal_axis
+from .foundation import WIDE, Array, DTypeLike, along, normal_axis
 from .namespace import Namespace
 from .spatial import Geometry
 
@@ -31,16 +31,43 @@ class Host(Namespace):
         return np.asarray(value, None if dtype is None else self.dtype(dtype))
 
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
+        if x.dtype == half.FLOAT16 and dtype == half.FLOAT32:
+            return half.to_single(x)
         return x.astype(dtype, copy=False)
 
+    def add_into(self, total: Array, x: Array) -> Array:
+        return np.add(total, x, out=total) if _holds(total, x) else self.add(total, x)
+
+    def multiply_into(self, total: Array, x: Array) -> Array:
+        if _holds(total, x):
+            return np.multiply(total, x, out=total)
+        return self.multiply(total, x)
+
+    def maximum(self, a: Any, b: Any) -> Array:
+        a, b = self.same(a, b)
+        if a.dtype == half.FLOAT16 and a.size + b.size > half.FEW:
+            picked = half.larger(a, b)
+            if picked is not None:
+                return picked
+        return self.each(lambda a, b: extremes.pick(np.maximum, a, b), a, b)
+
+    def minimum(self, a: Any, b: Any) -> Array:
+        return self.each(lambda a, b: extremes.pick(np.minimum, a, b), a, b)
+
     def same(self, *operands: Any) -> tuple[Array, ...]:
+        # What most calls come to; to look at everything would take longer than to add.
         first = operands[0]
         if type(first) is np.ndarray and self.dtype(first.dtype) is first.dtype:
-            for other in operands:
-                if type(other) is not np.ndarray or other.dtype is not first.dtype:
+            made = [first]
+            for other in operands[1:]:
+                kind = type(other)
+                if kind is int or kind is float:
+                    other = np.asarray(other, first.dtype)
+                elif kind is not np.ndarray or other.dtype is not first.dtype:
                     break
+                made.append(other)
             else:
-                return operands  # what most calls come to, and the checks take longer
+                return tuple(made)
         return super().same(*operands)
 
     def integer_power(self, a: Array, b: Array) -> Array:
@@ -64,7 +91,12 @@ class Host(Namespace):
     # Positions that are data
 
     def take(self, x: Array, indices: Array, axis: int = 0) -> Array:
-        return np.asarray(np.take(x, np.asarray(indices), axis=axis))
+        indices = np.asarray(indices)
+        if x.flags.c_contiguous or indices.size >= x.size:
+            return np.asarray(np.take(x, indices, axis=axis))
+        # `np.take` would copy all of it first.
+        before = (slice(None),) * normal_axis(axis, x.ndim)
+        return np.asarray(x[(*before, indices)])
 
     def pick(self, x: Array, index: tuple[Array, ...]) -> Array:
         return np.asarray(x[index])
@@ -182,3 +214,13 @@ class Host(Namespace):
         if reverse:
             columns.reverse()
         return carried, tuple(np.stack(column) for column in zip(*columns, strict=True))
+
+
+def _holds(total: Array, x: Array) -> bool:
+    """True where a result of both, computed without widening, fits into ``total``."""
+    return (
+        total.dtype == x.dtype
+        and total.dtype not in WIDE
+        and total.flags.writeable
+        and np.broadcast_shapes(total.shape, x.shape) == total.shape
+    )

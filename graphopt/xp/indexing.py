@@ -7,9 +7,8 @@ of range; traced code cannot see it, and clamps (gather) or drops (scatter).
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from ..errors import TypeMismatch
 from .foundation import WIDE, Array, Foundation, ints, normal_axis
@@ -43,15 +42,23 @@ class Indexing(Foundation):
         axis = normal_axis(axis, x.ndim)
         if x.ndim != indices.ndim:
             raise TypeMismatch(f"indices of rank {indices.ndim} into rank {x.ndim}")
-        mesh = list(np.ogrid[tuple(slice(0, extent) for extent in indices.shape)])
+        mesh = self._places(indices.shape)
         mesh[axis] = indices
         return tuple(mesh)
+
+    def _places(self, extents: Sequence[int]) -> list[Array]:
+        """Positions along each axis, which broadcast: `np.ogrid`, traced too."""
+        rank = len(extents)
+        return [
+            self.lib.arange(extent).reshape([-1 if i == j else 1 for j in range(rank)])
+            for i, extent in enumerate(extents)
+        ]
 
     def gather_nd(self, x: Array, indices: Array, batch_dims: int = 0) -> Array:
         """Slices of ``x`` at the index tuples along the last axis of ``indices``."""
         if indices.shape[-1] == 0 and not batch_dims:
             return self.lib.broadcast_to(x, indices.shape[:-1] + x.shape)
-        batch = np.ogrid[tuple(slice(0, e) for e in indices.shape[:batch_dims])]
+        batch = self._places(indices.shape[:batch_dims])
         spread = indices.ndim - 1 - batch_dims
         leading = [b.reshape(b.shape + (1,) * spread) for b in batch]
         tuples = [indices[..., i] for i in range(indices.shape[-1])]
@@ -116,12 +123,12 @@ class Indexing(Foundation):
         """The first ``lengths[b]`` steps of each sequence backwards, the rest as is."""
         batch_axis = normal_axis(batch_axis, x.ndim)
         time_axis = normal_axis(time_axis, x.ndim)
-        at = np.arange(x.shape[time_axis])
+        at = self.lib.arange(x.shape[time_axis])
         lengths = self.asarray(lengths)[:, None]
         at = self.lib.where(at < lengths, lengths - 1 - at, at)
         shape = [1] * x.ndim
         shape[batch_axis], shape[time_axis] = x.shape[batch_axis], x.shape[time_axis]
         at = self.lib.reshape(at if batch_axis < time_axis else at.T, ints(shape))
-        mesh: list[Any] = list(np.ogrid[tuple(slice(0, extent) for extent in x.shape)])
+        mesh = self._places(x.shape)
         mesh[time_axis] = at
         return self.pick(x, tuple(mesh))

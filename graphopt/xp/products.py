@@ -7,10 +7,9 @@ type, and narrow types accumulate in their wide one.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
-
-import numpy as np
 
 from ..errors import TypeMismatch
 from .foundation import Array, DTypeLike, Foundation, normal_axes
@@ -35,6 +34,10 @@ class Products(Foundation):
     def det(self, x: Array) -> Array:
         """The determinant over the last two axes."""
         return self.each(self.lib.linalg.det, x)
+
+    def inverse(self, x: Array) -> Array:
+        """The inverse of the matrices in the last two axes."""
+        return self.each(self.lib.linalg.inv, x)
 
     def tensordot(
         self,
@@ -139,13 +142,11 @@ class Products(Foundation):
         shape = tuple(size[axis] for axis in order)
         if x.shape != shape:
             x = self.lib.broadcast_to(x, shape)
-        return x.reshape(
-            [int(np.prod([size[a] for a in g], dtype=int)) for g in groups]
-        )
+        return x.reshape([math.prod(size[a] for a in g) for g in groups])
 
 
 def _size(x: Array, axes: Sequence[int]) -> int:
-    return int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
+    return math.prod(x.shape[axis] for axis in axes)
 
 
 def _terms(equation: str, ranks: list[int]) -> tuple[list[list[str]], list[str]]:

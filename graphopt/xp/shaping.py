@@ -33,14 +33,15 @@ class Shaping(Foundation):
         return self.lib.transpose(x, axes)
 
     def broadcast_shapes(self, *shapes: Sequence[int]) -> tuple[int, ...]:
-        return np.broadcast_shapes(*(ints(shape) for shape in shapes))
+        found: tuple[int, ...] = self.lib.broadcast_shapes(*map(ints, shapes))
+        return found
 
     def broadcast_to(self, x: Array, shape: Any) -> Array:
         return self.lib.broadcast_to(x, ints(shape))
 
     def expand(self, x: Array, shape: Any) -> Array:
         """Broadcast against ``shape``: dims of ``x`` may be larger than those asked."""
-        return self.lib.broadcast_to(x, np.broadcast_shapes(x.shape, ints(shape)))
+        return self.lib.broadcast_to(x, self.broadcast_shapes(x.shape, shape))
 
     def squeeze(self, x: Array, axes: Any = None) -> Array:
         """Without the given axes, all of extent 1; without all such axes by default."""
@@ -85,16 +86,19 @@ class Shaping(Foundation):
             if step == 0:
                 raise TypeMismatch(f"a slice along axis {axis} has step 0")
             extent = x.shape[axis]
-            least, most = (0, extent) if step > 0 else (-1, extent - 1)
             start += extent if start < 0 else 0
             end += extent if end < 0 else 0
-            start, end = min(max(start, 0), most), min(max(end, least), most)
+            start = self.larger(start, 0)
+            if step > 0:
+                start = self.smaller(start, extent)
+                end = self.larger(self.smaller(end, extent), start)
+                index[axis] = slice(start, end, step)
+                continue
+            start = self.smaller(start, extent - 1)
+            end = self.smaller(self.larger(end, -1), start)
             # To NumPy an end of -1 is the last element; None is before the first.
-            index[axis] = (
-                slice(0, 0)
-                if (end - start) * step <= 0
-                else slice(start, None if end < 0 else end, step)
-            )
+            before = None if end < 0 else end
+            index[axis] = slice(0, 0) if end == start else slice(start, before, step)
         return x[tuple(index)]
 
     def flip(self, x: Array, axes: Any) -> Array:
@@ -134,10 +138,21 @@ class Shaping(Foundation):
             return self.fill_around(x, pads, value) if any(map(any, pads)) else x
         for axis, pad in enumerate(pads):
             if any(pad):
-                # np.pad knows these modes: let it pad the positions.
-                index = np.pad(np.arange(x.shape[axis]), pad, mode=mode)  # type: ignore[call-overload]
-                x = self.lib.take(x, index, axis=axis)
+                x = self.lib.take(x, self._beyond(x.shape[axis], pad, mode), axis=axis)
         return x
+
+    def _beyond(self, extent: int, pad: tuple[int, int], mode: str) -> Array:
+        """Which elements of an axis stand in and around it."""
+        at = self.lib.arange(extent + sum(pad)) - pad[0]
+        if mode == "edge":
+            return self.lib.clip(at, 0, extent - 1)
+        if mode == "wrap":
+            return at % extent
+        if mode != "reflect":
+            raise ValueError(f"mode {mode!r} is not supported")
+        around = self.larger(2 * (extent - 1), 1)  # there and back again
+        at = at % around
+        return self.lib.minimum(at, around - at) if extent != 1 else at
 
     @abstractmethod
     def fill_around(
@@ -153,9 +168,9 @@ class Shaping(Foundation):
         """Zero below the ``k``-th diagonal of the last two axes."""
         return self._triangle(x, self._diagonal(x.shape) >= int(k))
 
-    def _diagonal(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    def _diagonal(self, shape: tuple[int, ...]) -> Array:
         rows, columns = shape[-2:]
-        return np.arange(columns) - np.arange(rows)[:, None]
+        return self.lib.arange(columns) - self.lib.arange(rows)[:, None]
 
     def _triangle(self, x: Array, kept: Array) -> Array:
         return self.lib.where(kept, x, self.zeros((), x.dtype))
@@ -175,7 +190,7 @@ class Shaping(Foundation):
         self, rows: int, columns: int | None = None, k: int = 0, *, dtype: DTypeLike
     ) -> Array:
         """Ones on the ``k``-th diagonal, zeros elsewhere."""
-        shape = (int(rows), int(rows if columns is None else columns))
+        shape = ints((rows, rows if columns is None else columns))
         return self.asarray(self._diagonal(shape) == int(k), dtype)
 
     def arange(self, start: Any, stop: Any, step: Any, dtype: DTypeLike) -> Array:

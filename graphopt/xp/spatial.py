@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -55,15 +56,7 @@ class Geometry(NamedTuple):
 
     def extents(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """How many windows fit along each axis. Raises TypeMismatch if none does."""
-        result = tuple(
-            (extent + before + after - span) // stride + 1
-            for extent, (before, after), span, stride in zip(
-                spatial, self.pads, self.spans, self.strides, strict=True
-            )
-        )
-        if min(result, default=0) < 0:
-            raise TypeMismatch(f"windows that reach {self.spans} over {tuple(spatial)}")
-        return result
+        return _extents(self, tuple(spatial))
 
     def taps(self) -> Iterator[tuple[int, ...]]:
         """The elements of a window, row-major."""
@@ -77,6 +70,19 @@ class Geometry(NamedTuple):
                 tap, self.dilations, self.strides, extents, strict=True
             )
         )
+
+
+@lru_cache(4096)
+def _extents(geometry: Geometry, spatial: tuple[int, ...]) -> tuple[int, ...]:
+    result = tuple(
+        (extent + before + after - span) // stride + 1
+        for extent, (before, after), span, stride in zip(
+            spatial, geometry.pads, geometry.spans, geometry.strides, strict=True
+        )
+    )
+    if any(isinstance(extent, int) and extent < 0 for extent in result):
+        raise TypeMismatch(f"windows that reach {geometry.spans} over {spatial}")
+    return result
 
 
 class Spatial(Shaping):

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.export import is_symbolic_dim
 
 from ..errors import NoReference, UnsupportedModel
+from . import channels_last
 from .control import Arrays
 from .foundation import Array, DTypeLike, normal_axis, numpy_dtype
+from .host import Host
 from .namespace import Namespace
 from .reductions import lowest
 from .spatial import Geometry
 
+_HOST = Host()
 _ABSENT = ("float6_e2m3fn", "float6_e3m2fn", "object")
 
 
@@ -30,14 +35,17 @@ class Traced(Namespace):
     """What jax.numpy does differently from NumPy.
 
     ``precision`` is that of products of float32: "highest" is float32's own, "default"
-    what the chip does fastest (a TPU rounds operands to bfloat16, and sums in float32).
+    what the chip does fastest (a TPU rounds operands to bfloat16, and sums in float32);
+    "bfloat16" rounds operands and results to bfloat16 everywhere, those of gradients
+    too.
     """
 
     lib = jnp
     name = "traced"
 
     def __init__(self, precision: str = "highest") -> None:
-        self.precision = lax.Precision(precision)
+        self.narrowed = precision == "bfloat16"
+        self.precision = lax.Precision("default" if self.narrowed else precision)
 
     def scope(self) -> AbstractContextManager[Any]:
         scope: AbstractContextManager[Any] = jax.enable_x64(True)
@@ -51,6 +59,14 @@ class Traced(Namespace):
 
     def asarray(self, value: Any, dtype: DTypeLike | None = None) -> Array:
         return jnp.asarray(value, None if dtype is None else self.dtype(dtype))
+
+    def larger(self, a: int, b: int) -> int:
+        found: int = jax.core.max_dim(a, b)
+        return found
+
+    def smaller(self, a: int, b: int) -> int:
+        found: int = jax.core.min_dim(a, b)
+        return found
 
     def convert(self, x: Array, dtype: np.dtype[Any]) -> Array:
         return lax.convert_element_type(x, self.dtype(dtype))
@@ -70,8 +86,24 @@ class Traced(Namespace):
         start = (jnp.ones_like(a), a, b)
         return self.while_loop(lambda carried: jnp.any(carried[2] != 0), step, start)[0]
 
+    def flat_at_zero(self, function: Callable[[Array], Array], x: Array) -> Array:
+        zero = x == 0
+        return jnp.where(zero, x, function(jnp.where(zero, jnp.ones_like(x), x)))
+
+    def held(self, x: Array) -> Array:
+        return lax.stop_gradient(x)
+
     def complex(self, real: Any, imaginary: Any) -> Array:
         return lax.complex(*jnp.broadcast_arrays(*self.same(real, imaginary)))
+
+    def arange(self, start: Any, stop: Any, step: Any, dtype: DTypeLike) -> Array:
+        first, last, stride = (np.asarray(v).item() for v in (start, stop, step))
+        if not any(map(is_symbolic_dim, (first, last, stride))):
+            return super().arange(start, stop, step, dtype)
+        kind = self.dtype(dtype)
+        count = self.larger(-((first - last) // stride), 0)
+        first, stride = (self.asarray(v, kind) for v in (first, stride))
+        return jnp.arange(count, dtype=kind) * stride + first
 
     def fill_around(
         self, x: Array, pads: Sequence[tuple[int, int]], value: Any
@@ -94,8 +126,9 @@ class Traced(Namespace):
         at = jnp.asarray(x).at[index]
         if reduction == "none":
             return at.set(updates)
-        name = "multiply" if reduction == "mul" else reduction
-        return getattr(at, name)(updates)
+        if reduction == "mul":
+            return _multiplied(jnp.asarray(x), index, updates)
+        return getattr(at, reduction)(updates)
 
     def dynamic_slice(self, x: Array, start: Any, size: int, axis: int) -> Array:
         axis = normal_axis(axis, x.ndim)
@@ -108,17 +141,28 @@ class Traced(Namespace):
         return lax.dynamic_update_slice_in_dim(x, part, start, axis)
 
     def nonzero(self, x: Array) -> Array:
+        if isinstance(x, np.ndarray):
+            return _HOST.nonzero(x)
         raise NoReference("nonzero has a data-dependent extent: XLA cannot trace it")
 
     def unique(
         self, x: Array, axis: int | None = None, *, sorted: bool = True
     ) -> tuple[Array, Array, Array, Array]:
+        if isinstance(x, np.ndarray):
+            return _HOST.unique(x, axis, sorted=sorted)
         raise NoReference("unique has a data-dependent extent: XLA cannot trace it")
 
     # Products
 
+    def _product(self, function: Callable[..., Array], a: Array, b: Array) -> Array:
+        """A product of two arrays, narrowed where that is the precision."""
+        if not self.narrowed or a.dtype != np.float32:
+            return function(a, b, precision=self.precision)
+        narrow = (jnp.asarray(x).astype(jnp.bfloat16) for x in (a, b))
+        return function(*narrow, precision=self.precision).astype(np.float32)
+
     def multiply_matrices(self, a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision=self.precision)
+        return self._product(jnp.matmul, a, b)
 
     def slide(self, x: Array, geometry: Geometry) -> Array:
         rank = len(geometry.kernel)
@@ -133,55 +177,27 @@ class Traced(Namespace):
         return jnp.transpose(x, [*range(lead), *order])
 
     def correlate(self, x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            w,
-            geometry.strides,
-            geometry.pads,
-            rhs_dilation=geometry.dilations,
-            feature_group_count=groups,
-            precision=self.precision,
-        )
+        correlate = partial(channels_last.correlate, geometry=geometry, groups=groups)
+        return self._product(correlate, x, w)
 
     def spread(self, x: Array, w: Array, geometry: Geometry, groups: int) -> Array:
-        rank = len(geometry.kernel)
-        c, m = w.shape[:2]
-        w = jnp.reshape(w, (groups, c // groups, m, *geometry.kernel))
-        w = jnp.swapaxes(w, 1, 2).reshape(groups * m, c // groups, *geometry.kernel)
-        return lax.conv_general_dilated(
-            x,
-            jnp.flip(w, range(2, 2 + rank)),
-            (1,) * rank,
-            [
-                (span - 1 - before, span - 1 - after)
-                for span, (before, after) in zip(
-                    geometry.spans, geometry.pads, strict=True
-                )
-            ],
-            lhs_dilation=geometry.strides,
-            rhs_dilation=geometry.dilations,
-            feature_group_count=groups,
-            precision=self.precision,
-        )
+        spread = partial(channels_last.spread, geometry=geometry, groups=groups)
+        return self._product(spread, x, w)
 
     def pool_windows(self, x: Array, geometry: Geometry, kind: str) -> Array:
-        lead = (1,) * (x.ndim - len(geometry.kernel))
-        first = lowest(x.dtype) if kind == "max" else 0
-        crops = [(min(b, 0), min(a, 0)) for b, a in geometry.pads]
-        return lax.reduce_window(
-            self.pad(x, [(0, 0)] * len(lead) + crops),
-            np.asarray(first, x.dtype),
-            lax.max if kind == "max" else lax.add,
-            (*lead, *geometry.kernel),
-            (*lead, *geometry.strides),
-            [(0, 0)] * len(lead) + [(max(b, 0), max(a, 0)) for b, a in geometry.pads],
-            window_dilation=(*lead, *geometry.dilations),
-        )
+        if kind == "max":
+            return channels_last.pool(x, geometry, lowest(x.dtype), lax.max)
+        return channels_last.pool(x, geometry, 0, lax.add)
 
     # Types
 
     def bitcast(self, x: Array, dtype: DTypeLike) -> Array:
-        return lax.bitcast_convert_type(x, self.dtype(dtype))
+        target = self.dtype(dtype)
+        if x.dtype == np.bool_:
+            x = self.convert(x, np.dtype(np.uint8))
+        if target == np.bool_:
+            return self.bitcast(x, np.uint8) != 0
+        return lax.bitcast_convert_type(x, target)
 
     def cast_strings(self, x: Array, target: np.dtype[Any]) -> Array:
         raise UnsupportedModel("XLA has no strings")
@@ -190,6 +206,12 @@ class Traced(Namespace):
 
     def erf(self, x: Array) -> Array:
         return self.each(lax.erf, x)
+
+    def fft(self, x: Array, n: int | None = None, axis: int = -1) -> Array:
+        return _fourier(super().fft, x, n, axis)
+
+    def rfft(self, x: Array, n: int | None = None, axis: int = -1) -> Array:
+        return _fourier(super().rfft, x, n, axis)
 
     # Control
 
@@ -226,3 +248,55 @@ class Traced(Namespace):
             body, carried, tuple(sequences), length, reverse
         )
         return scanned
+
+
+def _fourier(
+    transform: Callable[..., Array], x: Array, n: int | None, axis: int
+) -> Array:
+    """A transform; on the CPU in double precision, which others lack.
+
+    Errors grow with the length, unlike those of inverses, which are divided by it.
+    """
+    x = jnp.asarray(x)
+    if x.dtype not in (np.float32, np.complex64):
+        return transform(x, n, axis)
+
+    def plain(x: Array) -> Array:
+        return transform(x, n, axis)
+
+    def exact(x: Array) -> Array:
+        wide = np.complex128 if x.dtype == np.complex64 else np.float64
+        return transform(x.astype(wide), n, axis).astype(np.complex64)
+
+    made: Array = lax.platform_dependent(x, cpu=exact, default=plain)
+    return made
+
+
+@jax.custom_jvp
+def _multiplied(x: Array, index: tuple[Array, ...], updates: Array) -> Array:
+    """``x`` multiplied at positions, which may repeat. JAX has no gradient of that."""
+    return x.at[index].multiply(updates)
+
+
+@_multiplied.defjvp
+def _multiplied_jvp(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+    """Each factor moves the product by all the others: one zero leaves only its own."""
+    x, index, updates = primals
+    moved, _, pushes = tangents
+    shape = x[index].shape
+    updates, pushes = (jnp.broadcast_to(a, shape) for a in (updates, pushes))
+    product = _nonzero(x).at[index].multiply(_nonzero(updates))
+    zeros = (x == 0).astype(int).at[index].add((updates == 0).astype(int))
+
+    def others(factor: Array, product: Array, zeros: Array) -> Array:
+        nothing = jnp.zeros_like(product)
+        alone = zeros == (factor == 0)
+        return jnp.where(alone, product / _nonzero(factor), nothing)
+
+    moved = moved * others(x, product, zeros)
+    pushed = pushes * others(updates, product[index], zeros[index])
+    return _multiplied(*primals), moved.at[index].add(pushed)
+
+
+def _nonzero(x: Array) -> Array:
+    return jnp.where(x == 0, jnp.ones_like(x), x)

@@ -13,6 +13,7 @@ from graphopt.errors import UsageError
 from graphopt.feeds import bind
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops.constant import Constant
+from graphopt.ops.structured import Computed
 from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
 from graphopt.xp import traced
@@ -48,7 +49,7 @@ class Function:
         self._known = steering(graph)
         self.weights: Mapping[str, Value] = dict(_weights(graph, self._known))
         self.steering: tuple[str, ...] = tuple(
-            p.name for p in graph.inputs if p in self._known and _is_small(p)
+            p.name for p in graph.inputs if p in self._known and _may_steer(graph, p)
         )
 
     @property
@@ -80,7 +81,8 @@ class Function:
             tracer = Tracer(weights, self._known, symbols, self.precision, sources)
             env: dict[Value, Array] = {p: self._placed(p, a) for p, a in fed.items()}
             made = tracer.run(self.graph.outputs, env)
-            return dict(zip(self.graph.output_names, map(on_device, made), strict=True))
+            placed = map(tracer.placed, made, self.graph.outputs)
+            return dict(zip(self.graph.output_names, placed, strict=True))
 
     def _placed(self, parameter: Parameter, value: Array) -> Array:
         """An input as the trace has it: on the host where it steers shapes."""
@@ -156,12 +158,15 @@ def _is_data(tensor: Tensor) -> bool:
     return (tensor.dtype.is_float and tensor.rank > 0) or tensor.nbytes > LARGE_BYTES
 
 
-def _is_small(parameter: Parameter) -> bool:
-    """True for inputs that may steer shapes: few numbers, floats only in a row."""
+def _may_steer(graph: Graph, parameter: Parameter) -> bool:
+    """True for few integers, and for floats that an op reads as scales or limits."""
     type_ = parameter.type
     if not isinstance(type_, TensorType) or type_.dtype is None:
         return False
-    if type_.dtype.is_float and (type_.shape is None or len(type_.shape) > 1):
+    if type_.dtype.is_float and not any(
+        isinstance(op, Computed) and i in op.static and len(type_.shape or ()) <= 1
+        for op, i in graph.users[parameter]
+    ):
         return False
     known = [d for d in type_.shape or () if isinstance(d, int)]
     return int(np.prod(known, dtype=np.int64)) <= STEERING_ELEMENTS

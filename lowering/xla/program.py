@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final
 
 import jax
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from graphopt.feeds import bind
 from graphopt.ir import Graph
 
 from .. import Array, Executable
-from .ahead import lower
 from .function import Function
+from .hoist import hoist
+from .trace import NotInXla
 
 PROGRAMS: Final = 16
 """Compiled programs that are kept; the least recently used one goes first."""
@@ -24,7 +26,7 @@ class Program(Executable):
     """A graph on one device of JAX, its weights already there.
 
     It compiles when it meets shapes, or values of inputs that steer shapes, for the
-    first time.
+    first time. What follows from weights alone is computed once.
     """
 
     def __init__(
@@ -33,21 +35,24 @@ class Program(Executable):
         self.function = Function(graph, precision=precision)
         self.target = target
         self.device = device
-        self._programs: OrderedDict[Hashable, Any] = OrderedDict()
-        with jax.enable_x64(True):
-            self._params = jax.device_put(self.function.params, device)
+        self._programs: OrderedDict[Hashable, _Compiled] = OrderedDict()
+        self._prepared: dict[str, list[Array]] = {}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         graph = self.function.graph
         fed, _ = bind(graph, inputs)
         named = {p.name: fed[p] for p in graph.inputs if p.name in inputs}
         known = {n: named.pop(n) for n in self.function.steering if n in named}
+        for name, array in named.items():
+            if isinstance(array, np.ndarray) and array.dtype == object:
+                raise self._strings(name)
         with jax.enable_x64(True):
-            made = self.compiled(known, named)(self._params, named)
-            arrays = jax.tree.map(np.asarray, made)  # a dict in another order
+            arrays = self._compiled(known, named)(named)
             return {name: arrays[name] for name in graph.output_names}
 
-    def compiled(self, known: Mapping[str, Array], named: Mapping[str, Array]) -> Any:
+    def _compiled(
+        self, known: Mapping[str, Array], named: Mapping[str, Array]
+    ) -> _Compiled:
         """The program for these steering values, and for arrays like the named ones."""
         leaves, structure = jax.tree.flatten(named)
         key = (
@@ -57,16 +62,38 @@ class Program(Executable):
         )
         program = self._programs.get(key)
         if program is None:
-            program = self.lowered(known, named).compile()
-            self._programs[key] = program
+            program = self._programs[key] = self._compile(known, named)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)
         self._programs.move_to_end(key)
         return program
 
-    def lowered(self, known: Mapping[str, Array], named: Mapping[str, Array]) -> Any:
-        """The program before XLA compiles it, as `jax.stages.Lowered`."""
-        return lower(self.function, self._params, known, named, self.device)
+    def _compile(
+        self, known: Mapping[str, Array], named: Mapping[str, Array]
+    ) -> _Compiled:
+        def call(params: Any, arrays: Any) -> dict[str, Array]:
+            return self.function(params, {**arrays, **known})
+
+        params = self.function.params
+        program, results = jax.make_jaxpr(call, return_shape=True)(params, named)
+        hoisted = hoist(program, len(params))
+        what = str(hoisted.first)
+        if what not in self._prepared:
+            weights = jax.device_put(jax.tree.leaves(params), self.device)
+            self._prepared[what] = hoisted.prepare(weights)
+        prepared = self._prepared[what]
+        where = jax.sharding.SingleDeviceSharding(self.device)
+        rest = jax.jit(jaxpr_as_fun(hoisted.rest), out_shardings=where)
+        lowered = rest.lower(*prepared, *jax.tree.leaves(named))
+        return _Compiled(lowered.compile(), prepared, jax.tree.structure(results))
+
+    def _strings(self, name: str) -> NotInXla:
+        graph = self.function.graph
+        (parameter,) = (p for p in graph.inputs if p.name == name)
+        readers = ", ".join(sorted({op.label for op, _ in graph.users[parameter]}))
+        return NotInXla(
+            f"input {name!r} holds strings, which XLA does not have", where=readers
+        )
 
     def used(self) -> Mapping[str, Any]:
         return {
@@ -76,3 +103,16 @@ class Program(Executable):
             "device": self.device.device_kind,
             "programs": len(self._programs),
         }
+
+
+class _Compiled:
+    """A program with what was made of the weights."""
+
+    def __init__(self, program: Any, prepared: Sequence[Array], results: Any) -> None:
+        self.program = program
+        self.prepared = prepared
+        self.results = results
+
+    def __call__(self, named: Mapping[str, Array]) -> Any:
+        made = self.program(*self.prepared, *jax.tree.leaves(named))
+        return jax.tree.unflatten(self.results, map(np.asarray, made))

@@ -14,6 +14,7 @@ from graphopt.ops.control import Control, If, Loop, Scan
 from graphopt.ops.generation import Shape, Size
 from graphopt.ops.sequence import OptionalHasElement, SequenceLength
 from graphopt.ops.structured import Computed
+from graphopt.types import TensorType
 
 STRUCTURAL: Final = (Shape, Size, SequenceLength, OptionalHasElement)
 """Ops that look at the shape of their operand, and at none of its elements."""
@@ -43,6 +44,19 @@ def _steers(op: Op) -> Iterator[Value]:
         yield from _present(op.operand(i) for i in op.static)
     if isinstance(op, Loop) and op.outs > op.carried:
         yield from _present(op.operands[:2])  # they say how many rows there are
+    if isinstance(op, If) and not _alike(op):
+        yield from _present(op.operands[:1])
+
+
+def _alike(op: If) -> bool:
+    """False where the branches surely give other shapes or types."""
+    for a, b in zip(op.bodies[0].outputs, op.bodies[1].outputs, strict=True):
+        x, y = a.type, b.type
+        if not isinstance(x, TensorType) or not isinstance(y, TensorType):
+            return False
+        if x.is_static and y.is_static and x != y:
+            return False
+    return True
 
 
 def _enter(op: Control, found: set[Value]) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import jax
 
 from graphopt.errors import BackendMissing, UsageError, nearest
 from graphopt.importer import load
+from graphopt.interface import is_program
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
 from .. import Executable, Model
 from .ahead import examine, inputs_like_random
+from .exported import ExportedProgram
 from .function import Function
 from .program import Program
 from .report import Examined
@@ -52,6 +55,8 @@ class Xla:
         return Program(graph, self.name, self.device, precision=self.precision)
 
     def open(self, model: Model) -> Executable:
+        if is_program(model):
+            return ExportedProgram(Path(model), self.name, self.device)
         return self.compile(load(model), Plan())
 
     def examine(

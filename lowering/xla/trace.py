@@ -13,17 +13,21 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 
-from graphopt.errors import UnsupportedModel
+from graphopt.errors import GraphoptError, UnsupportedModel
 from graphopt.ir import Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.control import If, Loop, Run, no_rows
+from graphopt.ops.generation import Shape
 from graphopt.ops.structured import Computed
 from graphopt.reference import EvaluationFailed, Evaluator
 from graphopt.types import TensorType, Type
 from graphopt.xp import host, traced
 
+from .overrides import OVERRIDES
 from .steering import STRUCTURAL
+from .symbols import computed, is_open, known_of, packed
 
 Array = Any
 
@@ -46,34 +50,65 @@ class DataDependent(UnsupportedModel, NotImplementedError):
     """A shape depends on data, but XLA compiles for known shapes."""
 
 
+class NotInXla(UnsupportedModel, NotImplementedError):
+    """XLA has no such values, or no such op."""
+
+
+class Open(UnsupportedModel, NotImplementedError):
+    """An op needs the number that a symbolic dim stands for."""
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        super().__init__(message, where=where)
+        self.reason = message
+        self.op: Op
+        self.shapes = ""
+
+    @classmethod
+    def at(cls, op: Op, operands: Sequence[Array], reason: Exception) -> Open:
+        """The error for an op on operands of open shapes."""
+        error = cls(str(reason).partition("\n")[0], where=op.label)
+        error.op = op
+        error.shapes = ", ".join(str(getattr(a, "shape", "")) for a in operands)
+        return error
+
+
 class Tracer(Evaluator):
     """Computes values from others, op by op, under a trace or eagerly.
 
     ``weights`` are the arrays that stand for some constants; ``steering`` the values
-    that must be known. ``precision`` is that of `graphopt.xp.traced`. ``sources`` name
-    ops, in profiles and in what XLA says of them.
+    that must be known. Sizes in ``symbols`` may be JAX's symbolic dims. ``precision``
+    is that of `graphopt.xp.traced`. ``sources`` name ops, in profiles and in what XLA
+    says of them.
     """
 
     def __init__(
         self,
         weights: Mapping[Value, Array],
         steering: Collection[Value],
-        symbols: Mapping[str, int],
+        symbols: Mapping[str, Any],
         precision: str = "highest",
         sources: Mapping[Op, Sequence[str]] | None = None,
     ) -> None:
-        super().__init__(seed=0, symbols=symbols)
+        fixed = {n: s for n, s in symbols.items() if not is_symbolic_dim(s)}
+        super().__init__(seed=0, symbols=fixed)
+        self.sizes = symbols
+        self.is_open = len(fixed) < len(symbols)
         self.sources = sources or {}
         self.weights = weights
         self.steering = steering
         self.xp = traced(precision)
-        self.host = Evaluator(seed=0, symbols=symbols)
+        self.host = Evaluator(seed=0, symbols=fixed)
 
     def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
         if isinstance(op, Constant):
             weight = self.weights.get(op)
             return (op.tensor.array() if weight is None else weight,)
-        if all(map(is_known, operands)) and not op.bodies and self._is_literal(op):
+        if self.is_open:
+            known = self._from_shapes(op, operands)
+            if known is not None:
+                return known
+            operands = self._closed(op, operands)
+        if not op.bodies and all(map(_is_literal, operands)) and self._is_small(op):
             with host().scope():
                 return self.host.apply(op, operands)
         if isinstance(op, Computed):
@@ -85,11 +120,47 @@ class Tracer(Evaluator):
             with jax.named_scope(name):
                 return super().apply(op, operands)
         except EvaluationFailed as error:
+            if any(map(_has_open_shape, operands)):
+                raise Open.at(op, operands, error) from error
             if isinstance(error.__cause__, _CONCRETE):
                 raise depends_on_data(op) from error.__cause__
             raise
+        except Exception as error:  # what JAX raises is not the same in all versions
+            expected = not isinstance(error, GraphoptError | NameError | AssertionError)
+            if not expected or not any(map(_has_open_shape, operands)):
+                raise
+            raise Open.at(op, operands, error) from error
 
-    def _is_literal(self, op: Op) -> bool:
+    def _from_shapes(
+        self, op: Op, operands: Sequence[Array]
+    ) -> tuple[Array, ...] | None:
+        """The results as far as they follow from shapes; None where one does not."""
+        if isinstance(op, Shape) and isinstance(operands[0], jax.Array):
+            sizes = operands[0].shape[op.part(operands[0].ndim)]
+            return (packed(list(sizes), (len(sizes),), np.dtype(np.int64)),)
+        results = [known_of(value, self.sizes) for value in op.results]
+        return None if any(r is None for r in results) else tuple(results)
+
+    def _closed(self, op: Op, operands: Sequence[Array]) -> list[Array]:
+        """Operands of which only those that steer shapes hold symbolic dims.
+
+        One that does leaves the op to the program, and so all that is data.
+        """
+        if not any(map(is_open, operands)):
+            return list(operands)
+        static = op.static if isinstance(op, Computed) else ()
+        return [
+            array if i in static else self.placed(array, value)
+            for i, (array, value) in enumerate(zip(operands, op.operands, strict=True))
+        ]
+
+    def placed(self, array: Array, value: Value | None) -> Array:
+        """What a value is in the program."""
+        if value is None or value.dtype is None or not is_open(array):
+            return on_device(array)
+        return computed(array, value.dtype.numpy)
+
+    def _is_small(self, op: Op) -> bool:
         """True where results are small, or steer shapes, or have types XLA lacks."""
         if not self.steering.isdisjoint(op.results):  # type: ignore[attr-defined]
             return True
@@ -99,6 +170,9 @@ class Tracer(Evaluator):
     def _compute(self, op: Computed, operands: Sequence[Array]) -> Any:
         if isinstance(op, STRUCTURAL):
             return op.compute(host(), *operands)
+        override = OVERRIDES.get(type(op))
+        if override is not None:
+            return override(op, self.xp, *operands)
         if isinstance(op, If):
             return self._branch(op, operands)
         if isinstance(op, Loop):
@@ -106,6 +180,8 @@ class Tracer(Evaluator):
         return super()._compute(op, operands)
 
     def _typed(self, array: Array, type_: Type) -> Array:
+        if is_open(array):
+            return array
         if not isinstance(array, jax.Array):
             return super()._typed(array, type_)
         if not isinstance(type_, TensorType) or type_.dtype is None:
@@ -191,6 +267,15 @@ def is_known(value: Array) -> bool:
     return not isinstance(value, jax.Array)
 
 
+def _is_literal(value: Array) -> bool:
+    """True for what the host can compute with."""
+    return is_known(value) and not is_open(value)
+
+
+def _has_open_shape(value: Array) -> bool:
+    return is_open(value) or any(map(is_symbolic_dim, getattr(value, "shape", ())))
+
+
 def on_device(value: Array) -> Array:
     """A known value as JAX has it; sequences element by element."""
     if isinstance(value, list):
@@ -198,7 +283,7 @@ def on_device(value: Array) -> Array:
     if value is None or isinstance(value, jax.Array):
         return value
     if value.dtype == object:
-        raise UnsupportedModel("XLA has no strings")
+        raise NotInXla("XLA has no strings")
     return jnp.asarray(value)
 
 

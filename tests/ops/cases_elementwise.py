@@ -75,6 +75,7 @@ def cases(every: bool = False) -> list[Case]:
     signs = [{}, {"detect_negative": 0}, {"detect_positive": 0}]
     add("IsInf", SINGLES, signs, values=special)
     add("Where", [(_bools(3, 1), (2, 1, 4), (4,)), (_bools(), (3,), (3,))])
+    add("Where", [(_bools(3, 1), (2, 1, 4), (4,))], dtypes=FLOATS[:2])
     add("Where", [(_bools(3), (3,), (1,))], dtypes=[DType.STRING], traced=False)
 
     for kind in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):

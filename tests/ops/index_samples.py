@@ -13,6 +13,7 @@ import numpy as np
 from single import Case, Spec, constant, normal, positive, special, sweep
 
 from graphopt.types import DType
+from graphopt.weights import Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -128,6 +129,8 @@ def elementwise(add: Samples) -> None:
     add("Binarizer", [ONE], threshold=0.25)
     codes = {"keys_int64s": (1, 2, 3), "values_int64s": (5, 4, 7)}
     add("LabelEncoder", [ONE], dtype=DType.I64, **codes)
+    add("CategoryMapper", [ONE], dtype=DType.I64, **CATEGORIES)
+    add("Scaler", [ONE], offset=[0.5], scale=[2.0])
     add("StringConcat", [(4, 6), (4, 1)], dtype=DType.STRING)
     add("RegexFullMatch", [ONE], dtype=DType.STRING, pattern="[ab]")
 
@@ -167,6 +170,59 @@ def reductions(add: Samples) -> None:
         add(kind, [(4, 6, 2)], axis=1)
     add("TopK", [(4, 6), constant([2])], outs=2)
     add("TopK", [(4, 6, 2), constant([3])], axis=1, largest=0, outs=2)
+
+
+CATEGORIES = {"cats_int64s": (1, 2), "cats_strings": ("a", "b")}
+
+
+def classical(add: Samples) -> None:
+    six, pairs = [0.5, 1.0, -1.0, 2.0, 3.0, 0.25], {"coefficients": [0.5] * 12}
+    add("Scaler", [(4, 6)], offset=six, scale=six)
+    few, known = [below(3, 4, 6)], {"replaced_value_int64": 1}
+    add("Imputer", few, dtype=DType.I64, imputed_value_int64s=(5,), **known)
+    each = (5, 6, 7, 8, 9, 4)
+    add("Imputer", few, dtype=DType.I64, imputed_value_int64s=each, **known)
+    add("Normalizer", [(4, 6)], norm="L2")
+    add("OneHotEncoder", [(4, 6)], dtype=DType.I64, cats_int64s=(0, 1, 2))
+    add("FeatureVectorizer", [(4, 6), (4, 3)])
+    add("LinearRegressor", [(4, 6)], targets=2, **pairs)
+    labels = {"classlabels_ints": (3, 7), "intercepts": [0.25, -0.5]}
+    add("LinearClassifier", [(4, 6)], outs=2, **labels, **pairs)
+    vectors = {"support_vectors": [0.5] * 12, "kernel_params": [0.5, 0.0, 0.0]}
+    svm = {"kernel_type": "RBF", "rho": [0.25], **vectors}
+    add("SVMRegressor", [(4, 6)], n_supports=2, coefficients=[1.0, -2.0], **svm)
+    classes = {"classlabels_ints": (3, 7), "vectors_per_class": (1, 1)}
+    svm |= {"coefficients": [1.0, -2.0], **classes}
+    add("SVMClassifier", [(4, 6)], outs=2, **svm)
+    nodes = {
+        "nodes_treeids": (0, 0, 0),
+        "nodes_nodeids": (0, 1, 2),
+        "nodes_modes": ("BRANCH_LEQ", "LEAF", "LEAF"),
+        "nodes_featureids": (4, 0, 0),
+        "nodes_values": [0.1, 0.0, 0.0],
+        "nodes_truenodeids": (1, 0, 0),
+        "nodes_falsenodeids": (2, 0, 0),
+    }
+    votes = {"treeids": (0, 0), "nodeids": (1, 2), "ids": (0, 1), "weights": [0.5, 2.0]}
+    for kind, of in ("Regressor", "target"), ("Classifier", "class"):
+        own = {f"{of}_{name}": value for name, value in votes.items()}
+        labels = {"classlabels_int64s": (5, 6)} if of == "class" else {"n_targets": 2}
+        outs = 2 if of == "class" else 1
+        add(f"TreeEnsemble{kind}", [(4, 6)], outs=outs, **nodes, **own, **labels)
+    add(
+        "TreeEnsemble",
+        [(4, 6)],
+        tree_roots=(0,),
+        nodes_modes=Tensor.of(np.zeros(1, np.uint8)),
+        nodes_featureids=(4,),
+        nodes_splits=Tensor.of(np.array([0.25])),
+        nodes_truenodeids=(0,),
+        nodes_trueleafs=(1,),
+        nodes_falsenodeids=(1,),
+        nodes_falseleafs=(1,),
+        leaf_targetids=(0, 1),
+        leaf_weights=Tensor.of(np.array([0.5, 2.0])),
+    )
 
 
 def normalizations(add: Samples) -> None:
@@ -457,6 +513,7 @@ def recurrences(add: Samples) -> None:
 FAMILIES = (
     elementwise,
     reductions,
+    classical,
     normalizations,
     contractions,
     convolutions,

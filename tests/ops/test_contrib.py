@@ -10,6 +10,8 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 import graphopt
+from graphopt.ops.contrib import DOMAIN
+from graphopt.ops.registry import RUNTIME, kinds
 
 pytestmark = pytest.mark.runtime
 
@@ -115,3 +117,36 @@ def test_the_sum_is_a_result_too() -> None:
     for target in ("reference", "ort-cpu"):
         (y,) = graphopt.run_model(proto, inputs, target=target)
         np.testing.assert_allclose(y, inputs["x"] + WEIGHTS["skip"], rtol=1e-6)
+
+
+def test_what_is_declared_is_what_the_runtime_registers() -> None:
+    state = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
+    found = set()
+    for theirs in state.get_all_operator_schema():
+        domain = theirs.domain or RUNTIME
+        cls = kinds.get((domain, theirs.name))
+        if cls is None or domain not in (DOMAIN, RUNTIME) or theirs.since_version > 1:
+            continue
+        found.add((domain, theirs.name))
+        ours, attributes = cls.schema(), theirs.attributes
+        defaults = {
+            name: value
+            for name, attribute in attributes.items()
+            if (value := default(attribute)) is not None
+        }
+        assert ours.attributes == set(attributes), theirs.name
+        assert ours.required == {n for n, a in attributes.items() if a.required}
+        known = {n: v for n, v in ours.defaults.items() if n in defaults}
+        assert known == pytest.approx(defaults), theirs.name
+        arity = (theirs.min_input, theirs.max_input, theirs.max_output)
+        assert arity == (ours.min_operands, ours.max_operands, ours.max_results)
+    assert found == {key for key in kinds if key[0] in (DOMAIN, RUNTIME)}
+
+
+def default(attribute: Any) -> Any:
+    """The default that a schema of the runtime gives to an attribute, if any."""
+    proto = onnx.AttributeProto.FromString(attribute._default_value)
+    if not proto.type:
+        return None
+    value = onnx.helper.get_attribute_value(proto)
+    return value.decode() if isinstance(value, bytes) else value

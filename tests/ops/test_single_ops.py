@@ -25,7 +25,7 @@ from single import Case, NoAnswer
 from verdicts import VERDICTS
 
 from graphopt import ops
-from graphopt.ops.registry import kinds
+from graphopt.ops.registry import RUNTIME, kinds
 
 FAMILIES = [
     cases_activation,
@@ -93,7 +93,7 @@ def test_no_op_of_a_tried_module_is_left_out() -> None:
 
 def test_every_op_is_there_by_its_name() -> None:
     for (domain, kind), cls in kinds.items():
-        home = ops.contrib if domain == ops.contrib.DOMAIN else ops
+        home = ops.contrib if domain in (ops.contrib.DOMAIN, RUNTIME) else ops
         assert getattr(home, kind) is cls, (domain, kind)
 
 

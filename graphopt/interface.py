@@ -1,0 +1,144 @@
+"""What an exported program takes and gives: the JSON that travels in its file.
+
+A ``.stablehlo`` file is what `jax.export` serializes, and behind it a small zip archive
+with this JSON: JAX reads the first and ignores what follows, `zipfile` finds the second
+from the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+import numpy as np
+
+from .dims import format_dim, parse_dim
+from .errors import InvalidModel
+from .ir import Graph, Parameter
+from .types import DType, TensorType
+
+SUFFIX: Final = ".stablehlo"
+
+ENTRY: Final = "graphopt.json"
+"""The member of the archive."""
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: element type, and sizes or symbolic dims."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def of(cls, parameter: Parameter) -> Port:
+        """An input that is a tensor of known rank and element type."""
+        dtype, shape = parameter.dtype, parameter.shape
+        assert dtype is not None
+        assert shape is not None
+        dims = [d if isinstance(d, int) else format_dim(d) for d in shape]
+        return cls(parameter.name, dtype.numpy.name, tuple(dims))
+
+    def parameter(self) -> Parameter:
+        """The input of a graph that this is. Raises ValueError, TypeError."""
+        dims = [d if isinstance(d, int) else parse_dim(d) for d in self.shape]
+        return Parameter(TensorType(_dtype(self.dtype), tuple(dims)), self.name)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How a program is called: ``call(weights, inputs) -> outputs``, all by name.
+
+    ``weights`` is the file that holds them, beside the program; None where they are all
+    in it. ``baked`` are weights that are part of the program, ``fixed`` are the inputs
+    whose values are. ``symbols`` are the open dims, of which ``constraints`` hold;
+    ``no_derivative`` says why the program has none, if it has none.
+    """
+
+    graphopt: str
+    jax: str
+    platforms: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    symbols: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    weights: str | None = None
+    baked: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    no_derivative: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The members of the JSON object."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def graph(self) -> Graph:
+        """A graph that has these inputs and no outputs: what is to be fed."""
+        return Graph([port.parameter() for port in self.inputs], [])
+
+    def fixed_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The inputs that the program knows already."""
+        return {
+            name: np.array(held["values"], _dtype(held["dtype"]).numpy)
+            for name, held in self.fixed.items()
+        }
+
+    def append_to(self, path: Path) -> None:
+        """Put the JSON behind a program."""
+        entry = zipfile.ZipInfo(ENTRY)  # of no date: equal programs are equal files
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(entry, json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def is_program(model: object) -> TypeGuard[str | os.PathLike[str]]:
+    """True for the path of an exported program, by its suffix."""
+    return isinstance(model, str | os.PathLike) and Path(model).suffix == SUFFIX
+
+
+def read_interface(path: Path) -> Interface:
+    """The interface of an exported program. Raises InvalidModel."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            members = json.loads(archive.read(ENTRY))
+        if (schema := members.pop("schema")) != SCHEMA:
+            raise InvalidModel(
+                f"an interface of schema {schema}; this version reads {SCHEMA}",
+                where=str(path),
+            )
+        ports: dict[str, Any] = {
+            side: tuple(Port(p["name"], p["dtype"], tuple(p["shape"])) for p in side_)
+            for side in ("inputs", "outputs")
+            for side_ in (members.pop(side),)
+        }
+        for name in ("platforms", "symbols", "constraints", "baked"):
+            members[name] = tuple(members[name])
+        made = Interface(**ports, **members)
+        made.graph()
+        made.fixed_arrays()
+    except zipfile.BadZipFile:
+        raise InvalidModel(
+            "no program that graphopt exported: it lacks an interface", where=str(path)
+        ) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidModel(f"a damaged interface: {error}", where=str(path)) from None
+    return made
+
+
+def fixed_value(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """A small array as JSON."""
+    return {"dtype": array.dtype.name, "values": array.tolist()}
+
+
+def _dtype(name: str) -> DType:
+    """The element type that NumPy calls so. Raises ValueError."""
+    for dtype in DType:
+        if dtype is not DType.STRING and dtype.bits and dtype.numpy.name == name:
+            return dtype
+    raise ValueError(f"no element type is called {name!r}")

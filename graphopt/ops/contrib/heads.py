@@ -1,0 +1,163 @@
+"""What the attentions of ONNX Runtime share: heads, masks, keys of the past."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ... import dims
+from ...dims import Dim
+from ...ir import Value
+from ...types import DType
+from ..attention import SWAPPED, Attention
+from ..bodies import cast, scalar, vector
+from ..comparison import And, Greater, GreaterOrEqual, Less, Where
+from ..elementwise import Add, Sub
+from ..generation import Range, Shape as ShapeOf
+from ..movement import Transpose
+from ..reshaping import Reshape, Squeeze, Unsqueeze
+from ..segments import Concat, Slice
+from .base import Contrib
+
+FILTER = -10000.0
+"""What is added to the scores of masked keys, unless an attribute says otherwise."""
+
+
+def by_head(x: Value, heads: int) -> Value:
+    """[batch, position, head * size] as [batch, head, position, size]."""
+    return Transpose(Reshape(x, vector(0, 0, heads, -1)), perm=SWAPPED)
+
+
+def flat(x: Value) -> Value:
+    """[batch, head, position, size] as [batch, position, head * size]."""
+    return Reshape(Transpose(x, perm=SWAPPED), vector(0, 0, -1))
+
+
+def part(x: Value, start: int, end: int, axis: int = -1) -> Value:
+    """Positions of an axis."""
+    return Slice(x, vector(start), vector(end), vector(axis))
+
+
+def length(x: Value, axis: int) -> Value:
+    """The extent of an axis, as a scalar."""
+    return Squeeze(ShapeOf(x, start=axis, end=axis + 1), vector(0))
+
+
+def positions(count: Value) -> Value:
+    """0, 1, ... below a scalar."""
+    return Range(scalar(0, DType.I64), count, scalar(1, DType.I64))
+
+
+class Masked(Contrib):
+    """An attention whose masks are numbers: those that are not above 0 hide keys."""
+
+    __slots__ = ()
+
+    defaults: ClassVar[Mapping[str, Any]] = {"unidirectional": 0}
+    required = frozenset(("num_heads",))
+    others = frozenset(("scale", "mask_filter_value"))
+
+    def attend(
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        *,
+        mask: Value | None,
+        bias: Value | None,
+        past: tuple[Value | None, Value | None] = (None, None),
+    ) -> Attention | None:
+        """The attention of q to keys k, all of them by head.
+
+        Results: what is attended to, keys and values with the past, and the scores.
+        None where the form of the mask cannot be told.
+        """
+        if q.rank != 4 or k.rank != 4 or v.rank != 4 or q.dtype is None:
+            return None
+        total = (
+            length(k, 2) if past[0] is None else Add(length(past[0], 2), length(k, 2))
+        )
+        added = bias
+        if mask is not None and not _is_dummy(mask):
+            seen = seen_by(mask, q, total)
+            if seen is None:
+                return None
+            hidden = self.attrs.get("mask_filter_value", FILTER)
+            assert isinstance(hidden, float)
+            none = scalar(0, q.dtype)
+            added = Where(seen, none, scalar(hidden, q.dtype))
+            added = added if bias is None else Add(bias, added)
+        return Attention(
+            *(q, k, v, added, *past),
+            scale=self.scale or None,
+            is_causal=self.attrs.get("unidirectional", 0),
+            qk_matmul_output_mode=2,
+            outs=4,
+        )
+
+
+def _is_dummy(mask: Value) -> bool:
+    """True for a mask of one column: of a single key the weight is 1 anyway."""
+    return mask.shape is not None and len(mask.shape) == 2 and mask.shape[1] == 1
+
+
+def seen_by(mask: Value, q: Value, total: Value) -> Value | None:
+    """Where queries attend to keys, to broadcast to the scores.
+
+    A mask is of one number for each key, for each query and key, or for all pairs of
+    ``[batch, 1, longest, longest]``; or it is the end, and then the start, of the keys
+    of each instance. None where it cannot be told which.
+    """
+    zero = scalar(0, DType.I32)
+    if mask.rank == 1:
+        return _between(mask, q, total)
+    if mask.rank == 2:
+        return Greater(Unsqueeze(mask, vector(1, 2)), zero)
+    if mask.rank == 3:
+        return Greater(Unsqueeze(mask, vector(1)), zero)
+    if mask.rank == 4:
+        end = Unsqueeze(total, vector(0))
+        rows = Slice(mask, Sub(end, ShapeOf(q, start=2, end=3)), end, vector(2))
+        return Greater(Slice(rows, vector(0), end, vector(3)), zero)
+    return None
+
+
+def _between(mask: Value, q: Value, total: Value) -> Value | None:
+    """Keys before the ends, and from the starts on if these are given too."""
+    assert mask.shape is not None
+    if q.shape is None:
+        return None
+    count, batch = mask.shape[0], q.shape[0]
+    column = positions(total)
+    if dims.equal(count, batch):
+        return Less(column, _rows(mask))
+    size = ShapeOf(q, start=0, end=1)
+    seen = Less(column, _rows(Slice(mask, vector(0), size)))
+    if dims.equal(count, _times(batch, 3, 2)):  # then where instances begin, packed
+        return seen
+    if not dims.equal(count, _times(batch, 2)):
+        return None
+    starts = Slice(mask, size, Add(size, size))
+    return And(seen, GreaterOrEqual(column, _rows(starts)))
+
+
+def _times(dim: Dim, factor: int, more: int = 0) -> Dim:
+    return dims.add(dims.mul(dim, factor), more)
+
+
+def _rows(numbers: Value) -> Value:
+    """One number for each instance, to compare with positions of keys."""
+    return cast(Unsqueeze(numbers, vector(1, 2, 3)), DType.I64)
+
+
+def stacked(keys: Value, values: Value) -> Value:
+    """Keys and values in one tensor."""
+    return Concat(Unsqueeze(keys, vector(0)), Unsqueeze(values, vector(0)), axis=0)
+
+
+def unstacked(past: Value | None) -> tuple[Value | None, Value | None]:
+    """Keys and values of one tensor."""
+    if past is None:
+        return None, None
+    keys, values = (Squeeze(part(past, i, i + 1, 0), vector(0)) for i in (0, 1))
+    return keys, values

@@ -1,0 +1,108 @@
+"""Export an optimized graph and put the program in place, checked on the way.
+
+What `output` does for models: the program is staged with its weights, read back, run
+next to the reference, and only then renamed; one that fails is kept as
+``NAME.rejected.stablehlo``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from .errors import CheckFailed, UsageError
+from .inputs import bindings
+from .interface import SUFFIX
+from .lowering import find, to_program
+from .output import (
+    Rejected,
+    check_destination,
+    data_files,
+    free_name,
+    input_bytes,
+    replace,
+    same_file,
+    stage,
+    weights_path,
+)
+from .report import Change, Trial
+
+if TYPE_CHECKING:
+    from .check import CheckResult
+    from .driver import Result
+    from .lowering import Program
+
+_SIZES: Final = 6
+"""Sizes of open dims that are tried, until the model runs on two."""
+
+
+def put_program_in_place(
+    result: Result, path: Path, *, bake: bool, overwrite: bool
+) -> Result:
+    """Write a result as a program to ``path``; see `Result.save`."""
+    if path.suffix != SUFFIX:
+        raise UsageError(f"{path}: programs for XLA are called NAME{SUFFIX}")
+    check_destination(path, result.origin, overwrite=overwrite, data=not bake)
+    beside = weights_path(path)
+    for file in data_files(result.original):
+        if same_file(beside, file) or same_file(path, file):
+            raise UsageError(f"cannot write {path}: {file} belongs to the input")
+    program = to_program(
+        result.graph,
+        result.report.target,
+        fixed=result.checking.inputs,
+        beside=None if bake else beside.name,
+    )
+    with stage(path) as staged:
+        program.save(staged)
+        check, trial = result.report.check, None
+        if result.checking.wanted:
+            try:
+                check, trial = _proved(result, staged)
+            except CheckFailed as error:
+                kept = free_name(path)
+                _renamed(program, kept).save(kept)
+                raise Rejected(error, kept, getattr(error, "check", None)) from None
+        written = [file for file in (weights_path(staged), staged) if file.exists()]
+        size = sum(file.stat().st_size for file in written)
+        replace(written, path)
+    report = dataclasses.replace(
+        result.report,
+        check=check,
+        trial=trial,
+        output=str(path),
+        bytes=Change(input_bytes(result), size),
+        notes=(*result.report.notes, *program.notes()),
+        program=program.interface.to_json(),
+    )
+    return dataclasses.replace(result, report=report)
+
+
+def _renamed(program: Program, path: Path) -> Program:
+    """The program with its weights beside another name."""
+    if program.interface.weights is None:
+        return program
+    moved = dataclasses.replace(program.interface, weights=weights_path(path).name)
+    return dataclasses.replace(program, interface=moved)
+
+
+def _proved(result: Result, staged: Path) -> tuple[CheckResult, Trial]:
+    """Check the graph, then the program that is about to be put in place.
+
+    Raises CheckFailed.
+    """
+    from .artifact import Feed, try_program  # which runs graphs
+
+    check = result.checking.compare(result.original, result.graph)
+    if not check.passed:
+        raise result.blamed(check)
+    program = find("xla-cpu").open(staged)
+    given, seed = result.checking.inputs, result.checking.seed
+    sizes = check.sizes or tuple(islice(bindings(result.original), _SIZES))
+    feeds = [Feed(given, each, seed) for each in (sizes if given is None else ({},))]
+    trial = try_program(result.original, program, feeds)
+    if trial.passed is False:
+        raise CheckFailed(f"in {trial.runtime}, {trial.note}")
+    return check, trial

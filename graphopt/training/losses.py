@@ -1,0 +1,135 @@
+"""Losses and metrics: one number an example, from a prediction and its target.
+
+Classes lie along axis 1, as ONNX's own losses have them; targets are their numbers, or
+a row of probabilities (one-hot or soft) of the prediction's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import UsageError, nearest
+
+Array: TypeAlias = Any
+Measure: TypeAlias = Callable[[Any, Any], Array]
+"""``measure(prediction, target)``: one number an example (the first axis), or one."""
+
+
+def categorical_crossentropy(p: Array, target: Array) -> Array:
+    """-log of the probability that the prediction gives to the target."""
+    return _chosen(jnp.log(_positive(p)), target)
+
+
+def categorical_crossentropy_logits(x: Array, target: Array) -> Array:
+    """`categorical_crossentropy` of the scores' softmax."""
+    return _chosen(jax.nn.log_softmax(x, axis=1), target)
+
+
+def binary_crossentropy(p: Array, target: Array) -> Array:
+    """-log of the probability of the target, 0 or 1 (or between), by element."""
+    y = _like(target, p)
+    return -(y * jnp.log(_positive(p)) + (1 - y) * jnp.log(_positive(1 - p)))
+
+
+def binary_crossentropy_logits(x: Array, target: Array) -> Array:
+    """`binary_crossentropy` of the scores' sigmoid."""
+    return jax.nn.softplus(x) - _like(target, x) * x
+
+
+def mse(x: Array, target: Array) -> Array:
+    """The squared error."""
+    return jnp.square(x - _like(target, x))
+
+
+def mae(x: Array, target: Array) -> Array:
+    """The absolute error."""
+    return jnp.abs(x - _like(target, x))
+
+
+def accuracy(x: Array, target: Array) -> Array:
+    """1 where the largest class is the target's."""
+    if target.ndim == x.ndim:
+        target = target.argmax(1)
+    return x.argmax(1) == target
+
+
+def binary_accuracy(p: Array, target: Array) -> Array:
+    """1 where probability and target are on one side of a half."""
+    return (p > 0.5) == (_like(target, p) > 0.5)
+
+
+LOSSES: Final[Mapping[str, Measure]] = {
+    measure.__name__: measure
+    for measure in (
+        categorical_crossentropy,
+        categorical_crossentropy_logits,
+        binary_crossentropy,
+        binary_crossentropy_logits,
+        mse,
+        mae,
+    )
+}
+METRICS: Final[Mapping[str, Measure]] = {
+    **LOSSES,
+    "accuracy": accuracy,
+    "binary_accuracy": binary_accuracy,
+}
+
+
+def measure_of(wanted: str | Measure, known: Mapping[str, Measure]) -> Measure:
+    """A measure by its name, or itself. Raises UsageError."""
+    if callable(wanted):
+        return wanted
+    if wanted not in known:
+        raise UsageError(f"no measure is called {wanted!r}{nearest(wanted, known)}")
+    return known[wanted]
+
+
+def name_of(wanted: str | Measure) -> str:
+    """What a measure is called in a history."""
+    if isinstance(wanted, str):
+        return wanted
+    return getattr(wanted, "__name__", type(wanted).__name__)
+
+
+def by_example(measured: Array, count: int) -> Array:
+    """One float an example: the mean over its other axes. A scalar stays one.
+
+    Raises UsageError where the first axis does not count examples.
+    """
+    if measured.dtype.itemsize < 4 or measured.dtype.kind != "f":
+        measured = measured.astype(jnp.float32)
+    if measured.ndim == 0:
+        return measured
+    if measured.shape[0] != count:
+        raise UsageError(
+            f"a loss or metric gave the shape {measured.shape} for {count} examples:"
+            " it gives one number for each, or one for all"
+        )
+    return measured.reshape(count, -1).mean(1)
+
+
+def _chosen(logarithm: Array, target: Array) -> Array:
+    if target.ndim == logarithm.ndim:
+        return -(_like(target, logarithm) * logarithm).sum(1)
+    chosen = jnp.expand_dims(target.astype(jnp.int32), 1)
+    return -jnp.take_along_axis(logarithm, chosen, axis=1).squeeze(1)
+
+
+def _positive(p: Array) -> Array:
+    """Kept from zero, where a logarithm ends."""
+    return jnp.maximum(p, np.finfo(p.dtype).tiny)
+
+
+def _like(target: Array, x: Array) -> Array:
+    """The target in the type of the prediction. Raises UsageError for other shapes."""
+    if target.shape != x.shape:
+        raise UsageError(
+            f"the target has the shape {target.shape}, the prediction {x.shape}"
+        )
+    return target.astype(x.dtype)

@@ -1,0 +1,147 @@
+"""One step of training as a program; the batch is split over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..errors import UsageError
+from ..ir import Graph
+from ..lowering.xla.function import Function, tensor_of
+from .batches import Array, Batch, Tree
+from .losses import Measure, by_example
+
+Params = dict[str, Array]
+Measured = dict[str, Array]
+"""What a step measured: means over its examples; ``weight`` is their number."""
+
+
+def mesh_of(wanted: Mesh | int | None) -> Mesh:
+    """A mesh whose axes all split the batch: a number stands for so many devices."""
+    if isinstance(wanted, Mesh):
+        # XLA is to place what lies between batch and loss, whatever types the axes had.
+        return Mesh(wanted.devices, wanted.axis_names)
+    count, devices = wanted or 1, jax.devices()
+    if len(devices) < count:
+        raise UsageError(
+            f"JAX has {len(devices)} devices, not {count}; on a CPU set"
+            f" XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+        )
+    return Mesh(np.asarray(devices[:count]), ("data",))
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The compiled programs of a run: a step of training, and one of evaluation.
+
+    ``measures`` are the loss, first, and the metrics. Run them under
+    `jax.enable_x64`, as `Function` computes.
+    """
+
+    graph: Graph
+    optimizer: optax.GradientTransformation
+    measures: Mapping[str, Measure]
+    output: str | None
+    mesh: Mesh
+    precision: str
+
+    @cached_property
+    def everywhere(self) -> NamedSharding:
+        """Where weights lie: the same on each device."""
+        return self._sharding()
+
+    @cached_property
+    def split(self) -> NamedSharding:
+        """Where batches lie: the first axis over all devices."""
+        return self._sharding(self.mesh.axis_names)
+
+    def _sharding(self, *axes: Any) -> NamedSharding:
+        spec: Any = PartitionSpec
+        return NamedSharding(self.mesh, spec(*axes))
+
+    def place(self, batch: Batch) -> Batch:
+        """A batch on the devices. Raises UsageError where it cannot be split."""
+        count, size = self.mesh.size, len(batch.weights)
+        if size % count:
+            raise UsageError(f"batches of {size} do not split over {count} devices")
+        return Batch(*jax.device_put(tuple(batch), self.split))
+
+    def done(self, results: Tree) -> Tree:
+        """Results of a step, before the next one may be asked for.
+
+        Devices of one CPU share their threads: where the parts of two steps wait for
+        others, none may be left to run these.
+        """
+        shared = self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu"
+        wait: Any = jax.block_until_ready
+        return wait(results) if shared else results
+
+    @cached_property
+    def train(self) -> Any:
+        """``(trained, state, kept, batch) -> (trained, state, measured)``."""
+        function = Function(self.graph, precision=self.precision)
+
+        def loss(trained: Params, kept: Params, batch: Batch) -> tuple[Array, Measured]:
+            measured = self._measured(function, trained, kept, batch)
+            return measured["loss"], measured
+
+        def step(trained: Params, state: Tree, kept: Params, batch: Batch) -> Tree:
+            gradient, measured = jax.grad(loss, has_aux=True)(trained, kept, batch)
+            updates, state = self.optimizer.update(gradient, state, trained)
+            return optax.apply_updates(trained, updates), state, measured
+
+        return jax.jit(
+            step,
+            in_shardings=(*[self.everywhere] * 3, self.split),
+            out_shardings=self.everywhere,
+            donate_argnums=(0, 1),
+        )
+
+    @cached_property
+    def evaluate(self) -> Any:
+        """``(trained, kept, batch) -> measured``, in the precision of the model."""
+        function = Function(self.graph)
+
+        def step(trained: Params, kept: Params, batch: Batch) -> Measured:
+            return self._measured(function, trained, kept, batch)
+
+        return jax.jit(
+            step,
+            in_shardings=(self.everywhere, self.everywhere, self.split),
+            out_shardings=self.everywhere,
+        )
+
+    def _measured(
+        self, function: Function, trained: Params, kept: Params, batch: Batch
+    ) -> Measured:
+        params = {**kept, **trained}
+        own = {
+            name: params[name].astype(tensor_of(value).dtype.numpy)
+            for name, value in function.weights.items()
+        }
+        made = function(own, batch.inputs)
+        names = list(made) if self.output is None else [self.output]
+        seen: Any = made if len(names) > 1 else made[names[0]]
+        seen = jax.tree.map(_widened, seen)
+        total = batch.weights.sum()
+        measured = {"weight": total}
+        for name, measure in self.measures.items():
+            value = by_example(measure(seen, batch.targets), len(batch.weights))
+            if value.ndim:
+                value = (value * batch.weights.astype(value.dtype)).sum() / total
+            measured[name] = value
+        return measured
+
+
+def _widened(array: Array) -> Array:
+    """A prediction in a type that losses are sums of."""
+    narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+    return array.astype(jnp.float32) if narrow else array

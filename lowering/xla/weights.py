@@ -1,0 +1,49 @@
+"""Weights beside a program, as safetensors: mapped on the way in and on the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from safetensors import SafetensorError, TensorSpec, serialize_file
+from safetensors.numpy import load_file
+
+from graphopt.errors import InvalidModel, UsageError
+
+Array = Any
+
+_WORDS: Final = "int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64"
+STORED: Final = frozenset(
+    ("bool", "uint8", "uint16", "uint32", "uint64", *_WORDS.split())
+)
+"""Element types that loaders for NumPy and JAX read back; fp8 is written, not read."""
+
+
+def save_weights(path: Path, weights: Mapping[str, Array]) -> None:
+    """Write arrays of types in `STORED` from where they lie: nothing is copied."""
+    held = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    serialize_file(
+        {
+            name: TensorSpec(
+                dtype=array.dtype.name,
+                shape=weights[name].shape,
+                data_ptr=array.ctypes.data,
+                data_len=array.nbytes,
+            )
+            for name, array in held.items()
+        },
+        path,
+    )
+
+
+def load_weights(path: Path) -> dict[str, Array]:
+    """All arrays of a file. Raises UsageError where it is gone, InvalidModel."""
+    if not path.exists():
+        raise UsageError(f"{path} is missing: it holds the weights of the program")
+    try:
+        found: dict[str, Array] = load_file(path)
+    except SafetensorError as error:
+        raise InvalidModel(f"no file of weights: {error}", where=str(path)) from None
+    return found

@@ -1,0 +1,562 @@
+"""Training: curves, devices, checkpoints, precision, and the model that is written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import graphopt
+from graphopt import BackendMissing, UnsupportedModel, UsageError, to_jax
+
+jax = pytest.importorskip("jax")
+optax = pytest.importorskip("optax")
+pytest.importorskip("orbax.checkpoint")
+pytestmark = pytest.mark.xla
+
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
+
+from graphopt import training  # noqa: E402
+from graphopt.training.batches import Batches  # noqa: E402
+from graphopt.training.losses import LOSSES, METRICS  # noqa: E402
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most tests here compile the same programs: they are kept in a folder."""
+    folder = str(tmp_path_factory.mktemp("programs"))
+    wanted = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+NETWORK = """
+<ir_version: 10, opset_import: ["": 21]>
+net (float[n, 6] x) => (float[n, 3] p) {
+    h = MatMul (x, w1)
+    b = Add (h, b1)
+    a = Tanh (b)
+    s = Gemm (a, w2, b2)
+    p = Softmax (s)
+}
+"""
+
+
+def network(dtype: Any = np.float32) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    text = NETWORK.replace("float[", {4: "float[", 2: "float16["}[dtype().itemsize])
+    model = onnx.parser.parse_model(text)
+    shapes = {"w1": (6, 8), "b1": (8,), "w2": (8, 3), "b2": (3,)}
+    for name, shape in shapes.items():
+        array = (rng.normal(0, 0.4, shape)).astype(dtype)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+def examples(count: int = 50) -> tuple[Array, Array]:
+    """Points around three corners, and which corner."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, count)
+    points = 2 * np.eye(6)[labels] + rng.normal(0, 0.5, (count, 6))
+    return points.astype(np.float32), labels
+
+
+def fitted(**options: Any) -> training.Result:
+    chosen: dict[str, Any] = {
+        "optimizer": optax.adam(1e-2),
+        "loss": "categorical_crossentropy",
+        "batch_size": 16,
+        "epochs": 2,
+    }
+    model, data = options.pop("model", None), options.pop("data", None)
+    return training.fit(
+        network() if model is None else model,
+        examples() if data is None else data,
+        **chosen | options,
+    )
+
+
+# --- fitting --------------------------------------------------------------------------
+
+
+def test_a_model_learns_and_is_written_back(tmp_path: Path) -> None:
+    result = fitted(epochs=12, metrics=["accuracy"], validation=examples(30))
+    first, last = result.history[0], result.history[-1]
+    assert list(first) == [
+        *("epoch", "loss", "accuracy"),
+        *("validation_loss", "validation_accuracy"),
+    ]
+    assert last["loss"] < first["loss"] / 2
+    assert last["validation_accuracy"] > 0.9
+    assert len(result.losses) == 12 * 4
+
+    path = tmp_path / "trained.onnx"
+    result.save(path)
+    onnx.checker.check_model(path)
+    before, after = network(), onnx.load(path)
+    assert after.graph.input == before.graph.input
+    assert after.graph.output == before.graph.output
+    assert after.opset_import == before.opset_import
+    written = {t.name: numpy_helper.to_array(t) for t in after.graph.initializer}
+    assert written.keys() == {t.name for t in before.graph.initializer}
+    for name, array in result.params.items():
+        np.testing.assert_array_equal(written[name], array)
+    x, labels = examples(30)
+    (p,) = graphopt.run_model(path, {"x": x})
+    assert not path.with_name("trained.onnx.data").exists()
+    assert (p.argmax(1) == labels).mean() == last["validation_accuracy"]
+
+
+def test_weights_outside_of_a_model_stay_outside(tmp_path: Path) -> None:
+    model, path = network(), tmp_path / "model.onnx"
+    shapes = ((6, 800), (800,), (800, 3))  # small weights are always inside
+    for tensor, shape in zip(model.graph.initializer, shapes, strict=False):
+        array = np.zeros(shape, np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, path, save_as_external_data=True, location="model.data")
+    result = fitted(model=path, epochs=1)
+    result.save(tmp_path / "trained.onnx")
+    assert (tmp_path / "trained.onnx.data").stat().st_size >= 4 * 6 * 800
+    assert (tmp_path / "model.data").exists()
+
+
+def test_a_step_is_that_of_the_optimizer() -> None:
+    """One step of plain descent, against the gradient of the model as a function."""
+    x, labels = examples(16)
+    result = fitted(data=(x, labels), optimizer=optax.sgd(0.1), epochs=1, shuffle=False)
+    fn, params = to_jax(network())
+
+    def loss(params: Any) -> Any:
+        p = fn(params, x=x)["p"]
+        return -jax.numpy.log(p[np.arange(16), labels]).mean()
+
+    assert result.losses == [pytest.approx(float(loss(params)), rel=1e-6)]
+    for name, slope in jax.grad(loss)(params).items():
+        expected = params[name] - 0.1 * slope
+        np.testing.assert_allclose(result.params[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_order_hangs_on_the_seed_alone() -> None:
+    assert fitted(seed=3).losses == fitted(seed=3).losses
+    assert fitted(seed=3).losses != fitted(seed=4).losses
+
+
+def test_what_fills_a_batch_up_weighs_nothing() -> None:
+    """50 examples in batches of 16: the last two are what the optimizer then sees."""
+    x, labels = examples()
+    whole = fitted(shuffle=False, epochs=1)
+    cut = [(x[i : i + 16], labels[i : i + 16]) for i in range(0, 50, 16)]
+    assert fitted(data=cut, epochs=1).losses == whole.losses
+    alone = fitted(data=[*cut[:3], (x[48:], labels[48:])], epochs=1)
+    assert alone.losses == whole.losses
+    assert len(fitted(drop_last=True, epochs=1).losses) == 3
+    few = fitted(data=(x[48:], labels[48:]), batch_size=2, epochs=1, shuffle=False)
+    many = fitted(data=(x[48:], labels[48:]), batch_size=16, epochs=1, shuffle=False)
+    assert many.losses == [pytest.approx(few.losses[0], rel=1e-6)]
+    for name, array in few.params.items():
+        np.testing.assert_allclose(many.params[name], array, rtol=1e-4, atol=1e-6)
+
+
+def test_batches_may_come_from_anywhere() -> None:
+    x, labels = examples(32)
+    batches = [({"x": x[i::2]}, labels[i::2]) for i in (0, 1)]
+    listed = fitted(data=batches)
+
+    def generated(epoch: int) -> Iterator[Any]:
+        yield from batches
+
+    assert fitted(data=generated).losses == listed.losses
+    with pytest.raises(UsageError, match="only once"):
+        fitted(data=generated(0))
+
+
+def test_losses_and_metrics_of_ones_own() -> None:
+    def cubed(p: Any, target: Any) -> Any:
+        return abs(p - jax.nn.one_hot(target, 3)) ** 3
+
+    x, labels = examples(32)
+    result = fitted(data=(x, labels), loss=cubed, metrics=["accuracy", cubed])
+    assert result.history[0]["cubed"] == result.history[0]["loss"]
+    total = fitted(data=(x, labels), loss=lambda p, t: cubed(p, t).mean())
+    assert total.losses == pytest.approx(result.losses, rel=1e-5)
+    with pytest.raises(UsageError, match="for 16 examples"):
+        fitted(loss=lambda p, t: p[:3])
+
+
+def test_outputs_by_name() -> None:
+    model = network()
+    model.graph.output.append(onnx.ValueInfoProto(name="s"))
+    with pytest.raises(UsageError, match="'p', 's'"):
+        fitted(model=model)
+    with pytest.raises(UsageError, match="did you mean 's'"):
+        fitted(model=model, output="ss")
+    plain = fitted()
+    scores = fitted(model=model, output="s", loss="categorical_crossentropy_logits")
+    assert scores.losses == pytest.approx(plain.losses, rel=1e-5)
+
+    def both(outputs: Any, target: Any) -> Any:
+        return LOSSES["categorical_crossentropy"](outputs["p"], target)
+
+    assert fitted(model=model, loss=both).losses == plain.losses
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_measures_by_their_definition(name: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(5, 3)), rng.integers(0, 2, (5, 3)).astype(float)
+    p = 1 / (1 + np.exp(-x))
+    soft = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    classes = rng.integers(0, 3, 5)
+    chosen = -np.log(soft[np.arange(5), classes])
+    given, expected = {
+        "categorical_crossentropy": ((soft, classes), chosen),
+        "categorical_crossentropy_logits": ((x, classes), chosen),
+        "binary_crossentropy": (
+            (p, y),
+            -(y * np.log(p) + (1 - y) * np.log(1 - p)),
+        ),
+        "binary_crossentropy_logits": (
+            (x, y),
+            -(y * np.log(p) + (1 - y) * np.log(1 - p)),
+        ),
+        "mse": ((x, y), (x - y) ** 2),
+        "mae": ((x, y), abs(x - y)),
+        "accuracy": ((soft, classes), soft.argmax(1) == classes),
+        "binary_accuracy": ((p, y), (p > 0.5) == (y > 0.5)),
+    }[name]
+    with jax.enable_x64(True):
+        arrays = [jax.numpy.asarray(a) for a in given]
+        np.testing.assert_allclose(METRICS[name](*arrays), expected, rtol=1e-9)
+        if name.startswith(("categorical", "accuracy")):
+            arrays[1] = jax.numpy.eye(3)[classes]
+            np.testing.assert_allclose(METRICS[name](*arrays), expected, rtol=1e-9)
+
+
+def test_certain_and_wrong_is_finite() -> None:
+    p, target = jax.numpy.array([[1.0, 0.0]]), jax.numpy.array([1])
+    loss = LOSSES["categorical_crossentropy"]
+    assert np.isfinite(jax.grad(lambda p: loss(p, target).sum())(p)).all()
+    assert 80 < loss(p, target).item() < 90
+
+
+# --- which weights --------------------------------------------------------------------
+
+
+def test_frozen_weights_stay() -> None:
+    start = {t.name: numpy_helper.to_array(t) for t in network().graph.initializer}
+    by_pattern = fitted(frozen=["w1", "b*"])
+    by_function = fitted(frozen=lambda name: name in ("w1", "b1", "b2"))
+    assert by_pattern.losses == by_function.losses
+    assert by_pattern.untrained == dict.fromkeys(["w1", "b1", "b2"], "frozen")
+    for name in ("w1", "b1", "b2"):
+        np.testing.assert_array_equal(by_pattern.params[name], start[name])
+    assert (by_pattern.params["w2"] != start["w2"]).all()
+    with pytest.raises(UsageError, match="called 'w3'"):
+        fitted(frozen="w3")
+    with pytest.raises(UsageError, match="no weight is left"):
+        fitted(frozen="*")
+
+
+NORMALIZED = """
+<ir_version: 10, opset_import: ["": 21]>
+net (float[n, 6] x) => (float[n, 3] p) {
+    h = BatchNormalization (x, scale, bias, mean, variance)
+    q = DequantizeLinear <axis = 1> (codes, steps, zero)
+    s = MatMul (h, q)
+    p = Softmax (s)
+}
+"""
+
+
+def test_statistics_and_quantized_weights_stay() -> None:
+    model = onnx.parser.parse_model(NORMALIZED)
+    rng = np.random.default_rng(0)
+    arrays = {name: np.ones(6, np.float32) for name in ("scale", "variance")}
+    arrays |= {name: np.zeros(6, np.float32) for name in ("bias", "mean")}
+    arrays["codes"] = rng.integers(-9, 9, (6, 3)).astype(np.int8)
+    arrays["steps"] = np.full(3, 0.1, np.float32)
+    arrays["zero"] = np.zeros(3, np.int8)
+    for name, array in arrays.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    result = fitted(model=model)
+    statistic = "a running statistic of BatchNormalization"
+    assert result.untrained == {
+        **dict.fromkeys(("mean", "variance"), statistic),
+        "steps": "a scale of DequantizeLinear",
+    }
+    np.testing.assert_array_equal(result.params["steps"], arrays["steps"])
+    assert (result.params["scale"] != 1).all()
+    (p,) = graphopt.run_model(
+        graphopt.exporter.to_proto(result.graph), {"x": examples()[0]}
+    )
+    assert p.shape == (50, 3)
+
+
+def test_an_op_that_would_draw_the_same_every_time_is_refused() -> None:
+    text = NETWORK.replace("a = Tanh (b)", "d = Tanh (b)\n a = Dropout (d, r, t)")
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(network().graph.initializer)
+    for name, array in {"r": np.float32(0.5), "t": np.array(True)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    with pytest.raises(UnsupportedModel, match="Dropout draws the same"):
+        fitted(model=model)
+
+
+# --- precision ------------------------------------------------------------------------
+
+
+def test_mixed_precision_rounds_products_and_keeps_float32_weights() -> None:
+    plain, mixed = fitted(epochs=6), fitted(epochs=6, mixed_precision=True)
+    assert mixed.losses != plain.losses
+    assert mixed.losses == pytest.approx(plain.losses, rel=0.03)
+    assert all(a.dtype == np.float32 for a in mixed.params.values())
+    fn, params = to_jax(network(), precision="bfloat16")
+    shown = str(jax.make_jaxpr(lambda p: fn(p, x=examples()[0]))(params))
+    products = [line for line in shown.splitlines() if "dot_general" in line]
+    assert products
+    assert all(":bf16[" in line for line in products)
+
+
+def test_convolutions_in_mixed_precision() -> None:
+    text = """<ir_version: 10, opset_import: ["": 21]>
+    net (float[2, 3, 6, 5] x) => (float[n, c, h, w] y) {
+        a = Conv <strides = [2, 1], pads = [1, 1, 0, 0]> (x, v)
+        y = ConvTranspose <strides = [2, 2]> (a, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in {"v": (4, 3, 3, 2), "w": (4, 2, 3, 3)}.items():
+        array = rng.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    x = rng.normal(size=(2, 3, 6, 5)).astype(np.float32)
+    slopes = []
+    for precision in ("highest", "bfloat16"):
+        fn, params = to_jax(model, precision=precision)
+        slope = jax.grad(lambda p, fn=fn: (fn(p, x=x)["y"] ** 2).mean())(params)
+        assert all(a.dtype == np.float32 for a in slope.values())
+        slopes.append(slope)
+    for name, exact in slopes[0].items():
+        error = abs(slopes[1][name] - exact).max() / abs(exact).max()
+        assert 1e-5 < error < 0.03, name
+
+
+def test_narrow_weights_are_trained_as_float32() -> None:
+    """Steps far smaller than float16 resolves add up all the same."""
+    x, labels = examples(16)
+    options: dict[str, Any] = {
+        "data": (x.astype(np.float16), labels),
+        "optimizer": optax.sgd(2e-5),
+        "epochs": 200,
+    }
+    result = fitted(model=network(np.float16), **options)
+    assert all(a.dtype == np.float16 for a in result.params.values())
+    start = {
+        t.name: numpy_helper.to_array(t) for t in network(np.float16).graph.initializer
+    }
+    assert any((result.params[name] != array).any() for name, array in start.items())
+    assert result.losses[-1] < result.losses[0]
+
+
+# --- several devices ------------------------------------------------------------------
+
+CURVE = """
+import sys, optax
+sys.path[:0] = [{here!r}]
+import test_training as tests
+result = tests.fitted(mesh=int(sys.argv[1]), batch_size=16, epochs=2)
+print([loss.hex() for loss in result.losses])
+"""
+
+
+def curve(devices: int) -> list[float]:
+    """Losses of a run on virtual devices, in a process of its own."""
+    made = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            CURVE.format(here=str(Path(__file__).parent)),
+            str(devices),
+        ],
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [float.fromhex(word) for word in eval(made.stdout)]
+
+
+def test_more_devices_give_the_same_curve() -> None:
+    """But for the order in which the parts of a gradient are summed."""
+    np.testing.assert_allclose(curve(8), fitted().losses, rtol=1e-5)
+
+
+def test_batches_must_split() -> None:
+    with pytest.raises(UsageError, match="JAX has"):
+        fitted(mesh=1000)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("batch",))
+    assert fitted(mesh=mesh).losses == fitted().losses
+
+
+# --- checkpoints ----------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step: int) -> Callable[[training.Event], None]:
+    seen = []
+
+    def tell(event: training.Event) -> None:
+        seen.append(event)
+        if len(seen) == step:
+            raise Killed
+
+    return tell
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 11])
+def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, step: int) -> None:
+    options: dict[str, Any] = {"epochs": 3, "validation": examples(20)}
+    whole = fitted(**options)
+    options |= {"checkpoint": tmp_path, "checkpoint_every": 3}
+    with pytest.raises(Killed):
+        fitted(**options, progress=killed_at(step))
+    resumed = fitted(**options)
+    assert resumed.losses == whole.losses
+    assert resumed.history == whole.history
+    for name, array in whole.params.items():
+        np.testing.assert_array_equal(resumed.params[name], array)
+    again = fitted(**options, progress=killed_at(1))  # nothing is left to do
+    assert again.losses == whole.losses
+
+
+def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
+    fitted(epochs=1, checkpoint=tmp_path)
+    assert fitted(epochs=3, checkpoint=tmp_path).losses == fitted(epochs=3).losses
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    fitted(epochs=1, checkpoint=tmp_path)
+    for other, what in (
+        ({"seed": 1}, "seed is 0, not 1"),
+        ({"batch_size": 8}, "batch_size is 16, not 8"),
+        ({"loss": "mse"}, "loss is 'categorical_crossentropy', not 'mse'"),
+        ({"optimizer": optax.sgd(0.1, momentum=0.9)}, "another optimizer"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            fitted(checkpoint=tmp_path, **other)
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [{here!r}]
+import test_training as tests
+count = 0
+def tell(event):
+    global count
+    count += 1
+    if count == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+tests.fitted(epochs=3, checkpoint={folder!r}, checkpoint_every=2, progress=tell)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process(tmp_path: Path) -> None:
+    text = KILLED.format(here=str(Path(__file__).parent), folder=str(tmp_path))
+    made = subprocess.run([sys.executable, "-c", text], capture_output=True)
+    assert made.returncode == -signal.SIGKILL
+    resumed = fitted(epochs=3, checkpoint=tmp_path, checkpoint_every=2)
+    assert resumed.losses == fitted(epochs=3).losses
+
+
+# --- the rest -------------------------------------------------------------------------
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    events: list[training.Event] = []
+    result = fitted(progress=events.append)
+    assert [e.step for e in events] == [1, 2, 3, 4, 4] * 2
+    assert [e.loss for e in events if e.row is None] == result.losses
+    assert [e.row for e in events if e.row] == result.history
+    fitted()
+    assert capsys.readouterr().err == ""
+    fitted(progress=True)
+    said = capsys.readouterr().err
+    assert "epoch 1/2  " in said
+    assert said.endswith(f"loss {result.history[-1]['loss']:.4g}\n")
+
+
+def test_data_that_does_not_fit() -> None:
+    x, labels = examples()
+    for data, what in (
+        ((x, labels[:3]), "counts the examples"),
+        ((x[:0], labels[:0]), "at least one"),
+        ((x, labels, x), "not 3 of them"),
+        (({"y": x}, labels), "'y'"),
+        ((x[:, :2], labels), "shape"),
+        ([], "without a batch"),
+        ([(x[:2], labels[:2]), (x, labels)], "batch 1 has 50 examples, the first 2"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            fitted(data=data)
+    with pytest.raises(UsageError, match="did you mean 'mse'"):
+        fitted(loss="mce")
+    with pytest.raises(UsageError, match="the target has the shape"):
+        fitted(loss="mse")
+
+
+def test_every_epoch_shows_every_example_once() -> None:
+    x = np.arange(10)
+    batches = Batches((x, x), ["x"], 4, seed=0)
+    orders = []
+    for epoch in range(2):
+        rows = [b.inputs["x"][b.weights > 0] for b in batches.epoch(epoch)]
+        orders.append(np.concatenate(rows))
+        assert sorted(orders[-1]) == list(x)
+        skipped = [b.inputs["x"] for b in batches.epoch(epoch, skip=2)]
+        np.testing.assert_array_equal(skipped[0][:2], orders[-1][8:])
+    assert (orders[0] != orders[1]).any()
+
+
+def test_it_is_reached_from_the_package() -> None:
+    text = "import graphopt; print(graphopt.training.fit.__module__)"
+    command = [sys.executable, "-c", text]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert made.stdout == "graphopt.training.fitting\n"
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("optax", "orbax.checkpoint"):
+        with monkeypatch.context() as patch:
+            for module in list(sys.modules):
+                if module.startswith("graphopt.training."):
+                    patch.delitem(sys.modules, module)
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(BackendMissing, match=r"'graphopt\[train\]'"):
+                training.__getattr__("fit")
