@@ -363,6 +363,12 @@ def test_nothing_runs_on_a_topology(name: str, digits: Path, command: Any) -> No
     assert "graphopt inspect MODEL --target xla-tpu:v5e:2x2" in said
 
 
+@on_tpu
+def test_written_programs_do_not_run_on_a_topology_either() -> None:
+    with pytest.raises(UsageError, match="compiled for it but not run"):
+        find("xla-tpu:v5e").open("model.stablehlo")
+
+
 def test_inspect_reports_programs_of_the_cpu_too(digits: Path, command: Any) -> None:
     code, said, _ = command("inspect", digits, "--target", "xla-cpu", "--json")
     found = json.loads(said)

@@ -104,7 +104,13 @@ class Tpu(Xla):
     topology: Topology
 
     def compile(self, graph: Graph, plan: Plan) -> Executable:
-        raise UsageError(
+        raise self._absent()
+
+    def open(self, model: Model) -> Executable:
+        raise self._absent()
+
+    def _absent(self) -> UsageError:
+        return UsageError(
             f"{self.name} is a description, no device: programs can be compiled for it"
             f" but not run; graphopt inspect MODEL --target {self.name} compiles"
         )
