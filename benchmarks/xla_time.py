@@ -1,16 +1,17 @@
 """Time of graphopt's lowering to XLA, on CPUs, against JAX written by hand and a peer.
 
-Steady state: graphopt's function and the handwritten one of the same architecture, each
-under `jax.jit` with its weights on the device and inputs from the host, interleaved in
-random order. Ratios are taken within a round, as in ort_time.py, of CPU time of the
-process (all threads; run under `taskset -c 0` to have one) and of wall time. `control`
-is the handwritten function, jitted again.
+Steady state: graphopt's target `xla-cpu`, its function `to_jax`, and the handwritten
+one of the same architecture; the latter two under `jax.jit` with their weights on the
+device, all with inputs from the host, interleaved in random order. Ratios are taken
+within a round, as in ort_time.py, of CPU time of the process (all threads; run under
+`taskset -c 0` to have one) and of wall time. `control` is the handwritten function,
+jitted again.
 
 Compilation: the model taken in, traced and lowered, and compiled by XLA, each time from
-nothing, against jaxonnxruntime where it is installed and runs the model. It evaluates
-the model as it takes it in, which is therefore part of the sum `all`. Ratios there are
-to the peer's, in steady state to the handwritten's. `!`: other results than ONNX
-Runtime's.
+nothing (the target compiles in its first run, which counts too), against jaxonnxruntime
+where it is installed and runs the model. It evaluates the model as it takes it in,
+which is therefore part of the sum `all`. Ratios there are to the peer's, in steady
+state to the handwritten's. `!`: other results than ONNX Runtime's.
 """
 
 import argparse
@@ -34,8 +35,10 @@ import onnx
 import tools
 
 import graphopt
+from graphopt.lowering import Executable, find
 
 GRAPHOPT = "graphopt"
+FUNCTION = "to_jax"
 BY_HAND = "handwritten"
 CONTROL = "control"
 PEER = "jaxonnxruntime"
@@ -65,10 +68,15 @@ class Loaded:
         """The mode of JAX in which it is traced and called."""
         return jax.enable_x64(True) if self.wide else nullcontext()
 
-    def call(self, function: Callable[..., Any]) -> Any:
-        """The results of `function`, which is this one jitted, when they are there."""
-        with self.scope():
-            return jax.block_until_ready(function(*self.arguments, **self.named))
+    def jitted(self) -> Callable[[], Any]:
+        """Calls the compiled function, and gives its results when they are there."""
+        function = jax.jit(self.function)
+
+        def call() -> Any:
+            with self.scope():
+                return jax.block_until_ready(function(*self.arguments, **self.named))
+
+        return call
 
     def lower(self) -> Any:
         """The function traced and lowered to StableHLO, for these arguments."""
@@ -76,7 +84,37 @@ class Loaded:
             return jax.jit(self.function).lower(*self.arguments, **self.named)
 
 
-def load_graphopt(source: Path, inputs: models.Arrays, names: list[str]) -> Loaded:
+@dataclass(frozen=True)
+class Opened:
+    """A model in a target of graphopt."""
+
+    executable: Executable
+    named: models.Arrays
+    names: list[str]
+
+    def jitted(self) -> Callable[[], Any]:
+        """Calls it; results are arrays of the host."""
+        return functools.partial(self.executable, self.named)
+
+    def outputs(self, made: Mapping[str, Any]) -> Sequence[Any]:
+        """The outputs in order."""
+        return [made[name] for name in self.names]
+
+    def lower(self) -> "Opened":
+        """Nothing to do: its first run traces."""
+        return self
+
+    def compile(self) -> Any:
+        """Trace, compile, and run once."""
+        return self.jitted()()
+
+
+def load_target(source: Path, inputs: models.Arrays, names: list[str]) -> Opened:
+    """The file in graphopt's target."""
+    return Opened(find("xla-cpu").open(source), inputs, names)
+
+
+def load_function(source: Path, inputs: models.Arrays, names: list[str]) -> Loaded:
     """What `graphopt.to_jax` makes of the file; inputs that decide shapes are bound."""
     function, params = graphopt.to_jax(source)
     with jax.enable_x64(True):
@@ -106,7 +144,12 @@ def load_peer(source: Path, inputs: models.Arrays, names: list[str]) -> Loaded:
     return Loaded(function, (params, inputs), {}, list, wide=True)
 
 
-LOADERS = {GRAPHOPT: load_graphopt, BY_HAND: load_by_hand, PEER: load_peer}
+LOADERS = {
+    GRAPHOPT: load_target,
+    FUNCTION: load_function,
+    BY_HAND: load_by_hand,
+    PEER: load_peer,
+}
 
 
 def seconds(calls: Sequence[Callable[[], object]]) -> dict[str, float]:
@@ -127,13 +170,10 @@ def shuffled(names: Sequence[str], rounds: int, seed: int) -> Iterator[str]:
 
 
 def running(
-    loaded: Mapping[str, Loaded], options: argparse.Namespace
+    loaded: Mapping[str, Loaded | Opened], options: argparse.Namespace
 ) -> dict[str, Samples]:
     """Seconds for one call of each function in each round."""
-    calls = {
-        name: functools.partial(side.call, jax.jit(side.function))
-        for name, side in loaded.items()
-    }
+    calls = {name: side.jitted() for name, side in loaded.items()}
     for call in calls.values():
         call()
     once = max(seconds([call])["wall"] for call in calls.values())
@@ -146,7 +186,7 @@ def running(
     return samples
 
 
-def compile_anew(load: Callable[[], Loaded]) -> dict[str, dict[str, float]]:
+def compile_anew(load: Callable[[], Loaded | Opened]) -> dict[str, dict[str, float]]:
     """Seconds of each stage, and their sums, where nothing was compiled before."""
     jax.clear_caches()
     made: list[Any] = []
@@ -161,7 +201,7 @@ def compile_anew(load: Callable[[], Loaded]) -> dict[str, dict[str, float]]:
 
 
 def compiling(
-    load: Mapping[str, Callable[[], Loaded]], options: argparse.Namespace
+    load: Mapping[str, Callable[[], Loaded | Opened]], options: argparse.Namespace
 ) -> dict[str, dict[str, Samples]]:
     """Seconds of each stage of the compilation, for each side, in each round."""
     samples: dict[str, dict[str, Samples]] = {name: {} for name in load}
@@ -187,7 +227,7 @@ def measure_model(source: Path, options: argparse.Namespace) -> dict[str, Any]:
     for name in list(load):
         try:
             side = loaded[name] = load[name]()
-            made = side.outputs(side.call(jax.jit(side.function)))
+            made = side.outputs(side.jitted()())
         except Exception as error:
             print(f"  {name}: {type(error).__name__}: {str(error)[:160]}")
             loaded.pop(name, None)

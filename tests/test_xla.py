@@ -292,7 +292,7 @@ def test_what_follows_from_weights_alone_is_computed_once() -> None:
     fn = Function(graph)
     program = jax.make_jaxpr(fn)(fn.params, {"x": normal(4, 3)})
     hoisted = hoist(program, len(fn.params))
-    assert [str(e.primitive) for e in hoisted.first.eqns] == ["transpose", "mul"]
+    assert [str(e.primitive) for e in hoisted.first] == ["transpose", "mul"]
     assert [str(e.primitive) for e in hoisted.rest.eqns] == ["dot_general"]
     made = find("xla-cpu").compile(graph, Plan())(x=normal(4, 3))
     expected = reference(graph, {"x": normal(4, 3)})["y"]
@@ -307,7 +307,7 @@ def test_what_grows_is_computed_where_it_is_used() -> None:
     fn = Function(graph)
     assert [a.dtype for a in fn.params.values()] == [np.int8]
     hoisted = hoist(jax.make_jaxpr(fn)(fn.params, {"x": normal(4, 3)}), 1)
-    assert not hoisted.first.eqns
+    assert not hoisted.first
 
 
 # --- the command line -----------------------------------------------------------------

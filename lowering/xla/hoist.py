@@ -1,34 +1,104 @@
 """Take out of a program what it computes from weights alone: once, not in every run.
 
 ``program(weights, inputs) = rest(first(weights), inputs)``
+
+The first part is done by NumPy, as compiling it would take longer than running it; it
+holds what NumPy does just so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Final
 
-import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Literal, Var
 
 Array = Any
 Equation = Any
 
 
+def _spread(x: Array, *, shape: Any, broadcast_dimensions: Any, **_: Any) -> Array:
+    kept = [1] * len(shape)
+    for place, extent in zip(broadcast_dimensions, x.shape, strict=True):
+        kept[place] = extent
+    return np.broadcast_to(x.reshape(kept), shape)
+
+
+def _cut(
+    x: Array, *, start_indices: Any, limit_indices: Any, strides: Any, **_: Any
+) -> Array:
+    steps = strides or (1,) * x.ndim
+    return x[tuple(map(slice, start_indices, limit_indices, steps))]
+
+
+_MOVES: Final[Mapping[str, Callable[..., Array]]] = {
+    "broadcast_in_dim": _spread,
+    "concatenate": lambda *x, dimension, **_: np.concatenate(x, dimension),
+    "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
+    "slice": _cut,
+    "squeeze": lambda x, *, dimensions, **_: np.squeeze(x, dimensions),
+    "transpose": lambda x, *, permutation, **_: np.transpose(x, permutation),
+}
+"""What moves elements, by JAX's name for it."""
+
+_ARITHMETIC: Final[Mapping[str, Callable[..., Array]]] = {
+    "add": lambda a, b, **_: np.add(a, b),
+    "convert_element_type": lambda x, *, new_dtype, **_: x.astype(new_dtype),
+    "div": lambda a, b, **_: np.divide(a, b),
+    "mul": lambda a, b, **_: np.multiply(a, b),
+    "neg": lambda x, **_: np.negative(x),
+    "sqrt": lambda x, **_: np.sqrt(x),
+    "sub": lambda a, b, **_: np.subtract(a, b),
+}
+"""What computes; of floats, where NumPy and XLA agree."""
+
+
 @dataclass(frozen=True)
 class Hoisted:
-    """Two programs of flat arrays in the place of one."""
+    """What the rest of a program reads, and how it is made from weights."""
 
-    first: ClosedJaxpr
-    """From all weights: what the rest reads, weights themselves among it."""
+    weights: tuple[Var, ...]
+    made: tuple[Var, ...]
+    first: tuple[Equation, ...]
+    constants: Mapping[Var, Array]
     rest: ClosedJaxpr
-    """From what the first made, and the inputs: the outputs."""
+    """From what was made, and the inputs: the outputs."""
+
+    @property
+    def key(self) -> str:
+        """Equal where the same is made of the same weights."""
+        number = {v: i for i, v in enumerate(self.weights)}
+        rows = []
+        for equation in self.first:
+            read = [
+                v.val if isinstance(v, Literal) else number.get(v, v)
+                for v in equation.invars
+            ]
+            for value in equation.outvars:
+                number[value] = len(number)
+            rows.append((str(equation.primitive), read, str(equation.params)))
+        return str((rows, [number.get(v, v) for v in self.made]))
 
     def prepare(self, weights: Sequence[Array]) -> list[Array]:
-        """What the first program makes of the weights."""
-        return jax.jit(jaxpr_as_fun(self.first))(*weights)  # type: ignore[no-any-return]
+        """What the rest reads of the weights; contiguous arrays on the host."""
+        known: dict[Var, Array] = dict(zip(self.weights, weights, strict=True))
+        known |= self.constants
+        with np.errstate(all="ignore"):
+            for equation in self.first:
+                twin = _twin(equation)
+                assert twin is not None
+                operands = [
+                    np.asarray(v.val, v.aval.dtype)
+                    if isinstance(v, Literal)
+                    else known[v]
+                    for v in equation.invars
+                ]
+                known[equation.outvars[0]] = twin(*operands, **equation.params)
+        return [np.ascontiguousarray(known[v]) for v in self.made]
 
 
 def hoist(program: ClosedJaxpr, weights: int) -> Hoisted:
@@ -38,7 +108,8 @@ def hoist(program: ClosedJaxpr, weights: int) -> Hoisted:
     results are no larger than that: a broadcast or a dequantization stays.
     """
     jaxpr = program.jaxpr
-    early: set[Var] = {*jaxpr.invars[:weights], *jaxpr.constvars}
+    given = tuple(jaxpr.invars[:weights])
+    early: set[Var] = {*given, *jaxpr.constvars}
     before, after = [], []
     for equation in jaxpr.eqns:
         if _is_early(equation, early):
@@ -46,50 +117,47 @@ def hoist(program: ClosedJaxpr, weights: int) -> Hoisted:
             before.append(equation)
         else:
             after.append(equation)
-    needed = list(
-        dict.fromkeys(
-            v
-            for v in (*_read(after), *jaxpr.outvars)
-            if isinstance(v, Var) and v in early
-        )
+    read = [v for equation in after for v in equation.invars] + list(jaxpr.outvars)
+    needed = {v: None for v in read if isinstance(v, Var) and v in early}
+    rest = jaxpr.replace(
+        constvars=[], invars=[*needed, *jaxpr.invars[weights:]], eqns=after
     )
-    first = _program(
-        jaxpr, jaxpr.invars[:weights], needed, before, jaxpr.constvars, program.consts
+    return Hoisted(
+        given,
+        tuple(needed),
+        tuple(_used(before, needed)),
+        dict(zip(jaxpr.constvars, program.consts, strict=True)),
+        ClosedJaxpr(rest, []),
     )
-    rest = _program(
-        jaxpr, [*needed, *jaxpr.invars[weights:]], jaxpr.outvars, after, (), ()
-    )
-    return Hoisted(first, rest)
+
+
+def _used(
+    equations: Sequence[Equation], wanted: Mapping[Var, Any]
+) -> Iterator[Equation]:
+    """The equations that what is wanted needs, in order."""
+    needed, kept = set(wanted), []
+    for equation in reversed(equations):
+        if not needed.isdisjoint(equation.outvars):
+            needed.update(v for v in equation.invars if isinstance(v, Var))
+            kept.append(equation)
+    return reversed(kept)
 
 
 def _is_early(equation: Equation, early: set[Var]) -> bool:
     read = [v for v in equation.invars if not isinstance(v, Literal)]
-    if equation.effects or not read or not early.issuperset(read):
+    if not read or not early.issuperset(read) or _twin(equation) is None:
         return False
     return sum(map(_bytes, equation.outvars)) <= sum(map(_bytes, read))
 
 
+def _twin(equation: Equation) -> Callable[..., Array] | None:
+    """What NumPy has for an equation."""
+    name = str(equation.primitive)
+    values = [*equation.invars, *equation.outvars]
+    if all(jnp.issubdtype(v.aval.dtype, np.floating) for v in values):
+        return _MOVES.get(name) or _ARITHMETIC.get(name)
+    return _MOVES.get(name)
+
+
 def _bytes(value: Any) -> int:
     return int(prod(value.aval.shape)) * int(value.aval.dtype.itemsize)
-
-
-def _read(equations: Sequence[Equation]) -> Iterator[Any]:
-    for equation in equations:
-        yield from equation.invars
-
-
-def _program(
-    like: Jaxpr,
-    operands: Sequence[Var],
-    results: Sequence[Any],
-    equations: Sequence[Equation],
-    constants: Sequence[Var],
-    values: Sequence[Array],
-) -> ClosedJaxpr:
-    made = like.replace(  # type: ignore[no-untyped-call]
-        constvars=list(constants),
-        invars=list(operands),
-        outvars=list(results),
-        eqns=list(equations),
-    )
-    return ClosedJaxpr(made, list(values))

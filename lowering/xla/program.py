@@ -77,10 +77,10 @@ class Program(Executable):
         params = self.function.params
         program, results = jax.make_jaxpr(call, return_shape=True)(params, named)
         hoisted = hoist(program, len(params))
-        what = str(hoisted.first)
+        what = hoisted.key
         if what not in self._prepared:
-            weights = jax.device_put(jax.tree.leaves(params), self.device)
-            self._prepared[what] = hoisted.prepare(weights)
+            made = hoisted.prepare(jax.tree.leaves(params))
+            self._prepared[what] = jax.device_put(made, self.device)
         prepared = self._prepared[what]
         where = jax.sharding.SingleDeviceSharding(self.device)
         rest = jax.jit(jaxpr_as_fun(hoisted.rest), out_shardings=where)
