@@ -25,10 +25,11 @@ ORDER = [
     *("proto", "versions", "functions", "importer", "exporter"),
     *("feeds", "roles", "inputs", "verify", "cost", "reference"),
     *("check", "rewrite", "pipeline", "plan", "provenance"),
+    *("specialize", "interface"),
     "passes",
     "lowering",
-    *("extract", "specialize", "freed", "bisect", "explain", "report", "page"),
-    *("artifact", "bench", "output", "plugins", "driver", "api"),
+    *("extract", "freed", "bisect", "explain", "report", "page"),
+    *("artifact", "bench", "output", "programs", "plugins", "driver", "api"),
     "testing",
     "cli",
 ]
