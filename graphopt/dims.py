@@ -16,13 +16,18 @@ and extrema included) or of a degree above ``MAX_DEGREE`` becomes ``None``.
 from __future__ import annotations
 
 import json
-import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
 from typing import Any, Final, TypeAlias
 
-from .polynomial import Atom, Polynomial, extremum, quotient_and_rest, without_rests
+from .polynomial import (
+    ON_INTS,
+    Atom,
+    Polynomial,
+    extremum,
+    quotient_and_rest,
+    without_rests,
+)
 
 MAX_TERMS: Final = 64
 MAX_DEGREE: Final = 16
@@ -344,34 +349,7 @@ def evaluate(
         raise ValueError("an unknown dim has no value")
     if isinstance(dim, int):
         return dim
-    return _evaluated(dim.polynomial, values, operations or _ON_INTS)
-
-
-_ON_INTS: Final[Mapping[str, Callable[[int, int], int]]] = {
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "max": max,
-    "min": min,
-}
-
-
-def _evaluated(
-    polynomial: Polynomial,
-    values: Mapping[str, Any],
-    operations: Mapping[str, Callable[[Any, Any], Any]],
-) -> Any:
-    total: Any = 0
-    for monomial, coefficient in polynomial.terms:
-        term: Any = coefficient
-        for factor in monomial:
-            name, operation = factor.key
-            if operation == "symbol":
-                term = term * values[name]
-                continue
-            parts = [_evaluated(x, values, operations) for x in factor.operands]
-            term = term * reduce(operations[operation], parts)
-        total = total + term
-    return total
+    return dim.polynomial.evaluate(values, operations or ON_INTS)
 
 
 # --- normal form --------------------------------------------------------------------

@@ -191,6 +191,7 @@ def optimize(
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
 
+    ``target`` is one of `TARGETS`: a model for any runtime, or a program for XLA.
     ``level`` is 0 (nothing), 1 (exact rules) or 2 (also rules that change rounding).
     ``passes`` are the only ones, ``add`` and ``skip`` change the default ones; a pass
     is an object or ``"name(option=value)"``. ``check`` is auto, full, regions or off.

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Final, Literal, TypeAlias
+from functools import lru_cache, reduce
+from typing import Any, Final, Literal, TypeAlias
 
 _RELAXATIONS: Final = 6  # atoms that the search for one bound may replace
+
+ON_INTS: Final[Mapping[str, Callable[[int, int], int]]] = {
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "max": max,
+    "min": min,
+}
 
 Operation: TypeAlias = Literal["symbol", "//", "%", "max", "min"]
 Bounds: TypeAlias = tuple[int | None, int | None]  # inclusive; None is infinite
@@ -144,6 +152,25 @@ class Polynomial:
                 term = Polynomial({factor: coefficient // scale})
                 quotient, todo = quotient + term, todo - term * divisor
         return quotient, rest
+
+    def evaluate(
+        self,
+        values: Mapping[str, Any],
+        operations: Mapping[str, Callable[[Any, Any], Any]],
+    ) -> Any:
+        """The number that this is for these symbols; see `graphopt.dims.evaluate`."""
+        total: Any = 0
+        for monomial, coefficient in self.terms:
+            term: Any = coefficient
+            for factor in monomial:
+                name, operation = factor.key
+                if operation == "symbol":
+                    term = term * values[name]
+                    continue
+                parts = [x.evaluate(values, operations) for x in factor.operands]
+                term = term * reduce(operations[operation], parts)
+            total = total + term
+        return total
 
     def common_factor(self, other: Polynomial) -> Polynomial:
         """The greatest monomial that divides every term of both."""

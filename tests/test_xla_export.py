@@ -467,6 +467,13 @@ def test_a_dim_that_cannot_stay_open_is_named() -> None:
     assert "Add" in str(raised.value)
 
 
+def test_a_baked_batch_is_found_before_a_program_runs() -> None:
+    x = image(N, 4)
+    graph = Graph([x], [Relu(Reshape(x, const(1, 4)))], output_names=["y"])
+    with pytest.raises(UnsupportedModel, match=r"'n'.*--dim n=8.*Reshape"):
+        to_program(graph, "xla-cpu")
+
+
 def test_a_branch_that_an_open_dim_decides() -> None:
     text = """graph (float[n, 2] x) => (float[m] y) {
         shape = Shape(x)  zero = Constant <value = int64 {0}> ()

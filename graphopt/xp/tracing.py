@@ -7,6 +7,7 @@ are then more accurate than the reference, never less.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -21,7 +22,7 @@ from jax.export import is_symbolic_dim
 from ..errors import NoReference, UnsupportedModel
 from . import channels_last
 from .control import Arrays
-from .foundation import Array, DTypeLike, normal_axis, numpy_dtype
+from .foundation import Array, DTypeLike, ints, normal_axis, numpy_dtype
 from .host import Host
 from .namespace import Namespace
 from .reductions import lowest
@@ -95,6 +96,13 @@ class Traced(Namespace):
 
     def complex(self, real: Any, imaginary: Any) -> Array:
         return lax.complex(*jnp.broadcast_arrays(*self.same(real, imaginary)))
+
+    def reshape(self, x: Array, shape: Any) -> Array:
+        sizes = ints(shape)
+        if -1 not in sizes and math.prod(sizes) != math.prod(x.shape):
+            # JAX believes symbolic sizes, and fails when it has the numbers.
+            raise ValueError(f"a shape of {x.shape} does not become {sizes}")
+        return jnp.reshape(x, sizes)
 
     def arange(self, start: Any, stop: Any, step: Any, dtype: DTypeLike) -> Array:
         first, last, stride = (np.asarray(v).item() for v in (start, stop, step))

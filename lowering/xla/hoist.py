@@ -92,9 +92,7 @@ class Hoisted:
                 twin = _twin(equation)
                 assert twin is not None
                 operands = [
-                    np.asarray(v.val, v.aval.dtype)
-                    if isinstance(v, Literal)
-                    else known[v]
+                    np.asarray(v.val) if isinstance(v, Literal) else known[v]
                     for v in equation.invars
                 ]
                 known[equation.outvars[0]] = twin(*operands, **equation.params)

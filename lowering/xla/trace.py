@@ -66,7 +66,8 @@ class Open(UnsupportedModel, NotImplementedError):
     @classmethod
     def at(cls, op: Op, operands: Sequence[Array], reason: Exception) -> Open:
         """The error for an op on operands of open shapes."""
-        error = cls(str(reason).partition("\n")[0], where=op.label)
+        text: str = getattr(reason, "message", str(reason))
+        error = cls(text.partition("\n")[0], where=op.label)
         error.op = op
         error.shapes = ", ".join(str(getattr(a, "shape", "")) for a in operands)
         return error
