@@ -312,14 +312,31 @@ def test_statistics_and_quantized_weights_stay() -> None:
     assert p.shape == (50, 3)
 
 
-def test_an_op_that_would_draw_the_same_every_time_is_refused() -> None:
-    text = NETWORK.replace("a = Tanh (b)", "d = Tanh (b)\n a = Dropout (d, r, t)")
+def dropping(seed: int | None = None) -> onnx.ModelProto:
+    """The network with half of its hidden values dropped at random."""
+    stated = "" if seed is None else f"<seed = {seed}>"
+    text = NETWORK.replace(
+        "a = Tanh (b)", f"d = Tanh (b)\n a = Dropout {stated} (d, r, t)"
+    )
     model = onnx.parser.parse_model(text)
     model.graph.initializer.extend(network().graph.initializer)
     for name, array in {"r": np.float32(0.5), "t": np.array(True)}.items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
-    with pytest.raises(UnsupportedModel, match="Dropout draws the same"):
-        fitted(model=model)
+    return model
+
+
+def test_each_step_draws_anew_and_the_seed_says_what() -> None:
+    first, again = fitted(model=dropping()), fitted(model=dropping())
+    assert first.losses == again.losses
+    assert first.losses != fitted(model=dropping(), seed=1, shuffle=False).losses
+    alike = fitted(model=dropping(), optimizer=optax.sgd(0.0), shuffle=False, epochs=2)
+    half = len(alike.losses) // 2
+    assert alike.losses[:half] != alike.losses[half:]  # the same data and weights
+
+
+def test_a_stated_seed_would_draw_the_same_every_time_and_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="Dropout states a seed"):
+        fitted(model=dropping(seed=3))
 
 
 # --- precision ------------------------------------------------------------------------

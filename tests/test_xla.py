@@ -23,9 +23,12 @@ from graphopt.ops import (
     Concat,
     Constant,
     Conv,
+    Dropout,
     MatMul,
     Mul,
     NonZero,
+    RandomNormalLike,
+    RandomUniformLike,
     ReduceSum,
     Reshape,
     Shape,
@@ -337,3 +340,39 @@ def test_a_lowering_that_is_wrong_fails_the_check(
     code, said, _ = command("check", digits, "--target", "xla-cpu")
     assert code == 4
     assert "logits" in said
+
+
+# --- random numbers -------------------------------------------------------------------
+
+
+def test_what_is_drawn_comes_from_a_key() -> None:
+    x = Parameter(tensor(DType.F32, 20_000), "x")
+    kept = Dropout(x, Constant(np.float32(0.25)), Constant(np.array(True)), token=1)
+    graph = Graph([x], [Add(kept, RandomNormalLike(x, token=2))], output_names=["y"])
+    fn, ones = Function(graph), np.ones(20_000, np.float32)
+    assert fn.draws
+    with pytest.raises(NotImplementedError, match=r"Dropout draws.*keyed"):
+        fn({}, x=ones)
+    first, again, other = (
+        np.asarray(fn.keyed(jax.random.key(n))({}, x=ones)["y"]) for n in (0, 0, 1)
+    )
+    assert (first == again).all()
+    assert (first != other).mean() > 0.99
+    assert abs(first.mean() - 1) < 0.03
+    assert abs(first.var() - (1 + 1 / 3)) < 0.05  # 1 of the noise, p / (1 - p)
+    slope = jax.grad(lambda x: fn.keyed(jax.random.key(0))({}, x=x)["y"].sum())(ones)
+    values, counts = np.unique(np.asarray(slope), return_counts=True)
+    np.testing.assert_allclose(values, [0, 4 / 3], rtol=1e-6)
+    assert abs(counts[0] / 20_000 - 0.25) < 0.02
+
+
+def test_each_run_of_a_program_draws_anew() -> None:
+    x = Parameter(tensor(DType.F32, 64), "x")
+    run = find("xla-cpu").compile(Graph([x], [RandomUniformLike(x, token=1)]), Plan())
+    ones = np.ones(64, np.float32)
+    assert (run(x=ones)["output_0"] != run(x=ones)["output_0"]).all()
+    stated = Graph([x], [RandomUniformLike(x, token=1, seed=3.0)])
+    run = find("xla-cpu").compile(stated, Plan())
+    expected = reference(stated, {"x": ones}, seed=0)["output_0"]
+    for _ in range(2):
+        np.testing.assert_allclose(run(x=ones)["output_0"], expected, rtol=1e-6)

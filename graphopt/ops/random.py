@@ -1,13 +1,13 @@
-"""Random numbers: the same in every run and on every target.
+"""Random numbers: from a seed the same in every run and on every target.
 
 ONNX leaves the generator open. Here it is NumPy's Mersenne Twister, started from the
-seed, or where an op has none from its token; what it draws is a constant to XLA.
+seed, or where an op has none from its token. XLA draws the latter from a key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,8 +24,7 @@ from .structured import Array, Composite, Computed, Elementwise, Structured
 
 if TYPE_CHECKING:
     from ..xp import Namespace
-
-Numbers = np.ndarray[Any, np.dtype[np.float64]]
+    from ..xp.drawing import Generator
 
 
 class Random(Computed):
@@ -33,10 +32,15 @@ class Random(Computed):
 
     deterministic = False
 
-    def generator(self) -> np.random.RandomState:
-        """A generator at its start. Its stream is the same in every NumPy."""
-        seed: float | None = self.seed
-        return np.random.RandomState(self.token if seed is None else int(seed) % 2**32)
+    @property
+    def stated(self) -> bool:
+        """True where the model says a seed."""
+        return self.seed is not None
+
+    def generator(self, xp: Namespace) -> Generator:
+        """A generator at its start."""
+        number = int(self.seed) % 2**32 if self.stated else self.token
+        return xp.generator(number, stated=self.stated)
 
 
 class RandomTensor(Random, Structured):
@@ -45,13 +49,13 @@ class RandomTensor(Random, Structured):
     def result_dtypes(self) -> Sequence[DType | None]:
         return [chosen_dtype(self)]
 
-    def stated(self) -> tuple[int, ...]:
+    def dims(self) -> tuple[int, ...]:
         """The dims that the attribute gives."""
         return tuple(self.attrs["shape"])  # type: ignore[arg-type]
 
     def wanted(self) -> Shape | None:
         """The dims of the result; None where they are not known."""
-        return shape_of(self) if self.operands else self.stated()
+        return shape_of(self) if self.operands else self.dims()
 
     def index_maps(self) -> Maps | None:
         wanted = self.wanted()
@@ -65,29 +69,29 @@ class RandomTensor(Random, Structured):
         wanted = self.wanted() or ()
         return dict(zip(axis_names(len(wanted)), wanted, strict=True))
 
-    def draw(self, shape: Sequence[int]) -> Numbers:
+    def draw(self, generator: Generator, shape: Sequence[int]) -> Array:
         """The numbers."""
         raise NotImplementedError
 
     def compute(self, xp: Namespace, *like: Array) -> Array:
         chosen = self.attrs.get("dtype")
         dtype = DType.of(like[0].dtype) if chosen is None else DType(chosen)
-        shape = like[0].shape if like else self.stated()
-        return xp.cast(xp.asarray(self.draw(shape)), dtype)
+        shape = like[0].shape if like else self.dims()
+        return xp.cast(xp.asarray(self.draw(self.generator(xp), shape)), dtype)
 
 
 class RandomNormalTensor(RandomTensor):
     """Of a normal distribution with the given ``mean`` and standard deviation."""
 
-    def draw(self, shape: Sequence[int]) -> Numbers:
-        return np.asarray(self.generator().normal(self.mean, self.scale, shape))
+    def draw(self, generator: Generator, shape: Sequence[int]) -> Array:
+        return generator.normal(self.mean, self.scale, shape)
 
 
 class RandomUniformTensor(RandomTensor):
     """Even over [low, high)."""
 
-    def draw(self, shape: Sequence[int]) -> Numbers:
-        return np.asarray(self.generator().uniform(self.low, self.high, shape))
+    def draw(self, generator: Generator, shape: Sequence[int]) -> Array:
+        return generator.uniform(self.low, self.high, shape)
 
 
 @op("RandomNormal")
@@ -127,7 +131,7 @@ class Bernoulli(Random, Elementwise):
     def compute(self, xp: Namespace, p: Array) -> Array:
         chosen = self.attrs.get("dtype")
         dtype = DType.of(p.dtype) if chosen is None else DType(chosen)
-        even = xp.asarray(self.generator().uniform(size=p.shape))
+        even = xp.asarray(self.generator(xp).uniform(size=p.shape))
         return xp.cast(xp.less(even, xp.cast(p, DType.F64)), dtype)
 
 
@@ -151,7 +155,7 @@ class Multinomial(Random, Structured):
 
     def compute(self, xp: Namespace, logits: Array) -> Array:
         batch, classes = logits.shape
-        noise = self.generator().gumbel(size=(batch, self.sample_size, classes))
+        noise = self.generator(xp).gumbel(size=(batch, self.sample_size, classes))
         wide = xp.unsqueeze(xp.cast(logits, DType.F64), (1,))
         scores = xp.add(xp.asarray(noise), wide)
         return xp.cast(xp.argmax(scores, 2), DType(self.attrs["dtype"]))
@@ -224,7 +228,7 @@ class Dropout(Random, Structured, Composite):
         share = 0.5 if ratio is None else float(ratio.item())
         if training is None or not training.item() or not share:
             return x if self.outs == 1 else (x, xp.ones(x.shape, DType.BOOL))
-        kept = xp.asarray(self.generator().uniform(size=x.shape) >= share)
+        kept = xp.asarray(self.generator(xp).uniform(size=x.shape) >= share)
 
         def scaled(x: Array) -> Array:
             return xp.multiply(xp.where(kept, x, 0), 1 / (1 - share))

@@ -26,7 +26,7 @@ from .checkpoint import Checkpoints
 from .losses import LOSSES, METRICS, Measure, measure_of, name_of
 from .progress import Bar, Event
 from .steps import Measured, Params, Steps, mesh_of
-from .weights import MASTER, Frozen, kept, refuse_draws
+from .weights import MASTER, Frozen, kept, refuse_stated
 
 Row = dict[str, float]
 
@@ -105,7 +105,7 @@ def fit(
     depends on data.
     """
     graph = model if isinstance(model, Graph) else load(model, apart=True)
-    refuse_draws(graph)
+    refuse_stated(graph)
     if output is not None and output not in graph.output_names:
         known = nearest(output, graph.output_names)
         raise UsageError(f"no output is called {output!r}{known}")
@@ -135,6 +135,7 @@ def fit(
             if validation is None
             else Batches(validation, names, batch_size, None),
             epochs=epochs,
+            seed=seed,
             tell=tell,
         )
         run.start(frozen)
@@ -167,6 +168,7 @@ class _Run:
         data: Batches,
         validation: Batches | None,
         epochs: int,
+        seed: int,
         tell: Callable[[Event], None],
     ) -> None:
         self.graph = graph
@@ -174,6 +176,7 @@ class _Run:
         self.data = data
         self.validation = validation
         self.epochs = epochs
+        self.seed = seed
         self.tell = tell
         self.checkpoints: Checkpoints | None = None
         self.checkpoint_every: int | None = None
@@ -225,7 +228,9 @@ class _Run:
                     self._save()
                 placed = self.steps.place(batch)
                 self.trained, self.state, measured = self.steps.done(
-                    self.steps.train(self.trained, self.state, self.others, placed)
+                    self.steps.train(
+                        self.trained, self.state, self.others, placed, self._key()
+                    )
                 )
                 self.measured.append(measured)
                 self.done += 1
@@ -237,6 +242,10 @@ class _Run:
                     " nothing of it"
                 )
             self._end_epoch()
+
+    def _key(self) -> Array:
+        """What a step draws its random numbers from; the same after a resume."""
+        return jax.random.fold_in(jax.random.key(self.seed), self.total)
 
     def _end_epoch(self) -> None:
         measured = [_floats(m) for m in self.measured]
@@ -257,7 +266,7 @@ class _Run:
             [
                 _floats(
                     self.steps.evaluate(
-                        self.trained, self.others, self.steps.place(batch)
+                        self.trained, self.others, self.steps.place(batch), self._key()
                     )
                 )
                 for batch in self.validation.epoch(0)

@@ -86,36 +86,41 @@ class Steps:
 
     @cached_property
     def train(self) -> Any:
-        """``(trained, state, kept, batch) -> (trained, state, measured)``."""
+        """``(trained, state, kept, batch, key) -> (trained, state, measured)``."""
         function = Function(self.graph, precision=self.precision)
 
-        def loss(trained: Params, kept: Params, batch: Batch) -> tuple[Array, Measured]:
-            measured = self._measured(function, trained, kept, batch)
+        def loss(
+            trained: Params, kept: Params, batch: Batch, key: Array
+        ) -> tuple[Array, Measured]:
+            measured = self._measured(function.keyed(key), trained, kept, batch)
             return measured["loss"], measured
 
-        def step(trained: Params, state: Tree, kept: Params, batch: Batch) -> Tree:
-            gradient, measured = jax.grad(loss, has_aux=True)(trained, kept, batch)
+        def step(
+            trained: Params, state: Tree, kept: Params, batch: Batch, key: Array
+        ) -> Tree:
+            slope = jax.grad(loss, has_aux=True)
+            gradient, measured = slope(trained, kept, batch, key)
             updates, state = self.optimizer.update(gradient, state, trained)
             return optax.apply_updates(trained, updates), state, measured
 
         return jax.jit(
             step,
-            in_shardings=(*[self.everywhere] * 3, self.split),
+            in_shardings=(*[self.everywhere] * 3, self.split, self.everywhere),
             out_shardings=self.everywhere,
             donate_argnums=(0, 1),
         )
 
     @cached_property
     def evaluate(self) -> Any:
-        """``(trained, kept, batch) -> measured``, in the precision of the model."""
+        """``(trained, kept, batch, key) -> measured``, in the model's own precision."""
         function = Function(self.graph)
 
-        def step(trained: Params, kept: Params, batch: Batch) -> Measured:
-            return self._measured(function, trained, kept, batch)
+        def step(trained: Params, kept: Params, batch: Batch, key: Array) -> Measured:
+            return self._measured(function.keyed(key), trained, kept, batch)
 
         return jax.jit(
             step,
-            in_shardings=(self.everywhere, self.everywhere, self.split),
+            in_shardings=(*[self.everywhere] * 2, self.split, self.everywhere),
             out_shardings=self.everywhere,
         )
 

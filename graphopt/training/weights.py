@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from ..errors import UnsupportedModel, UsageError, nearest
 from ..ir import Graph, Op, Value
+from ..ops.random import Random
 from ..types import DType, TensorType
 
 Frozen: TypeAlias = "str | Collection[str] | Callable[[str], bool]"
@@ -47,13 +48,13 @@ def kept(graph: Graph, weights: Mapping[str, Value], frozen: Frozen) -> dict[str
     return reasons
 
 
-def refuse_draws(graph: Graph) -> None:
+def refuse_stated(graph: Graph) -> None:
     """Raises UnsupportedModel for an op that would draw the same numbers every step."""
     for _, op in graph.walk():
-        if not op.deterministic:
+        if isinstance(op, Random) and not op.deterministic and op.stated:
             raise UnsupportedModel(
-                f"{op.label} draws the same numbers in every run, and so in every step"
-                " of training; export the model for inference",
+                f"{op.label} states a seed, and so draws the same numbers in every step"
+                " of training; export the model without it",
                 where=graph.names.get(op),
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .casting import Casting
 from .control import Control
+from .drawing import Drawing
 from .indexing import Indexing
 from .products import Products
 from .reductions import Reductions
@@ -19,5 +20,6 @@ class Namespace(
     Casting,
     Special,
     Control,
+    Drawing,
 ):
     """What `compute` is written against; `Host` and `Traced` are its two sides."""

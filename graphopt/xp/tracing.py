@@ -22,6 +22,7 @@ from jax.export import is_symbolic_dim
 from ..errors import NoReference, UnsupportedModel
 from . import channels_last
 from .control import Arrays
+from .drawing import Generator, Size
 from .foundation import Array, DTypeLike, ints, normal_axis, numpy_dtype
 from .host import Host
 from .namespace import Namespace
@@ -38,13 +39,15 @@ class Traced(Namespace):
     ``precision`` is that of products of float32: "highest" is float32's own, "default"
     what the chip does fastest (a TPU rounds operands to bfloat16, and sums in float32);
     "bfloat16" rounds operands and results to bfloat16 everywhere, those of gradients
-    too.
+    too. With a ``key`` (`jax.random.key`), numbers for which the model states no seed
+    are drawn from it.
     """
 
     lib = jnp
     name = "traced"
 
-    def __init__(self, precision: str = "highest") -> None:
+    def __init__(self, precision: str = "highest", key: Array | None = None) -> None:
+        self.key = key
         self.narrowed = precision == "bfloat16"
         self.precision = lax.Precision("default" if self.narrowed else precision)
 
@@ -221,6 +224,13 @@ class Traced(Namespace):
     def rfft(self, x: Array, n: int | None = None, axis: int = -1) -> Array:
         return _fourier(super().rfft, x, n, axis)
 
+    # Random numbers
+
+    def generator(self, seed: int, *, stated: bool) -> Generator:
+        if stated or self.key is None:
+            return super().generator(seed, stated=stated)
+        return _Keyed(jax.random.fold_in(self.key, seed))
+
     # Control
 
     def cond(
@@ -256,6 +266,22 @@ class Traced(Namespace):
             body, carried, tuple(sequences), length, reverse
         )
         return scanned
+
+
+class _Keyed:
+    """Draws from a key of JAX."""
+
+    def __init__(self, key: Array) -> None:
+        self.key = key
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, size: Size = None) -> Array:
+        return jax.random.uniform(self.key, size or (), np.float64, low, high)
+
+    def normal(self, loc: float = 0.0, scale: float = 1.0, size: Size = None) -> Array:
+        return loc + scale * jax.random.normal(self.key, size or (), np.float64)
+
+    def gumbel(self, loc: float = 0.0, scale: float = 1.0, size: Size = None) -> Array:
+        return loc + scale * jax.random.gumbel(self.key, size or (), np.float64)
 
 
 def _fourier(

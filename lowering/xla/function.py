@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from graphopt.weights import Tensor
 from graphopt.xp import traced
 
 from .steering import steering
-from .trace import Tracer, on_device
+from .trace import Tracer, draws, on_device
 
 Array = Any
 Arrays = Mapping[str, Array]
@@ -40,10 +41,13 @@ class Function:
     Inputs may also be keywords, and those with a default may be left out. Inputs in
     ``steering`` decide shapes: each of their values is another program, so they are
     given as NumPy arrays, not as tracers. Weights are ``params``, by their names in the
-    model; nothing of them is part of the program.
+    model; nothing of them is part of the program. A function that ``draws`` numbers
+    needs a key: ``function.keyed(jax.random.key(0))(params, inputs)``.
     """
 
     def __init__(self, graph: Graph, *, precision: str = "highest") -> None:
+        self.key: Array | None = None
+        self.draws = any(draws(op) for _, op in graph.walk())
         self.graph = graph
         self.precision = precision
         self._known = steering(graph)
@@ -56,6 +60,15 @@ class Function:
     def params(self) -> dict[str, Array]:
         """The weights as the model has them: memory-mapped where they are large."""
         return {name: tensor_of(value).array() for name, value in self.weights.items()}
+
+    def keyed(self, key: Array) -> Function:
+        """The function that draws its random numbers from a key of `jax.random`.
+
+        Those for which the model states a seed stay what the seed says.
+        """
+        made = copy.copy(self)
+        made.key = key
+        return made
 
     def __call__(
         self, params: Arrays, inputs: Arrays | None = None, /, **named: Array
@@ -78,7 +91,9 @@ class Function:
                     given.setdefault(value.name, array)
             fed, symbols = bind(self.graph, given, _adopt)
             sources = self.graph.sources
-            tracer = Tracer(weights, self._known, symbols, self.precision, sources)
+            tracer = Tracer(
+                weights, self._known, symbols, self.precision, sources, self.key
+            )
             env: dict[Value, Array] = {p: self._placed(p, a) for p, a in fed.items()}
             made = tracer.run(self.graph.outputs, env)
             placed = map(tracer.placed, made, self.graph.outputs)

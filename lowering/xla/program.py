@@ -37,6 +37,7 @@ class Program(Executable):
         self.device = device
         self._programs: OrderedDict[Hashable, _Compiled] = OrderedDict()
         self._prepared: dict[str, list[Array]] = {}
+        self._runs = 0
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         graph = self.function.graph
@@ -47,8 +48,15 @@ class Program(Executable):
             if isinstance(array, np.ndarray) and array.dtype == object:
                 raise self._strings(name)
         with jax.enable_x64(True):
-            arrays = self._compiled(known, named)(named)
-            return {name: arrays[name] for name in graph.output_names}
+            made = self._compiled(known, named)(named, self._keys())
+            return {name: made[name] for name in graph.output_names}
+
+    def _keys(self) -> list[Array]:
+        """The key of a run, where numbers are drawn: each run has one of its own."""
+        if not self.function.draws:
+            return []
+        self._runs += 1
+        return [jax.random.fold_in(jax.random.key(0), self._runs)]
 
     def _compiled(
         self, known: Mapping[str, Array], named: Mapping[str, Array]
@@ -71,11 +79,12 @@ class Program(Executable):
     def _compile(
         self, known: Mapping[str, Array], named: Mapping[str, Array]
     ) -> _Compiled:
-        def call(params: Any, arrays: Any) -> dict[str, Array]:
-            return self.function(params, {**arrays, **known})
+        def call(params: Any, arrays: Any, keys: Any) -> dict[str, Array]:
+            function = self.function.keyed(*keys) if keys else self.function
+            return function(params, {**arrays, **known})
 
-        params = self.function.params
-        program, results = jax.make_jaxpr(call, return_shape=True)(params, named)
+        params, keys = self.function.params, self._keys()
+        program, results = jax.make_jaxpr(call, return_shape=True)(params, named, keys)
         hoisted = hoist(program, len(params))
         what = hoisted.key
         if what not in self._prepared:
@@ -84,7 +93,7 @@ class Program(Executable):
         prepared = self._prepared[what]
         where = jax.sharding.SingleDeviceSharding(self.device)
         rest = jax.jit(jaxpr_as_fun(hoisted.rest), out_shardings=where)
-        lowered = rest.lower(*prepared, *jax.tree.leaves(named))
+        lowered = rest.lower(*prepared, *jax.tree.leaves((named, keys)))
         return _Compiled(lowered.compile(), prepared, jax.tree.structure(results))
 
     def _strings(self, name: str) -> NotInXla:
@@ -113,6 +122,6 @@ class _Compiled:
         self.prepared = prepared
         self.results = results
 
-    def __call__(self, named: Mapping[str, Array]) -> Any:
-        made = self.program(*self.prepared, *jax.tree.leaves(named))
+    def __call__(self, named: Mapping[str, Array], keys: Sequence[Array]) -> Any:
+        made = self.program(*self.prepared, *jax.tree.leaves((named, keys)))
         return jax.tree.unflatten(self.results, map(np.asarray, made))

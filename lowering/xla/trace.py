@@ -20,10 +20,12 @@ from graphopt.ir import Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.control import If, Loop, Run, no_rows
 from graphopt.ops.generation import Shape
+from graphopt.ops.random import Random
 from graphopt.ops.structured import Computed
 from graphopt.reference import EvaluationFailed, Evaluator
 from graphopt.types import TensorType, Type
 from graphopt.xp import host, traced
+from graphopt.xp.tracing import Traced
 
 from .overrides import OVERRIDES
 from .steering import STRUCTURAL
@@ -79,7 +81,7 @@ class Tracer(Evaluator):
     ``weights`` are the arrays that stand for some constants; ``steering`` the values
     that must be known. Sizes in ``symbols`` may be JAX's symbolic dims. ``precision``
     is that of `graphopt.xp.traced`. ``sources`` name ops, in profiles and in what XLA
-    says of them.
+    says of them. Random ops that state no seed draw from ``key``.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Tracer(Evaluator):
         symbols: Mapping[str, Any],
         precision: str = "highest",
         sources: Mapping[Op, Sequence[str]] | None = None,
+        key: Array | None = None,
     ) -> None:
         fixed = {n: s for n, s in symbols.items() if not is_symbolic_dim(s)}
         super().__init__(seed=0, symbols=fixed)
@@ -97,7 +100,8 @@ class Tracer(Evaluator):
         self.sources = sources or {}
         self.weights = weights
         self.steering = steering
-        self.xp = traced(precision)
+        self.xp = traced(precision) if key is None else Traced(precision, key)
+        self.key = key
         self.host = Evaluator(seed=0, symbols=fixed)
 
     def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
@@ -109,7 +113,19 @@ class Tracer(Evaluator):
             if known is not None:
                 return known
             operands = self._closed(op, operands)
-        if not op.bodies and all(map(_is_literal, operands)) and self._is_small(op):
+        drawing = draws(op)
+        if drawing and self.key is None:
+            raise NotInXla(
+                f"{op.label} draws random numbers; without a key they would be the same"
+                " in every run: give one, fn.keyed(jax.random.key(0))",
+                where=op.label,
+            )
+        if (
+            not drawing
+            and not op.bodies
+            and all(map(_is_literal, operands))
+            and self._is_small(op)
+        ):
             with host().scope():
                 return self.host.apply(op, operands)
         if isinstance(op, Computed):
@@ -259,6 +275,11 @@ class Tracer(Evaluator):
         ]
         results = (*carried, *stacks)
         return results if op.outs > 1 else results[0]
+
+
+def draws(op: Op) -> bool:
+    """True for an op that draws numbers and does not say from which seed."""
+    return isinstance(op, Random) and not op.deterministic and not op.stated
 
 
 def is_known(value: Array) -> bool:
