@@ -197,6 +197,7 @@ def test_the_extended_form_of_real_models_means_the_same(
 def test_the_fusions_of_its_transformer_tools_mean_the_same(
     written: Path, tmp_path: Path
 ) -> None:
+    pytest.importorskip("sympy")
     optimizer = pytest.importorskip("onnxruntime.transformers.optimizer")
     fused = optimizer.optimize_model(
         str(written), "bert", num_heads=HEADS, hidden_size=WIDTH, opt_level=0
@@ -209,6 +210,7 @@ def test_the_fusions_of_its_transformer_tools_mean_the_same(
 
 def test_a_mask_that_a_fusion_misreads_is_found(tmp_path: Path) -> None:
     """As a number of tokens, a mask with gaps is another: and the check says so."""
+    pytest.importorskip("sympy")
     optimizer = pytest.importorskip("onnxruntime.transformers.optimizer")
     paths = [p for p in model_paths() if p.parent.name == "tribuo__tinybert"]
     if not paths:
