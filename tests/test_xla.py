@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -376,3 +377,18 @@ def test_each_run_of_a_program_draws_anew() -> None:
     expected = reference(stated, {"x": ones}, seed=0)["output_0"]
     for _ in range(2):
         np.testing.assert_allclose(run(x=ones)["output_0"], expected, rtol=1e-6)
+
+
+# --- the page -------------------------------------------------------------------------
+
+
+def test_the_page_of_the_documentation_runs(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(digits.parent)
+    text = (Path(__file__).parents[1] / "docs" / "jax.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        exec(block, names)
+    assert names["slope"].keys() == names["params"].keys()
+    np.testing.assert_allclose(names["each"], names["logits"], rtol=1e-4, atol=1e-5)
