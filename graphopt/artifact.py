@@ -15,10 +15,10 @@ from .check.tolerance import Runs, compare, units
 from .errors import BackendMissing, GraphoptError
 from .feeds import bind
 from .inputs import bindings, random_inputs
-from .ir import Graph, Op, Value
+from .ir import Graph, Value
 from .lowering import Executable, Target
 from .lowering.isolated import Artifact as Artifact, run
-from .ops import Opaque
+from .ops.random import is_random
 from .reference import Evaluator, run as reference, schedule
 from .report import Trial
 
@@ -56,7 +56,7 @@ def try_out(
     """
     if importlib.util.find_spec("onnxruntime") is None:
         return None
-    if any(_is_random(op) for _, op in graph.walk()):
+    if any(is_random(op) for _, op in graph.walk()):
         return Trial(RUNTIME, None, note="the model draws random numbers")
     try:
         inputs = feed.arrays(graph)
@@ -77,7 +77,7 @@ def try_program(graph: Graph, program: Executable, feeds: Iterable[Feed]) -> Tri
     ``graph`` is the original's. It passes where each output is within the tolerance of
     `graphopt.check`; where the reference cannot run, nothing is known.
     """
-    if any(_is_random(op) for _, op in graph.walk()):
+    if any(is_random(op) for _, op in graph.walk()):
         return Trial(XLA, None, note="the model draws random numbers")
     deadline = time.monotonic() + SECONDS
     done: list[float] = []
@@ -111,7 +111,7 @@ def run_in(graph: Graph, path: str, target: Target, feed: Feed) -> Trial:
 
     Raises UsageError where no inputs can be made, and what the reference raises.
     """
-    if any(_is_random(op) for _, op in graph.walk()):
+    if any(is_random(op) for _, op in graph.walk()):
         return Trial(target.name, None, note="the model draws random numbers")
     inputs = feed.arrays(graph)
     before = reference(graph, inputs, limit_bytes=MEMORY)
@@ -122,11 +122,6 @@ def run_in(graph: Graph, path: str, target: Target, feed: Feed) -> Trial:
     except GraphoptError as error:
         return Trial(target.name, None, note=str(error))
     return _compared(graph, inputs, target.name, before, after)
-
-
-def _is_random(op: Op) -> bool:
-    """True for an op that gives other numbers each time; what is opaque need not."""
-    return not op.deterministic and not isinstance(op, Opaque)
 
 
 def _compared(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Final
 
 import pytest
@@ -13,35 +14,26 @@ import graphopt
 pytest.importorskip("jax")
 pytestmark = pytest.mark.xla
 
-_EXTENT: Final = "the extent of its result is data"
-_STRINGS: Final = "XLA has no strings"
-_TRAINING: Final = "an op of the training preview, not modelled"
-
 REFUSED: Final = {
-    "Adagrad": _TRAINING,
-    "Adam": _TRAINING,
-    "Equal": _STRINGS,
-    "FlexAttention": "an op of a preview domain, not modelled",
-    "Gradient": _TRAINING,
-    "ImageDecoder": "needs an image codec",
-    "LabelEncoder": _STRINGS,
-    "Momentum": _TRAINING,
-    "NonMaxSuppression": _EXTENT,
-    "RegexFullMatch": _STRINGS,
-    "Scan": "version 8 scans a batch at a time, not modelled",
-    "StringConcat": _STRINGS,
-    "StringNormalizer": _STRINGS,
-    "StringSplit": _STRINGS,
-    "TreeEnsemble": "an op of ai.onnx.ml, not modelled",
-    "Unique": _EXTENT,
+    # the extent of the result is data
+    "NonMaxSuppression": 10,
+    "Unique": 3,
+    # XLA has no strings
+    "Equal": 2,
+    "LabelEncoder": 4,
+    "RegexFullMatch": 3,
+    "StringConcat": 5,
+    "StringNormalizer": 12,
+    "StringSplit": 6,
+    # a codec of the host
+    "ImageDecoder": 9,
+    # not modelled
+    "Gradient": 2,
 }
-"""Ops that XLA does not run, and why."""
+"""How many cases of an op XLA does not run."""
 
 RANDOM: Final = re.compile("test_bernoulli")
 """Cases that draw random numbers, and do not say how."""
-
-LEAST: Final = 1464
-"""Cases that agree, of 1,544."""
 
 
 def outcome(case: Case) -> str:
@@ -49,8 +41,8 @@ def outcome(case: Case) -> str:
     try:
         for inputs, outputs in case.data:
             made = graphopt.run_model(case.model, inputs, target="xla-cpu")
-            said = disagreement(outputs, made, case)
-            assert not said, f"{case.name}: {said}"
+            wrong = disagreement(outputs, made, case)
+            assert not wrong, f"{case.name}: {wrong}"
     except NotImplementedError as error:
         said = f"{case.name}: {error}"
     else:
@@ -61,15 +53,20 @@ def outcome(case: Case) -> str:
 
 
 def chosen(step: int) -> list[Case]:
-    plain = [case for case in cases() if not case.name.endswith("_expanded")]
+    """Cases without those that are function bodies, written out."""
+    plain = [case for case in cases() if "_expanded" not in case.name]
     return [case for case in plain[::step] if not RANDOM.match(case.name)]
 
 
 def test_a_sample_of_the_suite() -> None:
-    for case in chosen(40):
-        outcome(case)
+    sample = chosen(40)
+    refused = [op for op in map(outcome, sample) if op]
+    assert len(refused) < len(sample) / 10
 
 
 @pytest.mark.slow
 def test_the_suite() -> None:
-    assert sum(not outcome(case) for case in chosen(1)) >= LEAST
+    """All 1,553 cases: 1,494 agree, 3 are random, the rest is refused by name."""
+    found = Counter(map(outcome, chosen(1)))
+    assert found.pop("") >= 1494
+    assert found == REFUSED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from pathlib import Path
@@ -341,6 +342,33 @@ def test_a_lowering_that_is_wrong_fails_the_check(
     code, said, _ = command("check", digits, "--target", "xla-cpu")
     assert code == 4
     assert "logits" in said
+
+
+def test_scalars_keep_their_shape() -> None:
+    made = model(
+        "graph (float[2] x, float a) => (float[2] y, float z) {"
+        " y = Mul(x, a)  z = Squeeze(w) }"
+    )
+    scalar = helper.make_tensor("a", TensorProto.FLOAT, [], [3])
+    row = helper.make_tensor("w", TensorProto.FLOAT, [1], [5])
+    made.graph.initializer.extend([scalar, row])
+    outputs = find("xla-cpu").open(made)(x=np.ones(2, np.float32))
+    assert outputs["y"].tolist() == [3, 3]
+    assert outputs["z"].shape == ()
+    assert outputs["z"] == 5
+
+
+def test_programs_share_what_is_made_of_weights() -> None:
+    x = Parameter(tensor(DType.F32, symbol("n"), 3), "x")
+    turned = Transpose(Constant(normal(2, 3)), perm=(1, 0))
+    places = Add(Shape(x, end=1), Constant(np.array([7])))
+    graph = Graph([x], [MatMul(x, turned), places], output_names=["y", "p"])
+    run: Any = find("xla-cpu").compile(graph, Plan())
+    for n in range(1, PROGRAMS + 4):
+        assert run(x=normal(n, 3))["p"].tolist() == [n + 7]
+    gc.collect()
+    assert sorted(a.shape for a in run._prepared.values()).count((3, 2)) == 1
+    assert len(run._prepared) <= PROGRAMS + 1
 
 
 # --- random numbers -------------------------------------------------------------------

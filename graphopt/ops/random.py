@@ -13,7 +13,7 @@ import numpy as np
 
 from ..dims import Dim, Shape
 from ..index import Maps
-from ..ir import Value
+from ..ir import Op, Value
 from ..types import DType, Type
 from .constant import Constant
 from .generation import Shape as ShapeOf, chosen_dtype
@@ -41,6 +41,11 @@ class Random(Computed):
         """A generator at its start."""
         number = int(self.seed) % 2**32 if self.stated else self.token
         return xp.generator(number, stated=self.stated)
+
+
+def is_random(op: Op) -> bool:
+    """True for an op that draws numbers; not for one of which nothing is known."""
+    return isinstance(op, Random) and not op.deterministic
 
 
 class RandomTensor(Random, Structured):

@@ -20,16 +20,13 @@ from graphopt.weights import Tensor
 from graphopt.xp import traced
 
 from .steering import steering
-from .trace import Tracer, draws, on_device
+from .trace import LITERAL_BYTES, Tracer, draws, on_device
 
 Array = Any
 Arrays = Mapping[str, Array]
 
 STEERING_ELEMENTS: Final = 1024
 """An input of more elements is data, and cannot steer shapes."""
-
-LARGE_BYTES: Final = 1 << 16
-"""Constants of any type that are larger are weights; of floats all that have axes."""
 
 
 class Function:
@@ -170,7 +167,7 @@ def _is_data(tensor: Tensor) -> bool:
     """Floats that have axes, and all that is large; programs hold the rest."""
     if tensor.dtype is DType.STRING:
         return False
-    return (tensor.dtype.is_float and tensor.rank > 0) or tensor.nbytes > LARGE_BYTES
+    return (tensor.dtype.is_float and tensor.rank > 0) or tensor.nbytes > LITERAL_BYTES
 
 
 def _may_steer(graph: Graph, parameter: Parameter) -> bool:

@@ -8,8 +8,10 @@ holds what NumPy does just so.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Final
 
@@ -68,20 +70,19 @@ class Hoisted:
     rest: ClosedJaxpr
     """From what was made, and the inputs: the outputs."""
 
-    @property
-    def key(self) -> str:
-        """Equal where the same is made of the same weights."""
-        number = {v: i for i, v in enumerate(self.weights)}
-        rows = []
+    @cached_property
+    def keys(self) -> list[str]:
+        """One of each value that is made; equal where the same is made of weights."""
+        known = {v: f"weight {i}" for i, v in enumerate(self.weights)}
+        known |= {v: _digest("constant", a) for v, a in self.constants.items()}
         for equation in self.first:
             read = [
-                v.val if isinstance(v, Literal) else number.get(v, v)
+                _digest("literal", v.val) if isinstance(v, Literal) else known[v]
                 for v in equation.invars
             ]
-            for value in equation.outvars:
-                number[value] = len(number)
-            rows.append((str(equation.primitive), read, str(equation.params)))
-        return str((rows, [number.get(v, v) for v in self.made]))
+            said = f"{equation.primitive} {equation.params} {read}"
+            known[equation.outvars[0]] = _digest(said)
+        return [known[v] for v in self.made]
 
     def prepare(self, weights: Sequence[Array]) -> list[Array]:
         """What the rest reads of the weights; contiguous arrays on the host."""
@@ -96,7 +97,16 @@ class Hoisted:
                     for v in equation.invars
                 ]
                 known[equation.outvars[0]] = twin(*operands, **equation.params)
-        return [np.ascontiguousarray(known[v]) for v in self.made]
+        return [np.asarray(known[v], order="C") for v in self.made]
+
+
+def _digest(text: str, array: Array | None = None) -> str:
+    made = hashlib.sha256(text.encode())
+    if array is not None:
+        held = np.asarray(array)
+        made.update(f"{held.dtype}{held.shape}".encode())
+        made.update(held.tobytes())
+    return made.hexdigest()
 
 
 def hoist(program: ClosedJaxpr, weights: int) -> Hoisted:

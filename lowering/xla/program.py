@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from graphopt.ir import Graph
 
 from .. import Array, Executable
 from .function import Function
-from .hoist import hoist
+from .hoist import Hoisted, hoist
 from .trace import NotInXla
 
 PROGRAMS: Final = 16
@@ -36,7 +37,7 @@ class Program(Executable):
         self.target = target
         self.device = device
         self._programs: OrderedDict[Hashable, _Compiled] = OrderedDict()
-        self._prepared: dict[str, list[Array]] = {}
+        self._prepared: WeakValueDictionary[str, Array] = WeakValueDictionary()
         self._runs = 0
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -86,15 +87,21 @@ class Program(Executable):
         params, keys = self.function.params, self._keys()
         program, results = jax.make_jaxpr(call, return_shape=True)(params, named, keys)
         hoisted = hoist(program, len(params))
-        what = hoisted.key
-        if what not in self._prepared:
-            made = hoisted.prepare(jax.tree.leaves(params))
-            self._prepared[what] = jax.device_put(made, self.device)
-        prepared = self._prepared[what]
+        prepared = self._prepare(hoisted, jax.tree.leaves(params))
         where = jax.sharding.SingleDeviceSharding(self.device)
         rest = jax.jit(jaxpr_as_fun(hoisted.rest), out_shardings=where)
         lowered = rest.lower(*prepared, *jax.tree.leaves((named, keys)))
         return _Compiled(lowered.compile(), prepared, jax.tree.structure(results))
+
+    def _prepare(self, hoisted: Hoisted, weights: Sequence[Array]) -> list[Array]:
+        """What a program reads of the weights; what another one made is shared."""
+        found = [self._prepared.get(key) for key in hoisted.keys]
+        missing = [i for i, array in enumerate(found) if array is None]
+        made = hoisted.prepare(weights) if missing else []
+        for i in missing:
+            found[i] = jax.device_put(made[i], self.device)
+            self._prepared[hoisted.keys[i]] = found[i]
+        return found
 
     def _strings(self, name: str) -> NotInXla:
         graph = self.function.graph

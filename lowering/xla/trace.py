@@ -20,7 +20,7 @@ from graphopt.ir import Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.control import If, Loop, Run, no_rows
 from graphopt.ops.generation import Shape
-from graphopt.ops.random import Random
+from graphopt.ops.random import is_random
 from graphopt.ops.structured import Computed
 from graphopt.reference import EvaluationFailed, Evaluator
 from graphopt.types import TensorType, Type
@@ -34,7 +34,8 @@ from .symbols import computed, is_open, known_of, packed
 Array = Any
 
 LITERAL_BYTES: Final = 1 << 16
-"""Known values of more bytes are computed by the program instead of written into it."""
+"""Known values of more bytes are computed by the program instead of written into it,
+and constants of more are weights, whatever their type."""
 
 MOST_TURNS: Final = 1024
 """A loop whose turns differ in shape is written out, up to so many turns."""
@@ -239,12 +240,28 @@ class Tracer(Evaluator):
         def run(index: int, arrays: Sequence[Array]) -> list[Array]:
             return self.body(op, index, arrays)
 
-        if all(isinstance(a, np.ndarray | jax.Array) for a in operands[2:]):
-            try:
-                return op.compute(self.xp, *operands, run=run)
-            except (TypeError, NotImplementedError):
-                pass  # shapes differ from turn to turn, or the turn's number steers
+        if self._turns_alike(op, operands, run):
+            return op.compute(self.xp, *operands, run=run)
         return self._turns(op, operands, run)
+
+    def _turns_alike(self, op: Loop, operands: Sequence[Array], run: Run) -> bool:
+        """True where no turn needs its number, or gives other shapes than it got."""
+        limit, carried = operands[0], list(operands[2 : 2 + op.carried])
+        counted = isinstance(limit, np.ndarray) and op.goes_on
+        if op.outs > op.carried and not counted:
+            return False
+        if op.bodies[0].inputs[0] in self.steering:
+            return False
+        if not all(isinstance(a, np.ndarray | jax.Array) for a in carried):
+            return False
+        step = op.step(operands[2 + op.carried :], run)
+        number, keep = jnp.zeros((), np.int64), jnp.ones((), np.bool_)
+        made = jax.eval_shape(lambda *state: step(number, keep, state), *carried)
+        return all(
+            isinstance(b, jax.ShapeDtypeStruct)
+            and (a.shape, a.dtype) == (b.shape, b.dtype)
+            for a, b in zip(carried, made[1:], strict=False)
+        )
 
     def _turns(self, op: Loop, operands: Sequence[Array], run: Run) -> Any:
         """Each turn by itself, as Python would; how many there are is known."""
@@ -279,7 +296,7 @@ class Tracer(Evaluator):
 
 def draws(op: Op) -> bool:
     """True for an op that draws numbers and does not say from which seed."""
-    return isinstance(op, Random) and not op.deterministic and not op.stated
+    return is_random(op) and not op.stated
 
 
 def is_known(value: Array) -> bool:
