@@ -483,10 +483,28 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"seed": 1}, "seed is 0, not 1"),
         ({"batch_size": 8}, "batch_size is 16, not 8"),
         ({"loss": "mse"}, "loss is 'categorical_crossentropy', not 'mse'"),
+        ({"output": "p"}, "output is None, not 'p'"),
+        ({"frozen": ["w2"]}, "'w2' of trained is only there"),
         ({"optimizer": optax.sgd(0.1, momentum=0.9)}, "another optimizer"),
+        ({"optimizer": optax.adamw(1e-2)}, "another optimizer"),
     ):
         with pytest.raises(UsageError, match=what):
             fitted(checkpoint=tmp_path, **other)
+
+
+def test_weights_of_one_shape_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    model = network()
+    square = np.eye(8, dtype=np.float32)
+    for name in ("w3", "w4"):
+        model.graph.initializer.append(numpy_helper.from_array(square, name))
+    node = next(n for n in model.graph.node if n.op_type == "Tanh")
+    node.input[0] = "b4"
+    for i, (x, y) in enumerate((("b", "b3"), ("b3", "b4"))):
+        product = onnx.helper.make_node("MatMul", [x, f"w{i + 3}"], [y])
+        model.graph.node.insert(2 + i, product)
+    fitted(model=model, epochs=1, frozen=["w3"], checkpoint=tmp_path)
+    with pytest.raises(UsageError, match="'w3' of trained is not there"):
+        fitted(model=model, epochs=1, frozen=["w4"], checkpoint=tmp_path)
 
 
 KILLED = """

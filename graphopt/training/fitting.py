@@ -21,7 +21,7 @@ from ..importer import load
 from ..ir import Graph
 from ..lowering import Model
 from ..lowering.xla.function import Function, tensor_of, with_params
-from .batches import Array, Batches, Data, Tree
+from .batches import Array, Batches, Data
 from .checkpoint import Checkpoints
 from .losses import LOSSES, METRICS, Measure, measure_of, name_of
 from .progress import Bar, Event
@@ -141,7 +141,9 @@ def fit(
         run.start(frozen)
         if checkpoint is not None:
             about = {
+                "trained": sorted(run.trained),
                 "model": run.digest(),
+                "output": output,
                 "loss": name_of(loss),
                 "metrics": [name_of(m) for m in metrics],
                 "examples": run.data.examples,
@@ -295,24 +297,19 @@ class _Run:
             "losses": self.losses,
             "history": self.history,
         }
-        self.checkpoints.save(self.total, jax.tree.leaves(self._held()), curve)
+        self.checkpoints.save(self.total, (self.trained, self.state), curve)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, where there is one. Raises UsageError."""
         assert self.checkpoints is not None
-        leaves, shape = jax.tree.flatten(self._held())
-        found = self.checkpoints.newest(leaves)
+        found = self.checkpoints.newest((self.trained, self.state))
         if found is None:
             return
-        self.total, arrays, curve = found
-        held = jax.tree.unflatten(shape, arrays)
+        self.total, held, curve = found
         self.trained, self.state = jax.device_put(held, self.steps.everywhere)
         self.epoch, self.done = curve["epoch"], curve["done"]
         self.measured, self.losses = curve["measured"], curve["losses"]
         self.history = curve["history"]
-
-    def _held(self) -> Tree:
-        return self.trained, self.state
 
     def result(self) -> Result:
         weights = Function(self.graph).weights
