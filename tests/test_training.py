@@ -190,6 +190,26 @@ def test_batches_may_come_from_anywhere() -> None:
         fitted(data=generated(0))
 
 
+def test_validation_may_come_from_anywhere_too() -> None:
+    x, labels = examples(32)
+    batches = [(x[i::2], labels[i::2]) for i in (0, 1)]
+    whole = fitted(validation=(x, labels))
+    asked: list[int] = []
+
+    def generated(epoch: int) -> Iterator[Any]:
+        asked.append(epoch)
+        yield from batches
+
+    assert fitted(validation=generated).history == [
+        {k: pytest.approx(v, rel=1e-6) for k, v in row.items()} for row in whole.history
+    ]
+    assert asked == [0, 1]
+    with pytest.raises(UsageError, match="only once"):
+        fitted(validation=iter(batches))
+    with pytest.raises(UsageError, match="no validation data"):
+        fitted(validation=[])
+
+
 def test_losses_and_metrics_of_ones_own() -> None:
     def cubed(p: Any, target: Any) -> Any:
         return abs(p - jax.nn.one_hot(target, 3)) ** 3

@@ -264,16 +264,17 @@ class _Run:
 
     def _evaluated(self) -> Row:
         assert self.validation is not None
-        return _means(
-            [
-                _floats(
-                    self.steps.evaluate(
-                        self.trained, self.others, self.steps.place(batch), self._key()
-                    )
+        measured = [
+            _floats(
+                self.steps.evaluate(
+                    self.trained, self.others, self.steps.place(batch), self._key()
                 )
-                for batch in self.validation.epoch(0)
-            ]
-        )
+            )
+            for batch in self.validation.epoch(self.epoch)
+        ]
+        if not measured:
+            raise UsageError("an epoch without a batch: there is no validation data")
+        return _means(measured)
 
     def _event(self, measured: Measured, row: Row | None = None) -> Event:
         place = (self.epoch + 1, self.epochs, self.done, self.data.steps)
