@@ -127,17 +127,46 @@ def test_a_model_learns_and_is_written_back(tmp_path: Path) -> None:
     assert (p.argmax(1) == labels).mean() == last["validation_accuracy"]
 
 
-def test_weights_outside_of_a_model_stay_outside(tmp_path: Path) -> None:
-    model, path = network(), tmp_path / "model.onnx"
+def outside(path: Path, location: str) -> None:
+    """A network with its weights in a file beside it."""
+    model = network()
     shapes = ((6, 800), (800,), (800, 3))  # small weights are always inside
     for tensor, shape in zip(model.graph.initializer, shapes, strict=False):
         array = np.zeros(shape, np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    onnx.save(model, path, save_as_external_data=True, location="model.data")
+    onnx.save(model, path, save_as_external_data=True, location=location)
+
+
+def test_weights_outside_of_a_model_stay_outside(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    outside(path, "model.data")
     result = fitted(model=path, epochs=1)
     result.save(tmp_path / "trained.onnx")
     assert (tmp_path / "trained.onnx.data").stat().st_size >= 4 * 6 * 800
     assert (tmp_path / "model.data").exists()
+
+
+def test_the_model_that_was_trained_is_never_overwritten(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.onnx", tmp_path / "other.onnx"
+    outside(path, "other.onnx.data")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    result = fitted(model=path, epochs=1)
+    loaded = fitted(model=graphopt.load(path, apart=True), epochs=1)
+    for made, place, why in (
+        (result, path, "it is the input"),
+        (result, other, "other.onnx.data belongs to the input"),
+        (result, tmp_path / "other.onnx.data", "belongs to the input"),
+        (loaded, other, "other.onnx.data belongs to the input"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            made.save(place, overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    trained = tmp_path / "trained.onnx"
+    result.save(trained)
+    with pytest.raises(UsageError, match=r"trained\.onnx exists"):
+        result.save(trained)
+    result.save(trained, overwrite=True)
+    onnx.load(trained)
 
 
 def test_a_step_is_that_of_the_optimizer() -> None:
