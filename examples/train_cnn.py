@@ -90,7 +90,7 @@ def main() -> None:
         mesh=options.devices,
         progress=say,
     )
-    result.save(options.out)
+    result.save(options.out, overwrite=True)
     print(f"wrote {options.out}")
 
     onnx.checker.check_model(options.out)

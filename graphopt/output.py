@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,7 @@ from .exporter import save
 from .exporter.storage import Weights, data_path
 from .files import refuse_special
 from .importer import load
-from .interface import SUFFIX, is_program
+from .interface import SUFFIX, is_program, read_interface
 from .ir import Graph
 from .plan import annotated
 from .report import Change, Trial, check_to_json
@@ -53,13 +53,20 @@ class Rejected(CheckFailed):
 
 
 def check_destination(
-    path: Path, source: Path | None, *, overwrite: bool, data: bool = True
+    path: Path,
+    source: Path | None,
+    *,
+    overwrite: bool,
+    data: bool = True,
+    inputs: Iterable[Path] = (),
+    outputs: Iterable[Path] = (),
 ) -> None:
     """Find out before any work whether ``path`` can be written.
 
     Raises UsageError where it exists (and ``overwrite`` is false), is the source under
-    any name, is a link or no file, or lies in a folder that is not there. ``data``
-    looks at the file for external data as well.
+    any name, one of all ``inputs`` or other ``outputs``, is a link or no file, or lies
+    in a folder that is not there. ``data`` looks at the file for external data as well.
+    ``inputs`` exist, and are asked for only where something would be replaced.
     """
     refuse_special(path)
     if not path.parent.is_dir():
@@ -68,9 +75,21 @@ def check_destination(
         raise UsageError(f"cannot write {path}: its folder is read-only")
     if source is not None and same_file(path, source):
         raise UsageError(f"cannot write {path}: it is the input")
-    for file in (path, weights_path(path)) if data else (path,):
-        if file.exists() and not overwrite:
-            raise UsageError(f"{file} exists; -f replaces it")
+    files = [path, weights_path(path)] if data else [path]
+    _refuse_other(path, files, outputs, "is written, too")
+    there = [file for file in files if file.exists()]
+    if there:
+        _refuse_other(path, there, inputs, "belongs to the input")
+    if there and not overwrite:
+        raise UsageError(f"{there[0]} exists; -f (overwrite=True) replaces it")
+
+
+def _refuse_other(
+    path: Path, files: Sequence[Path], others: Iterable[Path], why: str
+) -> None:
+    for other in others:
+        if any(same_file(file, other) for file in files):
+            raise UsageError(f"cannot write {path}: {other} {why}")
 
 
 def weights_path(path: Path) -> Path:
@@ -84,13 +103,11 @@ def put_in_place(
     """Write a result to ``path``; see `Result.save`."""
     if is_program(path):
         raise UsageError(f"{path}: {SUFFIX} is for programs; name an XLA target")
-    check_destination(path, result.origin, overwrite=overwrite)
-    for file in data_files(result.original):
-        if same_file(weights_path(path), file) or same_file(path, file):
-            raise UsageError(f"cannot write {path}: {file} belongs to the input")
+    inputs = data_files(result.original)
+    check_destination(path, result.origin, overwrite=overwrite, inputs=inputs)
     graph = annotated(result.graph, result.plan)
     shares = weights == "share"
-    if shares and not data_files(result.original):
+    if shares and not inputs:
         raise UsageError(
             "the weights lie in the model itself: there is no file to share; write"
             " them with weights 'auto' or 'external'"
@@ -194,15 +211,29 @@ def stage(path: Path) -> Iterator[Path]:
 
 
 def same_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file, be it there or to be written."""
     try:
         return a.samefile(b)
     except OSError:
-        return False
+        return os.path.realpath(a) == os.path.realpath(b)
 
 
 def data_files(graph: Graph) -> set[Path]:
     """The files that weights of the graph lie in."""
     return {t.location.file.path for t in graph.tensors() if t.location is not None}
+
+
+def files_of(model: Path, *more: Path | None) -> Iterator[Path]:
+    """The files of a model or program, and what else is read; it is read to find them.
+
+    Raises InvalidModel, UnsupportedModel, and OSError where it cannot be read.
+    """
+    yield model
+    yield from (file for file in more if file is not None)
+    if not is_program(model):
+        yield from data_files(load(model))
+    elif (weights := read_interface(model).weights) is not None:
+        yield model.with_name(weights)
 
 
 def input_bytes(result: Result) -> int:

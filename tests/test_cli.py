@@ -174,7 +174,7 @@ def test_the_output_is_never_replaced_unasked(command: Command, digits: Path) ->
     written.write_text("precious")
     code, _, err = command("optimize", digits, "--dim", "nonsense=1")
     assert code == 2
-    assert "digits.opt.onnx exists; -f replaces it" in err  # before anything else
+    assert "digits.opt.onnx exists; -f" in err  # before anything else
     assert written.read_text() == "precious"
     assert command("optimize", digits, "--check", "off", "-f")[0] == 0
     onnx.load(written)
@@ -338,3 +338,56 @@ def test_a_data_file_of_the_input_is_not_overwritten(
     assert code == 2
     assert "belongs to the input" in err
     assert (folder / "out.onnx.data").read_bytes() == before
+
+
+def outside(digits: Path) -> tuple[Path, Path]:
+    """A model with its weights in a file beside it; both paths."""
+    model, data = digits.with_name("m.onnx"), digits.with_name("m.onnx.data")
+    onnx.save(onnx.load(digits), model, save_as_external_data=True, location=data.name)
+    return model, data
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("optimize", "m.onnx", "--check", "off", "--report", "m.onnx.data"),
+        ("optimize", "m.onnx", "--check", "off", "-o", "m.onnx.data"),
+        ("run", "m.onnx", "-o", "m.onnx.data"),
+        ("extract", "m.onnx", "-o", "m.onnx.data"),
+        ("bisect", "m.onnx", "-o", "m.onnx.data"),
+        ("run", "digits.onnx", "--inputs", "fed.npz", "-o", "fed.npz"),
+    ],
+)
+def test_no_file_of_the_input_is_overwritten(
+    command: Command, digits: Path, words: tuple[str, ...]
+) -> None:
+    outside(digits)
+    fed = digits.with_name("fed.npz")
+    np.savez(fed, images=np.zeros((1, 8, 8), np.float32))
+    before = {file: file.read_bytes() for file in digits.parent.iterdir()}
+    line = [digits.with_name(w) if "." in w else w for w in words]
+    code, _, err = command(*line, "-f")
+    assert code == 2
+    assert "belongs to the input" in err
+    assert {file: file.read_bytes() for file in digits.parent.iterdir()} == before
+
+
+def test_data_under_another_name_is_the_same_file(
+    command: Command, digits: Path
+) -> None:
+    model, data = outside(digits)
+    (digits.parent / "sub").mkdir()
+    before = data.read_bytes()
+    dots = digits.parent / "sub" / ".." / data.name
+    assert command("run", model, "-o", dots, "-f")[0] == 2
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["digits.opt.onnx", "digits.opt.onnx.data"])
+def test_a_report_takes_no_place_of_the_model(
+    command: Command, digits: Path, name: str
+) -> None:
+    code, _, err = command("optimize", digits, "--report", digits.with_name(name))
+    assert code == 2
+    assert "is written, too" in err
+    assert only(digits.parent, "digits.onnx")

@@ -76,7 +76,7 @@ def test_what_is_written_is_what_was_checked(result: Result, tmp_path: Path) -> 
 def test_saved_over_an_older_file(result: Result, tmp_path: Path) -> None:
     path = tmp_path / "out.onnx"
     path.write_text("old")
-    with pytest.raises(UsageError, match="-f replaces"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         result.save(path, overwrite=False)
     assert path.read_text() == "old"
     result.save(path)

@@ -127,17 +127,46 @@ def test_a_model_learns_and_is_written_back(tmp_path: Path) -> None:
     assert (p.argmax(1) == labels).mean() == last["validation_accuracy"]
 
 
-def test_weights_outside_of_a_model_stay_outside(tmp_path: Path) -> None:
-    model, path = network(), tmp_path / "model.onnx"
+def outside(path: Path, location: str) -> None:
+    """A network with its weights in a file beside it."""
+    model = network()
     shapes = ((6, 800), (800,), (800, 3))  # small weights are always inside
     for tensor, shape in zip(model.graph.initializer, shapes, strict=False):
         array = np.zeros(shape, np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    onnx.save(model, path, save_as_external_data=True, location="model.data")
+    onnx.save(model, path, save_as_external_data=True, location=location)
+
+
+def test_weights_outside_of_a_model_stay_outside(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    outside(path, "model.data")
     result = fitted(model=path, epochs=1)
     result.save(tmp_path / "trained.onnx")
     assert (tmp_path / "trained.onnx.data").stat().st_size >= 4 * 6 * 800
     assert (tmp_path / "model.data").exists()
+
+
+def test_the_model_that_was_trained_is_never_overwritten(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.onnx", tmp_path / "other.onnx"
+    outside(path, "other.onnx.data")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    result = fitted(model=path, epochs=1)
+    loaded = fitted(model=graphopt.load(path, apart=True), epochs=1)
+    for made, place, why in (
+        (result, path, "it is the input"),
+        (result, other, "other.onnx.data belongs to the input"),
+        (result, tmp_path / "other.onnx.data", "belongs to the input"),
+        (loaded, other, "other.onnx.data belongs to the input"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            made.save(place, overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    trained = tmp_path / "trained.onnx"
+    result.save(trained)
+    with pytest.raises(UsageError, match=r"trained\.onnx exists"):
+        result.save(trained)
+    result.save(trained, overwrite=True)
+    onnx.load(trained)
 
 
 def test_a_step_is_that_of_the_optimizer() -> None:
@@ -188,6 +217,26 @@ def test_batches_may_come_from_anywhere() -> None:
     assert fitted(data=generated).losses == listed.losses
     with pytest.raises(UsageError, match="only once"):
         fitted(data=generated(0))
+
+
+def test_validation_may_come_from_anywhere_too() -> None:
+    x, labels = examples(32)
+    batches = [(x[i::2], labels[i::2]) for i in (0, 1)]
+    whole = fitted(validation=(x, labels))
+    asked: list[int] = []
+
+    def generated(epoch: int) -> Iterator[Any]:
+        asked.append(epoch)
+        yield from batches
+
+    assert fitted(validation=generated).history == [
+        {k: pytest.approx(v, rel=1e-6) for k, v in row.items()} for row in whole.history
+    ]
+    assert asked == [0, 1]
+    with pytest.raises(UsageError, match="only once"):
+        fitted(validation=iter(batches))
+    with pytest.raises(UsageError, match="no validation data"):
+        fitted(validation=[])
 
 
 def test_losses_and_metrics_of_ones_own() -> None:
@@ -483,10 +532,28 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"seed": 1}, "seed is 0, not 1"),
         ({"batch_size": 8}, "batch_size is 16, not 8"),
         ({"loss": "mse"}, "loss is 'categorical_crossentropy', not 'mse'"),
+        ({"output": "p"}, "output is None, not 'p'"),
+        ({"frozen": ["w2"]}, "'w2' of trained is only there"),
         ({"optimizer": optax.sgd(0.1, momentum=0.9)}, "another optimizer"),
+        ({"optimizer": optax.adamw(1e-2)}, "another optimizer"),
     ):
         with pytest.raises(UsageError, match=what):
             fitted(checkpoint=tmp_path, **other)
+
+
+def test_weights_of_one_shape_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    model = network()
+    square = np.eye(8, dtype=np.float32)
+    for name in ("w3", "w4"):
+        model.graph.initializer.append(numpy_helper.from_array(square, name))
+    node = next(n for n in model.graph.node if n.op_type == "Tanh")
+    node.input[0] = "b4"
+    for i, (x, y) in enumerate((("b", "b3"), ("b3", "b4"))):
+        product = onnx.helper.make_node("MatMul", [x, f"w{i + 3}"], [y])
+        model.graph.node.insert(2 + i, product)
+    fitted(model=model, epochs=1, frozen=["w3"], checkpoint=tmp_path)
+    with pytest.raises(UsageError, match="'w3' of trained is not there"):
+        fitted(model=model, epochs=1, frozen=["w4"], checkpoint=tmp_path)
 
 
 KILLED = """

@@ -20,7 +20,7 @@ from graphopt import CheckFailed, Graph, InvalidModel, UnsupportedModel, UsageEr
 from graphopt.dims import Expr, add, floordiv, mul, symbol
 from graphopt.exporter import save
 from graphopt.inputs import random_inputs
-from graphopt.interface import ENTRY, read_interface
+from graphopt.interface import ENTRY, SUFFIX, read_interface
 from graphopt.ir import Parameter
 from graphopt.lowering import find, to_program
 from graphopt.ops import (
@@ -634,6 +634,21 @@ def test_nothing_that_exists_is_replaced_unasked(
     assert code == 2
     assert "it is the input" in err
     onnx.load(source)
+
+
+def test_weights_of_a_program_are_kept(source: Path, command: Command) -> None:
+    program, weights = (source.with_name(f"m.opt{s}") for s in (SUFFIX, ".safetensors"))
+    line = ("optimize", source, "--target", "xla-cpu")
+    code, _, err = command(*line, "--report", weights)
+    assert code == 2
+    assert "is written, too" in err
+    assert not weights.exists()
+    assert command(*line)[0] == 0
+    before = weights.read_bytes()
+    code, _, err = command("run", program, "--target", "xla-cpu", "-o", weights, "-f")
+    assert code == 2
+    assert "belongs to the input" in err
+    assert weights.read_bytes() == before
 
 
 @pytest.mark.parametrize(

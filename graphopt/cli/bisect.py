@@ -14,7 +14,7 @@ from ..driver import Checking
 from ..exporter import save
 from ..importer import load
 from ..ir import Graph
-from ..output import check_destination
+from ..output import check_destination, files_of
 from ..pipeline import count_ops
 from .arguments import (
     Progress,
@@ -39,7 +39,9 @@ def run(options: argparse.Namespace) -> int:
     """Search, and write what was found."""
     source: Path = options.model
     target: Path = options.output or source.with_name(f"{source.stem}.bisect.onnx")
-    check_destination(target, source, overwrite=options.force)
+    check_destination(
+        target, source, overwrite=options.force, inputs=files_of(source, options.inputs)
+    )
     pipeline = pipeline_of(options)
     graph = load(source)
     checking = Checking("auto", read_arrays(options.inputs, source), options.seed)

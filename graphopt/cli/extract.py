@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..exporter import save
 from ..extract import extract
 from ..importer import load
-from ..output import check_destination
+from ..output import check_destination, files_of
 from ..pipeline import count_ops
 from .arguments import add_output, pairs, say, split
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """Load, cut, write."""
     source: Path = options.model
     target: Path = options.output or source.with_name(f"{source.stem}.part.onnx")
-    check_destination(target, source, overwrite=options.force)
+    check_destination(target, source, overwrite=options.force, inputs=files_of(source))
     rename = pairs(options.rename, _renaming)
     graph = load(source)
     part = extract(

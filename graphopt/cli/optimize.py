@@ -20,7 +20,7 @@ from ..files import atomic_write
 from ..interface import SUFFIX
 from ..lowering import exporting
 from ..lowering.xla.environment import prepare
-from ..output import Rejected, check_destination
+from ..output import Rejected, check_destination, files_of, weights_path
 from ..report import Report
 from ..specialize import parse_dim, parse_shape
 from .arguments import (
@@ -97,14 +97,25 @@ def run(options: argparse.Namespace) -> int:
     target = None
     if not options.dry_run:
         target = options.output or default_output(source, options.target)
+    written: list[Path] = []
     if target is not None:
         check_destination(
-            target, source, overwrite=options.force, data=not options.bake_weights
+            target,
+            source,
+            overwrite=options.force,
+            data=not options.bake_weights,
+            inputs=files_of(source, options.inputs),
         )
+        written = [target] if options.bake_weights else [target, weights_path(target)]
     if options.report is not None:
-        check_destination(options.report, source, overwrite=options.force, data=False)
-        if target is not None and options.report.absolute() == target.absolute():
-            raise UsageError(f"{target} cannot be both the model and its report")
+        check_destination(
+            options.report,
+            source,
+            overwrite=options.force,
+            data=False,
+            inputs=files_of(source, options.inputs),
+            outputs=written,
+        )
     pipeline = pipeline_of(options)
     with Progress(options) as progress:
         progress(f"optimizing {source}")

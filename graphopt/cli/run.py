@@ -18,7 +18,7 @@ from ..files import atomic_write
 from ..importer import load
 from ..inputs import random_inputs
 from ..interface import is_program, read_interface
-from ..output import check_destination
+from ..output import check_destination, files_of
 from .arguments import (
     add_inputs,
     add_output,
@@ -44,7 +44,11 @@ def run(options: argparse.Namespace) -> int:
     """Feed the model, run it, write or print what comes out."""
     if options.output is not None:
         check_destination(
-            options.output, options.model, overwrite=options.force, data=False
+            options.output,
+            options.model,
+            overwrite=options.force,
+            data=False,
+            inputs=files_of(options.model, options.inputs),
         )
     target = target_of(options)
     check_runs(options.model, options.target)

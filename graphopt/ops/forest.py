@@ -32,6 +32,7 @@ MEMBER: Final = MODES.index("BRANCH_MEMBER")
 LEAF: Final = MODES.index("LEAF")
 
 _BLOCK: Final = 1 << 20  # places in trees that are followed at a time
+_UNROLLED: Final = 16  # levels; beyond, a traced program is a loop and stays small
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,16 +102,27 @@ class Forest:
     def leaves(self, xp: Namespace, x: Array) -> Array:
         """The leaf of each row in each tree."""
         at = xp.expand(xp.asarray(self.roots), (x.shape[0], len(self.roots)))
-        features, yes, no = map(xp.asarray, (self.features, self.yes, self.no))
-        missing = xp.asarray(self.missing_is_yes)
+        if self.depth > _UNROLLED:
+            (at,), _ = xp.scan(
+                lambda carried, _: ((self._below(xp, x, carried[0]),), ()),
+                (at,),
+                (),
+                self.depth,
+            )
+            return at
         for _ in range(self.depth):
-            values = xp.take_along_axis(x, xp.take(features, at), 1)
-            holds = self._holds(xp, values, at)
-            if self.missing_is_yes.any():
-                lost = xp.logical_and(xp.isnan(values), xp.take(missing, at))
-                holds = xp.logical_or(holds, lost)
-            at = xp.where(holds, xp.take(yes, at), xp.take(no, at))
+            at = self._below(xp, x, at)
         return at
+
+    def _below(self, xp: Namespace, x: Array, at: Array) -> Array:
+        """The nodes that rows go on to, one level down."""
+        features, yes, no = map(xp.asarray, (self.features, self.yes, self.no))
+        values = xp.take_along_axis(x, xp.take(features, at), 1)
+        holds = self._holds(xp, values, at)
+        if self.missing_is_yes.any():
+            missing = xp.take(xp.asarray(self.missing_is_yes), at)
+            holds = xp.logical_or(holds, xp.logical_and(xp.isnan(values), missing))
+        return xp.where(holds, xp.take(yes, at), xp.take(no, at))
 
     def _holds(self, xp: Namespace, values: Array, at: Array) -> Array:
         """Whether what each node asks is so."""

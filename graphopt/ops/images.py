@@ -44,9 +44,7 @@ class ImageDecoder(Computed):
 
     def compute(self, xp: Namespace, encoded: Array) -> Array:
         if xp.name != "host":
-            raise NoReference(
-                "ImageDecoder runs on the host only: XLA decodes no images"
-            )
+            raise NoReference(f"{self.kind} runs on NumPy and Pillow only")
         pixels = _decoded(np.asarray(encoded).tobytes(), _MODES[self.pixel_format])
         if pixels is None:
             return np.zeros((0, 0, self.channels()), np.uint8)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from ..errors import UsageError
-
-Array = np.ndarray[Any, Any]
+from .batches import Tree
 
 KEPT: Final = 2
 """The newest checkpoints, of which one may be half deleted when a run is killed."""
@@ -34,23 +33,21 @@ class Checkpoints:
             ),
         )
 
-    def save(self, step: int, leaves: Sequence[Array], curve: dict[str, Any]) -> None:
+    def save(self, step: int, held: Tree, curve: dict[str, Any]) -> None:
         """Write a checkpoint, unless there is one of this step."""
         if step in self.manager.all_steps():
             return
-        named = {f"{i:06}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        about = {"run": self.run, "held": _described(held), "curve": curve}
         self.manager.save(
             step,
             args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(named),
-                run=ocp.args.JsonSave({"run": self.run, "curve": curve}),
+                arrays=ocp.args.StandardSave(_numbered(held)),
+                run=ocp.args.JsonSave(about),
             ),
         )
 
-    def newest(
-        self, leaves: Sequence[Array]
-    ) -> tuple[int, list[Array], dict[str, Any]] | None:
-        """Step, arrays like the given ones, and curve; None in an empty folder.
+    def newest(self, held: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
+        """Step, arrays in place of those that are held, curve; None in an empty folder.
 
         Raises UsageError where the folder holds another run.
         """
@@ -61,21 +58,17 @@ class Checkpoints:
             step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
         )["run"]
         for what, wanted in self.run.items():
-            if kept["run"].get(what) != wanted:
-                self._refuse(f"{what} is {kept['run'].get(what)!r}, not {wanted!r}")
-        like = {f"{i:06}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-        try:
-            found = self.manager.restore(
-                step,
-                args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like)),
-            )["arrays"]
-        except ValueError as error:
-            self._refuse(f"it was made with another optimizer ({error})")
-        made = [np.asarray(found[name]) for name in like]
-        for leaf, old in zip(made, like.values(), strict=True):
-            if leaf.shape != old.shape or leaf.dtype != old.dtype:
-                self._refuse("it was made with another optimizer")
-        return step, made, kept["curve"]
+            if (had := kept["run"].get(what)) != wanted:
+                self._refuse(_difference(what, had, wanted))
+        if kept.get("held") != _described(held):
+            self._refuse("it was made with another optimizer")
+        like = _numbered(held)
+        found = self.manager.restore(
+            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like))
+        )["arrays"]
+        arrays = [np.asarray(found[name]) for name in like]
+        held = jax.tree.unflatten(jax.tree.structure(held), arrays)
+        return step, held, kept["curve"]
 
     def _refuse(self, why: str) -> Any:
         raise UsageError(
@@ -85,3 +78,33 @@ class Checkpoints:
 
     def close(self) -> None:
         self.manager.close()
+
+
+def _numbered(held: Tree) -> dict[str, np.ndarray[Any, Any]]:
+    """Leaves by their places: a name of a weight is no name of a file."""
+    leaves = jax.tree.leaves(held)
+    return {f"{i:06}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+
+
+def _described(held: Tree) -> dict[str, str]:
+    """What each leaf is, by its path in the tree; steps without a state, too."""
+    nodes, _ = jax.tree.flatten_with_path(held, is_leaf=_is_empty)
+    return {
+        jax.tree_util.keystr(path): type(node).__name__
+        if _is_empty(node)
+        else f"{np.asarray(node).dtype}{list(np.shape(node))}"
+        for path, node in nodes
+    }
+
+
+def _is_empty(node: Tree) -> bool:
+    return isinstance(node, tuple) and not node
+
+
+def _difference(what: str, had: Any, wanted: Any) -> str:
+    if isinstance(had, list) and isinstance(wanted, list):
+        odd = sorted({*had} ^ {*wanted})
+        if odd:
+            which = "only there" if odd[0] in had else "not there"
+            return f"{odd[0]!r} of {what} is {which}"
+    return f"{what} is {had!r}, not {wanted!r}"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -21,7 +22,8 @@ from ..importer import load
 from ..ir import Graph
 from ..lowering import Model
 from ..lowering.xla.function import Function, tensor_of, with_params
-from .batches import Array, Batches, Data, Tree
+from ..output import check_destination, data_files
+from .batches import Array, Batches, Data
 from .checkpoint import Checkpoints
 from .losses import LOSSES, METRICS, Measure, measure_of, name_of
 from .progress import Bar, Event
@@ -40,8 +42,8 @@ class Result:
     ``graph`` has the interface of the model and its new weights, which ``params`` has
     by name. ``history`` has a row an epoch (means over the examples that it saw, while
     the weights changed; then ``validation_…`` after it), ``losses`` a number a step.
-    ``untrained`` says of each weight that is as before why; ``external``, whether the
-    model had a data file.
+    ``untrained`` says of each weight that is as before why. ``origin`` is the file that
+    the model came from, ``data`` are the files that its weights lay in.
     """
 
     graph: Graph
@@ -49,7 +51,8 @@ class Result:
     history: list[Row]
     losses: list[float]
     untrained: dict[str, str]
-    external: bool = False
+    origin: Path | None = None
+    data: frozenset[Path] = frozenset()
 
     def save(
         self,
@@ -57,12 +60,17 @@ class Result:
         *,
         opset: Wanted = None,
         weights: Weights = "auto",
+        overwrite: bool = False,
     ) -> None:
         """Write the model, whole or not at all; raises as `graphopt.exporter.save`.
 
         "auto" ``weights`` go into a data file where those of the model were in one.
+        Raises UsageError also where ``path`` or its data file belongs to the model that
+        was trained, or exists, unless ``overwrite`` is given.
         """
-        if weights == "auto" and self.external:
+        path = Path(path)
+        check_destination(path, self.origin, overwrite=overwrite, inputs=self.data)
+        if weights == "auto" and self.data:
             weights = "external"
         save(self.graph, path, opset=opset, weights=weights)
 
@@ -105,6 +113,7 @@ def fit(
     depends on data.
     """
     graph = model if isinstance(model, Graph) else load(model, apart=True)
+    origin = Path(model) if isinstance(model, str | os.PathLike) else None
     refuse_stated(graph)
     if output is not None and output not in graph.output_names:
         known = nearest(output, graph.output_names)
@@ -141,7 +150,9 @@ def fit(
         run.start(frozen)
         if checkpoint is not None:
             about = {
+                "trained": sorted(run.trained),
                 "model": run.digest(),
+                "output": output,
                 "loss": name_of(loss),
                 "metrics": [name_of(m) for m in metrics],
                 "examples": run.data.examples,
@@ -155,7 +166,7 @@ def fit(
             run.checkpoint_every = checkpoint_every
             run.resume()
         run.train()
-        return run.result()
+        return run.result(origin)
 
 
 class _Run:
@@ -262,16 +273,17 @@ class _Run:
 
     def _evaluated(self) -> Row:
         assert self.validation is not None
-        return _means(
-            [
-                _floats(
-                    self.steps.evaluate(
-                        self.trained, self.others, self.steps.place(batch), self._key()
-                    )
+        measured = [
+            _floats(
+                self.steps.evaluate(
+                    self.trained, self.others, self.steps.place(batch), self._key()
                 )
-                for batch in self.validation.epoch(0)
-            ]
-        )
+            )
+            for batch in self.validation.epoch(self.epoch)
+        ]
+        if not measured:
+            raise UsageError("an epoch without a batch: there is no validation data")
+        return _means(measured)
 
     def _event(self, measured: Measured, row: Row | None = None) -> Event:
         place = (self.epoch + 1, self.epochs, self.done, self.data.steps)
@@ -295,26 +307,21 @@ class _Run:
             "losses": self.losses,
             "history": self.history,
         }
-        self.checkpoints.save(self.total, jax.tree.leaves(self._held()), curve)
+        self.checkpoints.save(self.total, (self.trained, self.state), curve)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, where there is one. Raises UsageError."""
         assert self.checkpoints is not None
-        leaves, shape = jax.tree.flatten(self._held())
-        found = self.checkpoints.newest(leaves)
+        found = self.checkpoints.newest((self.trained, self.state))
         if found is None:
             return
-        self.total, arrays, curve = found
-        held = jax.tree.unflatten(shape, arrays)
+        self.total, held, curve = found
         self.trained, self.state = jax.device_put(held, self.steps.everywhere)
         self.epoch, self.done = curve["epoch"], curve["done"]
         self.measured, self.losses = curve["measured"], curve["losses"]
         self.history = curve["history"]
 
-    def _held(self) -> Tree:
-        return self.trained, self.state
-
-    def result(self) -> Result:
+    def result(self, origin: Path | None) -> Result:
         weights = Function(self.graph).weights
         params = {
             name: np.asarray(array).astype(tensor_of(weights[name]).dtype.numpy)
@@ -326,7 +333,8 @@ class _Run:
             self.history,
             self.losses,
             self.untrained,
-            any(t.location is not None for t in self.graph.tensors()),
+            origin,
+            frozenset(data_files(self.graph)),
         )
 
 

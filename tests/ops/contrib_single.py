@@ -74,8 +74,9 @@ class Case:
 def faults_of_meaning(case: Case, *, rtol: float = 2e-5, step: int = 0) -> list[str]:
     """Where our results are not those of the kernel.
 
-    Real numbers may be apart by ``rtol`` of the largest; integers by ``step`` in one of
-    a hundred places, where the kernel rounds a number that it computes another way.
+    Real numbers may be apart by ``rtol`` of the largest that is finite; integers by
+    ``step`` in one of a hundred places, where the kernel rounds a number that it
+    computes another way.
     """
     model, inputs = case.model(), case.inputs()
     ours = graphopt.run_model(model, inputs)
@@ -85,14 +86,31 @@ def faults_of_meaning(case: Case, *, rtol: float = 2e-5, step: int = 0) -> list[
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             faults.append(f"y{i}: {a.dtype}{a.shape}, not {b.dtype}{b.shape}")
             continue
-        wide = np.abs(a.astype(np.float64) - b.astype(np.float64))
         if a.dtype.kind in "iub":
+            wide = np.abs(a.astype(np.float64) - b.astype(np.float64))
             few = np.count_nonzero(wide) <= max(1, wide.size // 100)
             if wide.max(initial=0) > step or (step and not few):
                 faults.append(f"y{i}: {np.count_nonzero(wide)} apart")
-        elif wide.max(initial=0) > rtol * np.abs(b).max(initial=1):
-            faults.append(f"y{i}: {wide.max()} apart")
+        elif (fault := fault_of_reals(a, b, rtol)) is not None:
+            faults.append(f"y{i}: {fault}")
     return faults
+
+
+def fault_of_reals(ours: Array, theirs: Array, rtol: float) -> str | None:
+    """Where numbers are apart by more than ``rtol`` of the largest that is finite.
+
+    What is not finite must be the same in the same places, and cannot be all there is.
+    """
+    finite = np.isfinite(theirs)
+    if theirs.size and not finite.any():
+        return "nothing is finite"
+    largest = float(np.abs(theirs[finite].astype(np.float64)).max(initial=0))
+    wide = ours.astype(np.float64), theirs.astype(np.float64)
+    try:
+        np.testing.assert_allclose(*wide, rtol=0, atol=rtol * largest, equal_nan=True)
+    except AssertionError as error:
+        return str(error)
+    return None
 
 
 def faults_of_types(case: Case) -> list[str]:

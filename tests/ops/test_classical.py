@@ -631,3 +631,48 @@ def test_trees_can_be_traced() -> None:
     with host().scope():
         expected = op.compute(host(), x)  # type: ignore[attr-defined]
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)
+
+
+def chain(depth: int) -> dict[str, Any]:
+    """One tree, in which each node has a leaf and the next node: as deep as can be."""
+    inner, leaves = list(range(depth)), list(range(depth, 2 * depth + 1))
+    none = [0] * len(leaves)
+    return {
+        "nodes_treeids": [0] * (2 * depth + 1),
+        "nodes_nodeids": inner + leaves,
+        "nodes_modes": ["BRANCH_LEQ"] * depth + ["LEAF"] * len(leaves),
+        "nodes_featureids": [0] * depth + none,
+        "nodes_values": [float(i) for i in inner] + [0.0] * len(leaves),
+        "nodes_truenodeids": leaves[:-1] + none,
+        "nodes_falsenodeids": inner[1:] + leaves[-1:] + none,
+        "target_treeids": none,
+        "target_nodeids": leaves,
+        "target_ids": none,
+        "target_weights": [float(i) for i in range(len(leaves))],
+        "n_targets": 1,
+    }
+
+
+@pytest.mark.xla
+def test_deep_trees_are_no_larger_programs() -> None:
+    jax = pytest.importorskip("jax")
+    from graphopt.xp import traced
+
+    x = np.array([[-1.0], [0.5], [17.0], [250.5], [1e9]], np.float32)
+    sizes = []
+    for depth in (40, 400):
+        proto = model("TreeEnsembleRegressor", [x], **chain(depth))
+        (op,) = load(proto).ops
+
+        def run(x: Any, op: Any = op) -> Any:
+            return op.compute(traced(), x)
+
+        with traced().scope():
+            sizes.append(str(jax.make_jaxpr(run)(x)).count("gather"))
+            found = jax.jit(run)(x)
+            slope = jax.grad(lambda x, run=run: run(x).sum())(x)
+        expected = np.minimum([[0], [1], [17], [251], [depth]], depth)
+        np.testing.assert_array_equal(np.asarray(found), expected)
+        np.testing.assert_array_equal(graphopt.run_model(proto, {"x0": x})[0], expected)
+        assert not np.asarray(slope).any()
+    assert sizes[0] == sizes[1]

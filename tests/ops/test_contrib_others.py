@@ -9,6 +9,7 @@ import pytest
 from contrib_single import (
     Array,
     Case,
+    fault_of_reals,
     faults_of_keeping,
     faults_of_meaning,
     faults_of_types,
@@ -209,6 +210,26 @@ def test_types_follow_from_the_body(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_they_stay_what_they_are(case: Case) -> None:
     assert faults_of_keeping(case) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ([0.5, np.nan, np.inf], [0.5, np.nan, np.inf], True),
+        ([1e9, 1.0], [1e9, 2.0], True),
+        ([np.nan, np.nan], [0.5, 0.5], False),
+        ([0.5, 0.5], [np.nan, 0.5], False),
+        ([np.nan, np.nan], [np.nan, np.nan], False),
+        ([0.5, np.inf], [0.5, -np.inf], False),
+        ([0.5, 1e9], [0.5, np.inf], False),
+        ([1e-6, 0.0], [2e-6, 0.0], False),
+    ],
+)
+def test_numbers_are_compared_by_the_largest(
+    ours: list[float], theirs: list[float], same: bool
+) -> None:
+    fault = fault_of_reals(np.array(ours), np.array(theirs), 2e-5)
+    assert (fault is None) == same
 
 
 # --- what has no kernel for CPUs ----------------------------------------------------

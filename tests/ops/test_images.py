@@ -50,5 +50,16 @@ def test_without_pillow_it_is_said_what_to_install(
     sys.path_importer_cache.clear()
     op = ImageDecoder(ENCODED)
     assert not has_reference(op)
-    with pytest.raises(NoReference, match="pip install pillow"):
+    with pytest.raises(NoReference, match=r"ImageDecoder needs .*pip install pillow"):
         fold(op, [np.zeros(3, np.uint8)])
+
+
+@pytest.mark.xla
+def test_traced_it_is_named() -> None:
+    pytest.importorskip("jax")
+    pytest.importorskip("PIL")
+    from graphopt.xp import traced
+
+    op = ImageDecoder(ENCODED)
+    with traced().scope(), pytest.raises(NoReference, match="ImageDecoder runs on"):
+        op.compute(traced(), np.zeros(3, np.uint8))
