@@ -242,7 +242,7 @@ def improve(
     checking = checking or Checking()
     notes = [f"{who} now follows its operand" for who in special.followed]
     notes += _said_of_equals(given)
-    notes += _said_of_defaults(given, freeze)
+    notes += _said_of_defaults(given, freeze, target)
     if special.freed and checking.wanted:
         notes.append(_tried(given, special, checking.seed))
     start = with_opset(original, opset)
@@ -287,13 +287,18 @@ def _said_of_equals(given: Graph) -> list[str]:
     return [f"{equal} of {nodes} nodes equal others, and count once"] if equal else []
 
 
-def _said_of_defaults(given: Graph, freeze: bool) -> list[str]:
+def _said_of_defaults(given: Graph, freeze: bool, target: str) -> list[str]:
     """What became of the initializers that callers may override."""
     count = sum(p.default is not None for p in given.inputs)
     if not count:
         return []
     if freeze:
         return [f"{count} initializers can no longer be overridden by callers"]
+    if target != "onnx":
+        return [
+            f"{count} initializers are inputs too: in a program they are weights, and"
+            " fixed where they decide shapes (--freeze makes them constants)"
+        ]
     return [
         f"{count} initializers are inputs too: callers may override them, so they are"
         " not folded (--freeze makes them constants)"

@@ -562,7 +562,7 @@ def test_inputs_that_decide_shapes_are_fixed(tmp_path: Path, command: Command) -
     command_line = ("optimize", source, "--target", "xla-cpu", "--inputs", arrays)
     code, out, _ = command(*command_line)
     assert code == 0
-    assert "the input 'to' is fixed" in out
+    assert "the input 'to' decides shapes, and is fixed" in out
     path = tmp_path / "m.opt.stablehlo"
     assert read_interface(path).fixed_arrays()["to"].tolist() == [2, 3]
     assert called(path, {"x": normal(6)})["y"].shape == (2, 3)
@@ -572,6 +572,43 @@ def test_inputs_that_decide_shapes_are_fixed(tmp_path: Path, command: Command) -
     code, _, err = command("run", path, "--target", "xla-cpu", "--inputs", arrays)
     assert code == 2
     assert "fixed" in err
+
+
+def overridable(text: str, **defaults: Any) -> onnx.ModelProto:
+    """A model with initializers that are inputs too."""
+    made = model(text)
+    for name, array in defaults.items():
+        made.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return made
+
+
+def test_defaults_that_decide_shapes_are_fixed(
+    tmp_path: Path, command: Command
+) -> None:
+    text = "graph (float[6] x, int64[2] to) => (float[a, b] y) { y = Reshape(x, to) }"
+    source, path = tmp_path / "m.onnx", tmp_path / "m.opt.stablehlo"
+    onnx.save(overridable(text, to=np.array([2, 3])), source)
+    code, out, _ = command("optimize", source, "--target", "xla-cpu")
+    assert code == 0
+    assert "the input 'to' decides shapes, and is fixed" in out
+    assert "callers may override" not in out
+    assert read_interface(path).fixed_arrays()["to"].tolist() == [2, 3]
+    run = find("xla-cpu").open(path)
+    assert run(x=normal(6), to=np.array([2, 3]))["y"].shape == (2, 3)
+    with pytest.raises(UsageError, match=r"'to' is fixed in the program, as \[2, 3\]"):
+        run(x=normal(6), to=np.array([3, 2]))
+    arrays = tmp_path / "in.npz"
+    np.savez(arrays, x=normal(6), to=np.array([3, 2]))
+    line = ("optimize", source, "--target", "xla-cpu", "-f", "--inputs", arrays)
+    assert command(*line)[0] == 0
+    assert read_interface(path).fixed_arrays()["to"].tolist() == [3, 2]
+
+
+def test_a_default_of_strings_is_refused() -> None:
+    text = "graph (float[n] x, string[1] s) => (float[n] y) { y = Relu(x) }"
+    graph = graphopt.load(overridable(text, s=np.array(["a"], object)))
+    with pytest.raises(UnsupportedModel, match=r"'s'.*--freeze"):
+        to_program(graph, "xla-cpu")
 
 
 # --- put in place ---------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,8 @@ class Program:
         if made.symbols:
             yield f"open dims: {', '.join(made.symbols)}"
         yield from (f"holds for {constraint}" for constraint in made.constraints)
-        yield from (f"the input {name!r} is fixed" for name in made.fixed)
+        for name in made.fixed:
+            yield f"the input {name!r} decides shapes, and is fixed in the program"
         if made.weights is not None and made.baked:
             some = ", ".join(map(repr, made.baked[:3]))
             yield (
@@ -94,10 +95,10 @@ def export(
     """The graph as ``call(weights, inputs) -> outputs``, all dicts by name.
 
     It runs on all of `PLATFORMS` if JAX can say it for all, else on ``platform``.
-    ``fixed`` are values for inputs that steer shapes, others are ignored; ``beside``
-    names the file of weights, without which they are part of the program. Raises
-    UsageError, UnsupportedModel for what XLA does not have, and where a dim cannot stay
-    open: that names the op.
+    ``fixed`` are values for inputs that steer shapes, others are ignored; those with a
+    default need none. ``beside`` names the file of weights, without which they are part
+    of the program. Raises UsageError, UnsupportedModel for what XLA does not have, and
+    where a dim cannot stay open: that names the op.
     """
     for home, op in graph.walk():
         if not op.deterministic and not isinstance(op, Opaque):
@@ -107,8 +108,8 @@ def export(
             )
     graph = _named(graph)
     function = Function(graph, precision=precision)
-    known = _fixed(function, fixed or {})
     params = function.params
+    known = _fixed(graph, function.steering, params.keys(), fixed or {})
     stored = {
         name: array
         for name, array in params.items()
@@ -263,6 +264,11 @@ def _named(graph: Graph) -> Graph:
     new: dict[str, int | str] = {}
     for p in graph.inputs:
         if p.default is not None:
+            if p.dtype is DType.STRING:
+                raise UnsupportedModel(
+                    f"the input {p.name!r}: XLA has no strings; --freeze"
+                    " (freeze=True in Python) makes a constant of its default"
+                )
             continue
         if not isinstance(p.type, TensorType) or p.type.dtype is None:
             raise UnsupportedModel(
@@ -281,15 +287,25 @@ def _named(graph: Graph) -> Graph:
     return specialize(graph, new).graph if new else graph
 
 
-def _fixed(function: Function, given: Mapping[str, Array]) -> dict[str, Array]:
-    """The values of inputs that steer shapes. Raises UsageError where one lacks."""
+def _fixed(
+    graph: Graph,
+    steering: Collection[str],
+    weights: Collection[str],
+    given: Mapping[str, Array],
+) -> dict[str, Array]:
+    """The values of inputs that steer shapes. Raises UsageError where one lacks.
+
+    A default that is no weight steers, also where the input could be too large to.
+    """
     known = {}
-    for p in function.graph.inputs:
-        if p.name not in function.steering:
+    for p in graph.inputs:
+        if p.name in weights or (p.default is None and p.name not in steering):
             continue
         if p.name in given:
             known[p.name] = np.asarray(given[p.name])
-        elif p.default is None:
+        elif p.default is not None:
+            known[p.name] = p.default.array()
+        else:
             raise UsageError(
                 f"the input {p.name!r} decides shapes, and is part of a program for"
                 " XLA: give its value with --inputs (inputs=… in Python)"
