@@ -731,6 +731,29 @@ def test_a_program_that_computes_something_else_is_rejected(
     assert command(*line, "--check", "off")[0] == 0
 
 
+@pytest.mark.parametrize("target", ["xla-cpu", "xla-cuda", "xla-tpu"])
+def test_what_one_platform_alone_can_run(
+    target: str, source: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporting = export.export
+
+    def export_(function: Any, *, platforms: Any) -> Any:
+        if len(platforms) > 1:
+            raise NotImplementedError("another platform lacks it")
+        return exporting(function, platforms=platforms)
+
+    monkeypatch.setattr(export, "export", export_)
+    code, out, _ = command("optimize", source, "--target", target, "--json")
+    assert code == 0
+    members, platform = json.loads(out), target.removeprefix("xla-")
+    assert members["program"]["platforms"] == [platform]
+    assert f"the program runs on {platform} only" in members["notes"]
+    assert members["check"]["passed"] is True
+    tried = members["runtime"]
+    assert tried["passed"] is (True if platform == "cpu" else None)
+    assert platform == "cpu" or f"for {platform} only" in tried["note"]
+
+
 def test_the_reason_reaches_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
