@@ -185,6 +185,11 @@ def _module(name: str, extra: str = "jax") -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _PACKAGES:
             raise
-        raise BackendMissing(
-            f"{error.name} is not installed; pip install 'graphopt[{extra}]'"
-        ) from error
+        raise not_installed(error, extra) from error
+
+
+def not_installed(error: ModuleNotFoundError, extra: str = "jax") -> BackendMissing:
+    """The error for a module that ``extra`` installs."""
+    return BackendMissing(
+        f"{error.name} is not installed; pip install 'graphopt[{extra}]'"
+    )

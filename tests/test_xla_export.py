@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,14 @@ import onnx
 import pytest
 
 import graphopt
-from graphopt import CheckFailed, Graph, InvalidModel, UnsupportedModel, UsageError
+from graphopt import (
+    BackendMissing,
+    CheckFailed,
+    Graph,
+    InvalidModel,
+    UnsupportedModel,
+    UsageError,
+)
 from graphopt.dims import Expr, add, floordiv, mul, symbol
 from graphopt.exporter import save
 from graphopt.inputs import random_inputs
@@ -270,6 +278,103 @@ def test_a_damaged_program_is_refused(tmp_path: Path) -> None:
     saved(linear(), path)
     path.write_bytes(bytes(64) + path.read_bytes()[64:])
     with pytest.raises(InvalidModel, match="no program"):
+        find("xla-cpu").open(path)
+
+
+def test_a_program_that_is_damaged_inside_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.stablehlo"
+    saved(linear(), path)
+    held = path.read_bytes()
+    assert held.count(b"get_dimension_size_v1") >= 1
+    path.write_bytes(held.replace(b"get_dimension_size_v1", b"get_dimension_size_v?"))
+    with pytest.raises(InvalidModel, match="does not take the program"):
+        find("xla-cpu").open(path)(x=normal(2, 3))
+
+
+def rewritten(path: Path, **changed: Any) -> None:
+    """Give a program another interface."""
+    with zipfile.ZipFile(path) as archive:
+        members = json.loads(archive.read(ENTRY))
+        begins = archive.getinfo(ENTRY).header_offset
+    path.write_bytes(path.read_bytes()[:begins])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(ENTRY, json.dumps({**members, **changed}))
+
+
+def _port(name: str = "x", dtype: str = "float32", *shape: Any) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": shape or ("n", 3)}
+
+
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    *(
+        ({"weights": name}, "beside the program")
+        for name in ("../../etc/x", "/etc/passwd", "a/b.safetensors", "", ".", "..")
+    ),
+    ({"weights": "a\0b"}, "beside the program"),
+    ({"weights": "\ud800"}, "beside the program"),
+    ({"weights": 5}, "no words"),
+    ({"weights": "w" * 5000}, "missing"),
+    ({"jax": None}, "no words"),
+    ({"platforms": [1]}, "no words"),
+    ({"platforms": 5}, "damaged"),
+    ({"platforms": ["cpu"]}, "another program's"),
+    ({"outputs": []}, "another program's"),
+    ({"inputs": []}, "another program's"),
+    ({"inputs": [_port("z")]}, "another program's"),
+    ({"inputs": [_port("x", "int32")]}, "another program's"),
+    ({"inputs": [_port("x", "float32", "n", 4)]}, "another program's"),
+    ({"inputs": [_port("x", "float32", 7, 3)]}, "another program's"),
+    ({"inputs": [_port("x", "float32", "n")]}, "another program's"),
+    ({"inputs": [_port("x", "float32", "n", 1.5)]}, "no number and no word"),
+    ({"inputs": [_port("x", "float32", "n" * 9 + "+", 3)]}, "damaged"),
+    ({"outputs": [_port("y", "float33", "n", 2)]}, "no element type"),
+    ({"outputs": [_port("y", "float32", "n", 3)]}, "another program's"),
+    ({"fixed": [1]}, "damaged"),
+    ({"fixed": {"k": {"dtype": "uint8", "values": [300]}}}, "damaged"),
+    ({"graphopt": "x" * (65 << 20)}, "more than"),
+]
+
+
+@pytest.mark.parametrize(("changed", "told"), HOSTILE, ids=range(len(HOSTILE)))
+def test_the_interface_of_a_stranger(
+    changed: dict[str, Any], told: str, tmp_path: Path, command: Command
+) -> None:
+    path = tmp_path / "m.stablehlo"
+    saved(linear(), path)
+    rewritten(path)
+    find("xla-cpu").open(path)
+    rewritten(path, **changed)
+    code, _, err = command("run", path, "--target", "xla-cpu", "--dim", "n=2")
+    assert code == (2 if told == "missing" else 3), err
+    assert told in err
+
+
+def test_nested_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "m.stablehlo"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(ENTRY, "[" * 200_000)
+    with pytest.raises(InvalidModel, match="damaged"):
+        read_interface(path)
+
+
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to"])
+def test_weights_are_no_links(how: str, tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "m.stablehlo", tmp_path / "secret"
+    saved(linear(), path)
+    beside = path.with_suffix(".safetensors")
+    beside.rename(elsewhere)
+    getattr(beside, how)(elsewhere)
+    with pytest.raises(InvalidModel, match=r"link"):
+        find("xla-cpu").open(path)
+
+
+def test_a_package_that_lacks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.stablehlo"
+    saved(linear(), path)
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(BackendMissing, match="flatbuffers is not installed"):
         find("xla-cpu").open(path)
 
 
