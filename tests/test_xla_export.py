@@ -836,18 +836,29 @@ def test_a_program_that_computes_something_else_is_rejected(
     assert command(*line, "--check", "off")[0] == 0
 
 
+def alone(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """JAX as it is where another platform lacks something."""
+    exporting = export.export
+
+    def export_(function: Any, *, platforms: Any) -> Any:
+        traced = exporting(function, platforms=platforms)
+
+        def made(*args: Any) -> Any:
+            found = traced(*args)
+            if len(platforms) > 1:
+                raise error("another platform lacks it")
+            return found
+
+        return made
+
+    monkeypatch.setattr(export, "export", export_)
+
+
 @pytest.mark.parametrize("target", ["xla-cpu", "xla-cuda", "xla-tpu"])
 def test_what_one_platform_alone_can_run(
     target: str, source: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exporting = export.export
-
-    def export_(function: Any, *, platforms: Any) -> Any:
-        if len(platforms) > 1:
-            raise NotImplementedError("another platform lacks it")
-        return exporting(function, platforms=platforms)
-
-    monkeypatch.setattr(export, "export", export_)
+    alone(monkeypatch, NotImplementedError)
     code, out, _ = command("optimize", source, "--target", target, "--json")
     assert code == 0
     members, platform = json.loads(out), target.removeprefix("xla-")
@@ -857,6 +868,27 @@ def test_what_one_platform_alone_can_run(
     tried = members["runtime"]
     assert tried["passed"] is (True if platform == "cpu" else None)
     assert platform == "cpu" or f"for {platform} only" in tried["note"]
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, ValueError])
+def test_one_platform_and_capped_dims(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone(monkeypatch, error)
+    shape, build = OPEN["table"]
+    x = image(*shape)
+    made = to_program(Graph([x], [build(x)], output_names=["y"]), "xla-cuda").interface
+    assert made.platforms == ("cuda",)
+    assert made.constraints == ("n <= 512",)
+
+
+def test_what_no_platform_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(function: Any, *, platforms: Any) -> Any:
+        raise ValueError("nothing has it.\nmore")
+
+    monkeypatch.setattr(export, "export", lacks)
+    with pytest.raises(UnsupportedModel, match=r"for cpu: nothing has it$"):
+        to_program(linear(), "xla-cpu")
 
 
 def test_the_reason_reaches_python(

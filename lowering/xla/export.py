@@ -173,30 +173,34 @@ class _Making:
     def made(self, platform: str) -> tuple[Any, bytes, str | None]:
         """The export, its bytes, and why they hold no derivative."""
         with jax.enable_x64(True), _without_source():
-            try:
-                made = self._exported(PLATFORMS)
-            except (Open, DataDependent):
-                self.caps = _caps(self.graph, self.names)
-                if not self.caps:
-                    raise
-                made = self._exported(PLATFORMS)
-            except GraphoptError:
-                raise
-            except (NotImplementedError, ValueError):  # another platform lacks it
-                made = self._alone(platform)
+            made = self._within_caps(platform)
             try:
                 return made, bytes(made.serialize(vjp_order=1)), None
             except Exception as error:  # one of many that JAX has for it
                 return made, _serialized(made), _first_line(error)
 
-    def _alone(self, platform: str) -> Any:
-        """The export for one platform."""
+    def _within_caps(self, platform: str) -> Any:
+        """The export; where dims cannot stay open, the one for dims within `_caps`."""
         try:
-            return self._exported([platform])
-        except (NotImplementedError, ValueError) as error:
-            raise UnsupportedModel(
-                f"JAX cannot export this for {platform}: {_first_line(error)}"
-            ) from error
+            return self._for_most(platform)
+        except (Open, DataDependent):
+            self.caps = _caps(self.graph, self.names)
+            if not self.caps:
+                raise
+            return self._for_most(platform)
+
+    def _for_most(self, platform: str) -> Any:
+        """The export for all platforms, or where one lacks something, for this one."""
+        for platforms in (PLATFORMS, (platform,)):
+            try:
+                return self._exported(platforms)
+            except GraphoptError:
+                raise
+            except (NotImplementedError, ValueError) as error:  # of JAX
+                reason = error
+        raise UnsupportedModel(
+            f"JAX cannot export this for {platform}: {_first_line(reason)}"
+        ) from reason
 
     def _exported(self, platforms: Sequence[str]) -> Any:
         most = {**dict.fromkeys(self.names, LARGEST), **dict(self.caps)}
