@@ -66,7 +66,8 @@ class Interface:
     ``weights`` is the file that holds them, beside the program; None where they are all
     in it. ``baked`` are weights that are part of the program, ``fixed`` are the inputs
     whose values are. ``symbols`` are the open dims, of which ``constraints`` hold;
-    ``no_derivative`` says why the program has none, if it has none.
+    ``no_derivative`` says why the program has none, if it has none. ``precision`` of
+    float32 products is "highest", float32's own, or "default", that of each chip.
     """
 
     graphopt: str
@@ -80,6 +81,7 @@ class Interface:
     baked: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     no_derivative: str | None = None
+    precision: str = "highest"
 
     def to_json(self) -> dict[str, Any]:
         """The members of the JSON object."""
@@ -164,6 +166,8 @@ def _check(made: Interface) -> None:
         _dtype(port.dtype)
         if not all(type(dim) in (int, str) for dim in port.shape):
             raise TypeError(f"{port.name!r} has a dim that is no number and no word")
+    if made.precision not in ("highest", "default"):
+        raise ValueError(f"no precision is called {made.precision!r}")
     weights = made.weights
     if weights is None:
         return

@@ -55,6 +55,7 @@ def put_program_in_place(
         result.report.target,
         fixed=result.checking.inputs,
         beside=None if bake else beside.name,
+        precision=result.precision,
     )
     with stage(path) as staged:
         program.save(staged)

@@ -26,6 +26,7 @@ from graphopt.ir import Graph
 from graphopt.plan import Plan
 
 from .xla.environment import prepare
+from .xla.platforms import PLATFORMS, precision_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -161,13 +162,23 @@ def to_program(
     *,
     fixed: Mapping[str, Array] | None = None,
     beside: str | None = None,
+    precision: str | None = None,
 ) -> Program:
     """The graph as an exported program, what `optimize` writes for an XLA target.
 
-    See `graphopt.lowering.xla.export`. Raises BackendMissing without JAX.
+    ``precision`` of float32 products is "fp32", or the target's own: that of a TPU
+    rounds operands, and a program for it does so on every chip that can. See
+    `graphopt.lowering.xla.export`. Raises UsageError, BackendMissing without JAX.
     """
-    platform = target.removeprefix("xla-")
-    made: Program = exporting().export(graph, platform, fixed=fixed, beside=beside)
+    if target not in PLATFORMS:
+        raise UsageError(f"no programs for {target!r}{nearest(target, PLATFORMS)}")
+    made: Program = exporting().export(
+        graph,
+        PLATFORMS[target],
+        fixed=fixed,
+        beside=beside,
+        precision=precision_of(target, precision),
+    )
     return made
 
 

@@ -329,6 +329,8 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"inputs": [_port("x", "float32", "n" * 9 + "+", 3)]}, "damaged"),
     ({"outputs": [_port("y", "float33", "n", 2)]}, "no element type"),
     ({"outputs": [_port("y", "float32", "n", 3)]}, "another program's"),
+    ({"precision": "fp32"}, "no precision"),
+    ({"precision": []}, "no precision"),
     ({"fixed": [1]}, "damaged"),
     ({"fixed": {"k": {"dtype": "uint8", "values": [300]}}}, "damaged"),
     ({"graphopt": "x" * (65 << 20)}, "more than"),
@@ -716,6 +718,57 @@ def test_a_default_of_strings_is_refused() -> None:
         to_program(graph, "xla-cpu")
 
 
+# --- precision ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "precision"),
+    [
+        ("xla-cpu", (), "highest"),
+        ("xla-cuda", (), "highest"),
+        ("xla-tpu", (), "default"),
+        ("xla-tpu", ("--precision", "fp32"), "highest"),
+    ],
+)
+def test_precision_follows_the_target(
+    target: str,
+    options: tuple[str, ...],
+    precision: str,
+    source: Path,
+    command: Command,
+) -> None:
+    line = ("optimize", source, "--target", target, *options, "--json")
+    code, out, _ = command(*line)
+    assert code == 0
+    members = json.loads(out)
+    assert members["program"]["precision"] == precision
+    rounds = any("products of float32 round" in note for note in members["notes"])
+    assert rounds == (precision == "default")
+    path = source.with_name("m.opt.stablehlo")
+    assert find("xla-cpu").open(path).used()["precision"] == precision
+    text = export.deserialize(path.read_bytes()).mlir_module()
+    assert ("precision = [HIGHEST, HIGHEST]" in text) == (precision == "highest")
+
+
+def test_a_program_keeps_its_precision(source: Path, command: Command) -> None:
+    path = source.with_name("m.opt.stablehlo")
+    assert command("optimize", source, "--target", "xla-tpu")[0] == 0
+    for name in ("run", "bench"):
+        line = (name, path, "--target", "xla-cpu", "--precision", "fp32")
+        code, _, err = command(*line)
+        assert code == 2
+        assert "exported with" in err
+
+
+def test_programs_are_for_targets_of_xla() -> None:
+    with pytest.raises(UsageError, match="no programs for 'xla-gpu'"):
+        to_program(linear(), "xla-gpu")
+    with pytest.raises(UsageError, match="no precision 'fp23'; did you mean 'fp32'"):
+        graphopt.optimize(linear(), "xla-tpu", precision="fp23")
+    with pytest.raises(UsageError, match="programs for XLA"):
+        graphopt.optimize(linear(), precision="fp32")
+
+
 # --- put in place ---------------------------------------------------------------------
 
 
@@ -786,6 +839,7 @@ def test_nothing_that_exists_is_replaced_unasked(
         (("--target", "xla-cpu", "-o", "out.onnx"), ".stablehlo"),
         (("-o", "out.stablehlo"), "XLA target"),
         (("--bake-weights",), "--weights inline"),
+        (("--precision", "fp32"), "XLA targets"),
     ],
 )
 def test_options_that_do_not_fit(

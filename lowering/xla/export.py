@@ -30,13 +30,15 @@ from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
 
 from .function import Function
+from .platforms import PLATFORMS
 from .symbols import sized
 from .trace import DataDependent, Open
 from .weights import STORED, save_weights
 
 Array = Any
 
-PLATFORMS: Final = ("cpu", "cuda", "tpu")
+EVERY: Final = tuple(PLATFORMS.values())
+"""The platforms of a program that all can run."""
 
 LARGEST: Final = (1 << 31) - 1
 """What a dim may be: an index beyond it stands for the end of an axis."""
@@ -67,8 +69,13 @@ class Program:
     def notes(self) -> Iterator[str]:
         """What whoever uses the program should know."""
         made = self.interface
-        if made.platforms != PLATFORMS:
+        if made.platforms != EVERY:
             yield f"the program runs on {', '.join(made.platforms)} only"
+        if made.precision == "default":
+            yield (
+                "products of float32 round operands where the chip does, on TPUs to"
+                " bfloat16 (see --precision)"
+            )
         if made.symbols:
             yield f"open dims: {', '.join(made.symbols)}"
         yield from (f"holds for {constraint}" for constraint in made.constraints)
@@ -90,15 +97,16 @@ def export(
     *,
     fixed: Mapping[str, Array] | None = None,
     beside: str | None = None,
-    precision: str = "highest",
+    precision: str,
 ) -> Program:
     """The graph as ``call(weights, inputs) -> outputs``, all dicts by name.
 
-    It runs on all of `PLATFORMS` if JAX can say it for all, else on ``platform``.
+    It runs on all platforms if JAX can say it for all, else on ``platform``.
     ``fixed`` are values for inputs that steer shapes, others are ignored; those with a
     default need none. ``beside`` names the file of weights, without which they are part
     of the program. Raises UsageError, UnsupportedModel for what XLA does not have, and
     where a dim cannot stay open: that names the op.
+    ``precision`` of float32 products is "highest", or "default", each chip's own.
     """
     for home, op in graph.walk():
         if not op.deterministic and not isinstance(op, Opaque):
@@ -149,6 +157,7 @@ def export(
         baked=tuple(baked),
         fixed={name: fixed_value(array) for name, array in known.items()},
         no_derivative=no_derivative,
+        precision=precision,
     )
     return Program(blob, stored, interface)
 
@@ -191,7 +200,7 @@ class _Making:
 
     def _for_most(self, platform: str) -> Any:
         """The export for all platforms, or where one lacks something, for this one."""
-        for platforms in (PLATFORMS, (platform,)):
+        for platforms in (EVERY, (platform,)):
             try:
                 return self._exported(platforms)
             except GraphoptError:

@@ -74,6 +74,7 @@ class ExportedProgram(Executable):
             "runtime": "jax",
             "version": jax.__version__,
             "device": self.device.device_kind,
+            "precision": self.interface.precision,
         }
 
 
