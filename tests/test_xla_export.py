@@ -248,7 +248,20 @@ def test_what_cannot_lie_beside_is_said(tmp_path: Path) -> None:
     narrow = Constant(np.ones(2, ml_dtypes.float8_e4m3fn))
     made = Mul(Add(x, Constant(normal(2))), _float(narrow))
     report = saved(Graph([x], [made]), tmp_path / "m.stablehlo").report
-    assert any("1 weights of types" in note for note in report.notes)
+    assert any("1 weights that JAX cannot load" in note for note in report.notes)
+
+
+def test_a_weight_with_a_name_that_safetensors_keeps(tmp_path: Path) -> None:
+    graph = linear()
+    named = {
+        value: "__metadata__" if n == "w" else n for value, n in graph.names.items()
+    }
+    path, x = tmp_path / "m.stablehlo", normal(4, 3)
+    saved(graph.replace(names=named), path)
+    assert read_interface(path).baked == ("__metadata__",)
+    assert load_file(path.with_suffix(".safetensors")).keys() == {"b"}
+    wanted = reference(linear(), {"x": x})["y"]
+    np.testing.assert_allclose(called(path, {"x": x})["y"], wanted, rtol=1e-5)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

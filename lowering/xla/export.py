@@ -1,7 +1,7 @@
 """A graph as a program for several platforms at once, by `jax.export`.
 
 Symbolic dims stay open where XLA can follow them, and weights are arguments: the
-program holds neither, but for weights of types that no file of arrays has.
+program holds neither, but for weights that no file of arrays can have.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .function import Function
 from .platforms import PLATFORMS
 from .symbols import sized
 from .trace import DataDependent, Open
-from .weights import STORED, save_weights
+from .weights import can_store, save_weights
 
 Array = Any
 
@@ -84,8 +84,8 @@ class Program:
         if made.weights is not None and made.baked:
             some = ", ".join(map(repr, made.baked[:3]))
             yield (
-                f"{len(made.baked)} weights of types that JAX cannot load from"
-                f" safetensors are in the program: {some}"
+                f"{len(made.baked)} weights that JAX cannot load from safetensors, for"
+                f" their types or names, are in the program: {some}"
             )
         if made.no_derivative is not None:
             yield f"the program has no derivative: {made.no_derivative}"
@@ -121,7 +121,7 @@ def export(
     stored = {
         name: array
         for name, array in params.items()
-        if beside is not None and array.dtype.name in STORED
+        if beside is not None and can_store(name, array)
     }
     baked = {name: array for name, array in params.items() if name not in stored}
     if sum(array.nbytes for array in baked.values()) > MOST_BAKED:

@@ -17,14 +17,22 @@ from graphopt.external import open_external
 Array = Any
 
 _WORDS: Final = "int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64"
-STORED: Final = frozenset(
+_STORED: Final = frozenset(
     ("bool", "uint8", "uint16", "uint32", "uint64", *_WORDS.split())
 )
 """Element types that loaders for NumPy and JAX read back; fp8 is written, not read."""
 
+_TAKEN: Final = "__metadata__"
+"""A name that the format keeps for itself."""
+
+
+def can_store(name: str, array: Array) -> bool:
+    """True where a file of weights can hold this one, for loaders of JAX."""
+    return name != _TAKEN and array.dtype.name in _STORED
+
 
 def save_weights(path: Path, weights: Mapping[str, Array]) -> None:
-    """Write arrays of types in `STORED` from where they lie: nothing is copied."""
+    """Write arrays that `can_store` from where they lie: nothing is copied."""
     held = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     serialize_file(
         {
