@@ -31,9 +31,9 @@ from .xla.platforms import PLATFORMS, precision_of
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from .xla.export import Program as Program
     from .xla.function import Function
     from .xla.report import Examined
+    from .xla.serialized import Program as Program
 
 Array: TypeAlias = Any
 """An ``np.ndarray``; a list for a sequence; None for an optional that holds nothing."""

@@ -7,88 +7,38 @@ program holds neither, but for weights that no file of arrays can have.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import flatbuffers  # noqa: F401  with which JAX serializes
 import jax
 import numpy as np
 
-from graphopt import __version__, dims
-from graphopt.dims import Dim, Expr
+from graphopt import __version__
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
 from graphopt.ir import Graph, Parameter
 from graphopt.ops import Opaque
-from graphopt.polynomial import Polynomial
 from graphopt.provenance import place
 from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
 
 from .function import Function
-from .platforms import PLATFORMS
-from .symbols import sized
+from .serialized import EVERY, Program
+from .symbols import caps, identifiers, sized
 from .trace import DataDependent, Open
-from .weights import can_store, save_weights
+from .weights import can_store
 
 Array = Any
 
-EVERY: Final = tuple(PLATFORMS.values())
-"""The platforms of a program that all can run."""
-
-LARGEST: Final = (1 << 31) - 1
+LARGEST_DIM: Final = (1 << 31) - 1
 """What a dim may be: an index beyond it stands for the end of an axis."""
 
 MOST_BAKED: Final = 900 << 20
 """Bytes of weights that a program can hold: once, and once more in its derivative."""
 
 _Spec: Final[Any] = jax.ShapeDtypeStruct  # which JAX has not typed
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is to be written: a serialized export, and the weights that go beside it."""
-
-    blob: bytes
-    weights: Mapping[str, Array]
-    interface: Interface
-
-    def save(self, path: Path) -> None:
-        """Write the program, and the weights beside it; see `graphopt.interface`."""
-        path.write_bytes(self.blob)
-        self.interface.append_to(path)
-        if self.interface.weights is not None:
-            beside = path.with_name(self.interface.weights)
-            save_weights(beside, self.weights)
-            shutil.copymode(path, beside)  # safetensors writes for its owner alone
-
-    def notes(self) -> Iterator[str]:
-        """What whoever uses the program should know."""
-        made = self.interface
-        if made.platforms != EVERY:
-            yield f"the program runs on {', '.join(made.platforms)} only"
-        if made.precision == "default":
-            yield (
-                "products of float32 round operands where the chip does, on TPUs to"
-                " bfloat16 (see --precision)"
-            )
-        if made.symbols:
-            yield f"open dims: {', '.join(made.symbols)}"
-        yield from (f"holds for {constraint}" for constraint in made.constraints)
-        for name in made.fixed:
-            yield f"the input {name!r} decides shapes, and is fixed in the program"
-        if made.weights is not None and made.baked:
-            some = ", ".join(map(repr, made.baked[:3]))
-            yield (
-                f"{len(made.baked)} weights that JAX cannot load from safetensors, for"
-                f" their types or names, are in the program: {some}"
-            )
-        if made.no_derivative is not None:
-            yield f"the program has no derivative: {made.no_derivative}"
 
 
 def export(
@@ -105,8 +55,8 @@ def export(
     ``fixed`` are values for inputs that steer shapes, others are ignored; those with a
     default need none. ``beside`` names the file of weights, without which they are part
     of the program. Raises UsageError, UnsupportedModel for what XLA does not have, and
-    where a dim cannot stay open: that names the op.
-    ``precision`` of float32 products is "highest", or "default", each chip's own.
+    where a dim cannot stay open: that names the op. ``precision`` of float32 products
+    is "highest", or "default", each chip's own.
     """
     for home, op in graph.walk():
         if not op.deterministic and not isinstance(op, Opaque):
@@ -176,7 +126,7 @@ class _Making:
         self.inputs = inputs
         self.call = call
         self.weights = weights
-        self.names = _identifiers(d for p in inputs for d in p.shape or ())
+        self.names = identifiers(d for p in inputs for d in p.shape or ())
         self.caps: list[tuple[str, int]] = []
 
     def made(self, platform: str) -> tuple[Any, bytes, str | None]:
@@ -189,11 +139,11 @@ class _Making:
                 return made, _serialized(made), _first_line(error)
 
     def _within_caps(self, platform: str) -> Any:
-        """The export; where dims cannot stay open, the one for dims within `_caps`."""
+        """The export; where dims cannot stay open, the one for dims within `caps`."""
         try:
             return self._for_most(platform)
         except (Open, DataDependent):
-            self.caps = _caps(self.graph, self.names)
+            self.caps = caps(self.graph, self.names)
             if not self.caps:
                 raise
             return self._for_most(platform)
@@ -212,7 +162,7 @@ class _Making:
         ) from reason
 
     def _exported(self, platforms: Sequence[str]) -> Any:
-        most = {**dict.fromkeys(self.names, LARGEST), **dict(self.caps)}
+        most = {**dict.fromkeys(self.names, LARGEST_DIM), **dict(self.caps)}
         within = [f"{ours} <= {most[name]}" for name, ours in self.names.items()]
         scope = jax.export.SymbolicScope(within)
         symbols = {
@@ -324,56 +274,6 @@ def _fixed(
                 " XLA: give its value with --inputs (inputs=… in Python)"
             )
     return known
-
-
-def _identifiers(found: Iterable[Dim]) -> dict[str, str]:
-    """The symbols of some dims, with names that JAX can read; in order."""
-    names: dict[str, str] = {}
-    for dim in found:
-        for name in sorted(dims.symbols(dim) - names.keys()):
-            ours = re.sub(r"\W", "_", name, flags=re.ASCII)
-            if not ours[:1].isalpha() or ours in _RESERVED:
-                ours = f"d_{ours}"
-            while ours in names.values():
-                ours += "_"
-            names[name] = ours
-    return names
-
-
-_RESERVED: Final = ("max", "min", "mod", "floordiv", "non_negative")
-"""What means something else where JAX reads dims."""
-
-
-def _caps(graph: Graph, names: Iterable[str]) -> list[tuple[str, int]]:
-    """What symbols are held against in the graph: min(n, 512) says that n <= 512.
-
-    Tables of positions are sliced to a length, and then added to what is as long.
-    """
-    found: dict[str, int] = {}
-    todo: list[Polynomial] = []
-    for _, op in graph.walk():
-        for value in op.results:
-            known = () if value.contents is None else value.contents.flat
-            followed = (*(value.shape or ()), *known)
-            todo += [d.polynomial for d in followed if isinstance(d, Expr)]
-    seen: set[Polynomial] = set()
-    while todo:
-        polynomial = todo.pop()
-        if polynomial in seen:
-            continue
-        seen.add(polynomial)
-        for monomial, _ in polynomial.terms:
-            for atom in monomial:
-                todo += atom.operands
-                if atom.operation != "min":
-                    continue
-                ends = [x.constant for x in atom.operands if not x.degree]
-                alone = [x.single for x in atom.operands if x.single is not None]
-                for symbol in alone:
-                    if ends and symbol.operation == "symbol":
-                        name = symbol.key[0]
-                        found[name] = min(ends[0], found.get(name, ends[0]))
-    return [(name, found[name]) for name in names if found.get(name, 0) > 0]
 
 
 def _serialized(made: Any) -> bytes:
