@@ -922,6 +922,20 @@ def test_a_program_that_computes_something_else_is_rejected(
     assert command(*line, "--check", "off")[0] == 0
 
 
+def test_what_was_not_run_is_said(
+    source: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("optimize", source, "--target", "xla-cpu", "-f")
+    monkeypatch.setattr("graphopt.artifact.MEMORY", 1)
+    code, out, _ = command(*line)
+    assert code == 0
+    assert "not run in XLA on the CPU: the reference does not run" in out
+    code, out, _ = command(*line, "--check", "off")
+    assert code == 0
+    assert "not checked" in out
+    assert "XLA on the CPU" not in out
+
+
 def alone(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     """JAX as it is where another platform lacks something."""
     exporting = export.export
