@@ -23,6 +23,7 @@ from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
 from .lowering import Executable, find as find_target
+from .lowering.xla.platforms import precision_of
 from .ops.schema import LATEST
 from .passes import ALL
 from .pipeline import Pass, Pipeline
@@ -87,6 +88,7 @@ class Result:
     checking: Checking
     origin: Path | None = None
     opset: Wanted = None
+    precision: str | None = None
 
     def __str__(self) -> str:
         return str(self.report)
@@ -188,6 +190,7 @@ def optimize(
     freeze: bool = False,
     inputs: Mapping[str, Any] | None = None,
     seed: int = 0,
+    precision: str | None = None,
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
 
@@ -199,7 +202,8 @@ def optimize(
     source's wherever that can express the result. ``dims`` and ``input_shapes``: see
     `graphopt.specialize`. ``freeze`` makes constants of initializers that callers could
     override, and so changes the interface. ``inputs`` are arrays for the check, by
-    name, instead of random ones from ``seed``.
+    name, instead of random ones from ``seed``. ``precision`` of a program's float32
+    products is "fp32", or the target's own: on a TPU operands are rounded to bfloat16.
 
     Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
     """
@@ -213,6 +217,7 @@ def optimize(
         input_shapes=input_shapes,
         freeze=freeze,
         checking=Checking(check, inputs, seed),
+        precision=precision,
     )
     return result.checked()
 
@@ -228,11 +233,16 @@ def improve(
     input_shapes: Mapping[str, Sequence[int | str]] | None = None,
     freeze: bool = False,
     checking: Checking | None = None,
+    precision: str | None = None,
 ) -> Result:
     """What `optimize` does, but for the check."""
     began = time.process_time()
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}{nearest(target, TARGETS)}")
+    if target != "onnx":
+        precision_of(target, precision)  # which says what is wrong with it
+    elif precision is not None:
+        raise UsageError("a precision is of programs for XLA; models state their own")
     origin = None if isinstance(source, Graph) else Path(source)
     given = source if isinstance(source, Graph) else load(source)
     # For what was just read, all other rules hold.
@@ -242,7 +252,7 @@ def improve(
     checking = checking or Checking()
     notes = [f"{who} now follows its operand" for who in special.followed]
     notes += _said_of_equals(given)
-    notes += _said_of_defaults(given, freeze)
+    notes += _said_of_defaults(given, freeze, target)
     if special.freed and checking.wanted:
         notes.append(_tried(given, special, checking.seed))
     start = with_opset(original, opset)
@@ -276,6 +286,7 @@ def improve(
         checking,
         origin,
         opset,
+        precision,
     )
 
 
@@ -287,13 +298,18 @@ def _said_of_equals(given: Graph) -> list[str]:
     return [f"{equal} of {nodes} nodes equal others, and count once"] if equal else []
 
 
-def _said_of_defaults(given: Graph, freeze: bool) -> list[str]:
+def _said_of_defaults(given: Graph, freeze: bool, target: str) -> list[str]:
     """What became of the initializers that callers may override."""
     count = sum(p.default is not None for p in given.inputs)
     if not count:
         return []
     if freeze:
         return [f"{count} initializers can no longer be overridden by callers"]
+    if target != "onnx":
+        return [
+            f"{count} initializers are inputs too: in a program they are weights, and"
+            " fixed where they decide shapes (--freeze makes them constants)"
+        ]
     return [
         f"{count} initializers are inputs too: callers may override them, so they are"
         " not folded (--freeze makes them constants)"

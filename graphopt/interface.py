@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeGuard
@@ -28,6 +29,11 @@ ENTRY: Final = "graphopt.json"
 """The member of the archive."""
 
 SCHEMA: Final = 1
+
+LONGEST: Final = 64 << 20
+"""Bytes of an interface, unpacked: untrusted archives could unpack to anything."""
+
+_NAMES: Final = ("platforms", "symbols", "constraints", "baked")
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class Interface:
     ``weights`` is the file that holds them, beside the program; None where they are all
     in it. ``baked`` are weights that are part of the program, ``fixed`` are the inputs
     whose values are. ``symbols`` are the open dims, of which ``constraints`` hold;
-    ``no_derivative`` says why the program has none, if it has none.
+    ``no_derivative`` says why the program has none, if it has none. ``precision`` of
+    float32 products is "highest", float32's own, or "default", that of each chip.
     """
 
     graphopt: str
@@ -74,6 +81,7 @@ class Interface:
     baked: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     no_derivative: str | None = None
+    precision: str = "highest"
 
     def to_json(self) -> dict[str, Any]:
         """The members of the JSON object."""
@@ -103,10 +111,12 @@ def is_program(model: object) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def read_interface(path: Path) -> Interface:
-    """The interface of an exported program. Raises InvalidModel."""
+    """The interface of an exported program, which may come from anybody.
+
+    ``weights`` is the name of a file, and no path. Raises InvalidModel.
+    """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            members = json.loads(archive.read(ENTRY))
+        members = json.loads(_entry(path))
         if (schema := members.pop("schema")) != SCHEMA:
             raise InvalidModel(
                 f"an interface of schema {schema}; this version reads {SCHEMA}",
@@ -117,18 +127,58 @@ def read_interface(path: Path) -> Interface:
             for side in ("inputs", "outputs")
             for side_ in (members.pop(side),)
         }
-        for name in ("platforms", "symbols", "constraints", "baked"):
+        for name in _NAMES:
             members[name] = tuple(members[name])
         made = Interface(**ports, **members)
+        _check(made)
         made.graph()
         made.fixed_arrays()
     except zipfile.BadZipFile:
         raise InvalidModel(
             "no program that graphopt exported: it lacks an interface", where=str(path)
         ) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _DAMAGED as error:
         raise InvalidModel(f"a damaged interface: {error}", where=str(path)) from None
     return made
+
+
+_DAMAGED: Final = (
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
+    *(RuntimeError, EOFError, zlib.error),  # of archives, and of lists too deep
+)
+
+
+def _entry(path: Path) -> bytes:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        if archive.getinfo(ENTRY).file_size > LONGEST:
+            raise ValueError(f"it has more than {LONGEST} bytes")
+        return archive.read(ENTRY)
+
+
+def _check(made: Interface) -> None:
+    """Raises TypeError, ValueError."""
+    _words("versions", (made.graphopt, made.jax))
+    for name in _NAMES:
+        _words(name, getattr(made, name))
+    _words("no_derivative", () if made.no_derivative is None else (made.no_derivative,))
+    for port in (*made.inputs, *made.outputs):
+        _words("names", (port.name,))
+        _dtype(port.dtype)
+        if not all(type(dim) in (int, str) for dim in port.shape):
+            raise TypeError(f"{port.name!r} has a dim that is no number and no word")
+    if made.precision not in ("highest", "default"):
+        raise ValueError(f"no precision is called {made.precision!r}")
+    weights = made.weights
+    if weights is None:
+        return
+    _words("weights", (weights,))
+    if weights in ("", ".", "..") or not weights.isprintable() or "/" in weights:
+        raise ValueError(f"weights are in a file beside the program, not {weights!r}")
+
+
+def _words(what: str, found: Iterable[object]) -> None:
+    if not all(isinstance(word, str) for word in found):
+        raise TypeError(f"{what} that are no words")
 
 
 def fixed_value(array: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ next to the reference, and only then renamed; one that fails is kept as
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -54,13 +55,14 @@ def put_program_in_place(
         result.report.target,
         fixed=result.checking.inputs,
         beside=None if bake else beside.name,
+        precision=result.precision,
     )
     with stage(path) as staged:
         program.save(staged)
         check, trial = result.report.check, None
         if result.checking.wanted:
             try:
-                check, trial = _proved(result, staged)
+                check, trial = _proved(result, staged, program.interface.platforms)
             except CheckFailed as error:
                 kept = free_name(path)
                 _renamed(program, kept).save(kept)
@@ -88,16 +90,21 @@ def _renamed(program: Program, path: Path) -> Program:
     return dataclasses.replace(program, interface=moved)
 
 
-def _proved(result: Result, staged: Path) -> tuple[CheckResult, Trial]:
+def _proved(
+    result: Result, staged: Path, platforms: Sequence[str]
+) -> tuple[CheckResult, Trial]:
     """Check the graph, then the program that is about to be put in place.
 
-    Raises CheckFailed.
+    One that is not for CPUs is not run. Raises CheckFailed.
     """
-    from .artifact import Feed, try_program  # which runs graphs
+    from .artifact import XLA, Feed, try_program  # which runs graphs
 
     check = result.checking.compare(result.original, result.graph)
     if not check.passed:
         raise result.blamed(check)
+    if "cpu" not in platforms:
+        made = ", ".join(platforms)
+        return check, Trial(XLA, None, note=f"the program is for {made} only")
     program = find("xla-cpu").open(staged)
     given, seed = result.checking.inputs, result.checking.seed
     sizes = check.sizes or tuple(islice(bindings(result.original), _SIZES))

@@ -26,13 +26,14 @@ from graphopt.ir import Graph
 from graphopt.plan import Plan
 
 from .xla.environment import prepare
+from .xla.platforms import PLATFORMS, precision_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from .xla.export import Program as Program
     from .xla.function import Function
     from .xla.report import Examined
+    from .xla.serialized import Program as Program
 
 Array: TypeAlias = Any
 """An ``np.ndarray``; a list for a sequence; None for an optional that holds nothing."""
@@ -161,13 +162,23 @@ def to_program(
     *,
     fixed: Mapping[str, Array] | None = None,
     beside: str | None = None,
+    precision: str | None = None,
 ) -> Program:
     """The graph as an exported program, what `optimize` writes for an XLA target.
 
-    See `graphopt.lowering.xla.export`. Raises BackendMissing without JAX.
+    ``precision`` of float32 products is "fp32", or the target's own: that of a TPU
+    rounds operands, and a program for it does so on every chip that can. See
+    `graphopt.lowering.xla.export`. Raises UsageError, BackendMissing without JAX.
     """
-    platform = target.removeprefix("xla-")
-    made: Program = exporting().export(graph, platform, fixed=fixed, beside=beside)
+    if target not in PLATFORMS:
+        raise UsageError(f"no programs for {target!r}{nearest(target, PLATFORMS)}")
+    made: Program = exporting().export(
+        graph,
+        PLATFORMS[target],
+        fixed=fixed,
+        beside=beside,
+        precision=precision_of(target, precision),
+    )
     return made
 
 
@@ -185,6 +196,11 @@ def _module(name: str, extra: str = "jax") -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _PACKAGES:
             raise
-        raise BackendMissing(
-            f"{error.name} is not installed; pip install 'graphopt[{extra}]'"
-        ) from error
+        raise not_installed(error, extra) from error
+
+
+def not_installed(error: ModuleNotFoundError, extra: str = "jax") -> BackendMissing:
+    """The error for a module that ``extra`` installs."""
+    return BackendMissing(
+        f"{error.name} is not installed; pip install 'graphopt[{extra}]'"
+    )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from graphopt import Graph
-from graphopt.bench import measure
+from graphopt import Graph, UsageError
+from graphopt.bench import clock_of, measure, threads_of
 from graphopt.exporter import save
 from graphopt.ir import Parameter, Value
 from graphopt.ops import Sin
@@ -38,3 +42,52 @@ def test_ratios(target: str, tmp_path: Path) -> None:
     assert second.low <= second.ratio <= second.high
     assert 3 < second.ratio < 30
     assert second.seconds > first.seconds > 0
+
+
+class Sleeper:
+    """What waits for a device."""
+
+    def __call__(self, inputs: Any) -> dict[str, Any]:
+        time.sleep(0.02)
+        return {}
+
+
+@pytest.mark.parametrize("target", ["xla-cuda", "xla-tpu"])
+def test_the_time_of_a_device_is_that_on_the_clock(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphopt.bench._open", lambda *_: Sleeper())
+    (timing,) = measure(["m.onnx"], {}, target=target, rounds=2)
+    assert timing.seconds >= 0.02
+    assert clock_of(target) == "wall"
+
+
+def test_the_time_of_a_cpu_is_what_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphopt.bench._open", lambda *_: Sleeper())
+    monkeypatch.setattr("graphopt.bench.LEAST_SECONDS", 0)
+    (timing,) = measure(["m.onnx"], {}, target="reference", rounds=2)
+    assert timing.seconds < 0.01
+
+
+def test_threads() -> None:
+    assert [threads_of("ort-cpu", n) for n in (None, 0, 3)] == [1, 0, 3]
+    for target in ("reference", "xla-cpu", "xla-cuda"):
+        assert threads_of(target, None) == threads_of(target, 0) == 0
+        with pytest.raises(UsageError, match="takes all threads"):
+            threads_of(target, 7)
+
+
+def test_what_the_head_says(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    model = chain(tmp_path / "m.onnx", 1)
+    line = ("bench", model, "--target", "reference", "--rounds", "1")
+    code, out, _ = command(*line)
+    assert code == 0
+    assert out.startswith("reference, all threads, 1 rounds")
+    assert "CPU ms" in out
+    members = json.loads(command(*line, "--json")[1])
+    assert (members["threads"], members["clock"]) == (0, "cpu")
+    code, _, err = command(*line, "--threads", "7")
+    assert code == 2
+    assert "all threads" in err

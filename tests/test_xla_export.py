@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,14 @@ import onnx
 import pytest
 
 import graphopt
-from graphopt import CheckFailed, Graph, InvalidModel, UnsupportedModel, UsageError
+from graphopt import (
+    BackendMissing,
+    CheckFailed,
+    Graph,
+    InvalidModel,
+    UnsupportedModel,
+    UsageError,
+)
 from graphopt.dims import Expr, add, floordiv, mul, symbol
 from graphopt.exporter import save
 from graphopt.inputs import random_inputs
@@ -240,7 +248,20 @@ def test_what_cannot_lie_beside_is_said(tmp_path: Path) -> None:
     narrow = Constant(np.ones(2, ml_dtypes.float8_e4m3fn))
     made = Mul(Add(x, Constant(normal(2))), _float(narrow))
     report = saved(Graph([x], [made]), tmp_path / "m.stablehlo").report
-    assert any("1 weights of types" in note for note in report.notes)
+    assert any("1 weights that JAX cannot load" in note for note in report.notes)
+
+
+def test_a_weight_with_a_name_that_safetensors_keeps(tmp_path: Path) -> None:
+    graph = linear()
+    named = {
+        value: "__metadata__" if n == "w" else n for value, n in graph.names.items()
+    }
+    path, x = tmp_path / "m.stablehlo", normal(4, 3)
+    saved(graph.replace(names=named), path)
+    assert read_interface(path).baked == ("__metadata__",)
+    assert load_file(path.with_suffix(".safetensors")).keys() == {"b"}
+    wanted = reference(linear(), {"x": x})["y"]
+    np.testing.assert_allclose(called(path, {"x": x})["y"], wanted, rtol=1e-5)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
@@ -270,6 +291,105 @@ def test_a_damaged_program_is_refused(tmp_path: Path) -> None:
     saved(linear(), path)
     path.write_bytes(bytes(64) + path.read_bytes()[64:])
     with pytest.raises(InvalidModel, match="no program"):
+        find("xla-cpu").open(path)
+
+
+def test_a_program_that_is_damaged_inside_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.stablehlo"
+    saved(linear(), path)
+    held = path.read_bytes()
+    assert held.count(b"get_dimension_size_v1") >= 1
+    path.write_bytes(held.replace(b"get_dimension_size_v1", b"get_dimension_size_v?"))
+    with pytest.raises(InvalidModel, match="does not take the program"):
+        find("xla-cpu").open(path)(x=normal(2, 3))
+
+
+def rewritten(path: Path, **changed: Any) -> None:
+    """Give a program another interface."""
+    with zipfile.ZipFile(path) as archive:
+        members = json.loads(archive.read(ENTRY))
+        begins = archive.getinfo(ENTRY).header_offset
+    path.write_bytes(path.read_bytes()[:begins])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(ENTRY, json.dumps({**members, **changed}))
+
+
+def _port(name: str = "x", dtype: str = "float32", *shape: Any) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": shape or ("n", 3)}
+
+
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    *(
+        ({"weights": name}, "beside the program")
+        for name in ("../../etc/x", "/etc/passwd", "a/b.safetensors", "", ".", "..")
+    ),
+    ({"weights": "a\0b"}, "beside the program"),
+    ({"weights": "\ud800"}, "beside the program"),
+    ({"weights": 5}, "no words"),
+    ({"weights": "w" * 5000}, "missing"),
+    ({"jax": None}, "no words"),
+    ({"platforms": [1]}, "no words"),
+    ({"platforms": 5}, "damaged"),
+    ({"platforms": ["cpu"]}, "another program's"),
+    ({"outputs": []}, "another program's"),
+    ({"inputs": []}, "another program's"),
+    ({"inputs": [_port("z")]}, "another program's"),
+    ({"inputs": [_port("x", "int32")]}, "another program's"),
+    ({"inputs": [_port("x", "float32", "n", 4)]}, "another program's"),
+    ({"inputs": [_port("x", "float32", 7, 3)]}, "another program's"),
+    ({"inputs": [_port("x", "float32", "n")]}, "another program's"),
+    ({"inputs": [_port("x", "float32", "n", 1.5)]}, "no number and no word"),
+    ({"inputs": [_port("x", "float32", "n" * 9 + "+", 3)]}, "damaged"),
+    ({"outputs": [_port("y", "float33", "n", 2)]}, "no element type"),
+    ({"outputs": [_port("y", "float32", "n", 3)]}, "another program's"),
+    ({"precision": "fp32"}, "no precision"),
+    ({"precision": []}, "no precision"),
+    ({"fixed": [1]}, "damaged"),
+    ({"fixed": {"k": {"dtype": "uint8", "values": [300]}}}, "damaged"),
+    ({"graphopt": "x" * (65 << 20)}, "more than"),
+]
+
+
+@pytest.mark.parametrize(("changed", "told"), HOSTILE, ids=range(len(HOSTILE)))
+def test_the_interface_of_a_stranger(
+    changed: dict[str, Any], told: str, tmp_path: Path, command: Command
+) -> None:
+    path = tmp_path / "m.stablehlo"
+    saved(linear(), path)
+    rewritten(path)
+    find("xla-cpu").open(path)
+    rewritten(path, **changed)
+    code, _, err = command("run", path, "--target", "xla-cpu", "--dim", "n=2")
+    assert code == (2 if told == "missing" else 3), err
+    assert told in err
+
+
+def test_nested_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "m.stablehlo"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(ENTRY, "[" * 200_000)
+    with pytest.raises(InvalidModel, match="damaged"):
+        read_interface(path)
+
+
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to"])
+def test_weights_are_no_links(how: str, tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "m.stablehlo", tmp_path / "secret"
+    saved(linear(), path)
+    beside = path.with_suffix(".safetensors")
+    beside.rename(elsewhere)
+    getattr(beside, how)(elsewhere)
+    with pytest.raises(InvalidModel, match=r"link"):
+        find("xla-cpu").open(path)
+
+
+def test_a_package_that_lacks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.stablehlo"
+    saved(linear(), path)
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(BackendMissing, match="flatbuffers is not installed"):
         find("xla-cpu").open(path)
 
 
@@ -562,7 +682,7 @@ def test_inputs_that_decide_shapes_are_fixed(tmp_path: Path, command: Command) -
     command_line = ("optimize", source, "--target", "xla-cpu", "--inputs", arrays)
     code, out, _ = command(*command_line)
     assert code == 0
-    assert "the input 'to' is fixed" in out
+    assert "the input 'to' decides shapes, and is fixed" in out
     path = tmp_path / "m.opt.stablehlo"
     assert read_interface(path).fixed_arrays()["to"].tolist() == [2, 3]
     assert called(path, {"x": normal(6)})["y"].shape == (2, 3)
@@ -572,6 +692,94 @@ def test_inputs_that_decide_shapes_are_fixed(tmp_path: Path, command: Command) -
     code, _, err = command("run", path, "--target", "xla-cpu", "--inputs", arrays)
     assert code == 2
     assert "fixed" in err
+
+
+def overridable(text: str, **defaults: Any) -> onnx.ModelProto:
+    """A model with initializers that are inputs too."""
+    made = model(text)
+    for name, array in defaults.items():
+        made.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return made
+
+
+def test_defaults_that_decide_shapes_are_fixed(
+    tmp_path: Path, command: Command
+) -> None:
+    text = "graph (float[6] x, int64[2] to) => (float[a, b] y) { y = Reshape(x, to) }"
+    source, path = tmp_path / "m.onnx", tmp_path / "m.opt.stablehlo"
+    onnx.save(overridable(text, to=np.array([2, 3])), source)
+    code, out, _ = command("optimize", source, "--target", "xla-cpu")
+    assert code == 0
+    assert "the input 'to' decides shapes, and is fixed" in out
+    assert "callers may override" not in out
+    assert read_interface(path).fixed_arrays()["to"].tolist() == [2, 3]
+    run = find("xla-cpu").open(path)
+    assert run(x=normal(6), to=np.array([2, 3]))["y"].shape == (2, 3)
+    with pytest.raises(UsageError, match=r"'to' is fixed in the program, as \[2, 3\]"):
+        run(x=normal(6), to=np.array([3, 2]))
+    arrays = tmp_path / "in.npz"
+    np.savez(arrays, x=normal(6), to=np.array([3, 2]))
+    line = ("optimize", source, "--target", "xla-cpu", "-f", "--inputs", arrays)
+    assert command(*line)[0] == 0
+    assert read_interface(path).fixed_arrays()["to"].tolist() == [3, 2]
+
+
+def test_a_default_of_strings_is_refused() -> None:
+    text = "graph (float[n] x, string[1] s) => (float[n] y) { y = Relu(x) }"
+    graph = graphopt.load(overridable(text, s=np.array(["a"], object)))
+    with pytest.raises(UnsupportedModel, match=r"'s'.*--freeze"):
+        to_program(graph, "xla-cpu")
+
+
+# --- precision ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "precision"),
+    [
+        ("xla-cpu", (), "highest"),
+        ("xla-cuda", (), "highest"),
+        ("xla-tpu", (), "default"),
+        ("xla-tpu", ("--precision", "fp32"), "highest"),
+    ],
+)
+def test_precision_follows_the_target(
+    target: str,
+    options: tuple[str, ...],
+    precision: str,
+    source: Path,
+    command: Command,
+) -> None:
+    line = ("optimize", source, "--target", target, *options, "--json")
+    code, out, _ = command(*line)
+    assert code == 0
+    members = json.loads(out)
+    assert members["program"]["precision"] == precision
+    rounds = any("products of float32 round" in note for note in members["notes"])
+    assert rounds == (precision == "default")
+    path = source.with_name("m.opt.stablehlo")
+    assert find("xla-cpu").open(path).used()["precision"] == precision
+    text = export.deserialize(path.read_bytes()).mlir_module()
+    assert ("precision = [HIGHEST, HIGHEST]" in text) == (precision == "highest")
+
+
+def test_a_program_keeps_its_precision(source: Path, command: Command) -> None:
+    path = source.with_name("m.opt.stablehlo")
+    assert command("optimize", source, "--target", "xla-tpu")[0] == 0
+    for name in ("run", "bench"):
+        line = (name, path, "--target", "xla-cpu", "--precision", "fp32")
+        code, _, err = command(*line)
+        assert code == 2
+        assert "exported with" in err
+
+
+def test_programs_are_for_targets_of_xla() -> None:
+    with pytest.raises(UsageError, match="no programs for 'xla-gpu'"):
+        to_program(linear(), "xla-gpu")
+    with pytest.raises(UsageError, match="no precision 'fp23'; did you mean 'fp32'"):
+        graphopt.optimize(linear(), "xla-tpu", precision="fp23")
+    with pytest.raises(UsageError, match="programs for XLA"):
+        graphopt.optimize(linear(), precision="fp32")
 
 
 # --- put in place ---------------------------------------------------------------------
@@ -597,6 +805,25 @@ def test_the_command_line(source: Path, command: Command) -> None:
         code, _, err = command("run", path, "--target", target)
         assert code == 2
         assert "--target xla-cpu" in err
+
+
+@pytest.mark.parametrize("name", ["inspect", "check", "optimize", "explain", "extract"])
+def test_a_program_is_no_model(name: str, source: Path, command: Command) -> None:
+    path = source.with_name("m.opt.stablehlo")
+    saved(linear(), path)
+    more = {"check": (source, path), "extract": (path, "--outputs", "y")}
+    code, _, err = command(name, *more.get(name, (path,)))
+    assert code == 2
+    assert f"{path} is a program for XLA" in err
+
+
+def test_inputs_of_a_program_go_by_name(source: Path, command: Command) -> None:
+    path = source.with_name("m.opt.stablehlo")
+    saved(linear(), path)
+    line = ("run", path, "--target", "xla-cpu", "--inputs", source.parent)
+    code, _, err = command(*line)
+    assert code == 2
+    assert ".npz" in err
 
 
 def test_run_gives_what_the_model_gives(source: Path, command: Command) -> None:
@@ -659,6 +886,7 @@ def test_weights_of_a_program_are_kept(source: Path, command: Command) -> None:
         (("--target", "xla-cpu", "-o", "out.onnx"), ".stablehlo"),
         (("-o", "out.stablehlo"), "XLA target"),
         (("--bake-weights",), "--weights inline"),
+        (("--precision", "fp32"), "XLA targets"),
     ],
 )
 def test_options_that_do_not_fit(
@@ -707,6 +935,75 @@ def test_a_program_that_computes_something_else_is_rejected(
     ]
     find("xla-cpu").open(kept)
     assert command(*line, "--check", "off")[0] == 0
+
+
+def test_what_was_not_run_is_said(
+    source: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("optimize", source, "--target", "xla-cpu", "-f")
+    monkeypatch.setattr("graphopt.artifact.MEMORY", 1)
+    code, out, _ = command(*line)
+    assert code == 0
+    assert "not run in XLA on the CPU: the reference does not run" in out
+    code, out, _ = command(*line, "--check", "off")
+    assert code == 0
+    assert "not checked" in out
+    assert "XLA on the CPU" not in out
+
+
+def alone(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """JAX as it is where another platform lacks something."""
+    exporting = export.export
+
+    def export_(function: Any, *, platforms: Any) -> Any:
+        traced = exporting(function, platforms=platforms)
+
+        def made(*args: Any) -> Any:
+            found = traced(*args)
+            if len(platforms) > 1:
+                raise error("another platform lacks it")
+            return found
+
+        return made
+
+    monkeypatch.setattr(export, "export", export_)
+
+
+@pytest.mark.parametrize("target", ["xla-cpu", "xla-cuda", "xla-tpu"])
+def test_what_one_platform_alone_can_run(
+    target: str, source: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone(monkeypatch, NotImplementedError)
+    code, out, _ = command("optimize", source, "--target", target, "--json")
+    assert code == 0
+    members, platform = json.loads(out), target.removeprefix("xla-")
+    assert members["program"]["platforms"] == [platform]
+    assert f"the program runs on {platform} only" in members["notes"]
+    assert members["check"]["passed"] is True
+    tried = members["runtime"]
+    assert tried["passed"] is (True if platform == "cpu" else None)
+    assert platform == "cpu" or f"for {platform} only" in tried["note"]
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, ValueError])
+def test_one_platform_and_capped_dims(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone(monkeypatch, error)
+    shape, build = OPEN["table"]
+    x = image(*shape)
+    made = to_program(Graph([x], [build(x)], output_names=["y"]), "xla-cuda").interface
+    assert made.platforms == ("cuda",)
+    assert made.constraints == ("n <= 512",)
+
+
+def test_what_no_platform_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(function: Any, *, platforms: Any) -> Any:
+        raise ValueError("nothing has it.\nmore")
+
+    monkeypatch.setattr(export, "export", lacks)
+    with pytest.raises(UnsupportedModel, match=r"for cpu: nothing has it$"):
+        to_program(linear(), "xla-cpu")
 
 
 def test_the_reason_reaches_python(

@@ -246,9 +246,15 @@ def _read_protos(folder: Path, model: Path) -> dict[str, Any]:
     from onnx import TensorProto
 
     from ..importer import load
+    from ..interface import is_program
     from ..types import TensorType
     from ..weights import Tensor
 
+    if is_program(model):
+        raise UsageError(
+            f"{folder} has inputs by place, and those of programs go by name: give them"
+            " as an .npz file"
+        )
     found = {}
     for i, parameter in enumerate(load(model).inputs):
         file = folder / f"input_{i}.pb"

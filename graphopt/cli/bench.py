@@ -1,7 +1,8 @@
 """Time models against each other, on the same inputs.
 
 Runs are interleaved in random order. Ratios to the first model are taken within each
-round; their median is given with the interval that covers it with 95 %.
+round; their median is given with the interval that covers it with 95 %. Times are CPU
+time, of all threads; on GPUs and TPUs they are wall time, with the way there and back.
 """
 
 from __future__ import annotations
@@ -9,10 +10,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..bench import measure
+from ..bench import clock_of, measure, threads_of
 from ..errors import UsageError
 from ..report import table
-from .arguments import Progress, add_inputs, add_sizes, add_target, say, target_of
+from .arguments import (
+    Progress,
+    add_inputs,
+    add_sizes,
+    add_target,
+    natural,
+    say,
+    target_of,
+)
 from .run import check_runs, feeds
 
 
@@ -24,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=30, metavar="N", help="runs of each (default: 30)"
     )
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="0: as many as there are"
+        "--threads",
+        type=natural,
+        metavar="N",
+        help="of ort-cpu (default: 1; 0: as many as there are), others take all",
     )
     add_sizes(parser, "size of a symbolic dim in random inputs")
     add_inputs(parser)
@@ -34,6 +46,10 @@ def run(options: argparse.Namespace) -> int:
     """Load all, warm up, measure, print."""
     if options.rounds < 1:
         raise UsageError("at least one round is needed")
+    threads, clock = (
+        threads_of(options.target, options.threads),
+        clock_of(options.target),
+    )
     target_of(options)  # what is missing is said first
     for model in options.models:
         check_runs(model, options.target)
@@ -45,11 +61,11 @@ def run(options: argparse.Namespace) -> int:
             target=options.target,
             precision=options.precision,
             rounds=options.rounds,
-            threads=options.threads,
+            threads=threads,
             seed=options.seed,
             progress=progress,
         )
-    rows = [("model", "CPU ms", "ratio", "95 % interval")]
+    rows = [("model", f"{clock} ms", "ratio", "95 % interval")]
     rows += [
         (
             t.model,
@@ -61,14 +77,15 @@ def run(options: argparse.Namespace) -> int:
     ]
     shapes = {n: list(getattr(a, "shape", ())) for n, a in fed.items()}
     said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    threads = options.threads or "all"
-    head = f"{options.target}, {threads} threads, {options.rounds} rounds; {said}"
+    who = "1 thread" if threads == 1 else f"{threads or 'all'} threads"
+    head = f"{options.target}, {who}, {options.rounds} rounds; {said}"
     say(
         options,
         [head, "", *table(rows)],
         inputs=shapes,
         target=options.target,
-        threads=options.threads,
+        threads=threads,
+        clock=clock.lower(),
         rounds=options.rounds,
         models=[vars(t) for t in timings],
     )

@@ -29,6 +29,7 @@ from .arguments import (
     add_inputs,
     add_output,
     add_pipeline,
+    add_precision,
     pairs,
     pipeline_of,
     read_arrays,
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " of the interface",
     )
     add_dims(parser)
+    add_precision(parser)
     add_pipeline(parser)
     parser.add_argument(
         "--check",
@@ -131,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
             checking=driver.Checking(
                 options.check, read_arrays(options.inputs, source), options.seed
             ),
+            precision=options.precision,
         )
         if target is None:
             progress("checking")
@@ -179,6 +182,8 @@ def default_output(source: Path, target: str = "onnx") -> Path:
 def _check_target(options: argparse.Namespace) -> None:
     """Raises UsageError for options of another target, BackendMissing without JAX."""
     if options.target == "onnx":
+        if options.precision is not None:
+            raise UsageError("--precision is for XLA targets; a model has its own")
         if options.bake_weights:
             raise UsageError("--bake-weights is for XLA targets; see --weights inline")
         return

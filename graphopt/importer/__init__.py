@@ -16,7 +16,8 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from ..errors import GraphoptError, InvalidModel
+from ..errors import GraphoptError, InvalidModel, UsageError
+from ..interface import is_program
 from ..ir import Graph
 from .model import read_model
 
@@ -33,10 +34,16 @@ def load(
 
     External data is looked for in ``folder``, by default the file's own, and not read.
     ``apart`` keeps equal initializers apart, as training makes them differ.
-    Raises InvalidModel, UnsupportedModel, and OSError where the file cannot be read.
+    Raises InvalidModel, UnsupportedModel, UsageError for a program that was exported
+    for XLA, and OSError where the file cannot be read.
     """
     if not isinstance(source, bytes | ModelProto):
         path = Path(source)
+        if is_program(path):
+            raise UsageError(
+                f"{path} is a program for XLA, and no model any more; graphopt run and"
+                " graphopt bench take it"
+            )
         try:
             return load(
                 path.read_bytes(),

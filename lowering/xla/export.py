@@ -1,44 +1,38 @@
 """A graph as a program for several platforms at once, by `jax.export`.
 
 Symbolic dims stay open where XLA can follow them, and weights are arguments: the
-program holds neither, but for weights of types that no file of arrays has.
+program holds neither, but for weights that no file of arrays can have.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import flatbuffers  # noqa: F401  with which JAX serializes
 import jax
 import numpy as np
 
-from graphopt import __version__, dims
-from graphopt.dims import Dim, Expr
+from graphopt import __version__
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
 from graphopt.ir import Graph, Parameter
 from graphopt.ops import Opaque
-from graphopt.polynomial import Polynomial
 from graphopt.provenance import place
 from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
 
 from .function import Function
-from .symbols import sized
+from .serialized import EVERY, Program
+from .symbols import caps, identifiers, sized
 from .trace import DataDependent, Open
-from .weights import STORED, save_weights
+from .weights import can_store
 
 Array = Any
 
-PLATFORMS: Final = ("cpu", "cuda", "tpu")
-
-LARGEST: Final = (1 << 31) - 1
+LARGEST_DIM: Final = (1 << 31) - 1
 """What a dim may be: an index beyond it stands for the end of an axis."""
 
 MOST_BAKED: Final = 900 << 20
@@ -47,57 +41,22 @@ MOST_BAKED: Final = 900 << 20
 _Spec: Final[Any] = jax.ShapeDtypeStruct  # which JAX has not typed
 
 
-@dataclass(frozen=True)
-class Program:
-    """What is to be written: a serialized export, and the weights that go beside it."""
-
-    blob: bytes
-    weights: Mapping[str, Array]
-    interface: Interface
-
-    def save(self, path: Path) -> None:
-        """Write the program, and the weights beside it; see `graphopt.interface`."""
-        path.write_bytes(self.blob)
-        self.interface.append_to(path)
-        if self.interface.weights is not None:
-            beside = path.with_name(self.interface.weights)
-            save_weights(beside, self.weights)
-            shutil.copymode(path, beside)  # safetensors writes for its owner alone
-
-    def notes(self) -> Iterator[str]:
-        """What whoever uses the program should know."""
-        made = self.interface
-        if made.platforms != PLATFORMS:
-            yield f"the program runs on {', '.join(made.platforms)} only"
-        if made.symbols:
-            yield f"open dims: {', '.join(made.symbols)}"
-        yield from (f"holds for {constraint}" for constraint in made.constraints)
-        yield from (f"the input {name!r} is fixed" for name in made.fixed)
-        if made.weights is not None and made.baked:
-            some = ", ".join(map(repr, made.baked[:3]))
-            yield (
-                f"{len(made.baked)} weights of types that JAX cannot load from"
-                f" safetensors are in the program: {some}"
-            )
-        if made.no_derivative is not None:
-            yield f"the program has no derivative: {made.no_derivative}"
-
-
 def export(
     graph: Graph,
     platform: str,
     *,
     fixed: Mapping[str, Array] | None = None,
     beside: str | None = None,
-    precision: str = "highest",
+    precision: str,
 ) -> Program:
     """The graph as ``call(weights, inputs) -> outputs``, all dicts by name.
 
-    It runs on all of `PLATFORMS` if JAX can say it for all, else on ``platform``.
-    ``fixed`` are values for inputs that steer shapes, others are ignored; ``beside``
-    names the file of weights, without which they are part of the program. Raises
-    UsageError, UnsupportedModel for what XLA does not have, and where a dim cannot stay
-    open: that names the op.
+    It runs on all platforms if JAX can say it for all, else on ``platform``.
+    ``fixed`` are values for inputs that steer shapes, others are ignored; those with a
+    default need none. ``beside`` names the file of weights, without which they are part
+    of the program. Raises UsageError, UnsupportedModel for what XLA does not have, and
+    where a dim cannot stay open: that names the op. ``precision`` of float32 products
+    is "highest", or "default", each chip's own.
     """
     for home, op in graph.walk():
         if not op.deterministic and not isinstance(op, Opaque):
@@ -107,12 +66,12 @@ def export(
             )
     graph = _named(graph)
     function = Function(graph, precision=precision)
-    known = _fixed(function, fixed or {})
     params = function.params
+    known = _fixed(graph, function.steering, params.keys(), fixed or {})
     stored = {
         name: array
         for name, array in params.items()
-        if beside is not None and array.dtype.name in STORED
+        if beside is not None and can_store(name, array)
     }
     baked = {name: array for name, array in params.items() if name not in stored}
     if sum(array.nbytes for array in baked.values()) > MOST_BAKED:
@@ -148,6 +107,7 @@ def export(
         baked=tuple(baked),
         fixed={name: fixed_value(array) for name, array in known.items()},
         no_derivative=no_derivative,
+        precision=precision,
     )
     return Program(blob, stored, interface)
 
@@ -166,39 +126,43 @@ class _Making:
         self.inputs = inputs
         self.call = call
         self.weights = weights
-        self.names = _identifiers(d for p in inputs for d in p.shape or ())
+        self.names = identifiers(d for p in inputs for d in p.shape or ())
         self.caps: list[tuple[str, int]] = []
 
     def made(self, platform: str) -> tuple[Any, bytes, str | None]:
         """The export, its bytes, and why they hold no derivative."""
         with jax.enable_x64(True), _without_source():
-            try:
-                made = self._exported(PLATFORMS)
-            except (Open, DataDependent):
-                self.caps = _caps(self.graph, self.names)
-                if not self.caps:
-                    raise
-                made = self._exported(PLATFORMS)
-            except GraphoptError:
-                raise
-            except (NotImplementedError, ValueError):  # another platform lacks it
-                made = self._alone(platform)
+            made = self._within_caps(platform)
             try:
                 return made, bytes(made.serialize(vjp_order=1)), None
             except Exception as error:  # one of many that JAX has for it
                 return made, _serialized(made), _first_line(error)
 
-    def _alone(self, platform: str) -> Any:
-        """The export for one platform."""
+    def _within_caps(self, platform: str) -> Any:
+        """The export; where dims cannot stay open, the one for dims within `caps`."""
         try:
-            return self._exported([platform])
-        except (NotImplementedError, ValueError) as error:
-            raise UnsupportedModel(
-                f"JAX cannot export this for {platform}: {_first_line(error)}"
-            ) from error
+            return self._for_most(platform)
+        except (Open, DataDependent):
+            self.caps = caps(self.graph, self.names)
+            if not self.caps:
+                raise
+            return self._for_most(platform)
+
+    def _for_most(self, platform: str) -> Any:
+        """The export for all platforms, or where one lacks something, for this one."""
+        for platforms in (EVERY, (platform,)):
+            try:
+                return self._exported(platforms)
+            except GraphoptError:
+                raise
+            except (NotImplementedError, ValueError) as error:  # of JAX
+                reason = error
+        raise UnsupportedModel(
+            f"JAX cannot export this for {platform}: {_first_line(reason)}"
+        ) from reason
 
     def _exported(self, platforms: Sequence[str]) -> Any:
-        most = {**dict.fromkeys(self.names, LARGEST), **dict(self.caps)}
+        most = {**dict.fromkeys(self.names, LARGEST_DIM), **dict(self.caps)}
         within = [f"{ours} <= {most[name]}" for name, ours in self.names.items()]
         scope = jax.export.SymbolicScope(within)
         symbols = {
@@ -263,6 +227,11 @@ def _named(graph: Graph) -> Graph:
     new: dict[str, int | str] = {}
     for p in graph.inputs:
         if p.default is not None:
+            if p.dtype is DType.STRING:
+                raise UnsupportedModel(
+                    f"the input {p.name!r}: XLA has no strings; --freeze"
+                    " (freeze=True in Python) makes a constant of its default"
+                )
             continue
         if not isinstance(p.type, TensorType) or p.type.dtype is None:
             raise UnsupportedModel(
@@ -281,70 +250,30 @@ def _named(graph: Graph) -> Graph:
     return specialize(graph, new).graph if new else graph
 
 
-def _fixed(function: Function, given: Mapping[str, Array]) -> dict[str, Array]:
-    """The values of inputs that steer shapes. Raises UsageError where one lacks."""
+def _fixed(
+    graph: Graph,
+    steering: Collection[str],
+    weights: Collection[str],
+    given: Mapping[str, Array],
+) -> dict[str, Array]:
+    """The values of inputs that steer shapes. Raises UsageError where one lacks.
+
+    A default that is no weight steers, also where the input could be too large to.
+    """
     known = {}
-    for p in function.graph.inputs:
-        if p.name not in function.steering:
+    for p in graph.inputs:
+        if p.name in weights or (p.default is None and p.name not in steering):
             continue
         if p.name in given:
             known[p.name] = np.asarray(given[p.name])
-        elif p.default is None:
+        elif p.default is not None:
+            known[p.name] = p.default.array()
+        else:
             raise UsageError(
                 f"the input {p.name!r} decides shapes, and is part of a program for"
                 " XLA: give its value with --inputs (inputs=… in Python)"
             )
     return known
-
-
-def _identifiers(found: Iterable[Dim]) -> dict[str, str]:
-    """The symbols of some dims, with names that JAX can read; in order."""
-    names: dict[str, str] = {}
-    for dim in found:
-        for name in sorted(dims.symbols(dim) - names.keys()):
-            ours = re.sub(r"\W", "_", name, flags=re.ASCII)
-            if not ours[:1].isalpha() or ours in _RESERVED:
-                ours = f"d_{ours}"
-            while ours in names.values():
-                ours += "_"
-            names[name] = ours
-    return names
-
-
-_RESERVED: Final = ("max", "min", "mod", "floordiv", "non_negative")
-"""What means something else where JAX reads dims."""
-
-
-def _caps(graph: Graph, names: Iterable[str]) -> list[tuple[str, int]]:
-    """What symbols are held against in the graph: min(n, 512) says that n <= 512.
-
-    Tables of positions are sliced to a length, and then added to what is as long.
-    """
-    found: dict[str, int] = {}
-    todo: list[Polynomial] = []
-    for _, op in graph.walk():
-        for value in op.results:
-            known = () if value.contents is None else value.contents.flat
-            followed = (*(value.shape or ()), *known)
-            todo += [d.polynomial for d in followed if isinstance(d, Expr)]
-    seen: set[Polynomial] = set()
-    while todo:
-        polynomial = todo.pop()
-        if polynomial in seen:
-            continue
-        seen.add(polynomial)
-        for monomial, _ in polynomial.terms:
-            for atom in monomial:
-                todo += atom.operands
-                if atom.operation != "min":
-                    continue
-                ends = [x.constant for x in atom.operands if not x.degree]
-                alone = [x.single for x in atom.operands if x.single is not None]
-                for symbol in alone:
-                    if ends and symbol.operation == "symbol":
-                        name = symbol.key[0]
-                        found[name] = min(ends[0], found.get(name, ends[0]))
-    return [(name, found[name]) for name in names if found.get(name, 0) > 0]
 
 
 def _serialized(made: Any) -> bytes:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.export import is_symbolic_dim
 
 from graphopt.errors import InvalidModel, UnsupportedModel, UsageError
 from graphopt.feeds import bind
-from graphopt.interface import Interface, read_interface
+from graphopt.interface import Interface, Port, read_interface
 
-from .. import Array, Executable
+from .. import Array, Executable, not_installed
 from .weights import load_weights
 
 
@@ -31,15 +32,12 @@ class ExportedProgram(Executable):
                 f" for {platform}"
             )
         self.graph = self.interface.graph()
-        try:
-            exported = jax.export.deserialize(bytearray(path.read_bytes()))
-        except Exception as error:  # flatbuffers raise whatever they stumble over
-            raise InvalidModel(f"no program: {error}", where=str(path)) from error
+        exported = _deserialized(path)
+        wanted = _weights_of(exported, self.interface, path)
         weights = {}
         if self.interface.weights is not None:
-            weights = load_weights(path.with_name(self.interface.weights))
-        arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-        _check(weights, arguments[0], path)
+            weights = load_weights(path.parent, self.interface.weights)
+        _check(weights, wanted, path)
         with jax.enable_x64(True):
             self._weights = jax.device_put(weights, device)
         where = jax.sharding.SingleDeviceSharding(device)
@@ -62,6 +60,12 @@ class ExportedProgram(Executable):
             raise UsageError(
                 f"the program does not take these inputs: {str(error).splitlines()[0]}"
             ) from None
+        except jax.errors.JaxRuntimeError as error:
+            if "INVALID_ARGUMENT" not in str(error):
+                raise
+            raise InvalidModel(
+                f"XLA does not take the program: {str(error).splitlines()[0]}"
+            ) from None
         return {port.name: made[port.name] for port in self.interface.outputs}
 
     def used(self) -> Mapping[str, Any]:
@@ -70,7 +74,62 @@ class ExportedProgram(Executable):
             "runtime": "jax",
             "version": jax.__version__,
             "device": self.device.device_kind,
+            "precision": self.interface.precision,
         }
+
+
+def _deserialized(path: Path) -> Any:
+    """What JAX reads. Raises InvalidModel, and BackendMissing without flatbuffers."""
+    try:
+        import flatbuffers  # noqa: F401  or JAX says so in words of its own
+
+        return jax.export.deserialize(bytearray(path.read_bytes()))
+    except ModuleNotFoundError as error:
+        raise not_installed(error) from error
+    except OSError:
+        raise
+    except Exception as error:  # flatbuffers raise whatever they stumble over
+        raise InvalidModel(f"no program: {error}", where=str(path)) from error
+
+
+def _weights_of(exported: Any, interface: Interface, path: Path) -> Mapping[str, Any]:
+    """The weights that a program takes: shapes and element types by name.
+
+    Raises InvalidModel where the interface is another program's.
+    """
+    try:
+        (weights, inputs), named = jax.tree.unflatten(
+            exported.in_tree, exported.in_avals
+        )
+        outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+        fits = (
+            not named
+            and isinstance(weights, dict)
+            and tuple(exported.platforms) == interface.platforms
+            and _fit(interface.inputs, inputs)
+            and _fit(interface.outputs, outputs)
+        )
+    except (TypeError, ValueError, AttributeError):
+        fits = False
+    if not fits:
+        raise InvalidModel("the interface is another program's", where=str(path))
+    return cast(Mapping[str, Any], weights)
+
+
+def _fit(ports: Sequence[Port], avals: Mapping[str, Any]) -> bool:
+    """True where ports are what a program has; symbolic dims may have other names."""
+    if not isinstance(avals, dict) or len(avals) != len(ports):
+        return False
+    return all(
+        port.name in avals
+        and avals[port.name].dtype.name == port.dtype
+        and len(avals[port.name].shape) == len(port.shape)
+        and all(
+            isinstance(ours, str) if is_symbolic_dim(theirs) else ours == theirs
+            for ours, theirs in zip(port.shape, avals[port.name].shape, strict=True)
+        )
+        for port in ports
+    )
 
 
 def _check(weights: Mapping[str, Array], wanted: Mapping[str, Any], path: Path) -> None:

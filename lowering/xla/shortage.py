@@ -13,7 +13,7 @@ from graphopt.ir import Graph, Value
 from graphopt.provenance import named_values, place
 from graphopt.reference import OutOfBudget
 
-LARGEST: Final = 5
+NAMED_VALUES: Final = 5
 """Values that are named where a program does not fit."""
 
 _HBM: Final = re.compile(
@@ -98,5 +98,5 @@ def _largest(graph: Graph, symbols: Mapping[str, int]) -> list[tuple[str, int]]:
     for value in [*graph.inputs, *(r for op in graph.ops for r in op.results)]:
         sizes[value] = value_bytes(value, symbols) or 0
     names = {value: name for name, value in named_values(graph).items()}
-    top = heapq.nlargest(LARGEST, sizes.items(), key=lambda item: item[1])
+    top = heapq.nlargest(NAMED_VALUES, sizes.items(), key=lambda item: item[1])
     return [(names.get(v) or (place(graph, v.op) if v.op else "?"), n) for v, n in top]

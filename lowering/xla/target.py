@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jax
 
-from graphopt.errors import BackendMissing, UsageError, nearest
+from graphopt.errors import BackendMissing, UsageError
 from graphopt.importer import load
 from graphopt.interface import is_program
 from graphopt.ir import Graph
@@ -19,11 +19,10 @@ from .. import Executable, Model
 from .ahead import examine, inputs_like_random
 from .exported import ExportedProgram
 from .function import Function
+from .platforms import PLATFORMS, precision_of
 from .program import Program
 from .report import Examined
 from .topology import Topology, devices, libtpu_version, parse
-
-_PLATFORMS: Final = {"xla-cpu": "cpu", "xla-cuda": "cuda", "xla-tpu": "tpu"}
 
 _INSTALL: Final = {
     "cpu": "pip install 'graphopt[jax]'",
@@ -32,23 +31,19 @@ _INSTALL: Final = {
     " to compile for, as in xla-tpu:v5e:2x2",
 }
 
-_PRECISIONS: Final = {"fp32": "highest"}
-"""Our words for the precision of float32 products, and JAX's."""
-
-_OWN_PRECISION: Final = {"xla-tpu": "default"}
-"""A TPU rounds operands to bfloat16 and sums in float32; the others are "highest"."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Xla:
     """A device of JAX that runs programs.
 
     ``precision`` of float32 products is "highest", float32's own, or "default", the
-    chip's. ``options`` are those of XLA's compiler, for `examine`.
+    chip's; ``chosen`` where it was asked for, which programs do not take. ``options``
+    are those of XLA's compiler, for `examine`.
     """
 
     name: str
     precision: str
+    chosen: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 
     def compile(self, graph: Graph, plan: Plan) -> Executable:
@@ -56,6 +51,11 @@ class Xla:
 
     def open(self, model: Model) -> Executable:
         if is_program(model):
+            if self.chosen:
+                raise UsageError(
+                    f"{model} has the precision that it was exported with; --precision"
+                    " is of models, also where they are optimized for XLA"
+                )
             return ExportedProgram(Path(model), self.name, self.device)
         return self.compile(load(model), Plan())
 
@@ -75,7 +75,7 @@ class Xla:
     @property
     def device(self) -> Any:
         """The first device of the platform. Raises BackendMissing."""
-        platform = _PLATFORMS[self.name]
+        platform = PLATFORMS[self.name]
         try:
             return jax.devices(platform)[0]
         except RuntimeError as error:
@@ -135,11 +135,11 @@ def target(name: str, device: str, precision: str | None = None) -> Xla:
     Raises UsageError for a topology or a precision that there is none of,
     BackendMissing where the compiler for a topology is not installed.
     """
-    if precision is not None and precision not in _PRECISIONS:
-        raise UsageError(f"no precision {precision!r}{nearest(precision, _PRECISIONS)}")
-    chosen = _PRECISIONS.get(precision or "", _OWN_PRECISION.get(name, "highest"))
+    own, chosen = precision_of(name, precision), precision is not None
     if not device:
-        return Xla(name=name, precision=chosen)
+        return Xla(name=name, precision=own, chosen=chosen)
     topology = parse(device)
     devices(topology)  # says now what is missing or wrong
-    return Tpu(name=f"{name}:{topology}", precision=chosen, topology=topology)
+    return Tpu(
+        name=f"{name}:{topology}", precision=own, chosen=chosen, topology=topology
+    )

@@ -1,0 +1,33 @@
+"""XLA's targets as JAX knows them: platforms, and the precision of their products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from graphopt.errors import UsageError, nearest
+
+PLATFORMS: Final[Mapping[str, str]] = {
+    "xla-cpu": "cpu",
+    "xla-cuda": "cuda",
+    "xla-tpu": "tpu",
+}
+"""JAX's word for the devices of each target."""
+
+_PRECISIONS: Final = {"fp32": "highest"}
+"""Our words for the precision of float32 products, and JAX's."""
+
+_OWN_PRECISION: Final = {"xla-tpu": "default"}
+"""A TPU rounds operands to bfloat16 and sums in float32; the others are "highest"."""
+
+
+def precision_of(target: str, wanted: str | None) -> str:
+    """JAX's word for the precision that was asked for, or the target's own.
+
+    Raises UsageError.
+    """
+    if wanted is None:
+        return _OWN_PRECISION.get(target, "highest")
+    if wanted not in _PRECISIONS:
+        raise UsageError(f"no precision {wanted!r}{nearest(wanted, _PRECISIONS)}")
+    return _PRECISIONS[wanted]
