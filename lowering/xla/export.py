@@ -19,7 +19,7 @@ from graphopt import __version__
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
 from graphopt.ir import Graph, Parameter
-from graphopt.ops import Opaque
+from graphopt.ops.random import is_random
 from graphopt.provenance import place
 from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
@@ -59,7 +59,7 @@ def export(
     is "highest", or "default", each chip's own.
     """
     for home, op in graph.walk():
-        if not op.deterministic and not isinstance(op, Opaque):
+        if is_random(op):
             raise UnsupportedModel(
                 "a program for XLA would draw the same random numbers each time",
                 where=place(home, op),
