@@ -33,7 +33,7 @@ SCHEMA: Final = 1
 LONGEST: Final = 64 << 20
 """Bytes of an interface, unpacked: untrusted archives could unpack to anything."""
 
-_NAMES: Final = ("platforms", "symbols", "constraints", "baked")
+_NAMES: Final = ("platforms", "symbols", "constraints", "baked", "overridable")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Interface:
 
     ``weights`` is the file that holds them, beside the program; None where they are all
     in it. ``baked`` are weights that are part of the program, ``fixed`` are the inputs
-    whose values are. ``symbols`` are the open dims, of which ``constraints`` hold;
+    whose values are; ``overridable`` are weights that were inputs too, baked or not.
+    ``symbols`` are the open dims, of which ``constraints`` hold;
     ``no_derivative`` says why the program has none, if it has none. ``precision`` of
     float32 products is "highest", float32's own, or "default", that of each chip.
     """
@@ -79,6 +80,7 @@ class Interface:
     constraints: tuple[str, ...] = ()
     weights: str | None = None
     baked: tuple[str, ...] = ()
+    overridable: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     no_derivative: str | None = None
     precision: str = "highest"
@@ -127,7 +129,7 @@ def read_interface(path: Path) -> Interface:
             for side in ("inputs", "outputs")
             for side_ in (members.pop(side),)
         }
-        for name in _NAMES:
+        for name in members.keys() & set(_NAMES):
             members[name] = tuple(members[name])
         made = Interface(**ports, **members)
         _check(made)

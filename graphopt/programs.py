@@ -8,7 +8,6 @@ next to the reference, and only then renamed; one that fails is kept as
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +32,7 @@ from .report import Change, Trial
 if TYPE_CHECKING:
     from .check import CheckResult
     from .driver import Result
+    from .interface import Interface
     from .lowering import Program
 
 _SIZES: Final = 6
@@ -62,7 +62,7 @@ def put_program_in_place(
         check, trial = result.report.check, None
         if result.checking.wanted:
             try:
-                check, trial = _proved(result, staged, program.interface.platforms)
+                check, trial = _proved(result, staged, program.interface)
             except CheckFailed as error:
                 kept = free_name(path)
                 _renamed(program, kept).save(kept)
@@ -91,22 +91,27 @@ def _renamed(program: Program, path: Path) -> Program:
 
 
 def _proved(
-    result: Result, staged: Path, platforms: Sequence[str]
+    result: Result, staged: Path, interface: Interface
 ) -> tuple[CheckResult, Trial]:
     """Check the graph, then the program that is about to be put in place.
 
-    One that is not for CPUs is not run. Raises CheckFailed.
+    One that is not for CPUs, or that holds what was given, is not run. Raises
+    CheckFailed.
     """
     from .artifact import XLA, Feed, try_program  # which runs graphs
 
     check = result.checking.compare(result.original, result.graph)
     if not check.passed:
         raise result.blamed(check)
-    if "cpu" not in platforms:
-        made = ", ".join(platforms)
+    if "cpu" not in interface.platforms:
+        made = ", ".join(interface.platforms)
         return check, Trial(XLA, None, note=f"the program is for {made} only")
     program = find("xla-cpu").open(staged)
     given, seed = result.checking.inputs, result.checking.seed
+    held = set(interface.overridable).intersection(interface.baked, given or ())
+    if held:
+        note = f"the initializer {min(held)!r} was given, and is part of the program"
+        return check, Trial(XLA, None, note=note)
     sizes = check.sizes or tuple(islice(bindings(result.original), _SIZES))
     feeds = [Feed(given, each, seed) for each in (sizes if given is None else ({},))]
     trial = try_program(result.original, program, feeds)

@@ -724,6 +724,32 @@ def test_defaults_that_decide_shapes_are_fixed(
     assert read_interface(path).fixed_arrays()["to"].tolist() == [3, 2]
 
 
+def test_weights_that_callers_may_override(tmp_path: Path, command: Command) -> None:
+    text = "graph (float[n, 3] x, float[3] w) => (float[n, 3] y) { y = Mul(x, w) }"
+    source, path = tmp_path / "m.onnx", tmp_path / "m.opt.stablehlo"
+    onnx.save(overridable(text, w=np.ones(3, np.float32)), source)
+    arrays, x = tmp_path / "in.npz", normal(2, 3)
+    np.savez(arrays, x=x, w=np.full(3, 2, np.float32))
+    line = ("optimize", source, "--target", "xla-cpu", "-f", "--inputs", arrays)
+    code, out, _ = command(*line)
+    assert code == 0
+    assert "XLA on the CPU gives the same outputs" in out
+    assert read_interface(path).overridable == ("w",)
+    run = find("xla-cpu").open(path)
+    np.testing.assert_array_equal(run(x=x)["y"], x)
+    np.testing.assert_array_equal(run(x=x, w=np.full(3, 2, np.float32))["y"], 2 * x)
+    with pytest.raises(UsageError, match=r"'w' is float32\[3\], not float32\[4\]"):
+        run(x=x, w=np.ones(4, np.float32))
+    code, out, _ = command(*line, "--bake-weights")
+    assert code == 0
+    assert "1 initializers can no longer be overridden" in out
+    assert "not run in XLA on the CPU: the initializer 'w' was given" in out
+    run = find("xla-cpu").open(path)
+    np.testing.assert_array_equal(run(x=x)["y"], x)
+    with pytest.raises(UsageError, match="'w' is part of the program"):
+        run(x=x, w=np.full(3, 2, np.float32))
+
+
 def test_a_default_of_strings_is_refused() -> None:
     text = "graph (float[n] x, string[1] s) => (float[n] y) { y = Relu(x) }"
     graph = graphopt.load(overridable(text, s=np.array(["a"], object)))

@@ -105,6 +105,7 @@ def export(
         constraints=tuple(f"{name} <= {most}" for name, most in making.caps),
         weights=beside if stored else None,
         baked=tuple(baked),
+        overridable=tuple(p.name for p in graph.inputs if p.name in params),
         fixed={name: fixed_value(array) for name, array in known.items()},
         no_derivative=no_derivative,
         precision=precision,

@@ -38,6 +38,7 @@ class ExportedProgram(Executable):
         if self.interface.weights is not None:
             weights = load_weights(path.parent, self.interface.weights)
         _check(weights, wanted, path)
+        self._wanted = wanted
         with jax.enable_x64(True):
             self._weights = jax.device_put(weights, device)
         where = jax.sharding.SingleDeviceSharding(device)
@@ -51,11 +52,12 @@ class ExportedProgram(Executable):
                     f"the input {name!r} is fixed in the program, as {array.tolist()}"
                 )
         free = {name: array for name, array in inputs.items() if name not in fixed}
+        weights = self._overridden(free)
         fed, _ = bind(self.graph, free)
         named = {parameter.name: array for parameter, array in fed.items()}
         try:
             with jax.enable_x64(True):
-                made = jax.tree.map(np.asarray, self._call(self._weights, named))
+                made = jax.tree.map(np.asarray, self._call(weights, named))
         except (ValueError, TypeError) as error:  # sizes that its constraints forbid
             raise UsageError(
                 f"the program does not take these inputs: {str(error).splitlines()[0]}"
@@ -67,6 +69,25 @@ class ExportedProgram(Executable):
                 f"XLA does not take the program: {str(error).splitlines()[0]}"
             ) from None
         return {port.name: made[port.name] for port in self.interface.outputs}
+
+    def _overridden(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
+        """The weights, with what callers may override taken out of the inputs.
+
+        Raises UsageError.
+        """
+        weights = dict(self._weights)
+        for name in inputs.keys() & set(self.interface.overridable):
+            wanted = self._wanted.get(name)
+            if wanted is None:
+                raise UsageError(f"the initializer {name!r} is part of the program")
+            array = np.asarray(inputs.pop(name))
+            if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
+                raise UsageError(
+                    f"the initializer {name!r} is {wanted.dtype}{list(wanted.shape)},"
+                    f" not {array.dtype}{list(array.shape)}"
+                )
+            weights[name] = array
+        return weights
 
     def used(self) -> Mapping[str, Any]:
         return {

@@ -57,5 +57,10 @@ class Program:
                 f"{len(made.baked)} weights that JAX cannot load from safetensors, for"
                 f" their types or names, are in the program: {some}"
             )
+        if held := set(made.overridable).intersection(made.baked):
+            yield (
+                f"{len(held)} initializers can no longer be overridden by callers: they"
+                " are part of the program"
+            )
         if made.no_derivative is not None:
             yield f"the program has no derivative: {made.no_derivative}"
