@@ -209,7 +209,8 @@ class Normalizer(WholeAxes):
         elif self.norm == "L1":
             size = xp.sum(xp.abs(x), -1, keepdims=True)
         elif self.norm == "L2":
-            size = xp.sqrt(xp.sum(xp.square(x), -1, keepdims=True))
+            squares = xp.sum(xp.square(x), -1, keepdims=True)
+            size = xp.flat_at_zero(xp.sqrt, squares)
         else:
             raise ValueError(f"norm {self.norm!r} is not MAX, L1 or L2")
         one = xp.ones(size.shape, DType.of(x.dtype))

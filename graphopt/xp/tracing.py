@@ -290,6 +290,7 @@ def _fourier(
     """A transform; on the CPU in double precision, which others lack.
 
     Errors grow with the length, unlike those of inverses, which are divided by it.
+    Slopes stay in single precision: JAX may turn them round outside of any scope.
     """
     x = jnp.asarray(x)
     if x.dtype not in (np.float32, np.complex64):
@@ -302,8 +303,15 @@ def _fourier(
         wide = np.complex128 if x.dtype == np.complex64 else np.float64
         return transform(x.astype(wide), n, axis).astype(np.complex64)
 
-    made: Array = lax.platform_dependent(x, cpu=exact, default=plain)
-    return made
+    @jax.custom_jvp
+    def made(x: Array) -> Array:
+        return lax.platform_dependent(x, cpu=exact, default=plain)
+
+    @made.defjvp
+    def moved(primals: Arrays, tangents: Arrays) -> tuple[Array, Array]:
+        return made(*primals), plain(*tangents)
+
+    return made(x)
 
 
 @jax.custom_jvp

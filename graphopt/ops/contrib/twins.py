@@ -18,6 +18,7 @@ from .. import (
     selection,
 )
 from ..bodies import cast, scalar, vector
+from ..comparison import Equal, Where
 from ..elementwise import Mul, Sqrt, Sub
 from ..reduction import ReduceSum
 from ..registry import op
@@ -234,7 +235,13 @@ class CDist(Contrib):
         a, b = self.operands
         apart = Sub(Unsqueeze(a, vector(1)), Unsqueeze(b, vector(0)))
         square = ReduceSum(Mul(apart, apart), vector(-1), keepdims=0)
-        return Sqrt(square) if self.metric == "euclidean" else square
+        if self.metric == "sqeuclidean":
+            return square
+        if square.dtype is None:
+            return None
+        same = Equal(square, scalar(0, square.dtype))
+        # A root is upright at zero: there the slope counts as zero.
+        return Where(same, square, Sqrt(Where(same, scalar(1, square.dtype), square)))
 
 
 @op("Inverse", domain=DOMAIN)
