@@ -8,7 +8,6 @@ results, weighed at random, is compared with what `jax.vjp` of the traced op say
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
@@ -16,6 +15,20 @@ from zlib import crc32
 import numpy as np
 import pytest
 from single import QUICK, Array, Case, lowered
+from slopes import (
+    NO_FLOATS,
+    TOLERANCE,
+    TRIES,
+    around,
+    difference,
+    facts_of,
+    fault,
+    is_float,
+    random_weights,
+    telling,
+    typed,
+    weighed,
+)
 from test_single_ops import CASES, KINDS
 
 from graphopt import xp
@@ -57,11 +70,6 @@ TIED = ("TopK",)
 SINGLE = ("DequantizeLinear", "LinearAttention")
 """Kinds that compute in float32, whatever their operands are."""
 
-STEPS = (1e-3, 1e-4, 1e-5)
-TRIES = 8
-TOLERANCE = {"float64": 1e-8, "float32": 2e-4, "single": 2e-6}
-"""Of the sum of what the directions of all elements contribute."""
-
 
 @dataclasses.dataclass
 class Line:
@@ -75,10 +83,6 @@ class Line:
     slope: float
 
 
-def is_float(array: Array | None) -> bool:
-    return array is not None and array.dtype.kind == "f"
-
-
 def doubled(case: Case) -> Case | None:
     """The case in float64; None where it is none of smooth functions of such."""
     arrays = [a for a in case.operands if a is not None]
@@ -90,10 +94,6 @@ def doubled(case: Case) -> Case | None:
     if not all(np.isfinite(a).all() for a in arrays if is_float(a)):
         return None
     return dataclasses.replace(case, operands=typed(case.operands, np.float64))
-
-
-def typed(operands: Sequence[Array | None], dtype: Any) -> tuple[Array | None, ...]:
-    return tuple(a.astype(dtype) if is_float(a) else a for a in operands)
 
 
 def moved_operands(case: Case) -> list[int]:
@@ -125,9 +125,6 @@ def line(case: Case) -> Line | str | None:
     return None if why == NO_FLOATS else why
 
 
-NO_FLOATS = "no result is a float"
-
-
 def slope(
     case: Case,
     moved: list[int],
@@ -145,27 +142,14 @@ def slope(
         with evaluator.xp.scope():
             return list(evaluator.apply(case.op, operands))
 
-    here = results(0)
-    weights = [rng.normal(size=a.shape) if is_float(a) else None for a in here]
-    if not any(w is not None and w.size for w in weights):
-        return NO_FLOATS
-    if not all(np.isfinite(a).all() for a in here if is_float(a)):
-        return "a result is not finite"
-
-    def value(step: float) -> float:
-        made = zip(weights, results(step), strict=True)
-        return float(sum((w * a).sum() for w, a in made if w is not None))
-
-    slopes = []
-    for step in STEPS:
-        near, far = value(step) - value(-step), value(2 * step) - value(-2 * step)
-        slopes.append((8 * near - far) / (12 * step))
-    size = 1 + max(map(abs, slopes))
+    weights = random_weights(results(0), rng)
+    if isinstance(weights, str):
+        return weights
     agree = 1e-6 if case.kind in SINGLE else 1e-8
-    for first, second in itertools.pairwise(slopes):
-        if abs(first - second) <= agree * size:
-            return Line(case, moved, point, direction, weights, first)
-    return f"no slope: {slopes}"
+    found = difference(lambda step: weighed(weights, results(step)), agree)
+    if isinstance(found, str):
+        return found
+    return Line(case, moved, point, direction, weights, found)
 
 
 def gradients(lines: Sequence[Line], dtype: Any) -> list[list[Array]]:
@@ -182,17 +166,20 @@ def gradients(lines: Sequence[Line], dtype: Any) -> list[list[Array]]:
                 case = dataclasses.replace(
                     at.case, operands=typed(at.case.operands, dtype)
                 )
-                made = lowered(case.op, operands)
-                kept = zip(made, at.weights, strict=True)
-                return [
-                    jax.numpy.asarray(a).astype(dtype) for a, w in kept if w is not None
-                ]
+                with xp.traced().scope():
+                    made = lowered(case.op, operands)
+                    kept = zip(made, at.weights, strict=True)
+                    return [
+                        jax.numpy.asarray(a).astype(dtype)
+                        for a, w in kept
+                        if w is not None
+                    ]
 
             _, back = jax.vjp(op, *point)
             found.append(list(back(weight)))
         return found
 
-    with xp.traced().scope():
+    with around(dtype):
         points = [[a.astype(dtype) for a in at.point] for at in lines]
         weights = [
             [w.astype(dtype) for w in at.weights if w is not None] for at in lines
@@ -204,17 +191,12 @@ def gradients(lines: Sequence[Line], dtype: Any) -> list[list[Array]]:
 def faults(lines: Sequence[Line], dtype: Any) -> list[str]:
     found = []
     for at, made in zip(lines, gradients(lines, dtype), strict=True):
-        terms = [g * d for g, d in zip(made, at.direction, strict=True)]
-        slope = sum(t.sum() for t in terms)
-        size = sum(abs(t).sum() for t in terms) + abs(at.slope) + 1e-3
-        error = abs(slope - at.slope) / size
         name = np.dtype(dtype).name
         if name == "float64" and at.case.kind in SINGLE:
             name = "single"
-        if not error <= TOLERANCE[name]:
-            found.append(
-                f"{at.case} in {np.dtype(dtype)}: {slope:.9g}, not {at.slope:.9g}"
-            )
+        text = fault(made, at.direction, at.slope, TOLERANCE[name])
+        if text is not None:
+            found.append(f"{at.case} in {np.dtype(dtype)}: {text}")
     return found
 
 
@@ -230,23 +212,8 @@ def lines_of(kind: str) -> tuple[list[Line], list[str]]:
     return found, missed
 
 
-def telling(lines: Sequence[Line]) -> list[Line]:
-    """The first, and each that has an attribute, operand or rank that none had before.
-
-    What is compiled takes nearly all of the time, and most cases are combinations.
-    """
-    seen: set[tuple[str, str]] = set()
-    chosen = []
-    for at in lines:
-        case = at.case
-        ranks = [None if a is None else a.ndim for a in case.operands]
-        facts = {(name, repr(value)) for name, value in case.attrs.items()}
-        facts |= {(f"operand {i}", str(rank)) for i, rank in enumerate(ranks)}
-        facts |= {("moved", str(at.moved)), ("outs", str(case.outs))}
-        if not facts <= seen:
-            chosen.append(at)
-        seen |= facts
-    return chosen
+def facts(at: Line) -> set[tuple[str, str]]:
+    return facts_of(at.case) | {("moved", str(at.moved))}
 
 
 DIFFERENTIABLE = sorted(set(KINDS) - set(NOT_DIFFERENTIABLE))
@@ -265,7 +232,7 @@ def checked(kind: str, count: int | None = None) -> None:
     lines, missed = lines_of(kind)
     assert lines, missed
     assert len(missed) == (kind in WITHOUT), missed
-    lines = telling(lines) if count is None else lines[:count]
+    lines = telling(lines, facts) if count is None else lines[:count]
     assert faults(lines, np.float64) + faults(lines, np.float32) == []
 
 
