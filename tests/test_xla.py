@@ -233,6 +233,29 @@ def test_branches_of_different_shapes_need_a_known_condition() -> None:
         find("xla-cpu").open(made)(x=x)
 
 
+def test_a_branch_of_unknown_shape_is_chosen_before_the_trace() -> None:
+    """The other one need not even fit the inputs."""
+    text = BRANCHES.replace("a = Add(x, x)", "a = Squeeze(x)").replace(
+        "b = Neg(x)",
+        "s = Constant <value = int64[1] {3}> ()  b = Reshape(x, s)",
+    )
+    text = text.replace("float[2] x", "float[n] x").replace(
+        "(float[2] y)", "(float[m] y)"
+    )
+    text = text.replace("=> (float[2] a)", "=> (float[k] a)")
+    made = model(text.replace("=> (float[2] b)", "=> (float[l] b)"))
+    run, x = find("xla-cpu").open(made), normal(2)
+    assert run(c=np.array(True), x=x)["y"].tolist() == x.tolist()
+
+
+def test_arguments_that_make_no_sense_are_told() -> None:
+    fn = Function(linear())
+    with pytest.raises(UsageError, match="by their names"):
+        fn(fn.params, normal(4, 3))
+    with pytest.raises(UsageError, match=r"'bf16'.*'bfloat16'"):
+        Function(linear(), precision="bf16")
+
+
 LOOP = """graph (int64 n, float[2] x) => (float[2] last{rows}) {
     go = Constant <value = bool {1}> ()
     last{named} = Loop (n, go, x) <

@@ -39,6 +39,9 @@ def lower(
     ``known`` are the inputs that steer shapes; all else may be arrays or their specs.
     """
 
+    if function.draws:
+        function = function.keyed(jax.random.key(0))
+
     def call(params: Any, arrays: Any) -> dict[str, Array]:
         return function(params, {**arrays, **known})
 

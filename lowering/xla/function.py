@@ -25,6 +25,9 @@ from .trace import LITERAL_BYTES, Tracer, draws, on_device
 Array = Any
 Arrays = Mapping[str, Array]
 
+PRECISIONS: Final = ("highest", "default", "bfloat16")
+"""Those of `graphopt.xp.traced`."""
+
 STEERING_ELEMENTS: Final = 1024
 """An input of more elements is data, and cannot steer shapes."""
 
@@ -43,6 +46,9 @@ class Function:
     """
 
     def __init__(self, graph: Graph, *, precision: str = "highest") -> None:
+        if precision not in PRECISIONS:
+            known = ", ".join(map(repr, PRECISIONS))
+            raise UsageError(f"no precision is called {precision!r}; known: {known}")
         self.key: Array | None = None
         self.draws = any(draws(op) for _, op in graph.walk())
         self.graph = graph
@@ -81,6 +87,8 @@ class Function:
             known = "lack" if name in self.weights else "have an unknown"
             raise UsageError(f"the parameters {known} {name!r}")
         with traced(self.precision).scope():
+            if not isinstance(inputs, Mapping | None):
+                raise UsageError("inputs are keywords, or a dict by their names")
             given = {**(inputs or {}), **named}
             weights = {v: jnp.asarray(params[name]) for name, v in self.weights.items()}
             for value, array in weights.items():

@@ -49,12 +49,12 @@ def _steers(op: Op) -> Iterator[Value]:
 
 
 def _alike(op: If) -> bool:
-    """False where the branches surely give other shapes or types."""
+    """True where the branches are known to give the same shapes and types."""
     for a, b in zip(op.bodies[0].outputs, op.bodies[1].outputs, strict=True):
         x, y = a.type, b.type
-        if not isinstance(x, TensorType) or not isinstance(y, TensorType):
+        if not isinstance(x, TensorType) or x.shape is None or None in x.shape:
             return False
-        if x.is_static and y.is_static and x != y:
+        if x != y:
             return False
     return True
 

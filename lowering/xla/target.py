@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,9 +79,13 @@ class Xla:
         platform = PLATFORMS[self.name]
         try:
             return jax.devices(platform)[0]
-        except RuntimeError as error:
+        except (AssertionError, RuntimeError) as error:  # the former where none is left
+            allowed = os.environ.get("JAX_PLATFORMS", "")
+            advice = _INSTALL[platform]
+            if allowed and platform not in allowed.split(","):
+                advice = f"JAX_PLATFORMS={allowed} leaves none: unset it"
             raise BackendMissing(
-                f"JAX has no {platform} device; {_INSTALL[platform]}", where=str(error)
+                f"JAX has no {platform} device; {advice}", where=str(error) or None
             ) from None
 
     def used(self) -> dict[str, Any]:
