@@ -80,12 +80,12 @@ class Xla:
         try:
             return jax.devices(platform)[0]
         except (AssertionError, RuntimeError) as error:  # the former where none is left
-            allowed = os.environ.get("JAX_PLATFORMS", "")
-            advice = _INSTALL[platform]
+            allowed, hint = os.environ.get("JAX_PLATFORMS", ""), ""
             if allowed and platform not in allowed.split(","):
-                advice = f"JAX_PLATFORMS={allowed} leaves none: unset it"
+                hint = f" (JAX_PLATFORMS={allowed} leaves none: unset it)"
             raise BackendMissing(
-                f"JAX has no {platform} device; {advice}", where=str(error) or None
+                f"JAX has no {platform} device{hint}; {_INSTALL[platform]}",
+                where=str(error) or None,
             ) from None
 
     def used(self) -> dict[str, Any]:
