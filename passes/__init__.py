@@ -12,6 +12,7 @@ from .gemm import Gemms
 from .merge_constants import MergeConstants
 from .movement import Movement
 from .padding import Padding
+from .raise_attention import RaiseAttention
 from .raise_gelu import RaiseGelu
 from .raise_norms import RaiseNorms
 from .regions import Regions
@@ -31,6 +32,7 @@ ALL: tuple[type[Pass], ...] = (
     Gemms,
     RaiseNorms,
     RaiseGelu,
+    RaiseAttention,
     MergeConstants,
 )
 """Every pass that comes with graphopt, in the order of the default pipeline."""

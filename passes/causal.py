@@ -1,0 +1,93 @@
+"""Conditions on positions: which part of a mask says that no query sees later keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.ir import Value
+from graphopt.ops import (
+    And,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    Not,
+    Range,
+    Unsqueeze,
+)
+
+from .match import READ_LIMIT, uniform
+
+
+@dataclass(frozen=True)
+class Causal:
+    """``column <= row and rest``; no rest: only that."""
+
+    rest: Value | None
+
+
+def split_causal(mask: Value) -> Causal | None:
+    """The causal part of a condition on ``[..., query, key]``, and what is left."""
+    parts: list[Value] = []
+    stack: list[Value] = [mask]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, And):
+            stack.extend(v for v in reversed(part.operands) if v is not None)
+        else:
+            parts.append(part)
+    rest = [part for part in parts if not is_causal(part)]
+    if len(rest) == len(parts):
+        return None
+    left: Value | None = None
+    for part in rest:
+        left = part if left is None else And(left, part)
+    if left is not None and (left.rank is None or left.rank < 2):
+        return None
+    return Causal(left)
+
+
+def is_causal(condition: Value) -> bool:
+    """True for ``column <= row``, both counted from 0, over the last two dims."""
+    tensor = condition.constant
+    if tensor is not None:
+        if tensor.size > READ_LIMIT**2 or len(tensor.shape) < 2:
+            return False
+        if any(dim != 1 for dim in tensor.shape[:-2]):
+            return False
+        square = tensor.array().reshape(tensor.shape[-2:])
+        return bool(np.array_equal(square, np.tri(*square.shape, dtype=bool)))
+    if isinstance(condition, LessOrEqual):
+        column, row = condition.operands
+    elif isinstance(condition, GreaterOrEqual):
+        row, column = condition.operands
+    elif isinstance(condition, Not) and isinstance(condition.operands[0], Greater):
+        column, row = condition.operands[0].operands
+    elif isinstance(condition, Not) and isinstance(condition.operands[0], Less):
+        row, column = condition.operands[0].operands
+    else:
+        return False
+    if column is None or row is None or condition.rank is None:
+        return False
+    return counts(column, condition.rank, 1) and counts(row, condition.rank, 2)
+
+
+def counts(value: Value, rank: int, last: int) -> bool:
+    """True for 0, 1, 2 … along the axis that is ``last`` from the end, of ``rank``."""
+    shape = value.shape
+    if shape is None or len(shape) < last or len(shape) > rank:
+        return False
+    others = [dim for i, dim in enumerate(shape) if i != len(shape) - last]
+    if any(dim != 1 for dim in others):
+        return False
+    tensor = value.constant
+    if tensor is not None:
+        return bool(np.array_equal(tensor.array().ravel(), np.arange(tensor.size)))
+    while isinstance(value, Unsqueeze):
+        value = value.operands[0]  # type: ignore[assignment]
+    if not isinstance(value, Range):
+        return False
+    start, _, step = value.operands
+    return bool(uniform(start) == 0 and uniform(step) == 1)
