@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphopt.ops import Add, Gemm, MatMul, Transpose
+from graphopt.dims import equal
+from graphopt.ir import Value
+from graphopt.ops import Add, Flatten, Gemm, MatMul, Reshape, Transpose
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
@@ -60,7 +62,47 @@ def transposed_operand(op: Gemm) -> Outcome:
     return op.copy(operands=operands, **turned)
 
 
-RULES: tuple[Rule, ...] = (product_and_sum, bias_of_gemm, transposed_operand)
+@rule(exact=False)
+def flattened_product(op: Reshape, scene: Scene) -> Outcome:
+    """split(gemm(merge(x), w, b)) = x @ w + b, where leading dims are merged"""
+    product = op.operands[0]
+    if not isinstance(product, Gemm) or op.rank is None or op.rank < 3:
+        return None
+    rows, weight, *bias = product.operands
+    x = rows.operands[0] if isinstance(rows, Reshape | Flatten) else None
+    if x is None or weight is None or product.transA or not scene.single(product):
+        return None
+    if x.rank != op.rank or not rows_of(x, rows) or not rows_of(op, product):
+        return None
+    if not all(map(equal, x.shape[:-1], op.shape[:-1])):  # type: ignore[index]
+        return None
+    if product.alpha != 1 or (bias and product.beta != 1):
+        return miss("the product is scaled", product)
+    if product.transB:
+        if weight.constant is None or not scene.single(weight):
+            return miss("others read the transposed weight too", weight)
+        weight = Transpose(weight, perm=(1, 0))
+    made: Value = MatMul(x, weight)
+    if not bias or bias[0] is None:
+        return made
+    if bias[0].rank is None or bias[0].rank > 1:
+        return miss("the bias is no vector", bias[0])
+    return Add(made, bias[0])
+
+
+def rows_of(x: Value, rows: Value | None) -> bool:
+    """True where ``rows`` are all vectors of ``x`` along its last axis, in order."""
+    if rows is None or rows.shape is None or x.shape is None or len(rows.shape) != 2:
+        return False
+    return equal(x.shape[-1], rows.shape[1])
+
+
+RULES: tuple[Rule, ...] = (
+    product_and_sum,
+    bias_of_gemm,
+    transposed_operand,
+    flattened_product,
+)
 
 
 @dataclass(frozen=True)
