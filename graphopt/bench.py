@@ -123,7 +123,7 @@ def _open(
     threads: int,
 ) -> Executable:
     if target == _THREADED:
-        from .lowering.session import Session
+        from .lowering.ort.session import Session
 
         return Session(model, threads=threads)
     return find(target, precision).open(model)

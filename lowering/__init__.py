@@ -85,7 +85,7 @@ class Target(Protocol):
 
 _MODULES: Final = {
     "reference": ".reference",
-    "ort-cpu": ".ort",
+    "ort-cpu": ".ort.target",
     "xla-cpu": ".xla.target",
     "xla-cuda": ".xla.target",
     "xla-tpu": ".xla.target",

@@ -111,7 +111,7 @@ def _end(code: int, late: bool, limit_s: float) -> str:
 
 def _serve(commands: BinaryIO, answers: BinaryIO) -> None:
     """Run the models that the parent names, one after the other."""
-    from .session import Session
+    from .ort.session import Session
 
     artifacts, inputs = pickle.load(commands)
     for path, folder in artifacts:

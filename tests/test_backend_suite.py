@@ -141,7 +141,7 @@ def baked(case: Case) -> ModelProto | None:
 
 def in_runtime(model: ModelProto, inputs: dict[str, Any]) -> list[Any] | None:
     """The outputs without any optimization; None where the runtime refuses."""
-    from graphopt.lowering.session import Session
+    from graphopt.lowering.ort.session import Session
 
     try:
         session = Session(model.SerializeToString(), optimized=False, threads=1)

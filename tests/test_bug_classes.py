@@ -76,7 +76,7 @@ def run(target: str, proto: ModelProto, feeds: Feeds) -> list[Any]:
     if target == "reference":
         return run_model(proto, feeds)
     pytest.importorskip("onnxruntime")
-    from graphopt.lowering.session import Session
+    from graphopt.lowering.ort.session import Session
 
     session = Session(proto.SerializeToString(), optimized=False, threads=1)
     return list(session(feeds).values())

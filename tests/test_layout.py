@@ -36,6 +36,9 @@ ORDER = [
 ]
 """Modules and packages in the order in which the data visits them (docs/design.md)."""
 
+DATA = sorted((PACKAGE / "lowering").rglob("data/*.json"))
+"""Files that are no code, and go into a wheel all the same."""
+
 UPWARD = {
     ("ir", "text"),  # printing a graph
 }
@@ -149,6 +152,7 @@ def test_a_wheel_holds_the_tree(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {f"graphopt/{file.relative_to(PACKAGE)}" for _, file in modules()}
+    expected |= {f"graphopt/{f.relative_to(PACKAGE)}" for f in DATA}
     assert found == expected | {"graphopt/__init__.py", "graphopt/py.typed"}
 
 

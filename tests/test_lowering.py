@@ -114,7 +114,7 @@ def test_large_weights_go_through_files(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("graphopt.lowering.ort.INLINE_BYTES", 0)
+    monkeypatch.setattr("graphopt.lowering.ort.target.INLINE_BYTES", 0)
     assert find("ort-cpu").compile(graph, Plan())(x=X, y=Y)["sum"].tolist() == [11, 22]
 
 

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "bench": "time models against each other",
     "extract": "cut a part out of a model",
     "passes": "list the passes, their options and their rules",
+    "kernels": "list what ONNX Runtime has kernels for",
     "explain": "say what was not done to a model, and why",
     "bisect": "find the pass, rule and op that break a model",
 }

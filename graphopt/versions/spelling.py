@@ -76,8 +76,8 @@ class Spelling:
         if len(types) > self.max_results:
             return False
         key = (
-            tuple([None if v is None else _type_name(v.type) for v in operands]),
-            tuple([_type_name(t) for t in types]),
+            tuple([None if v is None else type_name(v.type) for v in operands]),
+            tuple([type_name(t) for t in types]),
         )
         return _fits(self, *key)
 
@@ -110,12 +110,12 @@ def _fits(
     return True
 
 
-def _type_name(type_: Type) -> str:
+def type_name(type_: Type) -> str:
     """ONNX's text for a type with its dims left out; empty where it is not known."""
     if isinstance(type_, TensorType):
         return _TENSOR_NAMES[type_.dtype]
     if isinstance(type_, (SequenceType, OptionalType)):
-        inner = _type_name(type_.element)
+        inner = type_name(type_.element)
         outer = "seq" if isinstance(type_, SequenceType) else "optional"
         return f"{outer}({inner})" if inner else ""
     return ""

@@ -12,7 +12,7 @@ from graphopt.exporter import save, to_proto
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
-from . import Executable, Model
+from .. import Executable, Model
 from .session import Refused, Session, runtime
 
 INLINE_BYTES: Final = 1 << 30

@@ -12,7 +12,7 @@ import numpy as np
 from graphopt.errors import BackendMissing, GraphoptError, UnsupportedModel, UsageError
 from graphopt.types import DType
 
-from . import Array, Executable
+from .. import Array, Executable
 
 PROVIDER: Final = "CPUExecutionProvider"
 

@@ -1,0 +1,1 @@
+"""ONNX Runtime: its targets, its sessions, and which kernels it has."""
