@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from .bisect import Culprit, culprit
 from .debug import verifies
@@ -23,7 +23,7 @@ from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
 from .lowering import Executable, find as find_target
-from .lowering.xla.platforms import precision_of
+from .lowering.xla.platforms import PLATFORMS, precision_of
 from .ops.schema import LATEST
 from .passes import ALL
 from .pipeline import Pass, Pipeline
@@ -37,8 +37,13 @@ from .verify import element_types, verify
 if TYPE_CHECKING:
     from .check import CheckResult
 
-TARGETS: Final = ("onnx", "xla-cpu", "xla-cuda", "xla-tpu")
+RUNTIMES: Final = ("ort-cpu", "ort-cuda")
+"""Targets that take a model with ops of ONNX Runtime."""
+
+TARGETS: Final = ("onnx", *RUNTIMES, "xla-cpu", "xla-cuda", "xla-tpu")
 """What `optimize` can write for; `graphopt.lowering.targets` are those that can run."""
+
+Fuse: TypeAlias = Literal["auto", "max"]
 
 LEVELS: Final = (0, 1, 2)
 """0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
@@ -113,7 +118,7 @@ class Result:
         ``bake``, inside. Raises UsageError where ``path`` is the original or cannot be
         written, and CheckFailed; for a program what `lowering.to_program` raises.
         """
-        if self.report.target != "onnx":
+        if self.report.target in PLATFORMS:
             from .programs import put_program_in_place
 
             return put_program_in_place(
@@ -191,10 +196,14 @@ def optimize(
     inputs: Mapping[str, Any] | None = None,
     seed: int = 0,
     precision: str | None = None,
+    fuse: Fuse = "auto",
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
 
-    ``target`` is one of `TARGETS`: a model for any runtime, or a program for XLA.
+    ``target`` is one of `TARGETS`: a model for any runtime, one for ONNX Runtime, with
+    ops of its own, or a program for XLA. ``fuse`` "max" makes, for ONNX Runtime, every
+    op that it has a kernel for; "auto" leaves out those that are slower than their
+    parts.
     ``level`` is 0 (nothing), 1 (exact rules) or 2 (also rules that change rounding).
     ``passes`` are the only ones, ``add`` and ``skip`` change the default ones; a pass
     is an object or ``"name(option=value)"``. ``check`` is auto, full, regions or off.
@@ -210,7 +219,9 @@ def optimize(
     result = improve(
         source,
         target,
-        choose(level=level, passes=passes, add=add, skip=skip),
+        choose(
+            level=level, passes=passes, add=add, skip=skip, target=target, fuse=fuse
+        ),
         level=level,
         opset=opset,
         dims=dims,
@@ -239,7 +250,7 @@ def improve(
     began = time.process_time()
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}{nearest(target, TARGETS)}")
-    if target != "onnx":
+    if target in PLATFORMS:
         precision_of(target, precision)  # which says what is wrong with it
     elif precision is not None:
         raise UsageError("a precision is of programs for XLA; models state their own")
@@ -305,7 +316,7 @@ def _said_of_defaults(given: Graph, freeze: bool, target: str) -> list[str]:
         return []
     if freeze:
         return [f"{count} initializers can no longer be overridden by callers"]
-    if target != "onnx":
+    if target in PLATFORMS:
         return [
             f"{count} initializers are inputs too: in a program they are weights, and"
             " fixed where they decide shapes (--freeze makes them constants)"
@@ -328,6 +339,8 @@ def choose(
     passes: Iterable[str | Pass] | None = None,
     add: Iterable[str | Pass] = (),
     skip: Iterable[str] = (),
+    target: str = "onnx",
+    fuse: Fuse = "auto",
 ) -> Pipeline:
     """The pipeline for a level, or of just these ``passes``; see `optimize`.
 
@@ -351,7 +364,12 @@ def choose(
         chosen = [p for p in chosen if p.name != name]
     if level == 1:
         chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
-    return Pipeline(tuple(chosen) if level or passes is not None else ())
+    pipeline = Pipeline(tuple(chosen) if level or passes is not None else ())
+    if target not in RUNTIMES or passes is not None or level < 2:
+        return pipeline
+    from .lowering.ort.pipeline import lowered  # which reads the table of kernels
+
+    return lowered(pipeline, target, most=fuse == "max")
 
 
 def _listed(given: str | Pass | type[Pass] | Iterable[str | Pass]) -> list[Any]:

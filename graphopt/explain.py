@@ -48,7 +48,8 @@ def misses(graph: Graph, pipeline: Pipeline) -> list[Event]:
     On the way there, most misses are overcome.
     """
     found: list[Event] = []
-    for pass_ in pipeline.passes:
+    graph = pipeline.opened(graph)
+    for pass_ in pipeline.every:
         missed: list[tuple[Rule, Op, Miss]] = []
         pass_.run(graph, Log(on_miss=lambda *miss, to=missed: to.append(miss)))
         found += [_event(graph, pass_, rule, op, miss) for rule, op, miss in missed]

@@ -99,16 +99,31 @@ Observer = Callable[[Pass, Graph, Graph], None]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Passes in order, repeated until a whole round changes nothing.
+    """Passes in order, repeated until a whole round changes nothing; ``then`` the next.
 
-    ``rounds`` bounds the repetition; a round in which nothing fires ends it.
+    ``rounds`` bounds the repetition; a round in which nothing fires ends it. While all
+    this runs, rules may use what ``opset`` offers, if that is above the graph's own.
     """
 
     passes: tuple[Pass, ...]
     rounds: int = 6
+    then: Pipeline | None = None
+    opset: int = 0
 
     def __call__(self, graph: Graph) -> Graph:
         return self.run(graph)[0]
+
+    @property
+    def every(self) -> tuple[Pass, ...]:
+        """The passes, and those of the pipelines that come after."""
+        return self.passes + (self.then.every if self.then is not None else ())
+
+    def opened(self, graph: Graph) -> Graph:
+        """The graph as the passes are given it: at the higher one of the opsets."""
+        own = graph.header.opsets.get("", 0)
+        if self.opset <= own:
+            return graph
+        return graph.with_header(opsets={**graph.header.opsets, "": self.opset})
 
     def run(
         self,
@@ -125,31 +140,42 @@ class Pipeline:
         """
         records: dict[int, PassRecord] = {}
         seen: dict[int, Graph] = {}
-        count = count_ops(graph)
+        opened = start_of_all = self.opened(graph)
+        count = count_ops(opened)
         for _ in range(self.rounds):
-            start = graph
+            start = opened
             for i, pass_ in enumerate(self.passes):
-                if seen.get(i) is graph:
+                if seen.get(i) is opened:
                     continue
                 if deadline is not None and time.monotonic() > deadline:
-                    return graph, [records[k] for k in sorted(records)]
-                before, log, began = graph, _log(), time.process_time()
-                graph = pass_.run(before, log)
+                    break
+                before, log, began = opened, _log(), time.process_time()
+                opened = pass_.run(before, log)
                 seconds = time.process_time() - began
-                seen[i] = graph
-                after = count if graph is before else count_ops(graph)
+                seen[i] = opened
+                after = count if opened is before else count_ops(opened)
                 records[i] = _added(records.get(i), pass_, count, after, seconds, log)
                 count = after
-                if graph is before:
+                if opened is before:
                     continue
                 if verify is not None:
-                    verify(graph)
+                    verify(opened)
                 if observe is not None:
-                    observe(pass_, before, graph)
-                _show(pass_, before, graph, records[i])
-            if graph is start:
+                    observe(pass_, before, opened)
+                _show(pass_, before, opened, records[i])
+            if opened is start:
                 break
-        return graph, [records[k] for k in sorted(records)]
+        found = [records[k] for k in sorted(records)]
+        if self.then is not None:
+            opened, more = self.then.run(
+                opened, observe=observe, verify=verify, deadline=deadline
+            )
+            found += more
+        if opened is start_of_all:
+            return graph, found
+        if start_of_all is not graph:
+            opened = opened.with_header(opsets=graph.header.opsets)
+        return opened, found
 
 
 def count_ops(graph: Graph) -> int:

@@ -33,7 +33,10 @@ def whole_mask(op: Attention) -> Outcome:
         return None
     if lacks[1] and past is not None:
         return None
-    sizes = [_size(x, axis) if need else vector(1) for x, need in zip((q, k), lacks)]
+    sizes = [
+        _size(x, axis) if need else vector(1)
+        for x, need in zip((q, k), lacks, strict=True)
+    ]
     operands = list(op.operands)
     operands[3] = Expand(mask, Concat(*sizes, axis=0))
     return op.with_operands(operands)

@@ -1,0 +1,59 @@
+"""What ONNX Runtime cannot run as it is, said by simpler ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from onnx import defs
+
+from graphopt.ops.structured import Composite
+from graphopt.pipeline import RulePass
+from graphopt.rewrite import Outcome, Rule, miss, rule
+
+from .kernels import Kernels
+
+
+@cache
+def _has_function(kind: str) -> bool:
+    """True where ONNX says an op by simpler ones: the runtime does so by itself."""
+    try:
+        schema = defs.get_schema(kind)
+    except defs.SchemaError:
+        return False
+    return any(
+        getattr(schema, name)  # unknown to onnx's stubs
+        for name in ("has_function", "has_context_dependent_function")
+    )
+
+
+def written_out(provider: str) -> Rule:
+    """The rule for one execution provider."""
+    kernels = Kernels.of(provider)
+
+    @rule
+    def body(op: Composite) -> Outcome:
+        """f(x) = the body of f, where the runtime has no kernel for f"""
+        reason = kernels.why_not(op, opset=kernels.opset)
+        if reason is None or (op.domain == "" and _has_function(op.kind)):
+            return None
+        values = op.expansion
+        if values is None:
+            return miss(f"{reason}, and it has no body here", op)
+        return values[: op.outs]
+
+    return body
+
+
+@dataclass(frozen=True)
+class WriteOut(RulePass):
+    """Say composite ops by their bodies where ONNX Runtime has no kernel for them.
+
+    attention(q, k, v) of float64   -->   softmax(q k') v
+    """
+
+    provider: str = "cpu"
+
+    def rules(self) -> Sequence[Rule]:
+        return [written_out(self.provider)]

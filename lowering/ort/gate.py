@@ -1,0 +1,57 @@
+"""Nothing is made that ONNX Runtime has no kernel for: rules, each behind the table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from graphopt.ir import Op, Value
+from graphopt.pipeline import RulePass
+from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss
+
+from .kernels import Kernels
+
+
+def gated(rule: Rule, provider: str) -> Rule:
+    """The rule, which misses where what it would make has no kernel."""
+    kernels = Kernels.of(provider)
+
+    def apply(op: Op, scene: Scene) -> Outcome:
+        outcome = rule.apply(op, scene)
+        if outcome is None or isinstance(outcome, Miss):
+            return outcome
+        for made in _made(outcome, op):
+            reason = kernels.why_not(made, opset=kernels.opset)
+            if reason is not None:
+                return miss(reason, op)
+        return outcome
+
+    return dataclasses.replace(rule, apply=apply)
+
+
+def _made(
+    outcome: Value | Sequence[Value] | Mapping[Value, Value], op: Op
+) -> Iterator[Op]:
+    """The ops that give the new values, but for what was there before."""
+    if isinstance(outcome, Value):
+        values: Sequence[Value] = (outcome,)
+    else:
+        values = tuple(outcome.values() if isinstance(outcome, Mapping) else outcome)
+    known = {v.op for v in op.operands if v is not None}
+    ops = {v.op for v in values if v.op is not None and v.op is not op}
+    yield from (made for made in ops if made is not None and made not in known)
+
+
+@dataclass(frozen=True)
+class GatedPass(RulePass):
+    """A pass of rules for ONNX Runtime: ``provider`` is the one that must run it."""
+
+    provider: str = "cpu"
+
+    def equations(self) -> Sequence[Rule]:
+        """The rules, as if every op had a kernel."""
+        raise NotImplementedError
+
+    def rules(self) -> Sequence[Rule]:
+        return [gated(rule, self.provider) for rule in self.equations()]

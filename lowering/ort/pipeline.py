@@ -1,0 +1,38 @@
+"""How a graph is lowered to ONNX Runtime: kernels chosen, the rest by simpler ops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from graphopt.passes.algebra import Algebra
+from graphopt.passes.casts import Casts
+from graphopt.passes.fold import Fold
+from graphopt.passes.merge_constants import MergeConstants
+from graphopt.passes.movement import Movement
+from graphopt.passes.shapes import Shapes
+from graphopt.pipeline import Pass, Pipeline
+
+from .attention import LowerAttention
+from .bodies import WriteOut
+from .kernels import Kernels
+from .spelling import SpellForOrt
+
+TIDY: Final[tuple[type[Pass], ...]] = (
+    *(Algebra, Casts, Shapes, Fold, Movement, MergeConstants),
+)
+"""What cleans up behind a lowering, and raises nothing again."""
+
+
+def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
+    """A pipeline, and after it what lowers its result to "ort-cpu" or "ort-cuda".
+
+    It may use all opsets that the runtime takes. ``most`` fuses all that can be, also
+    where the fused kernel is slower.
+    """
+    kernels = Kernels.of(target)
+    provider = kernels.provider
+    first = (LowerAttention(), WriteOut(provider=provider), *(cls() for cls in TIDY))
+    last = () if most or provider != "cpu" else (SpellForOrt(),)
+    then = Pipeline(first, then=Pipeline(last))
+    return replace(pipeline, then=then, opset=kernels.opset)
