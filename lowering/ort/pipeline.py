@@ -11,9 +11,10 @@ from graphopt.passes.fold import Fold
 from graphopt.passes.merge_constants import MergeConstants
 from graphopt.passes.movement import Movement
 from graphopt.passes.shapes import Shapes
+from graphopt.passes.siblings import MergeSiblings
 from graphopt.pipeline import Pass, Pipeline
 
-from .attention import LowerAttention
+from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
 from .kernels import Kernels
 from .spelling import SpellForOrt
@@ -32,7 +33,10 @@ def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
     """
     kernels = Kernels.of(target)
     provider = kernels.provider
-    first = (LowerAttention(), WriteOut(provider=provider), *(cls() for cls in TIDY))
+    fusing: tuple[Pass, ...] = (FuseAttention(provider=provider),) if most else ()
+    merging = (MergeSiblings(),) if most or provider == "cuda" else ()
+    tidy = tuple([cls() for cls in TIDY])
+    first = (LowerAttention(), *fusing, WriteOut(provider=provider), *tidy)
     last = () if most or provider != "cpu" else (SpellForOrt(),)
-    then = Pipeline(first, then=Pipeline(last))
+    then = Pipeline(first, then=Pipeline((*merging, *last, *tidy)))
     return replace(pipeline, then=then, opset=kernels.opset)
