@@ -18,6 +18,7 @@ from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
 from .kernels import Kernels
 from .spelling import SpellForOrt
+from .tiling import TileCausal
 
 TIDY: Final[tuple[type[Pass], ...]] = (
     *(Algebra, Casts, Shapes, Fold, Movement, MergeConstants),
@@ -36,7 +37,8 @@ def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
     fusing: tuple[Pass, ...] = (FuseAttention(provider=provider),) if most else ()
     merging = (MergeSiblings(),) if most or provider == "cuda" else ()
     tidy = tuple([cls() for cls in TIDY])
-    first = (LowerAttention(), *fusing, WriteOut(provider=provider), *tidy)
+    tiling = (TileCausal(),) if provider == "cpu" and not most else ()
+    first = (*tiling, LowerAttention(), *fusing, WriteOut(provider=provider), *tidy)
     last = () if most or provider != "cpu" else (SpellForOrt(),)
     then = Pipeline(first, then=Pipeline((*merging, *last, *tidy)))
     return replace(pipeline, then=then, opset=kernels.opset)
