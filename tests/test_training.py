@@ -416,7 +416,7 @@ def test_convolutions_in_mixed_precision() -> None:
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     x = rng.normal(size=(2, 3, 6, 5)).astype(np.float32)
     slopes = []
-    for precision in ("highest", "bfloat16"):
+    for precision in ("fp32", "bfloat16"):
         fn, params = to_jax(model, precision=precision)
         slope = jax.grad(lambda p, fn=fn: (fn(p, x=x)["y"] ** 2).mean())(params)
         assert all(a.dtype == np.float32 for a in slope.values())

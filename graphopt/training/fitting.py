@@ -137,7 +137,7 @@ def fit(
                 },
                 output,
                 mesh_of(mesh),
-                "bfloat16" if mixed_precision else "highest",
+                "bfloat16" if mixed_precision else "fp32",
             ),
             data=Batches(data, names, batch_size, order, drop_last),
             validation=None
