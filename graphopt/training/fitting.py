@@ -28,6 +28,7 @@ from .checkpoint import Checkpoints
 from .losses import LOSSES, METRICS, Measure, measure_of, name_of
 from .progress import Bar, Event
 from .steps import Measured, Params, Steps, mesh_of
+from .structure import structure
 from .weights import MASTER, Frozen, kept, refuse_stated
 
 Row = dict[str, float]
@@ -150,8 +151,9 @@ def fit(
         run.start(frozen)
         if checkpoint is not None:
             about = {
+                "graph": structure(graph, Function(graph).weights),
                 "trained": sorted(run.trained),
-                "model": run.digest(),
+                "weights": run.digest(),
                 "output": output,
                 "loss": name_of(loss),
                 "metrics": [name_of(m) for m in metrics],
