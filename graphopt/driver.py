@@ -257,6 +257,14 @@ def improve(
         notes.append(_tried(given, special, checking.seed))
     start = with_opset(original, opset)
     graph, records = pipeline.run(start, verify=verify if verifies() else None)
+    never = (*special.forbidden, *(why for record in records for why in record.never))
+    if never and target == "onnx" and original is not given:
+        raise UsageError(
+            f"with these dims one branch cannot run: {never[0]}; runtimes refuse such a"
+            " model, whichever branch is taken: leave the dim symbolic, or write for an"
+            " XLA target with --inputs (inputs=… in Python) that take the other branch"
+        )
+    notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
     if worse := reason_to_keep(start, graph):
         graph = start
         notes.append(f"kept the original: {worse}")

@@ -257,7 +257,7 @@ def test_a_dim_that_cannot_stay_open_is_named() -> None:
     x = image(N, 4)
     half = Reshape(x, Constant(np.array([2, -1])))
     graph = Graph([x], [Add(half, Constant(normal(2, 8)))], output_names=["y"])
-    with pytest.raises(UnsupportedModel, match=r"'n'.*--dim n=8") as raised:
+    with pytest.raises(UnsupportedModel, match=r"'n'.*--dim n=N") as raised:
         to_program(graph, "xla-cpu")
     assert raised.value.exit_code == 3
     assert "Add" in str(raised.value)
@@ -266,7 +266,7 @@ def test_a_dim_that_cannot_stay_open_is_named() -> None:
 def test_a_baked_batch_is_found_before_a_program_runs() -> None:
     x = image(N, 4)
     graph = Graph([x], [Relu(Reshape(x, const(1, 4)))], output_names=["y"])
-    with pytest.raises(UnsupportedModel, match=r"'n'.*--dim n=8.*Reshape"):
+    with pytest.raises(UnsupportedModel, match=r"'n'.*--dim n=1\).*Reshape"):
         to_program(graph, "xla-cpu")
 
 
@@ -286,7 +286,7 @@ def test_a_branch_that_an_open_dim_decides() -> None:
         >
     }"""
     graph = graphopt.load(model(text))
-    with pytest.raises(UnsupportedModel, match=r"branches of If.*--dim n=8"):
+    with pytest.raises(UnsupportedModel, match=r"branches of If.*--dim n=2 "):
         to_program(graph, "xla-cpu")
     assert to_program(
         graphopt.optimize(graph, dims={"n": 2}, check="off").graph, "xla-cpu"

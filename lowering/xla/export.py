@@ -7,7 +7,7 @@ program holds neither, but for weights that no file of arrays can have.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from graphopt import __version__
+from graphopt.check.running import running_sizes
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
 from graphopt.ir import Graph, Parameter
@@ -64,7 +65,7 @@ def export(
                 "a program for XLA would draw the same random numbers each time",
                 where=place(home, op),
             )
-    graph = _named(graph)
+    source, graph = graph, _named(graph)
     function = Function(graph, precision=precision)
     params = function.params
     known = _fixed(graph, function.steering, params.keys(), fixed or {})
@@ -84,7 +85,7 @@ def export(
         return function({**baked, **weights}, {**known, **inputs})
 
     free = [p for p in graph.inputs if p.default is None and p.name not in known]
-    making = _Making(graph, free, call, stored)
+    making = _Making(graph, free, call, stored, source, {**(fixed or {}), **known})
     made, blob, no_derivative = making.made(platform)
     shapes = jax.tree.unflatten(made.out_tree, made.out_avals)
     for name, aval in shapes.items():
@@ -114,7 +115,10 @@ def export(
 
 
 class _Making:
-    """The attempts to export one function, until one succeeds."""
+    """The attempts to export one function, until one succeeds.
+
+    ``source`` is the graph before its dims were named, ``given`` arrays for its inputs.
+    """
 
     def __init__(
         self,
@@ -122,8 +126,12 @@ class _Making:
         inputs: Sequence[Parameter],
         call: Any,
         weights: Mapping[str, Array],
+        source: Graph,
+        given: Mapping[str, Array],
     ) -> None:
         self.graph = graph
+        self.source = source
+        self.given = given
         self.inputs = inputs
         self.call = call
         self.weights = weights
@@ -192,7 +200,7 @@ class _Making:
                 raise
             raise DataDependent(
                 f"{error.message}. It may be known for fixed sizes:"
-                f" {_advice(self.names)}",
+                f" {self._advice(list(self.names))}",
                 where=error.where,
             ) from error
 
@@ -205,7 +213,15 @@ class _Making:
         found = found or list(self.names)
         what = "the dim" if len(found) == 1 else "one of the dims"
         listed = ", ".join(map(repr, found))
-        return f"{what} {listed} (fix it, as by {_advice(found)})"
+        return f"{what} {listed} (fix it, as by {self._advice(found)})"
+
+    def _advice(self, names: Sequence[str]) -> str:
+        """How to fix one dim on the command line, to a size on which the model runs."""
+        sizes, bound = running_sizes(self.source, self.given)
+        found = {name.removeprefix("?"): size for name, size in sizes.items()}
+        tight = {name.removeprefix("?") for name in bound}
+        name = min(names, key=lambda name: name not in tight)
+        return f"--dim {name}={found.get(name, 'N')}"
 
     def shown(self, shape: Sequence[Any]) -> tuple[int | str, ...]:
         """A shape of JAX in the words of the model."""
@@ -216,11 +232,6 @@ class _Making:
             else re.sub(r"\w+", lambda found: named.get(found[0], found[0]), str(d))
             for d in shape
         )
-
-
-def _advice(names: Iterable[str]) -> str:
-    """How to fix dims on the command line."""
-    return " ".join(f"--dim {name.removeprefix('?')}=8" for name in names)
 
 
 def _named(graph: Graph) -> Graph:
