@@ -249,8 +249,18 @@ def test_what_holds_of_a_dim_is_said_and_kept(tmp_path: Path) -> None:
     assert "holds for n <= 512" in report.notes
     run = find("xla-cpu").open(path)
     assert run(x=normal(2, 512))["y"].shape == (2, 512)
-    with pytest.raises(UsageError, match="does not take"):
+    said = r"'x' has 513 along axis 1, the dim 'n', .* n <= 512: give it at most 512"
+    with pytest.raises(UsageError, match=said):
         run(x=normal(2, 513))
+
+
+def test_dims_are_at_least_one(tmp_path: Path) -> None:
+    x = Parameter(tensor(DType.F32, None, 3), "x")
+    path = tmp_path / "m.stablehlo"
+    saved(Graph([x], [Relu(x)], output_names=["y"]), path)
+    said = "'x' has 0 along axis 0, .* x:0 >= 1: give it at least 1, .* --dim x:0=0"
+    with pytest.raises(UsageError, match=said):
+        find("xla-cpu").open(path)(x=normal(0, 3))
 
 
 def test_a_dim_that_cannot_stay_open_is_named() -> None:

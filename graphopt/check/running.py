@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import GraphoptError
 from ..feeds import bind
 from ..inputs import Sizes, bindings, neighbours, random_inputs
-from ..ir import Graph, Value
+from ..ir import Graph
 from ..reference import Evaluator
 
 MEMORY: Final = 1 << 30
@@ -71,10 +71,10 @@ def _runs(
             if name in given and np.shape(given[name]) == np.shape(array)
         }
         fed, symbols = bind(graph, {**inputs, **same})
-        env: dict[Value, Any] = {**fed}
-        Evaluator(limit_bytes=MEMORY, seed=0, symbols=symbols, deadline=deadline).run(
-            graph.outputs, env
+        runner = Evaluator(
+            limit_bytes=MEMORY, seed=0, symbols=symbols, deadline=deadline
         )
+        runner.run(graph.outputs, {p: runner.adopt(array) for p, array in fed.items()})
     except GraphoptError:
         return False
     return True
