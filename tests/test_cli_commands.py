@@ -282,3 +282,32 @@ def test_inputs_from_a_folder_of_test_data(
     code, _, err = command("run", digits, *target)
     assert code == 2
     assert "holds no input_0.pb" in err
+
+
+def test_targets_that_there_are_not_name_the_nearest(
+    command: Command, digits: Path
+) -> None:
+    known = "onnx, xla-cpu, xla-cuda, xla-tpu"
+    for wrong, near in (
+        ("xla-gpu", "xla-cuda"),
+        ("xla-tpu:v5e:2x2", "xla-tpu"),
+        ("onx", "onnx"),
+    ):
+        code, _, err = command("optimize", digits, "--target", wrong)
+        assert code == 2
+        assert f"did you mean {near!r}? Targets are {known}" in err
+    code, out, _ = command("optimize", digits, "--target", "reference", "--json")
+    assert code == 2
+    said = f"unknown target 'reference'; targets are {known}"
+    assert json.loads(out)["error"] == {"code": 2, "message": said, "where": None}
+    code, _, err = command("run", digits, "--target", "gpu")
+    assert (code, "did you mean 'xla-cuda'?" in err) == (2, True)
+
+
+def test_choices_that_there_are_not_name_the_nearest(
+    command: Command, digits: Path
+) -> None:
+    code, _, err = command("optimize", digits, "--check", "ful")
+    assert (code, "'ful' is no choice; did you mean 'full'?" in err) == (2, True)
+    code, _, err = command("optimize", digits, "-O", "5")
+    assert (code, "5 is no choice; known: 0, 1, 2" in err) == (2, True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +25,12 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """The words of `nearest` for what is none of an option's choices."""
+        if action.choices is not None and value not in action.choices:
+            known = nearest(str(value), map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{value!r} is no choice{known}")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -112,11 +117,17 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def target_of(options: argparse.Namespace) -> Target:
-    """The target that was asked for. Raises UsageError, BackendMissing."""
+def target_of(options: argparse.Namespace, *, runs: bool = True) -> Target:
+    """The target that was asked for; one that ``runs``, unless it is to compile only.
+
+    Raises UsageError, BackendMissing.
+    """
     from ..lowering import find
     from ..lowering.xla.environment import prepare
+    from ..lowering.xla.platforms import refuse_described
 
+    if runs:
+        refuse_described(options.target)
     prepare(options.target, alone=True)
     return find(options.target, options.precision)
 
@@ -290,21 +301,3 @@ def say_json(members: Mapping[str, Any]) -> None:
     from ..report import SCHEMA
 
     print(json.dumps({"schema": SCHEMA, **members}))
-
-
-class Progress:
-    """One line on a terminal that says what is going on; nothing elsewhere."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.shown = sys.stderr.isatty() and not (options.quiet or options.verbose)
-
-    def __call__(self, text: str) -> None:
-        if self.shown:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self("")

@@ -14,7 +14,6 @@ from ..bench import clock_of, measure, threads_of
 from ..errors import UsageError
 from ..report import table
 from .arguments import (
-    Progress,
     add_inputs,
     add_sizes,
     add_target,
@@ -22,6 +21,7 @@ from .arguments import (
     say,
     target_of,
 )
+from .progress import Progress
 from .run import check_runs, feeds
 
 

@@ -24,13 +24,13 @@ from ..ir import Graph
 from ..provenance import place
 from ..report import check_to_json, trial_line
 from .arguments import (
-    Progress,
     add_inputs,
     add_target,
     read_arrays,
     say,
     target_of,
 )
+from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

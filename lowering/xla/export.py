@@ -17,6 +17,7 @@ import numpy as np
 
 from graphopt import __version__
 from graphopt.check.running import running_sizes
+from graphopt.debug import timed
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
 from graphopt.ir import Graph, Parameter
@@ -25,6 +26,7 @@ from graphopt.provenance import place
 from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
 
+from . import phases  # noqa: F401  says how long they take
 from .function import Function
 from .serialized import EVERY, Program
 from .symbols import caps, identifiers, sized
@@ -143,7 +145,8 @@ class _Making:
         with jax.enable_x64(True), _without_source():
             made = self._within_caps(platform)
             try:
-                return made, bytes(made.serialize(vjp_order=1)), None
+                with timed("tracing the derivative"):
+                    return made, bytes(made.serialize(vjp_order=1)), None
             except Exception as error:  # one of many that JAX has for it
                 return made, _serialized(made), _first_line(error)
 
@@ -189,7 +192,8 @@ class _Making:
         }
         exporting = jax.export.export(jax.jit(self.call), platforms=platforms)
         try:
-            return exporting(weights, inputs)
+            with timed(f"tracing for {', '.join(platforms)}"):
+                return exporting(weights, inputs)
         except Open as error:
             raise Open(
                 f"{self._dims(error)} cannot stay symbolic: {error.reason}",
