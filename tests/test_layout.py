@@ -23,7 +23,7 @@ ORDER = [
     *("ir", "literal"),
     *("index", "xp", "ops", "text"),
     *("proto", "versions", "functions", "interface", "importer", "exporter"),
-    *("feeds", "roles", "inputs", "verify", "cost", "reference", "provenance"),
+    *("feeds", "roles", "inputs", "verify", "cost", "provenance", "reference"),
     *("check", "rewrite", "pipeline", "plan"),
     "specialize",
     "passes",

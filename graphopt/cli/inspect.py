@@ -87,10 +87,8 @@ def compile_only(options: argparse.Namespace, graph: Graph) -> int:
     target = target_of(options, runs=False)
     if not isinstance(target, Compiler):
         raise UsageError(f"{target.name} compiles no programs; the targets of XLA do")
-    inputs, sizes = (
-        read_arrays(options.inputs, options.model),
-        sizes_of(options, graph),
-    )
+    inputs = read_arrays(options.inputs, options.model)
+    sizes = sizes_of(options, graph, inputs)
     waiting = f"compiling for {target.name}"
     if options.precision is not None and options.target.startswith("xla-tpu"):
         waiting += "; products of float32 in full take minutes on large models, without"
