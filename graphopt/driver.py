@@ -262,9 +262,9 @@ def improve(
     never = (*special.forbidden, *(why for record in records for why in record.never))
     if never and target == "onnx" and original is not given:
         raise UsageError(
-            f"with these dims one branch cannot run: {never[0]}; runtimes refuse such a"
-            " model, whichever branch is taken: leave the dim symbolic, or write for an"
-            " XLA target with --inputs (inputs=… in Python) that take the other branch"
+            f"with these dims one branch cannot run: {never[0]}; ONNX Runtime refuses"
+            " such a model, whichever branch is taken: leave the dim symbolic, or write"
+            " for an XLA target with --inputs (inputs=… in Python) that take the other"
         )
     notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
     if worse := reason_to_keep(start, graph):
