@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import (
@@ -95,6 +95,28 @@ _PACKAGES: Final = ("jax", "jaxlib", "flatbuffers", "safetensors")
 targets: Final = tuple(_MODULES)
 """The names of all targets that can run a model."""
 
+_ALSO_CALLED: Final = {
+    "cuda": "xla-cuda",
+    "gpu": "xla-cuda",
+    "xla-gpu": "xla-cuda",
+    "jax": "xla-cpu",
+    "xla": "xla-cpu",
+    "tpu": "xla-tpu",
+    "numpy": "reference",
+    "ort": "ort-cpu",
+    "onnxruntime": "ort-cpu",
+}
+"""What people call some targets elsewhere."""
+
+
+def known_targets(name: str, known: Collection[str] = targets) -> str:
+    """``; did you mean 'xla-cuda'? Targets are …`` for a name that is none of them."""
+    kind = name.partition(":")[0]
+    meant = kind if kind in known else _ALSO_CALLED.get(kind)
+    near = nearest(kind, known) if meant not in known else f"; did you mean {meant!r}?"
+    near = near if near.endswith("?") else ""
+    return f"{near}{' Targets' if near else '; targets'} are {', '.join(known)}"
+
 
 @runtime_checkable
 class Compiler(Target, Protocol):
@@ -125,7 +147,7 @@ def find(name: str, precision: str | None = None) -> Target:
     """
     kind, _, device = name.partition(":")
     if kind not in _MODULES:
-        raise UsageError(f"unknown target {kind!r}{nearest(kind, targets)}")
+        raise UsageError(f"unknown target {kind!r}{known_targets(kind)}")
     if device and kind != "xla-tpu":
         raise UsageError(f"the target {kind} has no devices to choose from")
     choice = [precision] if kind.startswith("xla-") else []
@@ -171,7 +193,9 @@ def to_program(
     `graphopt.lowering.xla.export`. Raises UsageError, BackendMissing without JAX.
     """
     if target not in PLATFORMS:
-        raise UsageError(f"no programs for {target!r}{nearest(target, PLATFORMS)}")
+        raise UsageError(
+            f"no programs for {target!r}{known_targets(target, PLATFORMS)}"
+        )
     made: Program = exporting().export(
         graph,
         PLATFORMS[target],
