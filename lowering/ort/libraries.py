@@ -1,13 +1,14 @@
-"""Shared libraries that ONNX Runtime's CUDA provider needs: which, and do they load."""
+"""What ONNX Runtime's CUDA provider needs: libraries, and a GPU it has code for."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import struct
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from graphopt.errors import UsageError
 
@@ -20,6 +21,8 @@ LAZY: Final = ("libcudnn.so.9",)
 
 _LOAD, _DYNAMIC = 1, 2
 _NEEDED, _STRTAB = 1, 5
+_FATBIN: Final = b"\x50\xed\x55\xba"
+_PTX, _SASS = 1, 2
 
 
 def needed(library: Path) -> tuple[str, ...]:
@@ -106,6 +109,79 @@ def unloadable(library: Path, search: Sequence[str] | None = None) -> dict[str, 
         name: why_not_loaded(name, places) for name in needed(library) if name != DRIVER
     }
     return {name: said for name, said in found.items() if said is not None}
+
+
+class Code(NamedTuple):
+    """Compute capabilities, as 90 for 9.0: of machine code, and of PTX."""
+
+    sass: frozenset[int]
+    ptx: frozenset[int]
+
+    def is_for(self, capability: int) -> bool:
+        """True where a GPU runs some of it.
+
+        Machine code is for its major version from its minor one on; PTX is compiled for
+        whatever is newer ("CUDA C++ Programming Guide", 3.1.2 and 3.1.3).
+        """
+        native = (c // 10 == capability // 10 and c <= capability for c in self.sass)
+        return any(native) or any(c <= capability for c in self.ptx)
+
+    def __str__(self) -> str:
+        sass = ", ".join(f"sm_{c}" for c in sorted(self.sass))
+        return ", ".join(filter(None, [sass, *(f"PTX {c}" for c in sorted(self.ptx))]))
+
+
+def code_in(library: Path) -> Code:
+    """Which GPUs a library has code for: the headers of its fat binaries."""
+    found: dict[int, set[int]] = {_PTX: set(), _SASS: set()}
+    with (
+        library.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        at = data.find(_FATBIN)
+        while at >= 0:
+            try:
+                head, length = struct.unpack_from("<HQ", data, at + 6)
+                place, end = at + head, at + head + length
+                while place < end:
+                    kind, _, head, size = struct.unpack_from("<HHIQ", data, place)
+                    (capability,) = struct.unpack_from("<I", data, place + 28)
+                    if kind not in found or not head:
+                        break
+                    found[kind].add(capability)
+                    place += head + size
+            except struct.error:  # the magic number by chance
+                pass
+            at = data.find(_FATBIN, at + 4)
+    return Code(frozenset(found[_SASS]), frozenset(found[_PTX]))
+
+
+class Gpu(NamedTuple):
+    """A GPU by its name and compute capability, 90 for 9.0."""
+
+    name: str
+    capability: int
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that the driver shows; none where `why_no_gpu` gives a reason."""
+    if why_no_gpu() is not None:
+        return []
+    driver = ctypes.CDLL(DRIVER)
+    count = ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    found = []
+    for index in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        driver.cuDeviceGetName(name, len(name), device)
+        version = []
+        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
+            value = ctypes.c_int()
+            driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+            version.append(value.value)
+        found.append(Gpu(name.value.decode(), 10 * version[0] + version[1]))
+    return found
 
 
 def why_no_gpu() -> str | None:
