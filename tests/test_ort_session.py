@@ -375,6 +375,37 @@ def test_strays_are_shouted_and_refused_under_strict(
         graphopt.session(model, recipe=on_cuda, strict=True)
 
 
+def test_kinds_that_are_expected_on_the_cpu_are_strays() -> None:
+    """They have kernels, but not for these types."""
+    placement = Placement.of(parts(CPU=[("a", "OneHot"), ("b", "Gather")]))
+    assert placement is not None
+    expected = Recipe("cuda", fallbacks={"OneHot node 'a'": "types"}).fallback_kinds
+    assert [node.kind for node in placement.strays("cuda", expected)] == ["OneHot"]
+
+
+@pytest.mark.runtime
+def test_what_the_runtime_says_against_a_recipe_is_passed_on(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime would print it, and go on with the CPU."""
+    pytest.importorskip("onnxruntime")
+    opened, tried = module._opened, []
+
+    def refuse(model: bytes | str, options: Any, providers: Any) -> Any:
+        tried.append(providers)
+        if len(tried) % 2:
+            raise module.Refused('Unknown provider option: "use_tf33"')
+        return opened(model, options, providers)
+
+    monkeypatch.setattr(module, "_opened", refuse)
+    monkeypatch.setattr(module, "why_no_cuda", lambda: None)
+    wrong = Recipe("cuda", options={"use_tf33": "1"})
+    with pytest.warns(CpuFallback, match='Unknown provider option: "use_tf33"'):
+        assert graphopt.session(model, recipe=wrong)(x=X)["y0"].tolist() == [0, 2]
+    with pytest.raises(BackendMissing, match="use_tf33"):
+        graphopt.session(model, recipe=wrong, strict=True)
+
+
 def test_older_runtimes_cannot_say() -> None:
     assert Placement.of(object()) is None
 

@@ -14,6 +14,7 @@ from graphopt.ops.constant import Constant
 from graphopt.ops.random import is_random
 from graphopt.provenance import place
 from graphopt.types import DType, TensorType
+from graphopt.versions.spelling import type_name
 
 from .kernels import Kernels
 from .recipe import Recipe
@@ -159,10 +160,11 @@ def _share_of(graph: Graph, some: Sequence[Op]) -> float:
 
 
 def _fallbacks(graph: Graph, kernels: Kernels) -> Iterator[tuple[Op, str]]:
-    """The ops that the provider has no kernel for, and why."""
+    """The ops of known types that the provider has no kernel for, and why."""
     opset = min(graph.header.opsets.get("", 0) or 13, kernels.opset)
     for inner, op in graph.walk():
-        if isinstance(op, Constant):
+        types = [*op.types, *(v.type for v in op.operands if v is not None)]
+        if isinstance(op, Constant) or not all(map(type_name, types)):
             continue
         said = kernels.why_not(op, opset=opset, used=used_results(inner, op))
         if said is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -53,18 +53,19 @@ class Placement:
             found[node.provider] = found.get(node.provider, 0) + 1
         return found
 
-    def strays(self, provider: str) -> list[Node]:
+    def strays(self, provider: str, expected: Collection[str] = ()) -> list[Node]:
         """Nodes on the CPU of a session for another provider, "cuda".
 
-        Left out are kinds that this provider has kernels for: the runtime puts
-        arithmetic on shapes on the CPU on purpose.
+        Left out are kinds that this provider has kernels for, unless they are
+        ``expected`` there for their types: the runtime puts arithmetic on shapes on the
+        CPU on purpose.
         """
         kernels = Kernels.of(provider)
         return [
             node
             for node in self.nodes
             if node.provider == PROVIDERS["cpu"]
-            and not kernels.has(node.domain, node.kind)
+            and (node.kind in expected or not kernels.has(node.domain, node.kind))
         ]
 
 

@@ -61,6 +61,12 @@ class Recipe:
             return [(PROVIDERS["cpu"], dict(self.options))]
         return [(PROVIDERS[self.provider], dict(self.options)), last]
 
+    @property
+    def fallback_kinds(self) -> frozenset[str]:
+        """The kinds of the ops that the provider has no kernel for."""
+        labels = (place.partition(" ")[0] for place in self.fallbacks)
+        return frozenset(label.rpartition(".")[2] for label in labels)
+
     def to_json(self) -> dict[str, Any]:
         """The object that the file holds."""
         return {

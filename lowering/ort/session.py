@@ -156,14 +156,16 @@ class Session(Executable):
             _preload(onnxruntime)
         there = onnxruntime.get_available_providers()
         providers = [each for each in self.recipe.providers if each[0] in there]
+        why = ""
         try:
-            self.session = onnxruntime.InferenceSession(
-                model, options, providers=providers
-            )
-        except Exception as error:  # the runtime's errors have no base of their own
-            raise Refused(f"ONNX Runtime refuses the model: {_said(error)}") from None
+            self.session = _opened(model, options, providers)
+        except Refused as error:
+            if self.recipe.provider == "cpu":
+                raise
+            why = error.message
+            self.session = _opened(model, options, Recipe().providers)
         self.version: str = onnxruntime.__version__
-        if said := self._fallback():
+        if said := self._fallback(why):
             if strict:
                 raise BackendMissing(said)
             warnings.warn(said, CpuFallback, stacklevel=2)
@@ -212,17 +214,24 @@ class Session(Executable):
 
         return Placement.of(self.session)
 
-    def _fallback(self) -> str | None:
-        """What runs on the CPU against the recipe, in words; None for nothing."""
+    def _fallback(self, why: str) -> str | None:
+        """What runs on the CPU against the recipe, in words; None for nothing.
+
+        ``why`` is what the runtime said when it was to open the model as it should.
+        """
         wanted = self.recipe.provider
         if wanted == "cpu":
             return None
         if PROVIDERS[wanted] not in self.session.get_providers():
-            why = why_no_cuda() or "CUDA is there, graphopt doctor finds nothing wrong"
+            why = why_no_cuda() or why or "ONNX Runtime does not say why"
             return f"all of the model runs on the CPU: {why}"
         from .placement import said_of
 
-        strays = self.placement.strays(wanted) if self.placement is not None else []
+        strays = (
+            self.placement.strays(wanted, self.recipe.fallback_kinds)
+            if self.placement is not None
+            else []
+        )
         if not strays:
             return None
         return (
@@ -258,6 +267,18 @@ class Session(Executable):
         return values.ortvalue_from_numpy_with_onnx_type(
             np.ascontiguousarray(array).view(plain), DType.of(array.dtype).value
         )
+
+
+def _opened(
+    model: bytes | str, options: Any, providers: list[tuple[str, dict[str, str]]]
+) -> Any:
+    """An ``InferenceSession``; on an error it tries no other providers by itself."""
+    try:
+        return runtime().InferenceSession(
+            model, options, providers=providers, enable_fallback=0
+        )
+    except Exception as error:  # the runtime's errors have no base of their own
+        raise Refused(f"ONNX Runtime refuses the model: {_said(error)}") from None
 
 
 def _preload(onnxruntime: Any) -> None:
