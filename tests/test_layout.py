@@ -29,7 +29,7 @@ ORDER = [
     "passes",
     "lowering",
     *("extract", "freed", "bisect", "explain", "report", "page"),
-    *("artifact", "bench", "output", "programs", "plugins", "driver", "api"),
+    *("artifact", "bench", "doctor", "output", "programs", "plugins", "driver", "api"),
     "training",
     "testing",
     "cli",
