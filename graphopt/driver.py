@@ -23,7 +23,7 @@ from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
 from .lowering import Executable, find as find_target, known_targets
-from .lowering.xla.platforms import PLATFORMS, precision_of
+from .lowering.xla.platforms import PLATFORMS as PLATFORMS, precision_of
 from .ops.schema import LATEST
 from .passes import ALL
 from .pipeline import Pass, Pipeline
