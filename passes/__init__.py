@@ -15,6 +15,7 @@ from .padding import Padding
 from .raise_attention import RaiseAttention
 from .raise_gelu import RaiseGelu
 from .raise_norms import RaiseNorms
+from .raise_rotary import RaiseRotary
 from .regions import Regions
 from .sequences import Sequences
 from .shapes import Shapes
@@ -32,6 +33,7 @@ ALL: tuple[type[Pass], ...] = (
     Gemms,
     RaiseNorms,
     RaiseGelu,
+    RaiseRotary,
     RaiseAttention,
     MergeConstants,
 )
