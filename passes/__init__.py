@@ -12,10 +12,13 @@ from .gemm import Gemms
 from .merge_constants import MergeConstants
 from .movement import Movement
 from .padding import Padding
+from .raise_activations import RaiseActivations
 from .raise_attention import RaiseAttention
 from .raise_gelu import RaiseGelu
 from .raise_norms import RaiseNorms
+from .raise_rectifiers import RaiseRectifiers
 from .raise_rotary import RaiseRotary
+from .raise_softmax import RaiseSoftmax
 from .regions import Regions
 from .sequences import Sequences
 from .shapes import Shapes
@@ -33,6 +36,9 @@ ALL: tuple[type[Pass], ...] = (
     Gemms,
     RaiseNorms,
     RaiseGelu,
+    RaiseRectifiers,
+    RaiseActivations,
+    RaiseSoftmax,
     RaiseRotary,
     RaiseAttention,
     MergeConstants,
