@@ -15,6 +15,7 @@ from .padding import Padding
 from .raise_activations import RaiseActivations
 from .raise_attention import RaiseAttention
 from .raise_gelu import RaiseGelu
+from .raise_group_norms import RaiseGroupNorms
 from .raise_norms import RaiseNorms
 from .raise_rectifiers import RaiseRectifiers
 from .raise_rotary import RaiseRotary
@@ -34,6 +35,7 @@ ALL: tuple[type[Pass], ...] = (
     Padding,
     FoldAffine,
     Gemms,
+    RaiseGroupNorms,
     RaiseNorms,
     RaiseGelu,
     RaiseRectifiers,

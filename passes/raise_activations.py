@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.ir import Op, Value
+from graphopt.ir import Value
 from graphopt.ops import (
     Abs,
     Add,
@@ -39,17 +39,11 @@ from graphopt.types import DType
 
 from .branches import branches, clamped
 from .match import is_zero, same_shape, same_type, uniform
+from .offered import float_types, said
 from .raise_gelu import close, factors, plus
 
 ROUNDING = {DType.F64: 2.0**-53, DType.F32: 2.0**-24, DType.F16: 2.0**-11}
 """Half the distance from 1 to the next number, by element type."""
-
-
-def said(op: Op, scene: Scene) -> Outcome:
-    """The op, where the opset has it for these element types."""
-    if scene.says(op):
-        return op
-    return miss(f"opset {scene.opset} has no {op.kind} of {op.dtype}", op.operands[0])
 
 
 def scaled(value: Value | None, scene: Scene) -> tuple[Value, float] | None:
@@ -155,6 +149,8 @@ def swish(op: Mul, scene: Scene) -> Outcome:
         held = as_attribute(alpha, x.dtype)
         if held is None:
             return miss("an attribute cannot hold the number before x", gate)
+        if x.dtype not in float_types(Swish.kind, scene.opset):
+            return miss("the opset has no Swish of this type", x)
         made: Value = Swish(x, alpha=held)
         others.remove(x)
         for other in others:
@@ -273,12 +269,17 @@ def ramp(value: Value, number: float, scene: Scene) -> Ramp | None:
         return None
     if not close(float(found.high) * number, 1.0, value):
         return None
+    line, offset = found.x, 0.0
     for moved, shift in plus(found.x):
-        offset = uniform(shift)
-        inside = None if offset is None else scaled(moved, scene)
-        if inside is not None and same_type(inside[0], value):
-            return Ramp(inside[0], inside[1] * number, float(offset) * number)
-    return None
+        known = uniform(shift)
+        if known is not None:
+            line, offset = moved, float(known)
+    inside = scaled(line, scene)
+    if inside is None or not same_type(inside[0], value):
+        return None
+    if offset == 0 and number == 1 and inside[1] == 1:
+        return None  # a clip, and no more
+    return Ramp(inside[0], inside[1] * number, offset * number)
 
 
 @rule(exact=False)
@@ -313,7 +314,7 @@ def hard_swish(op: Mul | Div, scene: Scene) -> Outcome:
             return miss("runtimes compute it in float32 alone", op)
         if not close(found.slope, 1 / 6, op) or not close(found.offset, 0.5, op):
             return miss("its slope is not 1/6, or its middle not 1/2", gate)
-        return HardSwish(x)
+        return said(HardSwish(x), scene)
     return None
 
 

@@ -33,7 +33,8 @@ from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .branches import branches, clamped
 from .match import same_type, stretches_nothing, uniform
-from .raise_activations import as_attribute, negated, said, scaled
+from .offered import said
+from .raise_activations import as_attribute, negated, scaled
 from .raise_gelu import close, factors, plus
 
 SELU = 1.6732632423543772, 1.0507009873554805

@@ -23,7 +23,7 @@ from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .match import axis_of, same_type
-from .raise_activations import said
+from .offered import said
 from .raise_gelu import plus
 
 Summing = ReduceSum | ReduceMax | ReduceLogSumExp

@@ -235,6 +235,14 @@ def test_hard_sigmoid_of_its_own_slope() -> None:
     fires(r.hard_sigmoid, Max(Min(line, c(1.0)), c(0.0)), after)
 
 
+def test_hard_sigmoid_of_a_line_folded_into_weights() -> None:
+    """The 3 of x + 3 is in the bias of the product before it."""
+    for way in range(4):
+        after = HardSigmoid(X, alpha=SIXTH, beta=0.0)
+        near(Div(six(X, way), c(6.0)), after, r.hard_sigmoid)
+        near(Mul(c(1 / 6), six(X, way)), after, r.hard_sigmoid)
+
+
 def test_what_is_no_hard_sigmoid() -> None:
     line = Add(Mul(X, c(0.25)), c(0.5))
     misses(r.hard_sigmoid, Clip(line, c(0.0), c(2.0)))
