@@ -19,6 +19,7 @@ from .raise_group_norms import RaiseGroupNorms
 from .raise_norms import RaiseNorms
 from .raise_rectifiers import RaiseRectifiers
 from .raise_rotary import RaiseRotary
+from .raise_shuffles import RaiseShuffles
 from .raise_softmax import RaiseSoftmax
 from .regions import Regions
 from .sequences import Sequences
@@ -43,6 +44,7 @@ ALL: tuple[type[Pass], ...] = (
     RaiseSoftmax,
     RaiseRotary,
     RaiseAttention,
+    RaiseShuffles,
     MergeConstants,
 )
 """Every pass that comes with graphopt, in the order of the default pipeline."""
