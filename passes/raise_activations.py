@@ -80,22 +80,33 @@ def as_attribute(number: float, dtype: DType | None) -> float | None:
 
 @rule(exact=False)
 def sigmoid(op: Div | Reciprocal, scene: Scene) -> Outcome:
-    """a / (1 + exp(-x)) = a * sigmoid(x)"""
+    """a / (1 + exp(-x)) = a * sigmoid(x), 1 / (1 + exp(x)) = sigmoid(-x)"""
     bottom = op.operands[-1]
     above = None if isinstance(op, Reciprocal) else op.operands[0]
-    if bottom is None or not isinstance(bottom, Add):
+    if not isinstance(bottom, Add):
         return None
     for one, power in plus(bottom):
         if uniform(one) != 1 or not isinstance(power, Exp):
             continue
-        x = negated(power.operands[0])
-        if x is None or not same_type(x, op):
-            return miss("the exponent is not negated, or it broadcasts", power)
+        exponent = power.operands[0]
+        if exponent is None or not same_type(exponent, op):
+            return miss("it broadcasts", power)
         if not scene.single(bottom) or not scene.single(power):
             return miss("parts of it are read elsewhere too", bottom)
-        made = Sigmoid(x)
+        made = Sigmoid(opposite(exponent, scene))
         return made if above is None or uniform(above) == 1 else Mul(above, made)
     return None
+
+
+def opposite(value: Value, scene: Scene) -> Value:
+    """-x, as what x is the negative of, or with the sign in its number."""
+    x = negated(value)
+    if x is not None:
+        return x
+    found = scaled(value, scene)
+    if found is None or found[1] == 1 or value.dtype is None:
+        return Neg(value)
+    return Mul(found[0], scalar(-found[1], value.dtype))
 
 
 @rule(exact=False)

@@ -22,7 +22,7 @@ from graphopt.ops import (
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
-from .match import axis_of, same_type
+from .match import axis_of, same_type, uniform
 from .offered import said
 from .raise_gelu import plus
 
@@ -54,13 +54,22 @@ def unmoved(value: Value, axis: int) -> Value:
     return value
 
 
+def inverted(value: Value | None) -> Value | None:
+    """What a value is one over."""
+    if isinstance(value, Reciprocal):
+        return value.operands[0]
+    if isinstance(value, Div) and uniform(value.operands[0]) == 1:
+        return value.operands[1]
+    return None
+
+
 @rule(exact=False)
 def softmax(op: Div | Mul, scene: Scene) -> Outcome:
     """exp(x) / sum(exp(x)) = exp(x - max(x)) / sum(exp(x - max(x))) = softmax(x)"""
     pairs = [op.operands] if isinstance(op, Div) else [op.operands, op.operands[::-1]]
     for power, total in pairs:
         if not isinstance(op, Div):
-            total = total.operands[0] if isinstance(total, Reciprocal) else None
+            total = inverted(total)
         found = one_axis(total, ReduceSum)
         if found is None or found[0] is not power or not isinstance(power, Exp):
             continue

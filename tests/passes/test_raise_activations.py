@@ -75,6 +75,20 @@ def test_sigmoid_of_a_numerator() -> None:
     fires(r.sigmoid, before, Mul(OTHER, Sigmoid(X)))
 
 
+def test_sigmoid_of_another_sign() -> None:
+    before = Div(c(1.0), one_plus(Exp(X)))
+    fires(r.sigmoid, before, Sigmoid(Neg(X)))
+    before = Div(c(1.0), one_plus(Exp(Mul(X, c(-1.75)))))
+    fires(r.sigmoid, before, Sigmoid(Mul(X, c(1.75))))
+
+
+def test_what_is_no_sigmoid() -> None:
+    misses(r.sigmoid, Div(c(1.0), Add(Exp(X), c(2.0))))
+    misses(r.sigmoid, (Reciprocal(one_plus(Exp(X))), Exp(X)), "read elsewhere")
+    wide = Add(Exp(X), c(np.ones((2, 1, 1))))
+    misses(r.sigmoid, Div(c(1.0), wide), "it broadcasts")
+
+
 TANHS: list[Spelling] = [
     lambda: Mul(one_plus(Tanh(Mul(X, c(0.5)))), c(0.5)),
     lambda: Div(one_plus(Tanh(Div(X, c(2.0)))), c(2.0)),

@@ -144,12 +144,12 @@ class Speller:
         )
 
     def softplus(self, x: Value) -> Value:
-        direct = lambda: Log(self.add(Exp(x), const(1.0)))  # noqa: E731
+        direct = Log(self.add(Exp(x), const(1.0)))
         size = Exp(self.minus(Abs(x)))
         return self.one(
-            direct,
+            lambda: direct,
             lambda: self.add(self.positive(x), Log(self.add(size, const(1.0)))),
-            lambda: Where(Greater(x, const(20.0)), x, direct()),
+            lambda: Where(Greater(x, const(20.0)), x, direct),
         )
 
     def sigmoid(self, x: Value) -> Value:
