@@ -10,6 +10,7 @@ from graphopt.ir import Op, Value
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss
 
+from .costs import pays
 from .kernels import Kernels
 
 
@@ -55,3 +56,38 @@ class GatedPass(RulePass):
 
     def rules(self) -> Sequence[Rule]:
         return [gated(rule, self.provider) for rule in self.equations()]
+
+
+@dataclass(frozen=True)
+class Fusion(GatedPass):
+    """A pass that makes ONNX Runtime's own ops: all, or those that are not slower.
+
+    A twin is an op of the runtime's that means just the same as one of ONNX; it is made
+    where that one has no kernel.
+    """
+
+    most: bool = False
+
+    def fusions(self) -> Sequence[Rule]:
+        """The rules that leave fewer ops."""
+        raise NotImplementedError
+
+    def twins(self) -> Sequence[Rule]:
+        """The rules that leave as many ops."""
+        return ()
+
+    def equations(self) -> Sequence[Rule]:
+        chosen = [r for r in self.fusions() if self.most or pays(r.name, self.provider)]
+        return [*chosen, *(lacking(rule, self.provider) for rule in self.twins())]
+
+
+def lacking(rule: Rule, provider: str) -> Rule:
+    """The rule, for ops only that have no kernel themselves."""
+    kernels = Kernels.of(provider)
+
+    def apply(op: Op, scene: Scene) -> Outcome:
+        if kernels.why_not(op, opset=kernels.opset) is None:
+            return None
+        return rule.apply(op, scene)
+
+    return dataclasses.replace(rule, apply=apply)

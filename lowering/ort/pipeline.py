@@ -13,15 +13,22 @@ from graphopt.passes.movement import Movement
 from graphopt.passes.shapes import Shapes
 from graphopt.pipeline import Pass, Pipeline
 
+from .activations import FuseActivations
 from .attention import LowerAttention
 from .bodies import WriteOut
+from .gate import Fusion
 from .kernels import Kernels
+from .norms import FuseNorms
+from .products import FuseProducts
 from .spelling import SpellForOrt
 
 TIDY: Final[tuple[type[Pass], ...]] = (
     *(Algebra, Casts, Shapes, Fold, Movement, MergeConstants),
 )
 """What cleans up behind a lowering, and raises nothing again."""
+
+FUSIONS: Final[tuple[type[Fusion], ...]] = (FuseNorms, FuseActivations, FuseProducts)
+"""What makes the runtime's own ops of several."""
 
 
 def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
@@ -32,7 +39,11 @@ def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
     """
     kernels = Kernels.of(target)
     provider = kernels.provider
-    first = (LowerAttention(), WriteOut(provider=provider), *(cls() for cls in TIDY))
+    fusions = (cls(provider=provider, most=most) for cls in FUSIONS)
+    first = (
+        *(LowerAttention(), *fusions, WriteOut(provider=provider)),
+        *(cls() for cls in TIDY),
+    )
     last = () if most or provider != "cpu" else (SpellForOrt(),)
     then = Pipeline(first, then=Pipeline(last))
     return replace(pipeline, then=then, opset=kernels.opset)
