@@ -10,6 +10,7 @@ It reads the 8x8 images of handwritten digits that come with scikit-learn. With
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,16 +68,22 @@ def main() -> None:
         flag = f"--xla_force_host_platform_device_count={options.devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    import optax
+    try:
+        import optax
 
-    import graphopt
-    from graphopt import training
+        import graphopt
+        from graphopt import training
+
+        images, labels = digits()
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"{error.name} is not installed; pip install 'graphopt[train]' scikit-learn"
+        )
 
     def say(event: training.Event) -> None:
         if event.row is not None:
             print(training.line_of(event), flush=True)
 
-    images, labels = digits()
     held, seen = slice(HELD_OUT), slice(HELD_OUT, None)
     result = training.fit(
         network(),

@@ -14,9 +14,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+
+try:
+    import torch
+    from sklearn.datasets import load_digits
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"{error.name} is not installed; pip install torch onnxscript scikit-learn"
+    )
 
 WIDTH, HEADS, HELD_OUT = 32, 4, 64
 

@@ -109,14 +109,15 @@ class Result:
         *,
         weights: Weights = "auto",
         bake: bool = False,
-        overwrite: bool = True,
+        overwrite: bool = False,
     ) -> Result:
         """Write the model, whole or not at all; the result with the final report.
 
         What is about to be written is read back and checked first. For an XLA target
         it is a program, NAME.stablehlo, with the weights in NAME.safetensors or, if
-        ``bake``, inside. Raises UsageError where ``path`` is the original or cannot be
-        written, and CheckFailed; for a program what `lowering.to_program` raises.
+        ``bake``, inside. Raises UsageError where ``path`` is the original, cannot be
+        written, or exists, unless ``overwrite`` is given, and CheckFailed; for a
+        program what `lowering.to_program` raises.
         """
         if self.report.target in PLATFORMS:
             from .programs import put_program_in_place

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -112,21 +112,45 @@ def put_in_place(
             "the weights lie in the model itself: there is no file to share; write"
             " them with weights 'auto' or 'external'"
         )
-    with stage(path) as staged:
-        save(graph, staged, opset=result.opset, weights=weights, folder=path.parent)
-        if shares and weights_path(staged).exists():
+    folder = path.parent
+
+    def write(to: Path) -> None:
+        save(graph, to, opset=result.opset, weights=weights, folder=folder)
+        if shares and weights_path(to).exists():
             raise UsageError(
                 "not all weights are in files that can be shared; write them with"
                 " weights 'external'"
             )
+
+    def prove(staged: Path) -> tuple[CheckResult, Trial | None]:
+        return _proved(result, staged, folder if shares else staged.parent)
+
+    return place(result, path, write, prove, shared=_shared_bytes(graph, shares))
+
+
+def place(
+    result: Result,
+    path: Path,
+    write: Callable[[Path], None],
+    prove: Callable[[Path], tuple[CheckResult, Trial | None]],
+    *,
+    shared: int = 0,
+) -> Result:
+    """Stage a result, prove what was staged, and rename it; the final report with it.
+
+    ``write`` puts it, and its weights, where it is told; ``shared`` are bytes that it
+    refers to. Raises Rejected where ``prove`` raises CheckFailed: what was rejected is
+    written once more, to be kept.
+    """
+    with stage(path) as staged:
+        write(staged)
         check, trial = result.report.check, None
         if result.checking.wanted:
             try:
-                folder = path.parent if shares else staged.parent
-                check, trial = _proved(result, staged, folder)
+                check, trial = prove(staged)
             except CheckFailed as error:
                 kept = free_name(path)
-                save(graph, kept, opset=result.opset, weights=weights)
+                write(kept)
                 raise Rejected(error, kept, getattr(error, "check", None)) from None
         written = [file for file in (weights_path(staged), staged) if file.exists()]
         size = sum(file.stat().st_size for file in written)
@@ -136,7 +160,7 @@ def put_in_place(
         check=check,
         trial=trial,
         output=str(path),
-        bytes=Change(input_bytes(result), size + _shared_bytes(graph, shares)),
+        bytes=Change(input_bytes(result), size + shared),
     )
     return dataclasses.replace(result, report=report)
 

@@ -17,17 +17,13 @@ from .inputs import bindings
 from .interface import SUFFIX
 from .lowering import find, to_program
 from .output import (
-    Rejected,
     check_destination,
     data_files,
-    free_name,
-    input_bytes,
-    replace,
+    place,
     same_file,
-    stage,
     weights_path,
 )
-from .report import Change, Trial
+from .report import Trial
 
 if TYPE_CHECKING:
     from .check import CheckResult
@@ -57,29 +53,20 @@ def put_program_in_place(
         beside=None if bake else beside.name,
         precision=result.precision,
     )
-    with stage(path) as staged:
-        program.save(staged)
-        check, trial = result.report.check, None
-        if result.checking.wanted:
-            try:
-                check, trial = _proved(result, staged, program.interface)
-            except CheckFailed as error:
-                kept = free_name(path)
-                _renamed(program, kept).save(kept)
-                raise Rejected(error, kept, getattr(error, "check", None)) from None
-        written = [file for file in (weights_path(staged), staged) if file.exists()]
-        size = sum(file.stat().st_size for file in written)
-        replace(written, path)
+
+    def write(to: Path) -> None:
+        _renamed(program, to).save(to)
+
+    def prove(staged: Path) -> tuple[CheckResult, Trial]:
+        return _proved(result, staged, program.interface)
+
+    done = place(result, path, write, prove)
     report = dataclasses.replace(
-        result.report,
-        check=check,
-        trial=trial,
-        output=str(path),
-        bytes=Change(input_bytes(result), size),
+        done.report,
         notes=(*result.report.notes, *program.notes()),
         program=program.interface.to_json(),
     )
-    return dataclasses.replace(result, report=report)
+    return dataclasses.replace(done, report=report)
 
 
 def _renamed(program: Program, path: Path) -> Program:

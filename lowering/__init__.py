@@ -137,22 +137,22 @@ def find(name: str, precision: str | None = None) -> Target:
 
 
 def to_jax(
-    model: Model, *, precision: str = "highest"
+    model: Model | Graph, *, precision: str = "fp32"
 ) -> tuple[Function, dict[str, Array]]:
     """A model as a pure function, and its weights: ``fn(params, inputs) -> outputs``.
 
     `jax.jit`, `jax.grad` and `jax.vmap` work on it; inputs, outputs and weights are
     dicts by the model's names, inputs may also be keywords. Integer inputs that decide
-    shapes (``fn.steering``) are not traced. ``precision`` of float32 products is
-    "highest" or "default", which on a TPU rounds operands to bfloat16. Raises
-    BackendMissing without JAX, InvalidModel, UnsupportedModel.
+    shapes (``fn.steering``) are not traced; integers of fewer bits than an input has
+    are widened. ``precision`` of float32 products is "fp32", "default", which on a TPU
+    rounds operands to bfloat16, or "bfloat16", which does so everywhere. Raises
+    UsageError, BackendMissing without JAX, InvalidModel, UnsupportedModel.
 
     >>> fn, params = graphopt.to_jax("model.onnx")
     >>> jax.jit(fn)(params, x=x)["y"]
     """
-    function: Function = _module(".xla.function").Function(
-        load(model, apart=True), precision=precision
-    )
+    graph = model if isinstance(model, Graph) else load(model, apart=True)
+    function: Function = _module(".xla.function").Function(graph, precision=precision)
     return function, function.params
 
 

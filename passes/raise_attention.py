@@ -102,6 +102,14 @@ def scaled_by(value: Value) -> tuple[Value, float] | None:
     return None
 
 
+def _unscaled(value: Value) -> tuple[Value, float]:
+    """x and c, where ``value`` is c * x."""
+    scale = 1.0
+    while (found := scaled_by(value)) is not None:
+        value, scale = found[0], scale * found[1]
+    return value, scale
+
+
 def _masked(value: Value) -> Iterator[tuple[Value, Value]]:
     """Pairs of x and a mask whose sum, or choice, ``value`` is."""
     if isinstance(value, Where):
@@ -201,12 +209,10 @@ def attention(op: MatMul, scene: Scene) -> Outcome:
     left, right = scores.product.operands
     if left is None or right is None or left.rank != 4 or right.rank != 4:
         return miss("queries or keys are not of rank 4", scores.product)
-    scale = scores.scale
-    while (found := scaled_by(left)) is not None:
-        left, scale = found[0], scale * found[1]
-    while (found := scaled_by(right)) is not None:
-        right, scale = found[0], scale * found[1]
-    k = _transposed(right)
+    left, before = _unscaled(left)
+    right, inside = _unscaled(right)
+    k, under = _unscaled(_transposed(right))
+    scale = scores.scale * before * inside * under
     assert left.shape is not None
     assert k.shape is not None
     assert v.shape is not None

@@ -43,6 +43,31 @@ def test_train_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.checker.check_model(tmp_path / "digits.onnx")
 
 
+@pytest.mark.parametrize(
+    ("name", "module", "line"),
+    [
+        ("train_cnn.py", "optax", r"'graphopt\[train\]' scikit-learn"),
+        ("train_cnn.py", "sklearn", r"'graphopt\[train\]' scikit-learn"),
+        ("train_digits.py", "torch", "torch onnxscript scikit-learn"),
+    ],
+)
+def test_what_an_example_lacks_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    module: str,
+    line: str,
+) -> None:
+    for loaded in [m for m in sys.modules if m.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "out.onnx")])
+    if module == "sklearn":
+        pytest.importorskip("optax")
+    with pytest.raises(SystemExit, match=rf"^{module}.* is not installed; .* {line}$"):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
 def trained_cnn(folder: Path, devices: int) -> tuple[list[str], dict[str, Any]]:
     """What the example prints on so many devices, and the weights that it writes."""
     out = folder / f"{devices}.onnx"

@@ -77,9 +77,9 @@ def test_saved_over_an_older_file(result: Result, tmp_path: Path) -> None:
     path = tmp_path / "out.onnx"
     path.write_text("old")
     with pytest.raises(UsageError, match="overwrite=True"):
-        result.save(path, overwrite=False)
+        result.save(path)
     assert path.read_text() == "old"
-    result.save(path)
+    result.save(path, overwrite=True)
     onnx.load(path)
 
 
@@ -227,6 +227,6 @@ def test_an_old_model_never_stands_beside_new_data(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", watched)
-    result.save(path, weights="external")
+    result.save(path, weights="external", overwrite=True)
     assert seen[-2:] == [["out.onnx.data"], ["out.onnx.data"]]
     onnx.load(path)

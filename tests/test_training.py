@@ -62,9 +62,9 @@ net (float[n, 6] x) => (float[n, 3] p) {
 """
 
 
-def network(dtype: Any = np.float32) -> onnx.ModelProto:
+def network(dtype: Any = np.float32, text: str = NETWORK) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
-    text = NETWORK.replace("float[", {4: "float[", 2: "float16["}[dtype().itemsize])
+    text = text.replace("float[", {4: "float[", 2: "float16["}[dtype().itemsize])
     model = onnx.parser.parse_model(text)
     shapes = {"w1": (6, 8), "b1": (8,), "w2": (8, 3), "b2": (3,)}
     for name, shape in shapes.items():
@@ -416,7 +416,7 @@ def test_convolutions_in_mixed_precision() -> None:
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     x = rng.normal(size=(2, 3, 6, 5)).astype(np.float32)
     slopes = []
-    for precision in ("highest", "bfloat16"):
+    for precision in ("fp32", "bfloat16"):
         fn, params = to_jax(model, precision=precision)
         slope = jax.grad(lambda p, fn=fn: (fn(p, x=x)["y"] ** 2).mean())(params)
         assert all(a.dtype == np.float32 for a in slope.values())
@@ -539,6 +539,23 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=what):
             fitted(checkpoint=tmp_path, **other)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    """Also where its weights are the same; names of its other values are none of it."""
+    fitted(epochs=1, checkpoint=tmp_path)
+    for old, new, what in (
+        ("Tanh", "Erf", r"has '%5 = Tanh\(%4\).*' where this one has '%5 = Erf"),
+        ("Softmax (s)", "Softmax <axis = 0> (s)", "axis=0"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            fitted(model=network(text=NETWORK.replace(old, new)), checkpoint=tmp_path)
+    renamed = network(text=NETWORK.replace("a = Tanh", "c = Tanh").replace("a,", "c,"))
+    fitted(model=renamed, epochs=1, checkpoint=tmp_path)
+    other = network()
+    other.graph.initializer[0].raw_data = bytes(4 * 6 * 8)
+    with pytest.raises(UsageError, match="began with other weights"):
+        fitted(model=other, checkpoint=tmp_path)
 
 
 def test_weights_of_one_shape_are_not_taken_for_each_other(tmp_path: Path) -> None:

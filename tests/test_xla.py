@@ -254,6 +254,59 @@ def test_arguments_that_make_no_sense_are_told() -> None:
         fn(fn.params, normal(4, 3))
     with pytest.raises(UsageError, match=r"'bf16'.*'bfloat16'"):
         Function(linear(), precision="bf16")
+    cut = {name: array[:1] for name, array in fn.params.items()}
+    with pytest.raises(
+        UsageError, match=r"'weight' has the shape \[1, 2\], not \[3, 2\]"
+    ):
+        fn(cut, x=normal(4, 3))
+
+
+def test_a_graph_is_a_function_in_the_words_of_the_command_line() -> None:
+    graph, x = linear(), normal(4, 3)
+    made = {}
+    for word in ("fp32", "highest", "default", "bfloat16"):
+        fn, params = to_jax(graph, precision=word)
+        text = str(jax.make_jaxpr(fn)(params, {"x": x}))
+        made[word] = re.sub(r" at 0x\w+", "", text)
+    assert made["fp32"] == made["highest"]
+    assert "HIGHEST" in made["fp32"]
+    assert "HIGHEST" not in made["default"]
+    assert len(set(made.values())) == 3
+    np.testing.assert_allclose(
+        to_jax(graph)[0](params, x=x)["y"], reference(graph, {"x": x})["y"], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "taken"),
+    [
+        ("int64", np.int32, True),
+        ("int64", np.uint8, True),
+        ("int32", np.int8, True),
+        ("int32", np.uint32, False),
+        ("uint64", np.int32, False),
+        ("int64", np.float32, False),
+        ("int64", np.bool_, False),
+        ("double", np.float32, True),
+        ("float", np.float16, False),
+        ("double", np.int32, False),
+    ],
+)
+def test_inputs_are_widened_eagerly_and_traced(
+    wanted: str, given: Any, taken: bool
+) -> None:
+    made = model(f"graph ({wanted}[2] x) => ({wanted}[2] y) {{ y = Add(x, x) }}")
+    fn, params = to_jax(made)
+    x = np.array([1, 0], given)
+    for call in (fn, jax.jit(fn)):
+        for array in (x, jax.numpy.asarray(x)):
+            if taken:
+                y = np.asarray(call(params, x=array)["y"])
+                assert y.tolist() == [2, 0]
+                assert y.dtype == fn.graph.outputs[0].dtype.numpy
+            else:
+                with pytest.raises(UsageError, match="has elements of"):
+                    call(params, x=array)
 
 
 LOOP = """graph (int64 n, float[2] x) => (float[2] last{rows}) {

@@ -7,7 +7,7 @@ from typing import ClassVar
 from ..ir import Value
 from ..types import DType
 from .bodies import cast, scalar, vector
-from .comparison import Greater, Where
+from .comparison import Equal, Greater, Where
 from .elementwise import Add, Div, Mul, Pow, Sqrt, Sub
 from .registry import op
 from .reshaping import Reshape
@@ -84,7 +84,7 @@ class Adagrad(Optimizer):
         slowed = Mul(cast(steps, dtype), scalar(self.decay_factor, dtype))
         rate = Div(rate, Add(scalar(1, dtype), slowed))
         squares = Add(squares, Mul(gradient, gradient))
-        size = Add(Sqrt(squares), scalar(self.epsilon, dtype))
+        size = Add(_flat_root(squares), scalar(self.epsilon, dtype))
         return Sub(x, Div(Mul(rate, gradient), size)), squares
 
 
@@ -107,14 +107,16 @@ class Adam(Optimizer):
 
         def left(keep: float) -> Value:
             """What a mean that started at zero has of the whole by now."""
-            return Sub(one, Pow(scalar(keep, dtype), cast(steps, dtype)))
+            return Sub(one, Pow(scalar(keep, dtype), cast(counted, dtype)))
 
         mean = mixed(mean, gradient, alpha)
         squares = mixed(squares, Mul(gradient, gradient), beta)
         later = Greater(steps, scalar(0, DType.I64))
+        # The first step is not adjusted; by nothing divided by nothing it had no slope.
+        counted = Where(later, steps, scalar(1, DType.I64))
         adjusted = Div(Mul(rate, Sqrt(left(beta))), left(alpha))
         rate = Where(later, adjusted, rate)
-        size = Add(Sqrt(squares), scalar(self.epsilon, dtype))
+        size = Add(_flat_root(squares), scalar(self.epsilon, dtype))
         moved = Sub(x, Mul(rate, Div(mean, size)))
         kept = scalar(1 - self.norm_coefficient_post, dtype)
         return Mul(kept, moved), mean, squares
@@ -146,3 +148,15 @@ class Momentum(Optimizer):
 def _dtype(x: Value) -> DType:
     assert x.dtype is not None
     return x.dtype
+
+
+def _flat_root(squares: Value) -> Value:
+    """The square root, with slope zero at zero, where it is upright.
+
+    Of ``g / (sqrt(s + g g) + epsilon)`` at zero this is the slope itself: 1 / epsilon
+    by ``g``, none by ``s``.
+    """
+    dtype = _dtype(squares)
+    none = Equal(squares, scalar(0, dtype))
+    root = Sqrt(Where(none, scalar(1, dtype), squares))
+    return Where(none, scalar(0, dtype), root)

@@ -21,12 +21,14 @@ from ..errors import BackendMissing
 if TYPE_CHECKING:
     from .fitting import Result as Result, fit as fit
     from .losses import LOSSES as LOSSES, METRICS as METRICS
+    from .outcome import NotFinite as NotFinite
     from .progress import Event as Event, line_of as line_of
 
 _HOME = {
     "Event": "progress",
     "LOSSES": "losses",
     "METRICS": "losses",
+    "NotFinite": "outcome",
     "Result": "fitting",
     "fit": "fitting",
     "line_of": "progress",

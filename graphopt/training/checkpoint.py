@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,6 +103,12 @@ def _is_empty(node: Tree) -> bool:
 
 
 def _difference(what: str, had: Any, wanted: Any) -> str:
+    if what == "weights":
+        return "it began with other weights"
+    if what == "graph":
+        for theirs, ours in zip_longest(had or [], wanted, fillvalue="nothing more"):
+            if theirs != ours:
+                return f"its model has {theirs!r} where this one has {ours!r}"
     if isinstance(had, list) and isinstance(wanted, list):
         odd = sorted({*had} ^ {*wanted})
         if odd:

@@ -74,6 +74,15 @@ LOSSES: Final[Mapping[str, Measure]] = {
         mae,
     )
 }
+SCORES: Final[Mapping[str, str]] = {
+    name: f"{name}_logits"
+    for name in ("categorical_crossentropy", "binary_crossentropy")
+}
+"""The losses of probabilities, and their likes of scores."""
+
+CATEGORICAL: Final = ("categorical_crossentropy", "categorical_crossentropy_logits")
+"""The losses whose targets may be numbers of classes."""
+
 METRICS: Final[Mapping[str, Measure]] = {
     **LOSSES,
     "accuracy": accuracy,
@@ -95,6 +104,13 @@ def name_of(wanted: str | Measure) -> str:
     if isinstance(wanted, str):
         return wanted
     return getattr(wanted, "__name__", type(wanted).__name__)
+
+
+def known_name(wanted: str | Measure) -> str | None:
+    """The name of one of `LOSSES`; None of any other function."""
+    name = name_of(wanted)
+    measure = wanted if callable(wanted) else LOSSES.get(name)
+    return name if name in LOSSES and LOSSES[name] is measure else None
 
 
 def by_example(measured: Array, count: int) -> Array:

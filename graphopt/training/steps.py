@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,13 +42,15 @@ def mesh_of(wanted: Mesh | int | None) -> Mesh:
 class Steps:
     """The compiled programs of a run: a step of training, and one of evaluation.
 
-    ``measures`` are the loss, first, and the metrics. Run them under
+    ``measures`` are the loss, first, and the metrics; ``spread`` says of a prediction
+    what shows whether the loss takes it. Run them under
     `jax.enable_x64`, as `Function` computes.
     """
 
     graph: Graph
     optimizer: optax.GradientTransformation
     measures: Mapping[str, Measure]
+    spread: Callable[[Array], Measured]
     output: str | None
     mesh: Mesh
     precision: str
@@ -86,22 +88,26 @@ class Steps:
 
     @cached_property
     def train(self) -> Any:
-        """``(trained, state, kept, batch, key) -> (trained, state, measured)``."""
+        """``(trained, state, kept, batch, key) -> (trained, state, found)``.
+
+        What is found is measured, and the spread of the prediction.
+        """
         function = Function(self.graph, precision=self.precision)
 
         def loss(
             trained: Params, kept: Params, batch: Batch, key: Array
-        ) -> tuple[Array, Measured]:
-            measured = self._measured(function.keyed(key), trained, kept, batch)
-            return measured["loss"], measured
+        ) -> tuple[Array, Tree]:
+            seen = self._predicted(function.keyed(key), trained, kept, batch)
+            measured = self._measured(seen, batch)
+            return measured["loss"], (measured, self.spread(seen))
 
         def step(
             trained: Params, state: Tree, kept: Params, batch: Batch, key: Array
         ) -> Tree:
             slope = jax.grad(loss, has_aux=True)
-            gradient, measured = slope(trained, kept, batch, key)
+            gradient, found = slope(trained, kept, batch, key)
             updates, state = self.optimizer.update(gradient, state, trained)
-            return optax.apply_updates(trained, updates), state, measured
+            return optax.apply_updates(trained, updates), state, found
 
         return jax.jit(
             step,
@@ -116,7 +122,8 @@ class Steps:
         function = Function(self.graph)
 
         def step(trained: Params, kept: Params, batch: Batch, key: Array) -> Measured:
-            return self._measured(function.keyed(key), trained, kept, batch)
+            seen = self._predicted(function.keyed(key), trained, kept, batch)
+            return self._measured(seen, batch)
 
         return jax.jit(
             step,
@@ -124,9 +131,25 @@ class Steps:
             out_shardings=self.everywhere,
         )
 
-    def _measured(
+    @cached_property
+    def finite(self) -> Any:
+        """``trained -> {name: bool}``: which weights are, in the model's own types."""
+        weights = Function(self.graph).weights
+
+        def step(trained: Params) -> Measured:
+            return {
+                name: jnp.isfinite(
+                    array.astype(tensor_of(weights[name]).dtype.numpy)
+                ).all()
+                for name, array in trained.items()
+            }
+
+        return jax.jit(step, out_shardings=self.everywhere)
+
+    def _predicted(
         self, function: Function, trained: Params, kept: Params, batch: Batch
-    ) -> Measured:
+    ) -> Tree:
+        """The output that losses see, or a dict of all."""
         params = {**kept, **trained}
         own = {
             name: params[name].astype(tensor_of(value).dtype.numpy)
@@ -135,7 +158,9 @@ class Steps:
         made = function(own, batch.inputs)
         names = list(made) if self.output is None else [self.output]
         seen: Any = made if len(names) > 1 else made[names[0]]
-        seen = jax.tree.map(_widened, seen)
+        return jax.tree.map(_widened, seen)
+
+    def _measured(self, seen: Tree, batch: Batch) -> Measured:
         total = batch.weights.sum()
         measured = {"weight": total}
         for name, measure in self.measures.items():

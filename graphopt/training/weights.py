@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 from ..errors import UnsupportedModel, UsageError, nearest
 from ..ir import Graph, Op, Value
@@ -18,6 +18,7 @@ MASTER: Final = {DType.F16: DType.F32, DType.BF16: DType.F32}
 """The type in which a narrow weight is kept while it is trained."""
 
 _TRAINED: Final = (DType.F16, DType.BF16, DType.F32, DType.F64)
+_PASSING: Final = ("Cast", "Identity", "Reshape")
 _ROLES: Final[Mapping[str, tuple[str, frozenset[int]]]] = {
     "BatchNormalization": ("a running statistic of {}", frozenset({3, 4})),
     "QuantizeLinear": ("a scale of {}", frozenset({1})),
@@ -48,6 +49,19 @@ def kept(graph: Graph, weights: Mapping[str, Value], frozen: Frozen) -> dict[str
     return reasons
 
 
+def refuse_none(graph: Graph, untrained: Mapping[str, str]) -> NoReturn:
+    """Raises UsageError: there is no weight to train, and why."""
+    why = "; ".join(f"{name} is {reason}" for name, reason in untrained.items())
+    if not why:
+        held = {t.dtype for t in graph.tensors()}
+        dtypes = ", ".join(sorted(map(str, held))) or "nothing"
+        why = (
+            "floats with axes (f16, bf16, f32, f64) are trained, and the model has none"
+            f" (its constants are of {dtypes})"
+        )
+    raise UsageError(f"no weight is left to train: {why}")
+
+
 def refuse_stated(graph: Graph) -> None:
     """Raises UnsupportedModel for an op that would draw the same numbers every step."""
     for _, op in graph.walk():
@@ -66,16 +80,16 @@ def _roles(graph: Graph) -> Iterator[tuple[Value, str]]:
         text, places = _ROLES[op.kind]
         for i, value in enumerate(op.operands):
             if value is not None and i in places:
-                yield from _behind(value, text.format(op.kind))
+                yield behind(value), text.format(op.kind)
 
 
-def _behind(value: Value, reason: str) -> Iterator[tuple[Value, str]]:
-    """The weight that an operand is, also through ops that only pass it on."""
-    while isinstance(value, Op) and value.kind in ("Cast", "Identity", "Reshape"):
+def behind(value: Value) -> Value:
+    """What a value is, also through ops that only pass it on."""
+    while isinstance(value, Op) and value.kind in _PASSING:
         operand = value.operands[0]
         assert operand is not None
         value = operand
-    yield value, reason
+    return value
 
 
 def _chosen(names: Collection[str], frozen: Frozen) -> set[str]:

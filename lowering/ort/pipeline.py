@@ -11,16 +11,18 @@ from graphopt.passes.fold import Fold
 from graphopt.passes.merge_constants import MergeConstants
 from graphopt.passes.movement import Movement
 from graphopt.passes.shapes import Shapes
+from graphopt.passes.siblings import MergeSiblings
 from graphopt.pipeline import Pass, Pipeline
 
 from .activations import FuseActivations
-from .attention import LowerAttention
+from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
 from .gate import Fusion
 from .kernels import Kernels
 from .norms import FuseNorms
 from .products import FuseProducts
 from .spelling import SpellForOrt
+from .tiling import TileCausal
 
 TIDY: Final[tuple[type[Pass], ...]] = (
     *(Algebra, Casts, Shapes, Fold, Movement, MergeConstants),
@@ -39,11 +41,15 @@ def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
     """
     kernels = Kernels.of(target)
     provider = kernels.provider
-    fusions = (cls(provider=provider, most=most) for cls in FUSIONS)
-    first = (
-        *(LowerAttention(), *fusions, WriteOut(provider=provider)),
-        *(cls() for cls in TIDY),
+    attention = (FuseAttention(provider=provider),) if most else ()
+    fusing: tuple[Pass, ...] = (
+        *attention,
+        *(cls(provider=provider, most=most) for cls in FUSIONS),
     )
+    merging = (MergeSiblings(),) if most or provider == "cuda" else ()
+    tidy = tuple([cls() for cls in TIDY])
+    tiling = (TileCausal(),) if provider == "cpu" and not most else ()
+    first = (*tiling, LowerAttention(), *fusing, WriteOut(provider=provider), *tidy)
     last = () if most or provider != "cpu" else (SpellForOrt(),)
-    then = Pipeline(first, then=Pipeline(last))
+    then = Pipeline(first, then=Pipeline((*merging, *last, *tidy)))
     return replace(pipeline, then=then, opset=kernels.opset)

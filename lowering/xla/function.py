@@ -19,14 +19,12 @@ from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
 from graphopt.xp import traced
 
+from .platforms import precision_named
 from .steering import steering
 from .trace import LITERAL_BYTES, Tracer, draws, on_device
 
 Array = Any
 Arrays = Mapping[str, Array]
-
-PRECISIONS: Final = ("highest", "default", "bfloat16")
-"""Those of `graphopt.xp.traced`."""
 
 STEERING_ELEMENTS: Final = 1024
 """An input of more elements is data, and cannot steer shapes."""
@@ -38,21 +36,19 @@ class Function:
     >>> function = Function(load("model.onnx"))
     >>> jax.jit(function)(function.params, {"x": x})["y"]
 
-    Inputs may also be keywords, and those with a default may be left out. Inputs in
+    Inputs may also be keywords, and those with a default may be left out. Integers of
+    fewer bits than an input has are widened, and so is float32 for float64. Inputs in
     ``steering`` decide shapes: each of their values is another program, so they are
     given as NumPy arrays, not as tracers. Weights are ``params``, by their names in the
     model; nothing of them is part of the program. A function that ``draws`` numbers
     needs a key: ``function.keyed(jax.random.key(0))(params, inputs)``.
     """
 
-    def __init__(self, graph: Graph, *, precision: str = "highest") -> None:
-        if precision not in PRECISIONS:
-            known = ", ".join(map(repr, PRECISIONS))
-            raise UsageError(f"no precision is called {precision!r}; known: {known}")
+    def __init__(self, graph: Graph, *, precision: str = "fp32") -> None:
         self.key: Array | None = None
         self.draws = any(draws(op) for _, op in graph.walk())
         self.graph = graph
-        self.precision = precision
+        self.precision = precision_named(precision)
         self._known = steering(graph)
         self.weights: Mapping[str, Value] = dict(_weights(graph, self._known))
         self.steering: tuple[str, ...] = tuple(
@@ -90,7 +86,7 @@ class Function:
             if not isinstance(inputs, Mapping | None):
                 raise UsageError("inputs are keywords, or a dict by their names")
             given = {**(inputs or {}), **named}
-            weights = {v: jnp.asarray(params[name]) for name, v in self.weights.items()}
+            weights = {v: _weight(n, params[n], v) for n, v in self.weights.items()}
             for value, array in weights.items():
                 if isinstance(value, Parameter):
                     given.setdefault(value.name, array)
@@ -192,10 +188,31 @@ def _may_steer(graph: Graph, parameter: Parameter) -> bool:
     return int(np.prod(known, dtype=np.int64)) <= STEERING_ELEMENTS
 
 
+def _weight(name: str, array: Array, weight: Value) -> Array:
+    """A parameter on its device. Raises UsageError for a shape that is not its own.
+
+    Defaults of inputs may have any shape that fits the input.
+    """
+    array = jnp.asarray(array)
+    if isinstance(weight, Constant) and array.shape != weight.tensor.shape:
+        raise UsageError(
+            f"weight {name!r} has the shape {list(array.shape)}, not"
+            f" {list(weight.tensor.shape)}"
+        )
+    return array
+
+
 def _adopt(value: Any, dtype: DType | None) -> Array:
-    """An argument as an array; what JAX narrowed to 32 bits is given its type back."""
-    if not isinstance(value, jax.Array):
-        return np.asarray(value)
-    wanted = value.dtype if dtype is None else dtype.numpy
-    narrowed = wanted.kind == value.dtype.kind and value.dtype.itemsize == 4
-    return value.astype(wanted) if narrowed and wanted.itemsize == 8 else value
+    """An argument as an array; integers of fewer bits, and float32, are widened.
+
+    They stay what they are. It gives back the 64 bits that `jax.jit` takes away, too.
+    """
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if dtype is None or array.dtype == dtype.numpy:
+        return array
+    have, wanted = array.dtype, dtype.numpy
+    if have == np.float32:
+        exact = wanted == np.float64
+    else:
+        exact = have.kind + wanted.kind in ("ii", "ui", "uu")
+    return array.astype(wanted) if exact and np.can_cast(have, wanted) else array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from graphopt.errors import UsageError, nearest
@@ -14,8 +14,15 @@ PLATFORMS: Final[Mapping[str, str]] = {
 }
 """JAX's word for the devices of each target."""
 
-_PRECISIONS: Final = {"fp32": "highest"}
-"""Our words for the precision of float32 products, and JAX's."""
+PRECISIONS: Final[Mapping[str, str]] = {
+    "fp32": "highest",
+    "default": "default",
+    "bfloat16": "bfloat16",
+}
+"""Our words for the precision of float32 products, and `graphopt.xp.traced`'s."""
+
+_OF_TARGETS: Final = ("fp32",)
+"""What a target can be asked for; without a word it has its own."""
 
 _OWN_PRECISION: Final = {"xla-tpu": "default"}
 """A TPU rounds operands to bfloat16 and sums in float32; the others are "highest"."""
@@ -28,6 +35,15 @@ def precision_of(target: str, wanted: str | None) -> str:
     """
     if wanted is None:
         return _OWN_PRECISION.get(target, "highest")
-    if wanted not in _PRECISIONS:
-        raise UsageError(f"no precision {wanted!r}{nearest(wanted, _PRECISIONS)}")
-    return _PRECISIONS[wanted]
+    return precision_named(wanted, _OF_TARGETS)
+
+
+def precision_named(wanted: str, known: Collection[str] = PRECISIONS.keys()) -> str:
+    """JAX's word for one of ours; its own "highest" is taken for "fp32".
+
+    Raises UsageError.
+    """
+    word = "fp32" if wanted == "highest" else wanted
+    if word not in known:
+        raise UsageError(f"no precision {wanted!r}{nearest(wanted, known)}")
+    return PRECISIONS[word]

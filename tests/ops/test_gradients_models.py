@@ -409,6 +409,26 @@ def test_rows_of_zeros_have_a_slope(norm: str) -> None:
     assert np.isfinite(gradients_of(source)["x0"]).all()
 
 
+@pytest.mark.parametrize(("kind", "states"), [("Adagrad", 1), ("Adam", 2)])
+def test_optimizers_have_slopes_at_states_of_zero(kind: str, states: int) -> None:
+    """x - r g / (sqrt(s + g g) + epsilon) moves by -r / epsilon with g; s stays.
+
+    Adam takes but a share of g. Its first step has count 0.
+    """
+    epsilon, rate = 0.25, 0.5
+    text = optimizer(kind, states, epsilon=epsilon).replace("{3}", "{0}")
+    source = from_text((TRAINING, kind), text)
+    source.inputs = {
+        name: np.full_like(array, rate if name == "r" else 0)
+        for name, array in source.inputs.items()
+    }
+    found = gradients_of(source)
+    share = 0.1 if kind == "Adam" else 1  # 1 - alpha; the means' own slopes add to it
+    own = share if kind == "Adam" else 0
+    np.testing.assert_allclose(found["g"], own - share * rate / epsilon, rtol=1e-5)
+    assert all(np.isfinite(array).all() for array in found.values())
+
+
 def test_every_kind_is_tried_or_has_a_reason() -> None:
     single, contrib = test_gradients, test_gradients_contrib
     tried = {("", kind) for kind in single.DIFFERENTIABLE} | contrib.DIFFERENTIABLE
