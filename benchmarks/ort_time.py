@@ -23,6 +23,7 @@ import tools
 
 ORIGINAL = "original"
 CONTROL = "control"
+CLOCK = "cpu"
 TOLERANCE = 5e-3
 
 
@@ -95,20 +96,20 @@ def measure_model(
     samples = interleaved(calls, options.rounds, options.sample, options.seed)
     result: dict[str, Any] = {}
     for name, seconds in samples.items():
-        ratio = intervals.median_of_ratios(seconds, samples[ORIGINAL])
+        peer, more = None, ""
+        if name in tools.PEERS and tools.GRAPHOPT in samples:
+            peer = intervals.median_of_ratios(samples[tools.GRAPHOPT], seconds)
+            more = f"   graphopt to this: {peer}"
+        mark = "" if errors[name] <= TOLERANCE else "!"
+        sides = {CLOCK: seconds}, {CLOCK: samples[ORIGINAL]}
+        found = intervals.shown(mark + name, *sides, more)[CLOCK]
         result[name] = {
-            "seconds": asdict(intervals.median(seconds)),
-            "ratio_to_original": asdict(ratio),
+            "seconds": found["seconds"],
+            "ratio_to_original": found["ratio"],
             "relative_error": errors[name],
         }
-        mark = "" if errors[name] <= TOLERANCE else "!"
-        milliseconds = 1000 * result[name]["seconds"]["value"]
-        print(f"  {mark + name:12} {milliseconds:10.3f} ms   x {ratio}", end="")
-        if name in tools.PEERS and tools.GRAPHOPT in samples:
-            ratio = intervals.median_of_ratios(samples[tools.GRAPHOPT], seconds)
-            result[name]["graphopt_ratio"] = asdict(ratio)
-            print(f"   graphopt to this: {ratio}", end="")
-        print(flush=True)
+        if peer is not None:
+            result[name]["graphopt_ratio"] = asdict(peer)
     return result
 
 

@@ -24,7 +24,6 @@ from ..output import Rejected, check_destination, files_of, weights_path
 from ..report import Report
 from ..specialize import parse_dim, parse_shape
 from .arguments import (
-    Progress,
     add_dims,
     add_inputs,
     add_output,
@@ -35,6 +34,7 @@ from .arguments import (
     read_arrays,
     say_json,
 )
+from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         default="onnx",
-        choices=driver.TARGETS,
+        metavar="T",
         help="what to write for: a model for any runtime (onnx, the default), or for"
-        " XLA a program, with its weights in MODEL.opt.safetensors",
+        " XLA a program, with its weights in MODEL.opt.safetensors"
+        f" ({', '.join(driver.TARGETS[1:])})",
     )
     parser.add_argument(
         "--bake-weights",
@@ -181,6 +182,7 @@ def default_output(source: Path, target: str = "onnx") -> Path:
 
 def _check_target(options: argparse.Namespace) -> None:
     """Raises UsageError for options of another target, BackendMissing without JAX."""
+    driver.require_target(options.target)
     if options.target == "onnx":
         if options.precision is not None:
             raise UsageError("--precision is for XLA targets; a model has its own")
