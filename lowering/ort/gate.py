@@ -77,8 +77,21 @@ class Fusion(GatedPass):
         return ()
 
     def equations(self) -> Sequence[Rule]:
-        chosen = [r for r in self.fusions() if self.most or pays(r.name, self.provider)]
-        return [*chosen, *(lacking(rule, self.provider) for rule in self.twins())]
+        fusions = list(self.fusions())
+        if not self.most:
+            fusions = [paying(rule, self.provider) for rule in fusions]
+        return [*fusions, *(lacking(rule, self.provider) for rule in self.twins())]
+
+
+def paying(rule: Rule, provider: str) -> Rule:
+    """The rule, for ops only whose fused kernel is not slower."""
+
+    def apply(op: Op, scene: Scene) -> Outcome:
+        if not pays(rule.name, provider, op.results[0]):
+            return miss("the fused kernel is slower", op)
+        return rule.apply(op, scene)
+
+    return dataclasses.replace(rule, apply=apply)
 
 
 def lacking(rule: Rule, provider: str) -> Rule:

@@ -51,5 +51,6 @@ def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
     tiling = (TileCausal(),) if provider == "cpu" and not most else ()
     first = (*tiling, LowerAttention(), *fusing, WriteOut(provider=provider), *tidy)
     last = () if most or provider != "cpu" else (SpellForOrt(),)
-    then = Pipeline(first, then=Pipeline((*merging, *last, *tidy)))
+    # Sums are spelled last: Algebra would have them be additions again.
+    then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
     return replace(pipeline, then=then, opset=kernels.opset)

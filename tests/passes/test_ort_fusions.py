@@ -14,6 +14,7 @@ import pytest
 from equations import (
     M,
     N,
+    assert_sound,
     const,
     feed,
     fires,
@@ -32,7 +33,6 @@ from graphopt.dims import minimum
 from graphopt.exporter import to_proto
 from graphopt.ir import Value
 from graphopt.lowering.ort.activations import (
-    FuseActivations,
     bias_gelu,
     fast_gelu,
     quick_gelu,
@@ -42,14 +42,12 @@ from graphopt.lowering.ort.costs import COSTS, pays
 from graphopt.lowering.ort.embeddings import embed_layer_norm
 from graphopt.lowering.ort.gate import gated, lacking
 from graphopt.lowering.ort.norms import (
-    FuseNorms,
     rms_norm,
     skip_layer_norm,
     skip_rms_norm,
 )
-from graphopt.lowering.ort.pipeline import FUSIONS
+from graphopt.lowering.ort.pipeline import FUSIONS, lowered
 from graphopt.lowering.ort.products import (
-    FuseProducts,
     activated_conv,
     activated_gemm,
     conv_and_sum,
@@ -87,7 +85,8 @@ from graphopt.ops import (
     Unsqueeze,
     contrib,
 )
-from graphopt.pipeline import RulePass
+from graphopt.passes.algebra import Algebra
+from graphopt.pipeline import Pipeline
 from graphopt.reference import evaluate
 from graphopt.rewrite import Rule
 from graphopt.types import DType
@@ -522,16 +521,66 @@ def test_positions_from_elsewhere_are_given(start: int) -> None:
 # --- passes -------------------------------------------------------------------------
 
 
-def names(cls: type[Any], **options: Any) -> set[str]:
-    made: RulePass = cls(**options)
-    return {rule.name for rule in made.rules()}
+def fusing(before: Value, most: bool) -> list[str]:
+    """The ops that all fusions together leave."""
+    graph = graph_of(before, opset=23)
+    for cls in FUSIONS:
+        graph = cls(most=most)(graph)
+    return kinds(graph)
 
 
-def test_only_what_pays_unless_all_is_wanted() -> None:
-    assert "skip_layer_norm" in names(FuseNorms, most=True)
-    assert "skip_layer_norm" not in names(FuseNorms)
-    assert {"fast_gelu", "quick_gelu"} <= names(FuseActivations)
-    assert "conv_and_sum" not in names(FuseProducts)
+WIDE = param("wide", N, 3, 2048)
+
+
+@pytest.mark.parametrize(
+    ("before", "kind"),
+    [
+        (norm(SUM), "SkipLayerNormalization"),
+        (rms(SUM), "SkipSimplifiedLayerNormalization"),
+        (norm(LOOKED), "EmbedLayerNormalization"),
+        (Gelu(Add(WIDE, random(2048))), "BiasGelu"),
+        (Add(CONV, Z), "FusedConv"),
+        (MatMul(Transpose(A2, perm=SWAP), K), "FusedMatMul"),
+    ],
+)
+def test_what_is_slower_is_fused_only_if_all_is(before: Value, kind: str) -> None:
+    assert kind in fusing(before, True)
+    assert kind not in fusing(before, False)
+
+
+@pytest.mark.parametrize(
+    ("before", "kind"),
+    [
+        (Gelu(Add(X, B)), "BiasGelu"),
+        (Gelu(Add(X, B), approximate="tanh"), "FastGelu"),
+        (GATED, "QuickGelu"),
+        (Relu(CONV), "FusedConv"),
+        (Tanh(GEMM), "FusedGemm"),
+        (MatMul(A, TRANSPOSED), "FusedMatMul"),
+    ],
+)
+def test_what_is_not_slower_is_fused(before: Value, kind: str) -> None:
+    assert fusing(before, False) == fusing(before, True)
+    assert kind in fusing(before, False)
+
+
+@pytest.mark.parametrize(
+    ("before", "plain"),
+    [
+        (norm(SUM), ["Sum", "LayerNormalization"]),
+        (rms(SUM), ["Sum", "RMSNormalization"]),
+        (Gelu(Add(WIDE, random(2048))), ["Sum", "Gelu"]),
+        (Gelu(Add(X, B)), ["BiasGelu"]),
+    ],
+)
+def test_the_runtime_is_kept_from_what_is_slower(
+    before: Value, plain: list[str]
+) -> None:
+    pipeline = lowered(Pipeline((Algebra(),)), "ort-cpu")
+    graph = graph_of(before, opset=23)
+    after = pipeline(graph)
+    assert kinds(after) == plain
+    assert_sound(graph, after, exact=False)
 
 
 def test_every_cost_is_of_a_fusion() -> None:
@@ -539,7 +588,7 @@ def test_every_cost_is_of_a_fusion() -> None:
     known = {rule.name for cls in FUSIONS for rule in cls(most=True).fusions()}
     assert set(COSTS) == known
     assert all("cpu" in costs for costs in COSTS.values())
-    assert pays("skip_layer_norm", "cuda")
+    assert pays("skip_layer_norm", "cuda", norm(SUM))
 
 
 def test_a_twin_is_for_what_has_no_kernel() -> None:
