@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,15 +45,24 @@ class Normalized:
 def normalized(op: Div | Mul) -> Normalized | None:
     """What a quotient by (or product with the inverse of) a root mean square says."""
     for numerator, root in _quotients(op):
-        if not isinstance(root, Sqrt) or root.operands[0] is None:
+        found = _rooted(root)
+        if found is not None and found.numerator is numerator:
+            return found
+    return None
+
+
+def _rooted(root: Value) -> Normalized | None:
+    """The quotient of which a root mean square is the divisor."""
+    if not isinstance(root, Sqrt) or root.operands[0] is None:
+        return None
+    for mean, number in plus(root.operands[0]):
+        epsilon = uniform(number)
+        axis = _trailing(mean)
+        if epsilon is None or axis is None or not isinstance(mean, ReduceMean):
             continue
-        for mean, number in plus(root.operands[0]):
-            epsilon = uniform(number)
-            axis = _trailing(mean)
-            if epsilon is None or axis is None or not isinstance(mean, ReduceMean):
-                continue
-            if _is_square(mean.operands[0], numerator):
-                return Normalized(numerator, axis, float(epsilon))
+        numerator = _squared(mean.operands[0])
+        if numerator is not None:
+            return Normalized(numerator, axis, float(epsilon))
     return None
 
 
@@ -89,10 +98,13 @@ def _trailing(value: Value) -> int | None:
     return which[0] - x.rank
 
 
-def _is_square(value: Value | None, x: Value) -> bool:
+def _squared(value: Value | None) -> Value | None:
+    """What a value is the square of."""
     if isinstance(value, Pow):
-        return value.operands[0] is x and uniform(value.operands[1]) == 2
-    return isinstance(value, Mul) and value.operands == (x, x)
+        return value.operands[0] if uniform(value.operands[1]) == 2 else None
+    if isinstance(value, Mul) and value.operands[0] is value.operands[1]:
+        return value.operands[0]
+    return None
 
 
 def _centred(value: Value, axis: int) -> Value | None:
@@ -193,6 +205,47 @@ def layer_norm_bias(op: Add, scene: Scene) -> Outcome:
 
 
 @rule(exact=False)
+def layer_norm_shifted(op: Add, scene: Scene) -> Outcome:
+    """x * k + (b - mean(x) * k) = layernorm(x, g, b), with k = g / sqrt(var(x) + e)
+
+    TensorFlow's spelling: its layer norm is a batch norm by other moments.
+    """
+    if not scene.has(LayerNormalization):
+        return None
+    for x, scale, bias, moved in _scale_and_shift(op):
+        for gain, root in _quotients(scale):
+            found = _rooted(root)
+            if found is None or not isinstance(found.numerator, Sub):
+                continue
+            if _centred(found.numerator, found.axis) is not x:
+                continue
+            mean = found.numerator.operands[1]
+            if moved.operands not in ((mean, scale), (scale, mean)):
+                return miss("what is subtracted is not the scaled mean", moved)
+            if x.dtype not in _NARROW or not same_type(op, x):
+                return miss("it broadcasts x, or computes in double", x)
+            if not all(_fits(part, x, found.axis) for part in (gain, bias)):
+                return miss("the gain or the bias does not fit the dims", gain)
+            return LayerNormalization(
+                x, gain, bias, axis=found.axis, epsilon=found.epsilon
+            )
+    return None
+
+
+def _scale_and_shift(op: Add) -> Iterator[tuple[Value, Div | Mul, Value, Mul]]:
+    """x, k, b and m of each way to read an op as x * k + (b - m), m being a product."""
+    for product, shift in (op.operands, op.operands[::-1]):
+        if not isinstance(product, Mul) or not isinstance(shift, Sub):
+            continue
+        bias, moved = shift.operands
+        for x, scale in (product.operands, product.operands[::-1]):
+            if x is None or bias is None or not isinstance(moved, Mul):
+                continue
+            if isinstance(scale, Div | Mul):
+                yield x, scale, bias, moved
+
+
+@rule(exact=False)
 def rms_norm(op: Mul, scene: Scene) -> Outcome:
     """x / sqrt(mean(x**2) + e) * g = rmsnorm(x, g)"""
     if not scene.has(RMSNormalization):
@@ -219,6 +272,7 @@ RULES: tuple[Rule, ...] = (
     layer_norm_plain,
     layer_norm_gain,
     layer_norm_bias,
+    layer_norm_shifted,
     rms_norm,
 )
 

@@ -98,6 +98,10 @@ class Detector(nn.Module):
         self.kinds = nn.ModuleList(
             separable(width, CLASSES * count) for width in WIDTHS
         )
+        # with smaller weights all places look alike, and scores tie
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`image` [1, 3, H, W]; no more than one, as suppression is by image."""

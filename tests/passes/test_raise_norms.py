@@ -171,6 +171,59 @@ def test_the_pass_makes_one_op_of_all() -> None:
         assert RaiseNorms()(done) is done
 
 
+def shifted(
+    x: Value,
+    gain: Value,
+    bias: Value,
+    way: int = 0,
+    *,
+    turned: bool = False,
+    moved: Value | None = None,
+    **how: Any,
+) -> Value:
+    """x * k + (bias - mean(x) * k), in three spellings of k."""
+    scale = quotient(gain, root(centred(x), **how), way)
+    moved = mean(x) if moved is None else moved
+    parts = [Mul(x, scale), Sub(bias, Mul(moved, scale))]
+    if turned:
+        parts = [Sub(bias, Mul(scale, moved)), Mul(scale, x)]
+    return Add(*parts)
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("turned", [False, True])
+def test_scale_and_shift(way: int, turned: bool) -> None:
+    before = shifted(X, GAIN, BIAS, way, turned=turned)
+    fires(r.layer_norm_shifted, before, layer_norm(X, GAIN, BIAS), opset=17)
+    misses(r.layer_norm_shifted, before, opset=16)
+    computed, gain = param("b", LONG), param("g", LONG)
+    before = shifted(OPEN, gain, computed, way, turned=turned)
+    fires(r.layer_norm_shifted, before, layer_norm(OPEN, gain, computed))
+
+
+def test_no_scale_and_shift() -> None:
+    other = mean(param("other", N, 3, 4))
+    table = random(3, 4)
+    double = param("wide", 2, 4, dtype=DType.F64)
+    for before, reason in (
+        (shifted(X, GAIN, BIAS, moved=other), "not the scaled mean"),
+        (shifted(X, GAIN, table), "does not fit the dims"),
+        (shifted(X, table, BIAS), "does not fit the dims"),
+        (shifted(X, GAIN, BIAS, epsilon=const(np.full((2, 1, 1, 1), 1e-3))), "casts x"),
+        (Sub(Mul(X, GAIN), Sub(BIAS, Mul(mean(X), GAIN))), ""),
+        (Add(Mul(X, GAIN), Sub(BIAS, Mul(mean(X), GAIN))), ""),
+        (shifted(X, GAIN, BIAS, square=Pow(X, const(2.0))), ""),
+    ):
+        misses(r.layer_norm_shifted, before, reason)
+    wide = DType.F64
+    top = Sub(double, mean(double))
+    square = mean(Pow(top, const(2, wide)))
+    scale = Div(const(1.5, wide), Sqrt(Add(square, const(1e-3, wide))))
+    shift = Sub(const(0.5, wide), Mul(mean(double), scale))
+    before = Add(Mul(double, scale), shift)
+    misses(r.layer_norm_shifted, before, "computes in double")
+
+
 def test_narrow_floats() -> None:
     for dtype in (DType.F16, DType.BF16):
         x = param("h", 2, 4, dtype=dtype)
@@ -343,6 +396,7 @@ def test_each_rule_has_a_case() -> None:
         r.layer_norm_plain,
         r.layer_norm_gain,
         r.layer_norm_bias,
+        r.layer_norm_shifted,
         r.rms_norm,
     }
     assert set(r.RULES) == tested
