@@ -29,8 +29,9 @@ from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .match import axis_of, is_uniform, is_zero, same_shape, same_type
 from .moments import Reduced, norm_of
+from .norm_weights import NARROW
 from .offered import said
-from .raise_norms import NARROW, normalized
+from .raise_norms import normalized
 
 ByChannel = InstanceNormalization | GroupNormalization
 

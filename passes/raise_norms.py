@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from graphopt.dims import at_least, equal
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
-    Cast,
-    Constant,
     Div,
     LayerNormalization,
     Mul,
-    Reshape,
     RMSNormalization,
     Sub,
 )
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
-from graphopt.types import DType
 
-from .match import axis_of, is_uniform, same_type
+from .match import same_type
 from .moments import (
     Reduced,
     Root,
@@ -36,11 +29,16 @@ from .moments import (
     sum_square,
     variance,
 )
-
-NARROW = (DType.F32, DType.F16, DType.BF16)
-"""Both norms compute in float32 inside: they are no stand-in for double arithmetic."""
-
-Norm = LayerNormalization | RMSNormalization
+from .norm_weights import (
+    NARROW,
+    Norm,
+    filled,
+    fits,
+    fitted,
+    layer_norm_bias,
+    layer_norm_gain,
+    narrow_norm,
+)
 
 
 @dataclass(frozen=True)
@@ -118,27 +116,6 @@ def weighed(op: Mul, scene: Scene) -> Iterator[tuple[Normalized, Value]]:
                     yield found, gain
 
 
-def fits(gain: Value, x: Value, axis: int) -> bool:
-    """The gain has just the dims that are normalized, or broadcasts into them.
-
-    None of these may be zero: there is no norm of nothing.
-    """
-    if gain.shape is None or x.shape is None or len(gain.shape) > -axis:
-        return False
-    if not all(at_least(d, 1) for d in x.shape[axis:]):
-        return False
-    tail = x.shape[len(x.shape) - len(gain.shape) :]
-    return all(d == 1 or equal(d, e) for d, e in zip(gain.shape, tail, strict=True))
-
-
-def filled(x: Value, axis: int, number: float = 1.0) -> Constant | None:
-    """A gain that is one number, where the normalized dims are known."""
-    last = (x.shape or ())[axis:]
-    if x.dtype is None or not all(isinstance(dim, int) and dim for dim in last):
-        return None
-    return Constant(np.full(last, number, x.dtype.numpy))
-
-
 def _weighed_norm(op: Mul, scene: Scene, kind: type[Norm]) -> Outcome:
     if not scene.has(kind):
         return None
@@ -148,9 +125,10 @@ def _weighed_norm(op: Mul, scene: Scene, kind: type[Norm]) -> Outcome:
             continue
         if x.dtype not in NARROW or gain.dtype is not x.dtype or not same_type(op, x):
             return miss("it broadcasts x, or computes in double", x)
-        if not fits(gain, x, axis):
+        weight = fitted(gain, x, axis)
+        if weight is None:
             return miss("the gain does not fit the dims", gain)
-        return kind(x, gain, axis=axis, epsilon=found.epsilon)
+        return kind(x, weight, axis=axis, epsilon=found.epsilon)
     return None
 
 
@@ -216,66 +194,7 @@ def rms_norm_of_sum(op: Div | Mul, scene: Scene) -> Outcome:
     return None
 
 
-# --- what follows a norm ------------------------------------------------------------
-
-
-@rule(exact=False)
-def layer_norm_gain(op: Mul, scene: Scene) -> Outcome:
-    """layernorm(x, 1) * g = layernorm(x, g), and so of rmsnorm"""
-    for norm, gain in (op.operands, op.operands[::-1]):
-        if gain is None:
-            continue
-        if isinstance(norm, Reshape):
-            made = _gain_after_reshape(norm, gain, scene)
-            if made is not None:
-                return made
-        if not isinstance(norm, Norm):
-            continue
-        x, ones = norm.operands[:2]
-        if norm.operand(2) is not None or not scene.single(norm):
-            return miss("it has a bias, or is read elsewhere too", norm)
-        if not is_uniform(ones, 1) or x is None or x.rank is None:
-            return miss("it has a gain", norm)
-        if gain.dtype is not x.dtype:
-            return miss("the gain is of another type", gain)
-        if not fits(gain, x, axis_of(norm.axis, x.rank) - x.rank):
-            return miss("the gain does not fit the dims", gain)
-        return norm.with_operands([x, gain])
-    return None
-
-
-def _gain_after_reshape(value: Reshape, gain: Value, scene: Scene) -> Value | None:
-    """A reshape that keeps the last dim, of a norm over that, with its gain."""
-    norm = value.operands[0]
-    if not isinstance(norm, Norm) or not scene.single(value) or not scene.single(norm):
-        return None
-    x, ones = norm.operands[:2]
-    if norm.operand(2) is not None or not is_uniform(ones, 1) or x is None:
-        return None
-    if not x.shape or not value.shape or gain.rank != 1 or gain.dtype is not x.dtype:
-        return None
-    if axis_of(norm.axis, len(x.shape)) != len(x.shape) - 1:
-        return None
-    if not equal(x.shape[-1], value.shape[-1]) or not fits(gain, x, -1):
-        return None
-    return value.with_operands([norm.with_operands([x, gain]), value.operands[1]])
-
-
-@rule(exact=False)
-def layer_norm_bias(op: Add, scene: Scene) -> Outcome:
-    """layernorm(x, g) + b = layernorm(x, g, b)"""
-    for norm, bias in (op.operands, op.operands[::-1]):
-        if not isinstance(norm, LayerNormalization) or bias is None:
-            continue
-        x = norm.operands[0]
-        if norm.operand(2) is not None or not scene.single(norm):
-            return miss("it has a bias, or is read elsewhere too", norm)
-        if x is None or bias.constant is None or x.rank is None:
-            return miss("the bias is no constant", bias)
-        if not fits(bias, x, axis_of(norm.axis, x.rank) - x.rank):
-            return miss("the bias does not fit the dims", bias)
-        return norm.with_operands([x, norm.operands[1], bias])
-    return None
+# --- as one affine map -------------------------------------------------------------
 
 
 @rule(exact=False)
@@ -346,40 +265,6 @@ def _gained(k: Value) -> Iterator[tuple[Value, Value | None]]:
         for inverse, gain in (k.operands, k.operands[::-1]):
             if inverse is not None and gain is not None:
                 yield inverse, gain
-
-
-@rule(exact=False)
-def narrow_norm(op: Cast, scene: Scene) -> Outcome:
-    """half(rmsnorm(single(x), g)) = rmsnorm(x, half(g)), computed in single inside"""
-    norm = op.operands[0]
-    if not isinstance(norm, Norm) or norm.dtype is not DType.F32:
-        return None
-    if op.dtype not in NARROW or op.dtype is DType.F32:
-        return None
-    wide, *weights = norm.operands
-    x = wide.operands[0] if isinstance(wide, Cast) else None
-    if x is None or x.dtype is not op.dtype or norm.stash_type != DType.F32.value:
-        return None
-    if not scene.single(norm):
-        return miss("the norm is read elsewhere too", norm)
-    narrow = [None if w is None else _narrowed(w, op.dtype) for w in weights]
-    if any(w is None for w in narrow):
-        return miss("the narrow type does not hold its gain or bias", norm)
-    return norm.with_operands([x, *narrow])
-
-
-def _narrowed(weight: Value, dtype: DType) -> Value | None:
-    """A weight in a narrower type, which holds its very numbers."""
-    if isinstance(weight, Cast) and weight.operands[0] is not None:
-        inner = weight.operands[0]
-        return inner if inner.dtype is dtype else None
-    if weight.constant is None:
-        return None
-    array = weight.constant.array()
-    with np.errstate(all="ignore"):
-        narrow = array.astype(dtype.numpy)
-    same = np.array_equal(narrow.astype(array.dtype), array)
-    return Constant(narrow) if same else None
 
 
 RULES: tuple[Rule, ...] = (

@@ -32,9 +32,9 @@ from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .branches import branches, clamped
-from .match import same_type, stretches_nothing, uniform
+from .match import negated, same_type, stretches_nothing, uniform
 from .offered import said
-from .raise_activations import as_attribute, negated, scaled
+from .raise_activations import as_attribute, scaled
 from .raise_gelu import close, factors, plus
 
 SELU = 1.6732632423543772, 1.0507009873554805

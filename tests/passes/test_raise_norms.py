@@ -26,6 +26,7 @@ from graphopt.ops import (
     Cast,
     Constant,
     Div,
+    GlobalAveragePool,
     LayerNormalization,
     Max,
     Mul,
@@ -38,6 +39,7 @@ from graphopt.ops import (
     Reshape,
     RMSNormalization,
     Sqrt,
+    Squeeze,
     Sub,
     Unsqueeze,
 )
@@ -537,3 +539,24 @@ def test_islands_that_stay() -> None:
     misses(r.narrow_norm, Cast(norm, to=DType.BF16), opset=23)
     both = Cast(norm, to=DType.F16), norm
     misses(r.narrow_norm, both, "read elsewhere", opset=23)
+
+
+def test_weights_with_dims_of_one_before() -> None:
+    """As they are stored to broadcast to all dims."""
+    gain, bias = random(1, 1, 4), random(1, 1, 4, seed=1)
+    flat = [const(w.constant.array().reshape(4)) for w in (gain, bias)]
+    fires(r.layer_norm, Mul(plain(X), gain), layer_norm(X, flat[0]))
+    fires(r.layer_norm_gain, Mul(layer_norm(X, ones(4)), gain), layer_norm(X, flat[0]))
+    after = layer_norm(X, flat[0], flat[1])
+    fires(r.layer_norm_bias, Add(layer_norm(X, flat[0]), bias), after)
+    computed = param("g", 1, 1, 4)
+    after = layer_norm(X, Squeeze(computed, ints(0, 1)))
+    fires(r.layer_norm, Mul(plain(X), computed), after)
+    misses(r.layer_norm, Mul(plain(X), random(1, 3, 4)), "does not fit")
+
+
+def test_the_mean_of_a_pool() -> None:
+    """A global pool of three dims is a mean over the last."""
+    top = Sub(X, GlobalAveragePool(X))
+    before = Div(top, Sqrt(Add(GlobalAveragePool(Mul(top, top)), const(EPSILON))))
+    fires(r.layer_norm_plain, before, layer_norm(X, ones(4)))
