@@ -13,11 +13,12 @@ from graphopt.ops import (
     Mul,
     RMSNormalization,
     Sub,
+    Transpose,
 )
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
-from .match import same_type
+from .match import perm_of, same_type
 from .moments import (
     Reduced,
     Root,
@@ -164,6 +165,34 @@ def layer_norm_plain(op: Div | Mul, scene: Scene) -> Outcome:
 
 
 @rule(exact=False)
+def layer_norm_of_channels(op: Div | Mul, scene: Scene) -> Outcome:
+    """layernorm of channels of transpose(y) = transpose(layernorm(y, 1))
+
+    Where these are the last axis of y, and nothing else reads the transpose.
+    """
+    if not scene.has(LayerNormalization):
+        return None
+    found = normalized(op)
+    rank = None if found is None else found.x.rank
+    if found is None or not found.centred or rank is None or rank < 3:
+        return None
+    x = found.x
+    if found.over.axes != (1 - rank,) or not isinstance(x, Transpose):
+        return None
+    y = x.operands[0]
+    if perm_of(rank, x.perm) != (0, rank - 1, *range(1, rank - 1)):
+        return None
+    if y is None or scene.uses(x) > 2 or x.dtype not in NARROW or not same_type(op, x):
+        return miss("the transpose is read elsewhere too, or it computes in double", x)
+    ones = filled(y, -1)
+    if ones is None:
+        return miss("the normalized dims are not known", y)
+    return x.with_operands(
+        [LayerNormalization(y, ones, axis=-1, epsilon=found.epsilon)]
+    )
+
+
+@rule(exact=False)
 def rms_norm(op: Mul, scene: Scene) -> Outcome:
     """x / sqrt(mean(x**2) + e) * g = rmsnorm(x, g)"""
     return _weighed_norm(op, scene, RMSNormalization)
@@ -269,6 +298,7 @@ def _gained(k: Value) -> Iterator[tuple[Value, Value | None]]:
 
 RULES: tuple[Rule, ...] = (
     layer_norm,
+    layer_norm_of_channels,
     layer_norm_plain,
     layer_norm_gain,
     layer_norm_bias,

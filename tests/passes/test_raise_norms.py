@@ -20,6 +20,7 @@ from equations import (
     rewritten,
 )
 
+from graphopt.driver import choose
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
@@ -41,6 +42,7 @@ from graphopt.ops import (
     Sqrt,
     Squeeze,
     Sub,
+    Transpose,
     Unsqueeze,
 )
 from graphopt.passes import raise_norms as r
@@ -353,6 +355,7 @@ def test_each_rule_has_a_case() -> None:
         r.layer_norm_gain,
         r.layer_norm_bias,
         r.layer_norm_affine,
+        r.layer_norm_of_channels,
         r.rms_norm,
         r.rms_norm_plain,
         r.rms_norm_of_sum,
@@ -560,3 +563,19 @@ def test_the_mean_of_a_pool() -> None:
     top = Sub(X, GlobalAveragePool(X))
     before = Div(top, Sqrt(Add(GlobalAveragePool(Mul(top, top)), const(EPSILON))))
     fires(r.layer_norm_plain, before, layer_norm(X, ones(4)))
+
+
+def test_channels_that_were_transposed_there() -> None:
+    """As norms of images are written: the transposes cancel, or stay as many."""
+    y = param("y", N, 5, 6, 4)
+    x = Transpose(y, perm=(0, 3, 1, 2))
+    after = Transpose(layer_norm(y, ones(4)), perm=(0, 3, 1, 2))
+    fires(r.layer_norm_of_channels, plain(x, (1,)), after)
+    gained = Mul(random(4, 1, 1), plain(x, (1,)))
+    spelled = Transpose(Add(gained, random(4, 1, 1, seed=1)), perm=(0, 2, 3, 1))
+    done, _ = choose().run(graph_of(spelled))
+    assert kinds(done) == ["LayerNormalization"]
+    both = plain(x, (1,)), x
+    misses(r.layer_norm_of_channels, both, "read elsewhere")
+    turned = Transpose(y, perm=(0, 3, 2, 1))
+    misses(r.layer_norm_of_channels, plain(turned, (1,)))
