@@ -21,9 +21,7 @@ from graphopt.rewrite import Outcome, Scene, miss, rule
 from graphopt.types import DType
 
 from .match import axis_of, is_uniform, same_type
-
-NARROW = (DType.F32, DType.F16, DType.BF16)
-"""Both norms compute in float32 inside: they are no stand-in for double arithmetic."""
+from .moments import NARROW
 
 Norm = LayerNormalization | RMSNormalization
 

@@ -15,11 +15,14 @@ from graphopt.ops import (
     Sub,
     Transpose,
 )
+from graphopt.ops.bodies import cast
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.types import DType
 
-from .match import perm_of, same_type
+from .match import perm_of, same_type, stretches_nothing
 from .moments import (
+    NARROW,
     Reduced,
     Root,
     centred,
@@ -28,10 +31,10 @@ from .moments import (
     quotients,
     root,
     sum_square,
+    uncast,
     variance,
 )
 from .norm_weights import (
-    NARROW,
     Norm,
     filled,
     fits,
@@ -71,25 +74,30 @@ def _normalized(top: Value, divisor: Value, found: Root) -> Normalized | None:
         return None
     over = mean_square(found.inner)
     middle = centred(top)
-    if over is not None and over.x is top and over.is_kept(divisor):
-        if middle is None:
-            return Normalized(top, over, found.epsilon, centred=False)
-        same = middle.axes == over.axes
-        return Normalized(middle.x, over, found.epsilon, centred=True) if same else None
-    over = variance(found.inner) if middle is not None else None
-    if over is None or over != middle or not over.is_kept(divisor):
-        return _stretched(top, divisor, found)
-    return Normalized(over.x, over, found.epsilon, centred=True)
-
-
-def _stretched(top: Value, divisor: Value, found: Root) -> Normalized | None:
-    """A root that an epsilon of larger shape stretches: for a miss with that reason."""
-    over = mean_square(found.inner)
-    if over is None or over.x is not top or not over.is_kept(found.inner):
+    if middle is None:
+        if over is None or over.x is not uncast(top):
+            return None
+        if not _divides(divisor, over, top):
+            return None
+        return Normalized(top, over, found.epsilon, centred=False)
+    over = variance(found.inner)
+    if over is None or over != middle or not _divides(divisor, over, top):
         return None
-    middle = centred(top)
-    x = top if middle is None else middle.x
-    return Normalized(x, over, found.epsilon or 0.0, centred=middle is not None)
+    return Normalized(_whole(top, over), over, found.epsilon, centred=True)
+
+
+def _divides(divisor: Value, over: Reduced, top: Value) -> bool:
+    """The root keeps the dims that are reduced; or it stretches x, which is a miss."""
+    return over.is_kept(divisor) or not stretches_nothing(divisor, top)
+
+
+def _whole(top: Value, over: Reduced) -> Value:
+    """x in the type of what it is less its mean."""
+    inner = uncast(top)
+    x = inner.op.operands[0] if inner.op is not None else None
+    if x is None or top.dtype is None or x.dtype is not top.dtype:
+        return cast(over.x, top.dtype or DType.F32)
+    return x
 
 
 def weighed(op: Mul, scene: Scene) -> Iterator[tuple[Normalized, Value]]:
@@ -211,7 +219,7 @@ def rms_norm_of_sum(op: Div | Mul, scene: Scene) -> Outcome:
         return None
     for x, divisor, found in quotients(op):
         over = sum_square(found.inner)
-        if over is None or over.x is not x or found.epsilon is None:
+        if over is None or over.x is not uncast(x) or found.epsilon is None:
             continue
         axis, count = over.trailing, over.count
         if axis is None or not count or not over.is_kept(divisor):
@@ -266,7 +274,9 @@ def _affine(high: Mul, low: Mul) -> Value | None:
     for x, k in (high.operands, high.operands[::-1]):
         for middle, also in (low.operands, low.operands[::-1]):
             over = mean(middle)
-            if k is not also or k is None or over is None or over.x is not x:
+            if k is not also or k is None or over is None or x is None:
+                continue
+            if over.x is not uncast(x):
                 continue
             for inverse, gain in _gained(k):
                 found = root(inverse)

@@ -579,3 +579,39 @@ def test_channels_that_were_transposed_there() -> None:
     misses(r.layer_norm_of_channels, both, "read elsewhere")
     turned = Transpose(y, perm=(0, 3, 2, 1))
     misses(r.layer_norm_of_channels, plain(turned, (1,)))
+
+
+def test_a_root_that_lies_across() -> None:
+    """Of a square, the roots of its rows laid along its columns are no norm."""
+    square = param("square", 4, 4)
+    across = Reshape(root(square), ints(1, 4))
+    misses(r.rms_norm_plain, Div(square, across), opset=23)
+    top = centred(square)
+    misses(r.layer_norm_plain, Div(top, Reshape(root(top), ints(1, 4))))
+    first = Reshape(mean(square), ints(1, 4))
+    other = Sub(square, first)
+    misses(r.layer_norm_plain, Div(other, root(other)))
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+def test_casts_between_all_steps(dtype: DType) -> None:
+    """As converters leave them, that keep some kinds of ops in single."""
+    x, gain = param("h", N, 4, dtype=dtype), random(4, dtype=dtype)
+
+    def up(value: Value) -> Value:
+        return Cast(value, to=DType.F32)
+
+    def down(value: Value) -> Value:
+        return Cast(value, to=dtype)
+
+    square = down(Pow(up(x), const(2.0)))
+    inner = Add(down(mean(up(square))), const(EPSILON, dtype))
+    before = Mul(gain, Mul(x, Div(const(1.0, dtype), down(Sqrt(up(inner))))))
+    done = RaiseNorms()(graph_of(before, opset=23))
+    assert kinds(done) == ["RMSNormalization"]
+    top = Sub(x, down(mean(up(x))))
+    inner = Add(down(mean(up(down(Pow(up(top), const(2.0)))))), const(EPSILON, dtype))
+    before = Div(top, down(Sqrt(up(inner))))
+    done = RaiseNorms()(graph_of(before))
+    assert kinds(done) == ["LayerNormalization"]
+    assert done.outputs[0].op.operands[0] is x
