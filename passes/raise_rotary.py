@@ -13,10 +13,12 @@ from graphopt.ir import Value
 from graphopt.ops import (
     Add,
     Concat,
+    Expand,
     Gather,
     Mul,
     Reshape,
     RotaryEmbedding,
+    Shape,
     Slice,
     Split,
     Squeeze,
@@ -250,7 +252,41 @@ def _unpacked(value: Value) -> tuple[RotaryEmbedding, Value] | None:
     return (inner, x) if x is not None and same_shape(x, value) else None
 
 
-RULES: tuple[Rule, ...] = (rotary, rotary_halves, rotary_pairs, rotary_part)
+@rule
+def rotary_batch(op: RotaryEmbedding) -> Outcome:
+    """rotary(x, c, s) = rotary(x, expand(c), expand(s)), of as many batches as x
+
+    ONNX does not let angles be broadcast; where they are looked up, their places.
+    """
+    x, *angles = op.operands
+    looked_up = len(angles) > 2
+    given = angles[2:] if looked_up else angles[:2]
+    if x is None or x.shape is None or (not looked_up and given[0].rank == 2):  # type: ignore[union-attr]
+        return None
+    if not any(_is_one_for_many(value, x) for value in given):
+        return None
+    batch = x.shape[0]
+    count = vector(batch) if isinstance(batch, int) else Shape(x, start=0, end=1)
+    ones = vector(*[1] * (1 if looked_up else 2))
+    target = Concat(count, ones, axis=0)
+    wide = [None if value is None else Expand(value, target) for value in given]
+    return op.with_operands([x, *(angles[:2] if looked_up else ()), *wide])
+
+
+def _is_one_for_many(value: Value | None, x: Value) -> bool:
+    """True for a value of one batch where x is of another number of them."""
+    if value is None or not value.shape or not x.shape:
+        return False
+    return bool(value.shape[0] == 1) and not equal(x.shape[0], 1)
+
+
+RULES: tuple[Rule, ...] = (
+    rotary,
+    rotary_halves,
+    rotary_pairs,
+    rotary_part,
+    rotary_batch,
+)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from .gate import Fusion
 from .kernels import Kernels
 from .norms import FuseNorms
 from .products import FuseProducts
+from .rotary import LowerRotary
 from .spelling import SpellForOrt
 from .tiling import TileCausal
 
@@ -49,7 +50,14 @@ def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
     merging = (MergeSiblings(),) if most or provider == "cuda" else ()
     tidy = tuple([cls() for cls in TIDY])
     tiling = (TileCausal(),) if provider == "cpu" and not most else ()
-    first = (*tiling, LowerAttention(), *fusing, WriteOut(provider=provider), *tidy)
+    first = (
+        *tiling,
+        LowerAttention(),
+        LowerRotary(),
+        *fusing,
+        WriteOut(provider=provider),
+        *tidy,
+    )
     last = () if most or provider != "cpu" else (SpellForOrt(),)
     # Sums are spelled last: Algebra would have them be additions again.
     then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
