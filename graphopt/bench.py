@@ -101,7 +101,7 @@ def measure(
     see `threads_of`.
     """
     threads, clock = threads_of(target, threads), _CLOCKS[clock_of(target)]
-    executables = [_open(target, precision, model, threads) for model in models]
+    executables = [open_model(target, precision, model, threads) for model in models]
     apart = _differences([executable(inputs) for executable in executables])
     samples, walls = _interleaved(
         executables, inputs, rounds, clock, random.Random(seed), progress
@@ -239,7 +239,7 @@ def clock_of(target: str) -> Clock:
     return "wall" if target in _DEVICES else "CPU"
 
 
-def _open(
+def open_model(
     target: str,
     precision: str | None,
     model: str | os.PathLike[str],

@@ -231,6 +231,19 @@ def bindings(
             yield {name: sizes[name] for name in names}
 
 
+def usual(graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})) -> Sizes:
+    """Sizes as callers often have them: one sample, images of 224, lengths of 128.
+
+    Those in ``fixed`` are as given; not every model runs on the others.
+    """
+    kinds = {"batch": 1, "image": 224, "": 128}
+    names = _symbols(graph)
+    sizes = {n: 2 if n.endswith(":rank") else kinds[k] for n, k in names.items()}
+    sizes |= fixed
+    sizes |= {**_derived(sizes), **fixed}
+    return {name: sizes[name] for name in names}
+
+
 def neighbours(
     graph: Graph, sizes: Sizes, fixed: Mapping[str, int] = MappingProxyType({})
 ) -> Iterator[Sizes]:

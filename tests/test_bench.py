@@ -56,14 +56,14 @@ class Sleeper:
 def test_the_time_of_a_device_is_that_on_the_clock(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphopt.bench._open", lambda *_: Sleeper())
+    monkeypatch.setattr("graphopt.bench.open_model", lambda *_: Sleeper())
     (timing,) = measure(["m.onnx"], {}, target=target, rounds=2)
     assert timing.seconds >= 0.02
     assert clock_of(target) == "wall"
 
 
 def test_the_time_of_a_cpu_is_what_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphopt.bench._open", lambda *_: Sleeper())
+    monkeypatch.setattr("graphopt.bench.open_model", lambda *_: Sleeper())
     monkeypatch.setattr("graphopt.bench.LEAST_SECONDS", 0)
     (timing,) = measure(["m.onnx"], {}, target="reference", rounds=2)
     assert timing.seconds < 0.01
