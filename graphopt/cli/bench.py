@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bench import Clock, Timing, clock_of, measure, threads_of
 from ..errors import UsageError
@@ -30,6 +30,9 @@ from .arguments import (
 from .progress import Progress
 from .run import check_runs, choose_target, feeds
 
+if TYPE_CHECKING:
+    from ..profile import Profile
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
@@ -44,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of ort-cpu (default: 1; 0: as many as there are), others take all",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="of ort-cpu: the time of each kind of op and of the slowest nodes, with"
+        " the nodes of the first model that they stand for",
+    )
     add_sizes(parser, "size of a symbolic dim in random inputs")
     add_inputs(parser)
 
@@ -57,6 +66,10 @@ def run(options: argparse.Namespace) -> int:
         threads_of(options.target, options.threads),
         clock_of(options.target),
     )
+    if options.profile and options.target != "ort-cpu":
+        raise UsageError(
+            f"--profile is for ort-cpu: {options.target} gives no times by node"
+        )
     target_of(options)  # what is missing is said first
     for model in options.models:
         check_runs(model, options.target)
@@ -72,13 +85,20 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             progress=progress,
         )
+        profiles = []
+        if options.profile:
+            progress("profiling")
+            profiles = _profiled(options, fed, threads)
     shapes = {n: list(getattr(a, "shape", ())) for n, a in fed.items()}
     said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     who = "1 thread" if threads == 1 else f"{threads or 'all'} threads"
     head = f"{options.target}, {who}, {options.rounds} rounds; {said}"
     say(
         options,
-        [head, "", *_lines(timings, control, clock)],
+        [
+            *(head, "", *_lines(timings, control, clock)),
+            *(line for found in profiles for line in ("", *found.lines())),
+        ],
         inputs=shapes,
         target=options.target,
         threads=threads,
@@ -86,8 +106,18 @@ def run(options: argparse.Namespace) -> int:
         rounds=options.rounds,
         models=[_members(t) for t in timings],
         control=_members(control),
+        **({"profiles": [p.to_json() for p in profiles]} if options.profile else {}),
     )
     return 0
+
+
+def _profiled(
+    options: argparse.Namespace, fed: Mapping[str, Any], threads: int
+) -> list[Profile]:
+    from ..importer import load
+    from ..profile import profile  # which needs the runtime
+
+    return profile(options.models, fed, load(options.models[0]), threads=threads)
 
 
 def _lines(timings: Sequence[Timing], control: Timing, clock: Clock) -> Iterator[str]:
