@@ -115,7 +115,7 @@ def random_value(
             " pass inputs, or smaller dims",
             where=name,
         )
-    array = _draw(type_.dtype, shape, role, name, rng, style)
+    array = np.asarray(_draw(type_.dtype, shape, role, name, rng, style))
     return array if array.dtype == object else array.astype(type_.dtype.numpy)
 
 
