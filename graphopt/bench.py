@@ -128,7 +128,7 @@ def race(
     after: Executable,
     feeds: Sequence[Mapping[str, Any]],
     *,
-    target: str = "ort-cpu",
+    clock: Clock = "CPU",
     rounds: int = 30,
     seed: int = 0,
 ) -> tuple[Ratio, tuple[Ratio, ...]]:
@@ -136,10 +136,10 @@ def race(
 
     Over all it is the geometric mean. Both are warm after the first call on a feed.
     """
-    clock, draw = _CLOCKS[clock_of(target)], random.Random(seed)
+    now, draw = _CLOCKS[clock], random.Random(seed)
     ratios = np.ones((len(feeds), rounds))
     for i, inputs in enumerate(feeds):
-        samples, _ = _interleaved([before, after], inputs, rounds, clock, draw)
+        samples, _ = _interleaved([before, after], inputs, rounds, now, draw)
         ratios[i] = samples[:, 1] / samples[:, 0]
     whole = np.exp(np.mean(np.log(ratios), axis=0))
     return Ratio.of(whole, seed), tuple(Ratio.of(each, seed) for each in ratios)

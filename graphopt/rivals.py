@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from .bench import clock_of, open_model, race, threads_of
+from .bench import Clock, clock_of, open_model, race, threads_of
 from .debug import timed
 from .errors import GraphoptError, UsageError, nearest
 from .exporter import Wanted
@@ -94,7 +94,7 @@ def tuned(
     with timed("tuning"), tempfile.TemporaryDirectory() as folder:
         records = pipeline.run(start)[1]
         space = space_of(pipeline, target, records)
-        rivals = Models(start, space, target, Path(folder), opset, how.rounds, worse)
+        rivals = Models(start, space, target, Path(folder), opset, how, worse)
         rivals.feed(how.sizes, checking)
         best, tried, stopped = search(
             space, rivals, steps=how.steps, spent=spent, progress=how.progress
@@ -105,7 +105,7 @@ def tuned(
     found = Tuning(
         target=target,
         threads=rivals.threads,
-        clock=clock_of(target),
+        clock=rivals.clock,
         rounds=how.rounds,
         sizes=tuple(rivals.sizes),
         defaulted=tuple(rivals.defaulted),
@@ -140,7 +140,7 @@ class Models:
         target: str,
         folder: Path,
         opset: Wanted,
-        rounds: int,
+        how: Tune,
         worse: Callable[[Graph, Graph], str],
     ) -> None:
         self.start = start
@@ -148,9 +148,11 @@ class Models:
         self.target = target
         self.path = folder / "model.onnx"
         self.opset = opset
-        self.rounds = rounds
+        self.rounds = how.rounds
         self.worse = worse
-        self.threads = threads_of(target, None)
+        self.threads = threads_of(target, how.threads)
+        # Threads that wait for others spin: that is CPU time, and costs nobody time.
+        self.clock: Clock = clock_of(target) if self.threads == 1 else "wall"
         self.feeds: list[Mapping[str, Any]] = []
         self.sizes: list[Mapping[str, int]] = []
         self.defaulted: list[str] = []
@@ -219,7 +221,7 @@ class Models:
             first.executable,
             second.executable,
             self.feeds,
-            target=self.target,
+            clock=self.clock,
             rounds=self.rounds,
             seed=seed,
         )

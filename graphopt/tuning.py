@@ -27,13 +27,15 @@ class Tune:
 
     What they leave out has usual sizes (`graphopt.inputs.usual`), or the first ones on
     which the model runs. ``steps`` bounds the candidates that are measured, ``rounds``
-    are the runs of each; ``seconds`` only stops early, between two candidates.
+    are the runs of each; ``seconds`` only stops early, between two candidates. Times
+    are of the CPU on one of its ``threads``, and else on the clock (0 threads: all).
     """
 
     sizes: Sequence[Mapping[str, int]] = ()
     seconds: float | None = None
     steps: int = 40
     rounds: int = 30
+    threads: int | None = None
     progress: Callable[[str], None] = lambda text: None
 
 
@@ -105,6 +107,7 @@ class Tuning:
             "default_sizes": list(self.defaulted),
             "tried": [
                 {
+                    "what": each.what,
                     "changed": dict(each.changed),
                     "ratio": None if each.measured is None else each.measured.to_json(),
                     "kept": each.kept,
@@ -115,6 +118,7 @@ class Tuning:
             "settings": dict(self.settings),
             "to_original": None if self.against is None else self.against.to_json(),
             "kept": "original" if self.original else "result",
+            "verdict": self.verdict,
             "stopped": self.stopped or None,
             "seconds": round(self.seconds, 3),
         }

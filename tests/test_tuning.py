@@ -310,8 +310,9 @@ def test_the_command(
     assert "tuned on ort-cpu, 1 thread, 30 rounds at n=8; n=16" in out
     assert "stopped early: the time is over" in out
     for wrong, said in (
-        (("--tune-sizes", "n=8"), "are for --tune"),
-        (("--tune-seconds", "8"), "are for --tune"),
+        (("--tune-sizes", "n=8"), "is for --tune"),
+        (("--tune-seconds", "8"), "is for --tune"),
+        (("--tune-threads", "0"), "is for --tune"),
         (("--tune", "--tune-sizes", "n=batch"), "is no size"),
         (("--tune", "--tune-sizes", "m=3"), "no dim of an input is called 'm'"),
     ):

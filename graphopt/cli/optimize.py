@@ -109,6 +109,12 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="try nothing new after so long (default: no limit)",
     )
+    group.add_argument(
+        "--tune-threads",
+        type=natural,
+        metavar="N",
+        help="of ort-cpu (default: 1; 0: as many as there are)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -140,6 +146,12 @@ def run(options: argparse.Namespace) -> int:
     pipeline = pipeline_of(options)
     sizes = [_sizes(text) for text in options.tune_sizes]
     with Progress(options) as progress:
+        tune = Tune(
+            sizes,
+            options.tune_seconds,
+            threads=options.tune_threads,
+            progress=progress,
+        )
         progress(f"optimizing {source}")
         result = driver.improve(
             source,
@@ -154,9 +166,7 @@ def run(options: argparse.Namespace) -> int:
                 options.check, read_arrays(options.inputs, source), options.seed
             ),
             precision=options.precision,
-            tune=Tune(sizes, options.tune_seconds, progress=progress)
-            if options.tune
-            else None,
+            tune=tune if options.tune else None,
         )
         if target is None:
             progress("checking")
@@ -208,8 +218,9 @@ def _check_target(options: argparse.Namespace) -> None:
     driver.require_target(options.target)
     if options.fuse != "auto" and options.target not in driver.RUNTIMES:
         raise UsageError(f"--fuse is for {' and '.join(driver.RUNTIMES)}")
-    if not options.tune and (options.tune_sizes or options.tune_seconds is not None):
-        raise UsageError("--tune-sizes and --tune-seconds are for --tune")
+    for name in ("sizes", "seconds", "threads"):
+        if not options.tune and getattr(options, f"tune_{name}") not in (None, []):
+            raise UsageError(f"--tune-{name} is for --tune")
     if options.target not in driver.PLATFORMS:
         if options.precision is not None:
             raise UsageError("--precision is for XLA targets; a model has its own")
