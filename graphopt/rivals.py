@@ -242,15 +242,11 @@ class Models:
         return open_model(self.target, None, self.path, self.threads)
 
     def _write(self, settings: Settings | None) -> str:
-        """Write the model of these settings; its digest.
-
-        Raises UsageError where it cannot take the original's place.
-        """
+        """Write the model of these settings, or the original if worse; a digest."""
         graph = self.start
         if settings is not None:
-            graph = self.space.build(settings).run(self.start)[0]
-            if worse := self.worse(self.start, graph):
-                raise UsageError(worse)
+            made = self.space.build(settings).run(graph)[0]
+            graph = graph if self.worse(graph, made) else made
         weights_path(self.path).unlink(missing_ok=True)
         write_model(graph, self.path, self.target, self.opset)
         digest = hashlib.sha256()

@@ -135,7 +135,7 @@ class Tuning:
         yield f"tuned on {self.target}, {who}, {self.rounds} rounds{on}"
         if self.defaulted:
             names = ", ".join(self.defaulted)
-            yield f"nobody gave a size for {names}; tuned sizes are the fastest there"
+            yield f"  where nobody chose {names}: at other sizes, others may win"
         measured = [each for each in self.tried if each.measured is not None]
         rows = [("tried", f"{self.clock} ratio", "95 % interval", "")]
         for each in measured:
@@ -160,7 +160,7 @@ class Tuning:
     def verdict(self) -> str:
         """What was kept, and its time beside the original's, in a sentence."""
         if self.against is None:
-            return "nothing that was tried changes the model"
+            return "the best is the original itself"
         ratio = self.against.whole
         if self.original:
             return f"kept the original: the result takes {ratio} of its time"

@@ -276,7 +276,18 @@ def test_nothing_to_tune(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuning.against is None
     assert all(t.measured is None for t in tuning.tried)
     assert result.graph is result.original
-    assert tuning.verdict == "nothing that was tried changes the model"
+    assert tuning.verdict == "the best is the original itself"
+
+
+@pytest.mark.runtime
+def test_what_cannot_be_written_is_not_measured(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "reason_to_keep", lambda *_: "it has more ops")
+    result, tuning = tuned(monkeypatch, digits, Races(FASTER))
+    assert all(t.measured is None for t in tuning.tried)
+    assert result.graph is result.original
+    assert "kept the original: it has more ops" in str(result.report)
 
 
 def test_only_what_runs_models_is_tuned_for(digits: Path) -> None:
