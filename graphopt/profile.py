@@ -123,7 +123,7 @@ def stands_for(times: Sequence[NodeTime], source: Graph) -> list[tuple[str, ...]
     Optimizers keep names of values where these survive. A node stands for all of the
     source that its outputs need, back to values that other nodes give, but for what
     depends on no input; where no output has a name that the source knows, for the node
-    of its own name.
+    of its own name, or of what that begins with.
     """
     known = named_values(source)
     varying = _varying(source)
@@ -135,8 +135,15 @@ def stands_for(times: Sequence[NodeTime], source: Graph) -> list[tuple[str, ...]
         if values:
             found.append(tuple(_names(source, _between(values, all_given, varying))))
         else:
-            found.append((time.name,) if time.name in nodes else ())
+            found.append(_namesake(time.name, nodes))
     return found
+
+
+def _namesake(name: str, nodes: Collection[str]) -> tuple[str, ...]:
+    """The node of that name; the runtime's fusions put their own behind a slash."""
+    while name and name not in nodes:
+        name = name.rpartition("/")[0]
+    return (name,) if name else ()
 
 
 def _varying(graph: Graph) -> set[Op]:

@@ -53,6 +53,8 @@ def node(name: str, *outputs: str, kind: str = "Fused", ms: float = 1.0) -> Node
         # values of names that the source does not know
         ([node("Sin", "s"), node("Mul", "?"), node("f", "y")],
          [("Sin",), ("Mul",), ("Exp", "Add", "Mul")]),
+        ([node("Mul/Fusion/", "?"), node("f", "y")],
+         [("Mul",), ("Exp", "Add", "Sin", "Mul")]),
         ([node("reorder", "?"), node("f", "y", "?2")],
          [(), ("Exp", "Add", "Sin", "Mul")]),
     ],
