@@ -1,4 +1,8 @@
-"""Means, variances and their roots, in the spellings that exporters have for them."""
+"""Means, variances and their roots, in the spellings that exporters have for them.
+
+Between narrow floats casts are read through: the ops that these stand for compute in
+float32 inside, and round once.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from graphopt.dims import Dim, equal
 from graphopt.ir import Value
 from graphopt.ops import (
     Abs,
+    Cast,
     Div,
     GlobalAveragePool,
     Max,
@@ -27,9 +32,14 @@ from graphopt.ops import (
     Sub,
     Unsqueeze,
 )
+from graphopt.ops.reduction import Reduction
+from graphopt.types import DType
 
-from .match import axis_of, is_zero, same_type, uniform
+from .match import axis_of, is_zero, same_shape, same_type, uniform
 from .raise_gelu import plus
+
+NARROW = (DType.F32, DType.F16, DType.BF16)
+"""Norms compute in float32 inside: they are no stand-in for double arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +75,27 @@ class Reduced:
         return all(map(equal, shape, kept))
 
 
-def bare(value: Value) -> Value:
-    """A value without the reshapes that only put dims of 1 back."""
-    while isinstance(value, Reshape | Unsqueeze) and value.operands[0] is not None:
+def uncast(value: Value) -> Value:
+    """A value before it was cast from one of the narrow floats to another."""
+    while isinstance(value, Cast) and value.operands[0] is not None:
+        if value.dtype not in NARROW or value.operands[0].dtype not in NARROW:
+            break
         value = value.operands[0]
     return value
 
 
-def reduced(
-    value: Value, *kinds: type[ReduceMean | ReduceSum | ReduceSumSquare]
-) -> Reduced | None:
+def bare(value: Value) -> Value:
+    """A value before casts, and reshapes that only put dims of 1 back."""
+    while True:
+        inner = uncast(value)
+        if isinstance(inner, Reshape | Unsqueeze) and inner.operands[0] is not None:
+            inner = inner.operands[0]
+        if inner is value:
+            return value
+        value = inner
+
+
+def reduced(value: Value, *kinds: type[Reduction]) -> Reduced | None:
     """What a reduction of these kinds reduces; its dims are kept, or left out."""
     if not isinstance(value, kinds):
         return None
@@ -82,12 +103,11 @@ def reduced(
     if x is None or not x.rank or axes is None or not axes.ints:
         return None
     rank = x.rank
-    return Reduced(x, tuple(sorted(axis_of(a, rank) - rank for a in axes.ints)))
+    over = tuple(sorted(axis_of(a, rank) - rank for a in axes.ints))
+    return Reduced(uncast(x), over)
 
 
-def _averaged(
-    value: Value, *kinds: type[ReduceMean | ReduceSum | ReduceSumSquare]
-) -> Reduced | None:
+def _averaged(value: Value, *kinds: type[Reduction]) -> Reduced | None:
     """What a sum, over the number of summands, reduces."""
     for total, factor in _scaled(value):
         found = reduced(total, *kinds)
@@ -124,18 +144,19 @@ def mean(value: Value | None) -> Reduced | None:
 
 def squared(value: Value | None) -> Value | None:
     """x, where ``value`` is x * x."""
-    if isinstance(value, Pow):
-        return value.operands[0] if uniform(value.operands[1]) == 2 else None
-    if isinstance(value, Mul) and value.operands[0] is value.operands[1]:
-        return value.operands[0]
-    return None
+    value = None if value is None else uncast(value)
+    if not isinstance(value, Mul | Pow):
+        return None
+    x, other = value.operands
+    again = other is x if isinstance(value, Mul) else uniform(other) == 2
+    return uncast(x) if again and x is not None else None
 
 
 def mean_square(value: Value | None) -> Reduced | None:
     """x and the axes, where ``value`` is the mean of x * x."""
     found = mean(value)
     x = None if found is None else squared(found.x)
-    if found is not None and x is not None and same_type(x, found.x):
+    if found is not None and x is not None and same_shape(x, found.x):
         return Reduced(x, found.axes)
     return None if value is None else _averaged(bare(value), ReduceSumSquare)
 
@@ -147,18 +168,19 @@ def sum_square(value: Value | None) -> Reduced | None:
     value = bare(value)
     found = reduced(value, ReduceSum)
     x = None if found is None else squared(found.x)
-    if found is not None and x is not None and same_type(x, found.x):
+    if found is not None and x is not None and same_shape(x, found.x):
         return Reduced(x, found.axes)
     return reduced(value, ReduceSumSquare)
 
 
 def centred(value: Value) -> Reduced | None:
     """x and the axes, where ``value`` is x less its mean."""
+    value = uncast(value)
     if not isinstance(value, Sub):
         return None
     x, middle = value.operands
     found = mean(middle)
-    if found is None or middle is None or found.x is not x:
+    if found is None or middle is None or x is None or found.x is not uncast(x):
         return None
     return found if found.is_kept(middle) else None
 
@@ -179,6 +201,7 @@ def variance(value: Value | None) -> Reduced | None:
         value = bare(value.operands[0])
     elif isinstance(value, Max) and any(map(is_zero, value.operands)):
         value = next(v for v in value.operands if v is not None and not is_zero(v))
+        value = bare(value)
     if not isinstance(value, Sub):
         return None
     squares, first = value.operands
@@ -193,10 +216,6 @@ class Root:
     inner: Value
     epsilon: float | None
     inverse: bool
-
-    def matches(self, found: Reduced | None, value: Value) -> bool:
-        """True where ``found`` is of what stands under the root."""
-        return found is not None and found.is_kept(value)
 
 
 def root(value: Value | None) -> Root | None:
@@ -247,7 +266,7 @@ def norm_of(value: Value | None) -> tuple[Reduced, int] | None:
     if value is None:
         return None
     for kind, order in ((ReduceL1, 1), (ReduceL2, 2)):
-        found = reduced(value, kind)  # type: ignore[arg-type]
+        found = reduced(value, kind)
         if found is not None:
             return found, order
     found = reduced(value, ReduceSum)

@@ -38,7 +38,7 @@ from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
 from .branches import branches, clamped
-from .match import is_zero, same_shape, same_type, uniform
+from .match import is_zero, negated, same_shape, same_type, uniform
 from .offered import float_types, said
 from .raise_gelu import close, factors, plus
 
@@ -54,17 +54,6 @@ def scaled(value: Value | None, scene: Scene) -> tuple[Value, float] | None:
     if len(parts) == 1 and same_shape(parts[0], value):
         return parts[0], number
     return (value, 1.0) if isinstance(value, Mul | Div) else None
-
-
-def negated(value: Value | None) -> Value | None:
-    """x, where ``value`` is -x."""
-    if isinstance(value, Neg):
-        return value.operands[0]
-    if isinstance(value, Mul | Div):
-        for x, number in (value.operands, value.operands[::-1]):
-            if uniform(number) == -1 and x is not None and same_shape(x, value):
-                return x if isinstance(value, Mul) or number is not x else None
-    return None
 
 
 def as_attribute(number: float, dtype: DType | None) -> float | None:

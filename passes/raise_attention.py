@@ -8,7 +8,7 @@ masks, and the transpositions by head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.dims import equal, mul
@@ -26,7 +26,7 @@ from graphopt.ops import (
 )
 from graphopt.ops.bodies import vector
 from graphopt.pipeline import RulePass
-from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
 from .causal import split_causal
@@ -159,11 +159,49 @@ def flat_heads(op: Transpose, scene: Scene) -> Outcome:
 
     Where split makes heads, and rows of them, of the last dim.
     """
-    inner = op.operands[0]
+    if perm_of(op.rank or 0, op.perm) != SWAPPED or op.shape is None:
+        return None
+    heads, size = op.shape[2:]
+    made = _flattened(op.operands[0], scene)
+    if made is None or isinstance(made, Miss):
+        return made
+    split = vector(0, 0, heads, size if isinstance(size, int) else -1)
+    return {**made.others, op: Reshape(made.result, split)}
+
+
+@rule
+def flat_heads_of_one(op: Reshape, scene: Scene) -> Outcome:
+    """merge(attention(split(q), split(k), split(v))) = attention(q, k, v), of one query
+
+    Of one query, to transpose heads and positions is to do nothing.
+    """
+    x = op.operands[0]
+    if x is None or x.shape is None or op.shape is None or len(op.shape) != 3:
+        return None
+    if len(x.shape) != 4 or x.shape[2] != 1:
+        return None
+    if not all(map(equal, op.shape, (x.shape[0], 1, mul(x.shape[1], x.shape[3])))):
+        return None
+    made = _flattened(x, scene)
+    if made is None or isinstance(made, Miss):
+        return made
+    return {**made.others, op: made.result}
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """An attention on operands of rank 3: its result, and what its others replace."""
+
+    result: Value
+    others: Mapping[Value, Value]
+
+
+def _flattened(inner: Value | None, scene: Scene) -> _Flat | Miss | None:
+    """The attention that gives ``inner``, by operands that it takes heads from."""
     core = None if inner is None else inner.op
     if not isinstance(core, Attention) or inner is not core.results[0]:
         return None
-    if core.rank != 4 or perm_of(4, op.perm) != SWAPPED or not scene.single(inner):
+    if core.rank != 4 or not scene.single(inner):
         return None
     q, k = core.operands[:2]
     counts = [x.shape[1] if x is not None and x.shape else None for x in (q, k)]
@@ -178,10 +216,7 @@ def flat_heads(op: Transpose, scene: Scene) -> Outcome:
         q_num_heads=heads[0],
         kv_num_heads=heads[1],
     ).results
-    size = op.shape[3] if op.shape is not None else None
-    split = (0, 0, heads[0], size if isinstance(size, int) else -1)
-    by_head = Reshape(made[0], vector(*split))
-    return {op: by_head, **dict(zip(core.results[1:], made[1:], strict=True))}
+    return _Flat(made[0], dict(zip(core.results[1:], made[1:], strict=True)))
 
 
 def _flat(value: Value | None) -> Value | None:
@@ -192,6 +227,12 @@ def _flat(value: Value | None) -> Value | None:
         if x is None or not isinstance(heads, int):
             return None
         return value.copy(operands=(x, *value.operands[1:]), num_heads=heads)
+    if isinstance(value, Reshape) and value.shape is not None and len(value.shape) == 4:
+        x, (batch, head, length, size) = value.operands[0], value.shape
+        own = x.shape if x is not None else None
+        whole = (batch, 1, mul(head, size))
+        if length == 1 and own and len(own) == 3 and all(map(equal, own, whole)):
+            return x
     if not isinstance(value, Transpose) or perm_of(4, value.perm) != SWAPPED:
         return None
     split = value.operands[0]
@@ -206,7 +247,14 @@ def _flat(value: Value | None) -> Value | None:
     return Reshape(split, vector(0, 0, last if isinstance(last, int) else -1))
 
 
-RULES: tuple[Rule, ...] = (attention, grouped_heads, past, causal, flat_heads)
+RULES: tuple[Rule, ...] = (
+    attention,
+    grouped_heads,
+    past,
+    causal,
+    flat_heads,
+    flat_heads_of_one,
+)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .match import axis_of, is_uniform, is_zero, same_shape, same_type
-from .moments import Reduced, norm_of
+from .moments import NARROW, Reduced, norm_of, uncast
 from .offered import said
-from .raise_norms import NARROW, normalized
+from .raise_norms import normalized
 
 ByChannel = InstanceNormalization | GroupNormalization
 
@@ -195,11 +195,11 @@ def length_one(op: Div, scene: Scene) -> Outcome:
     found = norm_of(divisor)
     if found is None:
         held = _clamped_norm(divisor)
-        if held is not None and held.x is x:
+        if held is not None and held.x is uncast(x):
             return miss("vectors shorter than the bound do not become of length 1", x)
         return None
     over, order = found
-    if over.x is not x or len(over.axes) != 1 or not over.is_kept(divisor):
+    if over.x is not uncast(x) or len(over.axes) != 1 or not over.is_kept(divisor):
         return None
     if not same_type(op, x):
         return None

@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from graphopt.dims import at_least, equal
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
-    Cast,
-    Constant,
     Div,
     LayerNormalization,
     Mul,
-    Reshape,
     RMSNormalization,
     Sub,
+    Transpose,
 )
+from graphopt.ops.bodies import cast
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
-from .match import axis_of, is_uniform, same_type
+from .match import perm_of, same_type, stretches_nothing
 from .moments import (
+    NARROW,
     Reduced,
     Root,
     centred,
@@ -34,13 +31,18 @@ from .moments import (
     quotients,
     root,
     sum_square,
+    uncast,
     variance,
 )
-
-NARROW = (DType.F32, DType.F16, DType.BF16)
-"""Both norms compute in float32 inside: they are no stand-in for double arithmetic."""
-
-Norm = LayerNormalization | RMSNormalization
+from .norm_weights import (
+    Norm,
+    filled,
+    fits,
+    fitted,
+    layer_norm_bias,
+    layer_norm_gain,
+    narrow_norm,
+)
 
 
 @dataclass(frozen=True)
@@ -72,25 +74,30 @@ def _normalized(top: Value, divisor: Value, found: Root) -> Normalized | None:
         return None
     over = mean_square(found.inner)
     middle = centred(top)
-    if over is not None and over.x is top and over.is_kept(divisor):
-        if middle is None:
-            return Normalized(top, over, found.epsilon, centred=False)
-        same = middle.axes == over.axes
-        return Normalized(middle.x, over, found.epsilon, centred=True) if same else None
-    over = variance(found.inner) if middle is not None else None
-    if over is None or over != middle or not over.is_kept(divisor):
-        return _stretched(top, divisor, found)
-    return Normalized(over.x, over, found.epsilon, centred=True)
-
-
-def _stretched(top: Value, divisor: Value, found: Root) -> Normalized | None:
-    """A root that an epsilon of larger shape stretches: for a miss with that reason."""
-    over = mean_square(found.inner)
-    if over is None or over.x is not top or not over.is_kept(found.inner):
+    if middle is None:
+        if over is None or over.x is not uncast(top):
+            return None
+        if not _divides(divisor, over, top):
+            return None
+        return Normalized(top, over, found.epsilon, centred=False)
+    over = variance(found.inner)
+    if over is None or over != middle or not _divides(divisor, over, top):
         return None
-    middle = centred(top)
-    x = top if middle is None else middle.x
-    return Normalized(x, over, found.epsilon or 0.0, centred=middle is not None)
+    return Normalized(_whole(top, over), over, found.epsilon, centred=True)
+
+
+def _divides(divisor: Value, over: Reduced, top: Value) -> bool:
+    """The root keeps the dims that are reduced; or it stretches x, which is a miss."""
+    return over.is_kept(divisor) or not stretches_nothing(divisor, top)
+
+
+def _whole(top: Value, over: Reduced) -> Value:
+    """x in the type of what it is less its mean."""
+    inner = uncast(top)
+    x = inner.op.operands[0] if inner.op is not None else None
+    if x is None or top.dtype is None or x.dtype is not top.dtype:
+        return cast(over.x, top.dtype or DType.F32)
+    return x
 
 
 def weighed(op: Mul, scene: Scene) -> Iterator[tuple[Normalized, Value]]:
@@ -118,27 +125,6 @@ def weighed(op: Mul, scene: Scene) -> Iterator[tuple[Normalized, Value]]:
                     yield found, gain
 
 
-def fits(gain: Value, x: Value, axis: int) -> bool:
-    """The gain has just the dims that are normalized, or broadcasts into them.
-
-    None of these may be zero: there is no norm of nothing.
-    """
-    if gain.shape is None or x.shape is None or len(gain.shape) > -axis:
-        return False
-    if not all(at_least(d, 1) for d in x.shape[axis:]):
-        return False
-    tail = x.shape[len(x.shape) - len(gain.shape) :]
-    return all(d == 1 or equal(d, e) for d, e in zip(gain.shape, tail, strict=True))
-
-
-def filled(x: Value, axis: int, number: float = 1.0) -> Constant | None:
-    """A gain that is one number, where the normalized dims are known."""
-    last = (x.shape or ())[axis:]
-    if x.dtype is None or not all(isinstance(dim, int) and dim for dim in last):
-        return None
-    return Constant(np.full(last, number, x.dtype.numpy))
-
-
 def _weighed_norm(op: Mul, scene: Scene, kind: type[Norm]) -> Outcome:
     if not scene.has(kind):
         return None
@@ -148,9 +134,10 @@ def _weighed_norm(op: Mul, scene: Scene, kind: type[Norm]) -> Outcome:
             continue
         if x.dtype not in NARROW or gain.dtype is not x.dtype or not same_type(op, x):
             return miss("it broadcasts x, or computes in double", x)
-        if not fits(gain, x, axis):
+        weight = fitted(gain, x, axis)
+        if weight is None:
             return miss("the gain does not fit the dims", gain)
-        return kind(x, gain, axis=axis, epsilon=found.epsilon)
+        return kind(x, weight, axis=axis, epsilon=found.epsilon)
     return None
 
 
@@ -186,6 +173,34 @@ def layer_norm_plain(op: Div | Mul, scene: Scene) -> Outcome:
 
 
 @rule(exact=False)
+def layer_norm_of_channels(op: Div | Mul, scene: Scene) -> Outcome:
+    """layernorm of channels of transpose(y) = transpose(layernorm(y, 1))
+
+    Where these are the last axis of y, and nothing else reads the transpose.
+    """
+    if not scene.has(LayerNormalization):
+        return None
+    found = normalized(op)
+    rank = None if found is None else found.x.rank
+    if found is None or not found.centred or rank is None or rank < 3:
+        return None
+    x = found.x
+    if found.over.axes != (1 - rank,) or not isinstance(x, Transpose):
+        return None
+    y = x.operands[0]
+    if perm_of(rank, x.perm) != (0, rank - 1, *range(1, rank - 1)):
+        return None
+    if y is None or scene.uses(x) > 2 or x.dtype not in NARROW or not same_type(op, x):
+        return miss("the transpose is read elsewhere too, or it computes in double", x)
+    ones = filled(y, -1)
+    if ones is None:
+        return miss("the normalized dims are not known", y)
+    return x.with_operands(
+        [LayerNormalization(y, ones, axis=-1, epsilon=found.epsilon)]
+    )
+
+
+@rule(exact=False)
 def rms_norm(op: Mul, scene: Scene) -> Outcome:
     """x / sqrt(mean(x**2) + e) * g = rmsnorm(x, g)"""
     return _weighed_norm(op, scene, RMSNormalization)
@@ -204,7 +219,7 @@ def rms_norm_of_sum(op: Div | Mul, scene: Scene) -> Outcome:
         return None
     for x, divisor, found in quotients(op):
         over = sum_square(found.inner)
-        if over is None or over.x is not x or found.epsilon is None:
+        if over is None or over.x is not uncast(x) or found.epsilon is None:
             continue
         axis, count = over.trailing, over.count
         if axis is None or not count or not over.is_kept(divisor):
@@ -216,66 +231,7 @@ def rms_norm_of_sum(op: Div | Mul, scene: Scene) -> Outcome:
     return None
 
 
-# --- what follows a norm ------------------------------------------------------------
-
-
-@rule(exact=False)
-def layer_norm_gain(op: Mul, scene: Scene) -> Outcome:
-    """layernorm(x, 1) * g = layernorm(x, g), and so of rmsnorm"""
-    for norm, gain in (op.operands, op.operands[::-1]):
-        if gain is None:
-            continue
-        if isinstance(norm, Reshape):
-            made = _gain_after_reshape(norm, gain, scene)
-            if made is not None:
-                return made
-        if not isinstance(norm, Norm):
-            continue
-        x, ones = norm.operands[:2]
-        if norm.operand(2) is not None or not scene.single(norm):
-            return miss("it has a bias, or is read elsewhere too", norm)
-        if not is_uniform(ones, 1) or x is None or x.rank is None:
-            return miss("it has a gain", norm)
-        if gain.dtype is not x.dtype:
-            return miss("the gain is of another type", gain)
-        if not fits(gain, x, axis_of(norm.axis, x.rank) - x.rank):
-            return miss("the gain does not fit the dims", gain)
-        return norm.with_operands([x, gain])
-    return None
-
-
-def _gain_after_reshape(value: Reshape, gain: Value, scene: Scene) -> Value | None:
-    """A reshape that keeps the last dim, of a norm over that, with its gain."""
-    norm = value.operands[0]
-    if not isinstance(norm, Norm) or not scene.single(value) or not scene.single(norm):
-        return None
-    x, ones = norm.operands[:2]
-    if norm.operand(2) is not None or not is_uniform(ones, 1) or x is None:
-        return None
-    if not x.shape or not value.shape or gain.rank != 1 or gain.dtype is not x.dtype:
-        return None
-    if axis_of(norm.axis, len(x.shape)) != len(x.shape) - 1:
-        return None
-    if not equal(x.shape[-1], value.shape[-1]) or not fits(gain, x, -1):
-        return None
-    return value.with_operands([norm.with_operands([x, gain]), value.operands[1]])
-
-
-@rule(exact=False)
-def layer_norm_bias(op: Add, scene: Scene) -> Outcome:
-    """layernorm(x, g) + b = layernorm(x, g, b)"""
-    for norm, bias in (op.operands, op.operands[::-1]):
-        if not isinstance(norm, LayerNormalization) or bias is None:
-            continue
-        x = norm.operands[0]
-        if norm.operand(2) is not None or not scene.single(norm):
-            return miss("it has a bias, or is read elsewhere too", norm)
-        if x is None or bias.constant is None or x.rank is None:
-            return miss("the bias is no constant", bias)
-        if not fits(bias, x, axis_of(norm.axis, x.rank) - x.rank):
-            return miss("the bias does not fit the dims", bias)
-        return norm.with_operands([x, norm.operands[1], bias])
-    return None
+# --- as one affine map -------------------------------------------------------------
 
 
 @rule(exact=False)
@@ -318,7 +274,9 @@ def _affine(high: Mul, low: Mul) -> Value | None:
     for x, k in (high.operands, high.operands[::-1]):
         for middle, also in (low.operands, low.operands[::-1]):
             over = mean(middle)
-            if k is not also or k is None or over is None or over.x is not x:
+            if k is not also or k is None or over is None or x is None:
+                continue
+            if over.x is not uncast(x):
                 continue
             for inverse, gain in _gained(k):
                 found = root(inverse)
@@ -348,42 +306,9 @@ def _gained(k: Value) -> Iterator[tuple[Value, Value | None]]:
                 yield inverse, gain
 
 
-@rule(exact=False)
-def narrow_norm(op: Cast, scene: Scene) -> Outcome:
-    """half(rmsnorm(single(x), g)) = rmsnorm(x, half(g)), computed in single inside"""
-    norm = op.operands[0]
-    if not isinstance(norm, Norm) or norm.dtype is not DType.F32:
-        return None
-    if op.dtype not in NARROW or op.dtype is DType.F32:
-        return None
-    wide, *weights = norm.operands
-    x = wide.operands[0] if isinstance(wide, Cast) else None
-    if x is None or x.dtype is not op.dtype or norm.stash_type != DType.F32.value:
-        return None
-    if not scene.single(norm):
-        return miss("the norm is read elsewhere too", norm)
-    narrow = [None if w is None else _narrowed(w, op.dtype) for w in weights]
-    if any(w is None for w in narrow):
-        return miss("the narrow type does not hold its gain or bias", norm)
-    return norm.with_operands([x, *narrow])
-
-
-def _narrowed(weight: Value, dtype: DType) -> Value | None:
-    """A weight in a narrower type, which holds its very numbers."""
-    if isinstance(weight, Cast) and weight.operands[0] is not None:
-        inner = weight.operands[0]
-        return inner if inner.dtype is dtype else None
-    if weight.constant is None:
-        return None
-    array = weight.constant.array()
-    with np.errstate(all="ignore"):
-        narrow = array.astype(dtype.numpy)
-    same = np.array_equal(narrow.astype(array.dtype), array)
-    return Constant(narrow) if same else None
-
-
 RULES: tuple[Rule, ...] = (
     layer_norm,
+    layer_norm_of_channels,
     layer_norm_plain,
     layer_norm_gain,
     layer_norm_bias,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.ir import Value
+from graphopt.ir import Op, Value
 from graphopt.ops import (
+    Abs,
     Add,
     Celu,
     Clip,
@@ -16,6 +18,7 @@ from graphopt.ops import (
     Div,
     Elu,
     Exp,
+    HardSigmoid,
     LeakyRelu,
     Max,
     Min,
@@ -24,17 +27,22 @@ from graphopt.ops import (
     PRelu,
     Relu,
     Selu,
+    Sigmoid,
+    Softmax,
+    Softplus,
     Sub,
+    Tanh,
     ThresholdedRelu,
     Where,
 )
+from graphopt.ops.activation import number
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .branches import branches, clamped
-from .match import same_type, stretches_nothing, uniform
+from .match import negated, same_type, stretches_nothing, uniform
 from .offered import said
-from .raise_activations import as_attribute, negated, scaled
+from .raise_activations import as_attribute, scaled
 from .raise_gelu import close, factors, plus
 
 SELU = 1.6732632423543772, 1.0507009873554805
@@ -67,6 +75,34 @@ def clip(op: Max | Min, scene: Scene) -> Outcome:
         return None
     bounds = [Constant(np.asarray(bound)) for bound in (found.low, found.high)]
     return said(Clip(found.x, *bounds), scene)
+
+
+RANGES: dict[type[Op], tuple[float, float]] = {
+    Relu: (0.0, math.inf),
+    Softplus: (0.0, math.inf),
+    Exp: (0.0, math.inf),
+    Abs: (0.0, math.inf),
+    Sigmoid: (0.0, 1.0),
+    HardSigmoid: (0.0, 1.0),
+    Softmax: (0.0, 1.0),
+    Tanh: (-1.0, 1.0),
+}
+"""What the results of an op lie between."""
+
+
+@rule(exact=False)
+def clip_within(op: Clip) -> Outcome:
+    """clip(f(x), a, b) = f(x), where f is never below a nor above b"""
+    found = clamped(op)
+    if found is None or not same_type(found.x, op):
+        return None
+    low, high = -math.inf, math.inf
+    if found.x.op is not None:
+        low, high = RANGES.get(type(found.x.op), (low, high))
+    within = (found.low is None or found.low <= low) and (
+        found.high is None or found.high >= high
+    )
+    return found.x if within else None
 
 
 # --- a slope below zero -------------------------------------------------------------
@@ -196,7 +232,7 @@ class Unit:
 
 def unit(value: Value, scene: Scene) -> Unit | None:
     """What is added, or chosen, below zero."""
-    parts, number = factors(value, scene)
+    parts, alpha = factors(value, scene)
     if len(parts) != 1:
         return None
     inner = parts[0]
@@ -210,8 +246,8 @@ def unit(value: Value, scene: Scene) -> Unit | None:
     x = power.operands[0]
     found = scaled(x, scene)
     if found is not None and found[1]:
-        return Unit(found[0], number, 1 / found[1])
-    return Unit(x, number, 1.0)
+        return Unit(found[0], alpha, 1 / found[1])
+    return Unit(x, alpha, 1.0)
 
 
 def _is_unit(found: Unit, scene: Scene) -> Outcome:
@@ -229,12 +265,14 @@ def _is_unit(found: Unit, scene: Scene) -> Outcome:
 
 @rule(exact=False)
 def exponential_unit(op: Where, scene: Scene) -> Outcome:
-    """where(x > 0, x, a * (exp(x) - 1)) = elu(x)"""
+    """where(x > 0, c * x, c * a * (exp(x) - 1)) = c * elu(x)"""
     found = branches(op)
-    if found is None or found.bound != 0 or found.above is not found.x:
+    if found is None or found.bound != 0:
         return None
-    below = unit(found.below, scene)
-    if below is None or not same_type(found.x, op):
+    above, below = scaled(found.above, scene), unit(found.below, scene)
+    if above is None or below is None or not same_type(found.x, op):
+        return None
+    if above[0] is not found.x or not above[1]:
         return None
     if below.x is not found.x:
         held = clamped(below.x)
@@ -242,7 +280,10 @@ def exponential_unit(op: Where, scene: Scene) -> Outcome:
             return None
         if held.high != 0:
             return None
-    return _is_unit(Unit(found.x, below.alpha, below.beta), scene)
+    made = _is_unit(Unit(found.x, below.alpha / above[1], below.beta), scene)
+    if above[1] == 1 or not isinstance(made, Value):
+        return made
+    return Mul(made, number(found.x, above[1]))
 
 
 @rule(exact=False)
@@ -273,7 +314,7 @@ def exponential_sum(op: Add, scene: Scene) -> Outcome:
 @rule(exact=False)
 def selu(op: Mul, scene: Scene) -> Outcome:
     """1.0507 * elu(x), of alpha 1.6733 = selu(x)"""
-    parts, number = factors(op, scene)
+    parts, factor = factors(op, scene)
     if len(parts) != 1 or not isinstance(parts[0], Elu):
         return None
     inner = parts[0]
@@ -281,9 +322,9 @@ def selu(op: Mul, scene: Scene) -> Outcome:
     if x is None or not same_type(x, op):
         return None
     alpha, gamma = SELU
-    if not close(inner.alpha, alpha, op) or not close(number, gamma, op):
+    if not close(inner.alpha, alpha, op) or not close(factor, gamma, op):
         return None
-    held = as_attribute(number, x.dtype)
+    held = as_attribute(factor, x.dtype)
     if held is None or not scene.single(inner):
         return miss("the elu is read elsewhere too", inner)
     return said(Selu(x, alpha=inner.alpha, gamma=held), scene)
@@ -292,6 +333,7 @@ def selu(op: Mul, scene: Scene) -> Outcome:
 RULES: tuple[Rule, ...] = (
     relu,
     clip,
+    clip_within,
     leaky_relu,
     leaky_maximum,
     leaky_sum,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphopt.ir import Value
 from graphopt.ops import (
+    Cast,
     Div,
     Exp,
     Log,
@@ -21,10 +22,13 @@ from graphopt.ops import (
 )
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.types import DType
 
 from .match import axis_of, same_type, uniform
 from .offered import said
 from .raise_gelu import plus
+
+_HALVES = (DType.F16, DType.BF16)
 
 Summing = ReduceSum | ReduceMax | ReduceLogSumExp
 
@@ -131,7 +135,30 @@ def logarithm(value: Value) -> tuple[Value, int] | None:
     return found[0].operands[0], found[1]
 
 
-RULES: tuple[Rule, ...] = (softmax, log_of_softmax, exp_of_log_softmax, log_softmax)
+@rule(exact=False)
+def narrow_softmax(op: Cast, scene: Scene) -> Outcome:
+    """half(softmax(single(x))) = softmax(x), which computes in single inside"""
+    inner = op.operands[0]
+    if not isinstance(inner, Softmax | LogSoftmax) or op.dtype not in _HALVES:
+        return None
+    wide = inner.operands[0]
+    if not isinstance(wide, Cast) or inner.dtype is not DType.F32:
+        return None
+    x = wide.operands[0]
+    if x is None or x.dtype is not op.dtype:
+        return None
+    if not scene.single(inner):
+        return miss("the softmax is read elsewhere too", inner)
+    return said(inner.with_operands([x]), scene)
+
+
+RULES: tuple[Rule, ...] = (
+    softmax,
+    log_of_softmax,
+    exp_of_log_softmax,
+    log_softmax,
+    narrow_softmax,
+)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from graphopt.ops import (
 )
 
 from .last_axis import LastAxis, last_dim, same_leads, slice_last, source_of
-from .match import same_shape, uniform
+from .match import negated
 
 NEAR = 24
 """Values around a rotation that are tried as what it turns."""
@@ -91,17 +91,7 @@ def _negated(value: Value) -> Value | None:
     if isinstance(value, Unsqueeze | Squeeze | Reshape | Gather):
         inner = None if value.operands[0] is None else _negated(value.operands[0])
         return inner and value.with_operands([inner, *value.operands[1:]])
-    if isinstance(value, Neg):
-        return value.operands[0]
-    if isinstance(value, Mul | Div):
-        x, number = value.operands
-        if uniform(number) == -1 and x is not None and same_shape(x, value):
-            return x
-    if isinstance(value, Mul):
-        number, x = value.operands
-        if uniform(number) == -1 and x is not None and same_shape(x, value):
-            return x
-    return None
+    return negated(value)
 
 
 @dataclass(frozen=True)

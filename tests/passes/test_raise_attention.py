@@ -42,6 +42,7 @@ from graphopt.passes.raise_attention import (
     attention,
     causal,
     flat_heads,
+    flat_heads_of_one,
     grouped_heads,
     past,
 )
@@ -318,6 +319,17 @@ def test_heads_of_one_dim() -> None:
     flat = Attention(q, k, v, q_num_heads=HEADS, kv_num_heads=HEADS)
     after = Reshape(Reshape(flat, ints(0, 0, HEADS, 16)), ints(0, 0, 64))
     fires(flat_heads, before, after, opset=OPSET)
+
+
+def test_one_query_whose_heads_are_only_reshaped() -> None:
+    q, k, v = (param(name, BATCH, 1, 64) for name in "qkv")
+    old_k, old_v = (param(n, BATCH, HEADS, 7, 16) for n in ("pk", "pv"))
+    split = [Reshape(x, ints(BATCH, HEADS, 1, 16)) for x in (q, k, v)]
+    core = Attention(*split, None, old_k, old_v, outs=3).results
+    before = (Reshape(core[0], ints(BATCH, 1, 64)), core[1], core[2])
+    heads = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
+    after = Attention(q, k, v, None, old_k, old_v, outs=3, **heads)
+    fires(flat_heads_of_one, before, after.results, opset=OPSET)
 
 
 def test_packed_projections_and_other_results() -> None:

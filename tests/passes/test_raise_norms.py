@@ -20,12 +20,14 @@ from equations import (
     rewritten,
 )
 
+from graphopt.driver import choose
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
     Cast,
     Constant,
     Div,
+    GlobalAveragePool,
     LayerNormalization,
     Max,
     Mul,
@@ -38,7 +40,9 @@ from graphopt.ops import (
     Reshape,
     RMSNormalization,
     Sqrt,
+    Squeeze,
     Sub,
+    Transpose,
     Unsqueeze,
 )
 from graphopt.passes import raise_norms as r
@@ -351,6 +355,7 @@ def test_each_rule_has_a_case() -> None:
         r.layer_norm_gain,
         r.layer_norm_bias,
         r.layer_norm_affine,
+        r.layer_norm_of_channels,
         r.rms_norm,
         r.rms_norm_plain,
         r.rms_norm_of_sum,
@@ -537,3 +542,76 @@ def test_islands_that_stay() -> None:
     misses(r.narrow_norm, Cast(norm, to=DType.BF16), opset=23)
     both = Cast(norm, to=DType.F16), norm
     misses(r.narrow_norm, both, "read elsewhere", opset=23)
+
+
+def test_weights_with_dims_of_one_before() -> None:
+    """As they are stored to broadcast to all dims."""
+    gain, bias = random(1, 1, 4), random(1, 1, 4, seed=1)
+    flat = [const(w.constant.array().reshape(4)) for w in (gain, bias)]
+    fires(r.layer_norm, Mul(plain(X), gain), layer_norm(X, flat[0]))
+    fires(r.layer_norm_gain, Mul(layer_norm(X, ones(4)), gain), layer_norm(X, flat[0]))
+    after = layer_norm(X, flat[0], flat[1])
+    fires(r.layer_norm_bias, Add(layer_norm(X, flat[0]), bias), after)
+    computed = param("g", 1, 1, 4)
+    after = layer_norm(X, Squeeze(computed, ints(0, 1)))
+    fires(r.layer_norm, Mul(plain(X), computed), after)
+    misses(r.layer_norm, Mul(plain(X), random(1, 3, 4)), "does not fit")
+
+
+def test_the_mean_of_a_pool() -> None:
+    """A global pool of three dims is a mean over the last."""
+    top = Sub(X, GlobalAveragePool(X))
+    before = Div(top, Sqrt(Add(GlobalAveragePool(Mul(top, top)), const(EPSILON))))
+    fires(r.layer_norm_plain, before, layer_norm(X, ones(4)))
+
+
+def test_channels_that_were_transposed_there() -> None:
+    """As norms of images are written: the transposes cancel, or stay as many."""
+    y = param("y", N, 5, 6, 4)
+    x = Transpose(y, perm=(0, 3, 1, 2))
+    after = Transpose(layer_norm(y, ones(4)), perm=(0, 3, 1, 2))
+    fires(r.layer_norm_of_channels, plain(x, (1,)), after)
+    gained = Mul(random(4, 1, 1), plain(x, (1,)))
+    spelled = Transpose(Add(gained, random(4, 1, 1, seed=1)), perm=(0, 2, 3, 1))
+    done, _ = choose().run(graph_of(spelled))
+    assert kinds(done) == ["LayerNormalization"]
+    both = plain(x, (1,)), x
+    misses(r.layer_norm_of_channels, both, "read elsewhere")
+    turned = Transpose(y, perm=(0, 3, 2, 1))
+    misses(r.layer_norm_of_channels, plain(turned, (1,)))
+
+
+def test_a_root_that_lies_across() -> None:
+    """Of a square, the roots of its rows laid along its columns are no norm."""
+    square = param("square", 4, 4)
+    across = Reshape(root(square), ints(1, 4))
+    misses(r.rms_norm_plain, Div(square, across), opset=23)
+    top = centred(square)
+    misses(r.layer_norm_plain, Div(top, Reshape(root(top), ints(1, 4))))
+    first = Reshape(mean(square), ints(1, 4))
+    other = Sub(square, first)
+    misses(r.layer_norm_plain, Div(other, root(other)))
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+def test_casts_between_all_steps(dtype: DType) -> None:
+    """As converters leave them, that keep some kinds of ops in single."""
+    x, gain = param("h", N, 4, dtype=dtype), random(4, dtype=dtype)
+
+    def up(value: Value) -> Value:
+        return Cast(value, to=DType.F32)
+
+    def down(value: Value) -> Value:
+        return Cast(value, to=dtype)
+
+    square = down(Pow(up(x), const(2.0)))
+    inner = Add(down(mean(up(square))), const(EPSILON, dtype))
+    before = Mul(gain, Mul(x, Div(const(1.0, dtype), down(Sqrt(up(inner))))))
+    done = RaiseNorms()(graph_of(before, opset=23))
+    assert kinds(done) == ["RMSNormalization"]
+    top = Sub(x, down(mean(up(x))))
+    inner = Add(down(mean(up(down(Pow(up(top), const(2.0)))))), const(EPSILON, dtype))
+    before = Div(top, down(Sqrt(up(inner))))
+    done = RaiseNorms()(graph_of(before))
+    assert kinds(done) == ["LayerNormalization"]
+    assert done.outputs[0].op.operands[0] is x

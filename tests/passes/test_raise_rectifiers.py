@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from equations import N, const, fires, misses, param, random
+from equations import N, const, fires, graph_of, kinds, misses, param, random
 
 from graphopt.ir import Value
 from graphopt.ops import (
+    Abs,
     Add,
     Celu,
     Clip,
@@ -31,12 +32,16 @@ from graphopt.ops import (
     PRelu,
     Relu,
     Selu,
+    Sigmoid,
+    Softplus,
     Sub,
+    Tanh,
     ThresholdedRelu,
     Where,
 )
 from graphopt.passes import raise_rectifiers as r
 from graphopt.passes.branches import branches, clamped
+from graphopt.passes.raise_rectifiers import RaiseRectifiers
 from graphopt.reference import evaluate
 from graphopt.types import DType
 
@@ -78,6 +83,17 @@ def test_six() -> None:
     misses(r.clip, Max(Min(X, c(-1.0)), c(2.0)))
     inner = Max(X, c(-1.0))
     misses(r.clip, (Min(inner, c(2.0)), inner), "read elsewhere")
+
+
+def test_a_clip_that_keeps_all() -> None:
+    fires(r.clip_within, Clip(Softplus(X), ZERO, c(np.inf)), Softplus(X))
+    fires(r.clip_within, Clip(Sigmoid(X), ZERO, c(1.0)), Sigmoid(X))
+    fires(r.clip_within, Clip(Tanh(X), c(-1.0), c(2.0)), Tanh(X))
+    fires(r.clip_within, Clip(Abs(X), c(-1.0)), Abs(X))
+    fires(r.clip_within, Clip(X, c(-np.inf), c(np.inf)), X)
+    misses(r.clip_within, Clip(Sigmoid(X), c(0.1), c(1.0)))
+    misses(r.clip_within, Clip(Tanh(X), ZERO, c(1.0)))
+    misses(r.clip_within, Clip(Relu(X), ZERO, c(6.0)))
 
 
 # --- a slope below zero -------------------------------------------------------------
@@ -193,6 +209,17 @@ def test_selu() -> None:
     misses(r.selu, (Mul(inner, c(gamma)), inner), "read elsewhere")
 
 
+def test_both_branches_scaled() -> None:
+    alpha, gamma = r.SELU
+    before = Where(Greater(X, ZERO), Mul(X, c(2.0)), below(X, 1.0))
+    after = Mul(Elu(X, alpha=0.5), c(2.0))
+    fires(r.exponential_unit, before, after)
+    both = Mul(below(X, alpha), c(gamma))
+    before = Where(Greater(X, ZERO), Mul(c(gamma), X), both)
+    done = RaiseRectifiers()(graph_of(before))
+    assert kinds(done) == ["Selu"]
+
+
 def test_what_is_no_elu() -> None:
     misses(r.exponential_unit, Where(Greater(X, ZERO), X, below(OTHER)))
     misses(r.exponential_unit, Where(Greater(X, ZERO), X, Sub(Exp(X), c(2.0))))
@@ -221,8 +248,6 @@ def test_branches(kind: Any, constant_first: bool, flipped: bool) -> None:
     found = branches(Where(condition, yes, no))
     assert found is not None
     assert found.x is x
-    from equations import graph_of
-
     graph = graph_of(Where(condition, yes, no), inputs=[x, yes, no])
     numbers = np.array([2.0, 0.5, 0.0, np.nan], np.float32)
     (chosen,) = evaluate(

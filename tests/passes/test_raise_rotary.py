@@ -80,7 +80,8 @@ def minus(x: Value, way: int = 0) -> Value:
     if way == 0:
         return Neg(x)
     number = const(-1.0)
-    return [Mul(x, number), Mul(number, x), Div(x, number)][way - 1]
+    zero = Sub(const(0.0), x)
+    return [Mul(x, number), Mul(number, x), Div(x, number), zero][way - 1]
 
 
 def turned(x: Value, way: int = 0, sign: int = 0) -> Value:
@@ -121,7 +122,7 @@ def test_every_order(way: int) -> None:
 
 
 @pytest.mark.parametrize("way", range(4))
-@pytest.mark.parametrize("sign", range(4))
+@pytest.mark.parametrize("sign", range(5))
 def test_every_way_to_turn(way: int, sign: int) -> None:
     cosine, sine = WIDE
     before = Add(Mul(X, cosine), Mul(turned(X, way, sign), sine))
@@ -237,6 +238,20 @@ def test_without_heads() -> None:
     tables = [f(twice(ANGLES)) for f in (Cos, Sin)]
     after = RotaryEmbedding(x, C, SIN, num_heads=1)
     fires(r.rotary, whole(x, *tables), after, opset=23)
+
+
+def test_sections_of_three_angles() -> None:
+    """Of times, rows and columns: each section of the last axis has its own angle."""
+    angles = param("three", 3, N, S, D // 2)
+    tables = []
+    for f in (Cos, Sin):
+        parts = Split(f(twice(angles)), ints(1, 2, 1, 1, 2, 1), axis=-1).results
+        mixed = [Gather(part, const_i(i % 3), axis=0) for i, part in enumerate(parts)]
+        tables.append(by_head(Concat(*mixed, axis=-1)))
+    done = rewritten(r.rotary, whole(X, *tables), opset=23)
+    (op,) = [o for o in done.ops if isinstance(o, RotaryEmbedding)]
+    assert op.operands[1].shape == (N, S, D // 2)
+    assert "Add" not in kinds(done)
 
 
 # --- neighbours ---------------------------------------------------------------------

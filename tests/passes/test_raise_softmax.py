@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from equations import N, const, fires, ints, misses, param
+from equations import N, const, fires, graph_of, ints, misses, param
 
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
+    Cast,
     Div,
     Exp,
     Log,
@@ -24,6 +25,8 @@ from graphopt.ops import (
     Sub,
 )
 from graphopt.passes import raise_softmax as r
+from graphopt.passes.raise_softmax import RaiseSoftmax
+from graphopt.types import DType
 
 X = param("x", N, 3, 4)
 
@@ -99,3 +102,15 @@ def test_what_is_no_log_softmax() -> None:
     misses(r.log_softmax, Sub(X, Log(total(X))))
     other = param("other", N, 3, 4)
     misses(r.log_softmax, Sub(other, ReduceLogSumExp(X, ints(-1))))
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+@pytest.mark.parametrize("kind", [Softmax, LogSoftmax])
+def test_islands_of_single(dtype: DType, kind: Any) -> None:
+    x = param("h", N, 4, dtype=dtype)
+    wide = kind(Cast(x, to=DType.F32), axis=-1)
+    done = RaiseSoftmax()(graph_of(Cast(wide, to=dtype)))
+    assert done.outputs == (kind(x, axis=-1),)
+    other = DType.F16 if dtype is DType.BF16 else DType.BF16
+    misses(r.narrow_softmax, Cast(wide, to=other))
+    misses(r.narrow_softmax, (Cast(wide, to=dtype), wide), "read elsewhere")
