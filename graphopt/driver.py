@@ -32,6 +32,7 @@ from .plugins import KNOWN, find
 from .provenance import place
 from .report import Change, Missed, Report, changes
 from .specialize import Specialized, frozen, specialize
+from .tuning import Tune
 from .verify import element_types, verify
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ def optimize(
     seed: int = 0,
     precision: str | None = None,
     fuse: Fuse = "auto",
+    tune: bool | Tune = False,
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
 
@@ -215,6 +217,7 @@ def optimize(
     override, and so changes the interface. ``inputs`` are arrays for the check, by
     name, instead of random ones from ``seed``. ``precision`` of a program's float32
     products is "fp32", or the target's own: on a TPU operands are rounded to bfloat16.
+    ``tune`` measures other pipelines, for ONNX Runtime, and keeps what wins.
 
     Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
     """
@@ -231,6 +234,7 @@ def optimize(
         freeze=freeze,
         checking=Checking(check, inputs, seed),
         precision=precision,
+        tune=Tune() if tune is True else tune or None,
     )
     return result.checked()
 
@@ -247,10 +251,13 @@ def improve(
     freeze: bool = False,
     checking: Checking | None = None,
     precision: str | None = None,
+    tune: Tune | None = None,
 ) -> Result:
     """What `optimize` does, but for the check."""
     began = time.process_time()
     require_target(target)
+    if tune is not None and target not in RUNTIMES:
+        raise UsageError(f"tuning (--tune) is for {' and '.join(RUNTIMES)}")
     if target in PLATFORMS:
         precision_of(target, precision)  # which says what is wrong with it
     elif precision is not None:
@@ -269,6 +276,13 @@ def improve(
     if special.freed and checking.wanted:
         notes.append(_tried(given, special, checking.seed))
     start = with_opset(original, opset)
+    tuning = None
+    if tune is not None:
+        from .rivals import tuned  # with all that runs a model
+
+        pipeline, tuning = tuned(
+            start, pipeline, target, tune, checking, opset=opset, worse=reason_to_keep
+        )
     with timed("passes"):
         graph, records = pipeline.run(start, verify=verify if verifies() else None)
     never = (*special.forbidden, *(why for record in records for why in record.never))
@@ -297,6 +311,7 @@ def improve(
         opset=Change(opset_of(given), written.version),
         seconds=time.process_time() - began,
         notes=tuple(notes),
+        tuning=tuning,
         input=None if origin is None else str(origin),
     )
     return Result(

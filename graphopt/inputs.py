@@ -115,7 +115,7 @@ def random_value(
             " pass inputs, or smaller dims",
             where=name,
         )
-    array = _draw(type_.dtype, shape, role, name, rng, style)
+    array = np.asarray(_draw(type_.dtype, shape, role, name, rng, style))
     return array if array.dtype == object else array.astype(type_.dtype.numpy)
 
 
@@ -229,6 +229,19 @@ def bindings(
         if key not in seen:
             seen.add(key)
             yield {name: sizes[name] for name in names}
+
+
+def usual(graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})) -> Sizes:
+    """Sizes as callers often have them: one sample, images of 224, lengths of 128.
+
+    Those in ``fixed`` are as given; not every model runs on the others.
+    """
+    kinds = {"batch": 1, "image": 224, "": 128}
+    names = _symbols(graph)
+    sizes = {n: 2 if n.endswith(":rank") else kinds[k] for n, k in names.items()}
+    sizes |= fixed
+    sizes |= {**_derived(sizes), **fixed}
+    return {name: sizes[name] for name in names}
 
 
 def neighbours(

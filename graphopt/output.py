@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import CheckFailed, UsageError
-from .exporter import save
+from .exporter import Wanted, save
 from .exporter.storage import Weights, data_path
 from .files import refuse_special
 from .importer import load
@@ -121,11 +121,9 @@ def put_in_place(
     folder = path.parent
 
     def write(to: Path) -> None:
-        save(graph, to, opset=result.opset, weights=weights, folder=folder)
-        if result.report.target.startswith("ort-"):
-            from .lowering.ort.advice import recipe  # only for that runtime
-
-            recipe(graph, result.report.target).save(to)
+        write_model(
+            graph, to, result.report.target, result.opset, weights, folder=folder
+        )
         if shares and weights_path(to).exists():
             raise UsageError(
                 "not all weights are in files that can be shared; write them with"
@@ -136,6 +134,23 @@ def put_in_place(
         return _proved(result, staged, folder if shares else staged.parent)
 
     return place(result, path, write, prove, shared=_shared_bytes(graph, shares))
+
+
+def write_model(
+    graph: Graph,
+    to: Path,
+    target: str,
+    opset: Wanted = None,
+    weights: Weights = "auto",
+    *,
+    folder: Path | None = None,
+) -> None:
+    """Write what `optimize` made: the model, its weights, its session recipe."""
+    save(graph, to, opset=opset, weights=weights, folder=folder)
+    if target.startswith("ort-"):
+        from .lowering.ort.advice import recipe  # only for that runtime
+
+        recipe(graph, target).save(to)
 
 
 def place(

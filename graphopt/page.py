@@ -79,6 +79,7 @@ def page(report: Json) -> str:
             _tiles(report),
             _ops(report),
             _check(report),
+            _tuning(report),
             _passes(report),
             _missed(report),
             _notes(report),
@@ -280,6 +281,31 @@ def _passes(report: Json) -> str:
         ("rules that fired", "text"),
     )
     return _section("Passes", heads, rows)
+
+
+def _tuning(report: Json) -> str:
+    tuning = report["tuning"]
+    if tuning is None:
+        return ""
+    rows = []
+    for tried in tuning["tried"]:
+        ratio = tried["ratio"]
+        said = "kept" if tried["kept"] else escape(tried["note"])
+        numbers = "<td></td><td></td>"
+        if ratio is not None:
+            numbers = (
+                f"<td>{ratio['median']:.3f}</td>"
+                f"<td>{ratio['low']:.3f} to {ratio['high']:.3f}</td>"
+            )
+        rows.append(
+            f'<tr class="{"" if tried["kept"] else "idle"}">'
+            f"<td><code>{escape(tried['what'])}</code></td>{numbers}"
+            f'<td class="text soft">{said}</td></tr>'
+        )
+    heads = (("tried", ""), ("time, before = 1", ""), ("95 %", ""), ("", "text"))
+    stopped = f"<p>Stopped early: {tuning['stopped']}.</p>" if tuning["stopped"] else ""
+    verdict = f"<p>{escape(tuning['verdict'])}.</p>{stopped}"
+    return _section("Tuning", heads, rows, verdict)
 
 
 def _missed(report: Json) -> str:

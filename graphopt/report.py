@@ -13,6 +13,7 @@ from .pipeline import PassRecord
 
 if TYPE_CHECKING:
     from .check import CheckResult
+    from .tuning import Tuning
 
 SCHEMA: Final = 1
 """Version of every JSON object that graphopt prints; grows when a field changes."""
@@ -82,6 +83,7 @@ class Report:
     check: CheckResult | None = None
     trial: Trial | None = None
     missed: tuple[Missed, ...] = ()
+    tuning: Tuning | None = None
     input: str | None = None
     output: str | None = None
     program: Mapping[str, Any] | None = None
@@ -131,6 +133,7 @@ class Report:
                 {"rule": m.rule, "reason": m.reason, "ops": list(m.ops)}
                 for m in self.missed
             ],
+            "tuning": None if self.tuning is None else self.tuning.to_json(),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 6),
             **({} if self.program is None else {"program": dict(self.program)}),
@@ -159,6 +162,9 @@ class Report:
             ]
             yield from table([head, *done])
         yield ""
+        if self.tuning is not None:
+            yield from self.tuning.lines()
+            yield ""
         yield from check_lines(self.check)
         if self.trial is not None:
             yield trial_line(self.trial)

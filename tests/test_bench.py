@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from graphopt import Graph, UsageError
-from graphopt.bench import clock_of, measure, threads_of
+from graphopt.bench import clock_of, difference, measure, threads_of
 from graphopt.exporter import save
 from graphopt.ir import Parameter, Value
 from graphopt.ops import Sin
@@ -56,14 +56,14 @@ class Sleeper:
 def test_the_time_of_a_device_is_that_on_the_clock(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphopt.bench._open", lambda *_: Sleeper())
+    monkeypatch.setattr("graphopt.bench.open_model", lambda *_: Sleeper())
     (timing,) = measure(["m.onnx"], {}, target=target, rounds=2)
     assert timing.seconds >= 0.02
     assert clock_of(target) == "wall"
 
 
 def test_the_time_of_a_cpu_is_what_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphopt.bench._open", lambda *_: Sleeper())
+    monkeypatch.setattr("graphopt.bench.open_model", lambda *_: Sleeper())
     monkeypatch.setattr("graphopt.bench.LEAST_SECONDS", 0)
     (timing,) = measure(["m.onnx"], {}, target="reference", rounds=2)
     assert timing.seconds < 0.01
@@ -91,3 +91,49 @@ def test_what_the_head_says(
     code, _, err = command(*line, "--threads", "7")
     assert code == 2
     assert "all threads" in err
+
+
+def test_a_control_and_what_differs(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    one, two = (chain(tmp_path / f"{n}.onnx", n) for n in (1, 2))
+    line = ("bench", one, one, two, "--target", "reference", "--rounds", "2")
+    code, out, _ = command(*line)
+    assert code == 0
+    rows = out.splitlines()[3:]
+    assert rows[0].startswith(str(one))
+    assert rows[1].startswith(str(one))
+    assert rows[2].startswith(f"!{two}")
+    assert rows[3].startswith("control ")
+    assert rows[4] == "!1 of them compute something else than the first"
+    members = json.loads(command(*line, "--json")[1])
+    assert [m["differs"] for m in members["models"]] == [False, False, True]
+    assert members["models"][2]["difference"] > 1
+    assert members["control"]["model"] == str(one)
+    assert not members["control"]["differs"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        (np.float32([1, 2]), np.float32([1, 2.0001]), True),
+        (np.float32([1, 2]), np.float32([1, 2.001]), False),
+        (np.float16([1, 2]), np.float16([1, 2.01]), True),
+        (np.float64([1, 2]), np.float64([1, 2.0001]), False),
+        (np.float32([np.inf, np.nan]), np.float32([np.inf, np.nan]), True),
+        (np.float32([np.inf, 1]), np.float32([1, 1]), False),
+        (np.float32([1, 1]), np.float32([1, np.nan]), False),
+        (np.float32([0, 0]), np.float32([0, 0]), True),
+        (np.float32([1]), np.float64([1]), False),
+        (np.float32([1]), np.float32([1, 1]), False),
+        (np.int64([7]), np.int64([7]), True),
+        (np.int64([7]), np.int64([8]), False),
+        (np.array(["a"], object), np.array(["b"], object), False),
+        ([np.int64([7])], [np.int64([7])], True),
+        ([np.int64([7])], [], False),
+        (None, None, True),
+        (None, np.int64([7]), False),
+    ],
+)
+def test_difference(ours: Any, theirs: Any, same: bool) -> None:
+    assert (difference(ours, theirs) <= 1) is same

@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.dims import symbol
 from graphopt.errors import UsageError
-from graphopt.inputs import STYLES, bindings, random_inputs
+from graphopt.inputs import STYLES, bindings, random_inputs, usual
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops import (
     Add,
@@ -258,3 +258,26 @@ def test_inputs_of_unknown_rank() -> None:
         for sizes in islice(bindings(graph), 6)
     }
     assert len(shapes) > 2
+
+
+@pytest.mark.parametrize("dtype", [DType.BOOL, DType.C64, DType.F32, DType.I64])
+def test_scalars_are_arrays(dtype: DType) -> None:
+    graph = Graph([Parameter(tensor(dtype), "x")], [])
+    assert isinstance(random_inputs(graph)["x"], np.ndarray)
+
+
+def test_usual_sizes() -> None:
+    batch, length, past, h, w = map(symbol, ("batch", "length", "past", "h", "w"))
+    types = {
+        "pictures": tensor(DType.F32, batch, 3, h, w),
+        "tokens": tensor(DType.I64, batch, length),
+        "mask": tensor(DType.F32, batch, symbol("length + past")),
+        "old": tensor(DType.F32, batch, past),
+    }
+    graph = Graph([Parameter(type_, name) for name, type_ in types.items()], [])
+    sizes = usual(graph, {"past": 7})
+    assert sizes == {
+        **{"batch": 1, "h": 224, "w": 224, "length": 128},
+        **{"past": 7, "length + past": 135},
+    }
+    assert random_inputs(graph, 0, sizes)["mask"].shape == (1, 135)

@@ -11,8 +11,10 @@ from onnx import TensorProto, helper
 
 import graphopt
 from graphopt import load
+from graphopt.bench import Ratio
 from graphopt.page import page
 from graphopt.report import Change, Missed, Report, Trial, shown_kinds, table
+from graphopt.tuning import Measured, Tried, Tuning
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -63,6 +65,26 @@ def report() -> Report:
         notes=(EVIL,),
         missed=(Missed(EVIL, EVIL, (EVIL,) * 5),),
         trial=Trial("ONNX Runtime", False, 0.1, EVIL),
+        tuning=tuning(),
+    )
+
+
+def tuning() -> Tuning:
+    ratio = Measured(Ratio(0.9, 0.8, 0.95))
+    tried = (Tried({EVIL: EVIL}, EVIL, ratio, True), Tried({}, "b", note=EVIL))
+    return Tuning(
+        target="ort-cpu",
+        threads=1,
+        clock="CPU",
+        rounds=30,
+        sizes=({EVIL: 3},),
+        defaulted=(EVIL,),
+        tried=tried,
+        settings={EVIL: EVIL},
+        against=ratio,
+        original=False,
+        stopped="the time is over",
+        seconds=1.0,
     )
 
 
@@ -91,8 +113,12 @@ def test_it_stands_alone(report: Report) -> None:
 
 
 def test_without_a_check(report: Report) -> None:
+    words = " ".join(read(report).words)
+    assert "the result takes 0.900 [0.800, 0.950] of the original's time" in words
     bare = dataclasses.replace(report, check=None, trial=None, output=None, missed=())
+    bare = dataclasses.replace(bare, tuning=None)
     words = " ".join(read(bare).words)
+    assert "Tuning" not in words
     assert "not checked" in words
     assert "not written" in words
     assert "Not done" not in words

@@ -3,15 +3,20 @@
 Runs are interleaved in random order. Ratios to the first model are taken within each
 round; their median is given with the interval that covers it with 95 %. They are of
 CPU time, of all threads, with the wall time beside it; on GPUs and TPUs they are of
-wall time, with the way there and back.
+wall time, with the way there and back. The control is the first model, opened once
+more: as far as its ratio misses 1, no difference means anything. A model whose outputs
+are not those of the first one is marked with "!".
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..bench import clock_of, measure, threads_of
+from ..bench import Clock, Timing, clock_of, measure, threads_of
 from ..errors import UsageError
 from ..report import table
 from .arguments import (
@@ -24,6 +29,9 @@ from .arguments import (
 )
 from .progress import Progress
 from .run import check_runs, choose_target, feeds
+
+if TYPE_CHECKING:
+    from ..profile import Profile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of ort-cpu (default: 1; 0: as many as there are), others take all",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="of ort-cpu: the time of each kind of op and of the slowest nodes, with"
+        " the nodes of the first model that they stand for",
+    )
     add_sizes(parser, "size of a symbolic dim in random inputs")
     add_inputs(parser)
 
@@ -52,13 +66,17 @@ def run(options: argparse.Namespace) -> int:
         threads_of(options.target, options.threads),
         clock_of(options.target),
     )
+    if options.profile and options.target != "ort-cpu":
+        raise UsageError(
+            f"--profile is for ort-cpu: {options.target} gives no times by node"
+        )
     target_of(options)  # what is missing is said first
     for model in options.models:
         check_runs(model, options.target)
     fed = feeds(options, options.models[0])
     with Progress(options) as progress:
-        timings = measure(
-            options.models,
+        *timings, control = measure(
+            [*options.models, options.models[0]],
             fed,
             target=options.target,
             precision=options.precision,
@@ -67,31 +85,66 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             progress=progress,
         )
-    beside = clock == "CPU"
-    wall = ["wall ms"] if beside else []
-    rows = [("model", f"{clock} ms", *wall, f"{clock} ratio", "95 % interval")]
-    rows += [
-        (
-            t.model,
-            f"{1000 * t.seconds:.3f}",
-            *([f"{1000 * t.wall:.3f}"] if beside else []),
-            f"{t.ratio:.3f}",
-            f"[{t.low:.3f}, {t.high:.3f}]",
-        )
-        for t in timings
-    ]
+        profiles = []
+        if options.profile:
+            progress("profiling")
+            profiles = _profiled(options, fed, threads)
     shapes = {n: list(getattr(a, "shape", ())) for n, a in fed.items()}
     said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     who = "1 thread" if threads == 1 else f"{threads or 'all'} threads"
     head = f"{options.target}, {who}, {options.rounds} rounds; {said}"
     say(
         options,
-        [head, "", *table(rows)],
+        [
+            *(head, "", *_lines(timings, control, clock)),
+            *(line for found in profiles for line in ("", *found.lines())),
+        ],
         inputs=shapes,
         target=options.target,
         threads=threads,
         clock=clock.lower(),
         rounds=options.rounds,
-        models=[vars(t) for t in timings],
+        models=[_members(t) for t in timings],
+        control=_members(control),
+        **({"profiles": [p.to_json() for p in profiles]} if options.profile else {}),
     )
     return 0
+
+
+def _profiled(
+    options: argparse.Namespace, fed: Mapping[str, Any], threads: int
+) -> list[Profile]:
+    from ..importer import load
+    from ..profile import profile  # which needs the runtime
+
+    return profile(options.models, fed, load(options.models[0]), threads=threads)
+
+
+def _lines(timings: Sequence[Timing], control: Timing, clock: Clock) -> Iterator[str]:
+    """The table, and what is wrong with the outputs."""
+    beside = clock == "CPU"
+    wall = ["wall ms"] if beside else []
+    rows = [("model", f"{clock} ms", *wall, f"{clock} ratio", "95 % interval")]
+    known = not control.differs
+    named = [(f"!{t.model}" if known and t.differs else t.model, t) for t in timings]
+    rows += [
+        (
+            name,
+            f"{1000 * t.seconds:.3f}",
+            *([f"{1000 * t.wall:.3f}"] if beside else []),
+            f"{t.ratio:.3f}",
+            f"[{t.low:.3f}, {t.high:.3f}]",
+        )
+        for name, t in [*named, ("control", control)]
+    ]
+    yield from table(rows)
+    if not known:
+        yield "the first model gives something else each time: no outputs are compared"
+    elif marked := sum(t.differs for t in timings):
+        yield f"!{marked} of them compute something else than the first"
+
+
+def _members(timing: Timing) -> dict[str, Any]:
+    """A timing as JSON; a difference that is no number is null."""
+    apart = timing.difference if math.isfinite(timing.difference) else None
+    return {**vars(timing), "difference": apart, "differs": timing.differs}

@@ -23,12 +23,14 @@ from ..lowering.xla.environment import prepare
 from ..output import Rejected, beside, check_destination, files_of
 from ..report import Report
 from ..specialize import parse_dim, parse_shape
+from ..tuning import Tune
 from .arguments import (
     add_dims,
     add_inputs,
     add_output,
     add_pipeline,
     add_precision,
+    natural,
     pairs,
     pipeline_of,
     read_arrays,
@@ -83,6 +85,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how to compare with the original",
     )
     add_inputs(parser)
+    _add_tuning(parser)
+
+
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tuning")
+    group.add_argument(
+        "--tune",
+        action="store_true",
+        help="for ONNX Runtime: measure other pipelines here, and keep what wins; the"
+        " original, where that is faster",
+    )
+    group.add_argument(
+        "--tune-sizes",
+        action="append",
+        default=[],
+        metavar="NAME=N,…",
+        help="sizes of symbolic dims to measure at; several times for several sizes",
+    )
+    group.add_argument(
+        "--tune-seconds",
+        type=natural,
+        metavar="S",
+        help="try nothing new after so long (default: no limit)",
+    )
+    group.add_argument(
+        "--tune-threads",
+        type=natural,
+        metavar="N",
+        help="of ort-cpu (default: 1; 0: as many as there are)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -112,7 +144,14 @@ def run(options: argparse.Namespace) -> int:
             outputs=written,
         )
     pipeline = pipeline_of(options)
+    sizes = [_sizes(text) for text in options.tune_sizes]
     with Progress(options) as progress:
+        tune = Tune(
+            sizes,
+            options.tune_seconds,
+            threads=options.tune_threads,
+            progress=progress,
+        )
         progress(f"optimizing {source}")
         result = driver.improve(
             source,
@@ -127,6 +166,7 @@ def run(options: argparse.Namespace) -> int:
                 options.check, read_arrays(options.inputs, source), options.seed
             ),
             precision=options.precision,
+            tune=tune if options.tune else None,
         )
         if target is None:
             progress("checking")
@@ -178,6 +218,9 @@ def _check_target(options: argparse.Namespace) -> None:
     driver.require_target(options.target)
     if options.fuse != "auto" and options.target not in driver.RUNTIMES:
         raise UsageError(f"--fuse is for {' and '.join(driver.RUNTIMES)}")
+    for name in ("sizes", "seconds", "threads"):
+        if not options.tune and getattr(options, f"tune_{name}") not in (None, []):
+            raise UsageError(f"--tune-{name} is for --tune")
     if options.target not in driver.PLATFORMS:
         if options.precision is not None:
             raise UsageError("--precision is for XLA targets; a model has its own")
@@ -190,6 +233,15 @@ def _check_target(options: argparse.Namespace) -> None:
         raise UsageError("--opset is for models; a program for XLA has none")
     prepare("xla-cpu", alone=True)  # where the program is tried out
     exporting()
+
+
+def _sizes(text: str) -> dict[str, int]:
+    """``batch=1,seq=128``. Raises UsageError."""
+    found = pairs(text.split(","), parse_dim)
+    for name, size in found.items():
+        if not isinstance(size, int):
+            raise UsageError(f"{size!r} is no size for {name!r}; write NAME=SIZE")
+    return found
 
 
 def _say(options: argparse.Namespace, report: Report) -> None:

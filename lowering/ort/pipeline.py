@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from graphopt.passes.algebra import Algebra
 from graphopt.passes.casts import Casts
@@ -19,6 +21,7 @@ from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
 from .gate import Fusion
 from .kernels import Kernels
+from .layout import SinkTransposes
 from .norms import FuseNorms
 from .products import FuseProducts
 from .rotary import LowerRotary
@@ -34,31 +37,87 @@ FUSIONS: Final[tuple[type[Fusion], ...]] = (FuseNorms, FuseActivations, FuseProd
 """What makes the runtime's own ops of several."""
 
 
-def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
+Values: TypeAlias = tuple[str, ...]
+
+SWITCHES: Final[Values] = ("off", "on")
+
+EXTENTS: Final[Values] = ("none", "paying", "all")
+"""What a pass of `FUSIONS` fuses: nothing, what is then not slower, or all it can."""
+
+
+def settings(provider: str, *, most: bool = False) -> dict[str, str]:
+    """What a lowering decides by default, by the name of the pass that it is about."""
+    cpu = provider == "cpu"
+    switches = {
+        TileCausal.name: cpu and not most,
+        FuseAttention.name: most,
+        MergeSiblings.name: most or not cpu,
+        SpellForOrt.name: cpu and not most,
+    }
+    extents = {cls.name: EXTENTS[1 + most] for cls in FUSIONS}
+    return {name: SWITCHES[on] for name, on in switches.items()} | extents
+
+
+def choices(provider: str) -> dict[str, Values]:
+    """All values of the `settings` of a provider that can be had."""
+    found = dict.fromkeys(settings(provider), SWITCHES)
+    found |= dict.fromkeys([cls.name for cls in FUSIONS], EXTENTS)
+    if provider != "cpu":  # these are about kernels of the CPU
+        del found[TileCausal.name], found[SpellForOrt.name]
+    return found
+
+
+def settings_of(pipeline: Pipeline) -> dict[str, str]:
+    """The `settings` that a pipeline was lowered with; empty for one that was not."""
+    found = {p.name: p for p in (pipeline.then.every if pipeline.then else ())}
+    if LowerAttention.name not in found:
+        return {}
+    names = settings("cpu")
+    chosen = {name: SWITCHES[name in found] for name in names}
+    for cls in FUSIONS:
+        fusion = found.get(cls.name)
+        extent = 1 + fusion.most if isinstance(fusion, Fusion) else 0
+        chosen[cls.name] = EXTENTS[extent]
+    return chosen
+
+
+def lowered(
+    pipeline: Pipeline,
+    target: str,
+    *,
+    most: bool = False,
+    changed: Mapping[str, str] = MappingProxyType({}),
+) -> Pipeline:
     """A pipeline, and after it what lowers its result to "ort-cpu" or "ort-cuda".
 
     It may use all opsets that the runtime takes. ``most`` fuses all that can be, also
-    where the fused kernel is slower.
+    where the fused kernel is slower; ``changed`` are other `settings`.
     """
     kernels = Kernels.of(target)
     provider = kernels.provider
-    attention = (FuseAttention(provider=provider),) if most else ()
-    fusing: tuple[Pass, ...] = (
-        *attention,
-        *(cls(provider=provider, most=most) for cls in FUSIONS),
+    chosen = settings(provider, most=most) | dict(changed)
+
+    def where_on(*passes: Pass) -> tuple[Pass, ...]:
+        return tuple(p for p in passes if chosen[p.name] == "on")
+
+    fusing = tuple(
+        cls(provider=provider, most=chosen[cls.name] == "all")
+        for cls in FUSIONS
+        if chosen[cls.name] != "none"
     )
-    merging = (MergeSiblings(),) if most or provider == "cuda" else ()
     tidy = tuple([cls() for cls in TIDY])
-    tiling = (TileCausal(),) if provider == "cpu" and not most else ()
     first = (
-        *tiling,
+        *where_on(TileCausal()),
         LowerAttention(),
         LowerRotary(),
+        SinkTransposes(),
+        *where_on(FuseAttention(provider=provider)),
         *fusing,
         WriteOut(provider=provider),
         *tidy,
     )
-    last = () if most or provider != "cpu" else (SpellForOrt(),)
+    last = where_on(SpellForOrt())
     # Sums are spelled last: Algebra would have them be additions again.
+    merging = where_on(MergeSiblings())
     then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
     return replace(pipeline, then=then, opset=kernels.opset)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 LONGEST: Final = 400
 """Letters of the runtime's errors that are passed on; some hold whole models."""
 
+EXECUTED: Final = "executed.onnx"
+"""The name of the graph that the runtime executes, where that is traced."""
+
 _FOLDER_ENTRY: Final = "session.model_external_initializers_file_folder_path"
 
 _RECORD_ENTRY: Final = "session.record_ep_graph_assignment_info"
@@ -125,7 +128,8 @@ class Session(Executable):
 
     ``recipe`` says how it is opened; by default, on the CPU. Where that asks for CUDA
     and nodes end on the CPU for want of a kernel, or all of them for want of CUDA, a
-    warning says so, `CpuFallback`; with ``strict`` that is an error.
+    warning says so, `CpuFallback`; with ``strict`` that is an error. ``traces`` is a
+    folder for what the runtime makes of the model, and the times of its nodes.
 
     Raises BackendMissing, Refused where the runtime does not take the model, and
     UsageError for a recipe that this runtime does not understand.
@@ -140,6 +144,7 @@ class Session(Executable):
         threads: int = 0,
         recipe: Recipe | None = None,
         strict: bool = False,
+        traces: str | os.PathLike[str] | None = None,
     ) -> None:
         onnxruntime = runtime()
         self.recipe = recipe or Recipe()
@@ -149,6 +154,8 @@ class Session(Executable):
             options.intra_op_num_threads = threads
         if folder is not None:
             options.add_session_config_entry(_FOLDER_ENTRY, os.fspath(folder))
+        if traces is not None:
+            _trace(options, Path(traces))
         if not isinstance(model, bytes):
             model = os.fspath(model)
         if self.recipe.provider != "cpu":
@@ -267,6 +274,16 @@ class Session(Executable):
         return values.ortvalue_from_numpy_with_onnx_type(
             np.ascontiguousarray(array).view(plain), DType.of(array.dtype).value
         )
+
+
+def _trace(options: Any, folder: Path) -> None:
+    """Have the runtime write its times, and the graph that it executes, to a folder."""
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "times")
+    options.optimized_model_filepath = str(folder / EXECUTED)
+    prefix = "session.optimized_model_external_initializers"
+    options.add_session_config_entry(f"{prefix}_file_name", f"{EXECUTED}.data")
+    options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
 
 
 def _opened(
