@@ -395,29 +395,76 @@ def params(kind: str) -> dict[str, Any]:
 
 
 def convolutions() -> Iterator[Case]:
-    """Three convolutions in a row, each followed by an activation; then, with a sum."""
+    """Convolutions in a row, an activation after each; then blocks with a sum."""
     for kind in (*ACTIVATIONS, "Clip", "HardSwish"):
         for window in WINDOWS if kind in ("Relu", "Clip") else WINDOWS[1::2]:
-            for skips in (False, True) if kind == "Relu" else (False,):
+            yield chain(kind, window)
+    for kind in ("Relu", ""):
+        for window in WINDOWS:
+            yield blocks(kind, window)
+    for window in WINDOWS:
+        yield onto_input("Relu", window)
 
-                def fused(
-                    m: Model, kind: str = kind, w: Window = window, skips: bool = skips
-                ) -> str:
-                    x = m.input(1, w.channels, w.extent, w.extent)
-                    for _ in range(3):
-                        z = [x] if skips else []
-                        attrs = w.attrs() | params(kind)
-                        x = m.fuse("FusedConv", x, *w.operands(m), *z, **attrs)
-                    return x
 
-                def parts(
-                    m: Model, kind: str = kind, w: Window = window, skips: bool = skips
-                ) -> str:
-                    x = m.input(1, w.channels, w.extent, w.extent)
-                    for _ in range(3):
-                        y = m.add("Conv", x, *w.operands(m), **w.attrs())
-                        x = after(m, kind, m.add("Add", y, x) if skips else y)
-                    return x
+def image(m: Model, w: Window) -> str:
+    return m.input(1, w.channels, w.extent, w.extent)
 
-                name = f"FusedConv, {'sum, ' * skips}{kind}"
-                yield Case(name, str(window), fused, parts)
+
+def fused_conv(m: Model, x: str, w: Window, kind: str, *z: str) -> str:
+    attrs = w.attrs() | (params(kind) if kind else {})
+    return m.fuse("FusedConv", x, *w.operands(m), *z, **attrs)
+
+
+def plain_conv(m: Model, x: str, w: Window, kind: str, *z: str) -> str:
+    y = m.add("Conv", x, *w.operands(m), **w.attrs())
+    y = m.add("Add", y, *z) if z else y
+    return after(m, kind, y) if kind else y
+
+
+Convolve = Callable[..., str]
+
+
+def chain(kind: str, w: Window) -> Case:
+    def build(m: Model, conv: Convolve) -> str:
+        x = image(m, w)
+        for _ in range(3):
+            x = conv(m, x, w, kind)
+        return x
+
+    return Case(
+        *(f"FusedConv, {kind}", str(w)),
+        lambda m: build(m, fused_conv),
+        lambda m: build(m, plain_conv),
+    )
+
+
+def blocks(kind: str, w: Window) -> Case:
+    """Two of ResNet's blocks; or, without an activation, two of MobileNetV2's."""
+
+    def build(m: Model, conv: Convolve) -> str:
+        x = plain_conv(m, image(m, w), w, "Relu")
+        for _ in range(2):
+            x = conv(m, plain_conv(m, x, w, "Relu"), w, kind, x)
+        return x
+
+    return Case(
+        *(f"FusedConv, sum{', ' * bool(kind)}{kind}", str(w)),
+        lambda m: build(m, fused_conv),
+        lambda m: build(m, plain_conv),
+    )
+
+
+def onto_input(kind: str, w: Window) -> Case:
+    """Sums with what no convolution gave, and thus is not in the runtime's layout."""
+
+    def build(m: Model, conv: Convolve) -> str:
+        x = z = image(m, w)
+        for _ in range(3):
+            x = conv(m, x, w, kind, z)
+        return x
+
+    return Case(
+        *(f"FusedConv, sum with an input, {kind}", str(w)),
+        lambda m: build(m, fused_conv),
+        lambda m: build(m, plain_conv),
+    )

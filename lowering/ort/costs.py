@@ -50,7 +50,8 @@ COSTS: Final[Mapping[str, Mapping[str, Cost]]] = {
     "scaled_operand": {"cpu": Cost(0.88, 0.98, "FusedMatMul, alpha")},
     "activated_gemm": {"cpu": Cost(0.97, 0.99, "FusedGemm")},
     "activated_conv": {"cpu": Cost(0.76, 1.03, "FusedConv, Relu")},
-    "conv_and_sum": {"cpu": Cost(1.04, 4.24, "FusedConv, sum, Relu")},
+    "conv_and_conv": {"cpu": Cost(0.98, 1.04, "FusedConv, sum, Relu")},
+    "conv_and_sum": {"cpu": Cost(1.04, 4.24, "FusedConv, sum with an input, Relu")},
 }
 """By rule and execution provider; what was not measured counts as fast."""
 

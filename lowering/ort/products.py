@@ -185,20 +185,37 @@ def activated_conv(
 
 
 @rule(exact=False)
-def conv_and_sum(op: Add, scene: Scene) -> Outcome:
-    """conv(x, w, b) + z = fusedconv(x, w, b, z)"""
-    for product, z in _summed_convs(op):
-        if scene.single(product):
-            x, w, bias = (product.operand(i) for i in range(3))
-            same: dict[str, Any] = dict(product.attrs)
-            return FusedConv(x, w, bias, z, **same)
+def conv_and_conv(op: Add, scene: Scene) -> Outcome:
+    """conv(x, w, b) + z = fusedconv(x, w, b, z), where z is a convolution's result
+
+    It then is in the layout of the runtime's faster kernels, and the sum stays there.
+    """
+    for product, z in _summed_convs(op, scene):
+        if isinstance(z, Conv | FusedConv):
+            return _plus(product, z)
     return None
 
 
-def _summed_convs(total: Add) -> Iterator[tuple[Conv, Value]]:
+@rule(exact=False)
+def conv_and_sum(op: Add, scene: Scene) -> Outcome:
+    """conv(x, w, b) + z = fusedconv(x, w, b, z)"""
+    return next((_plus(*pair) for pair in _summed_convs(op, scene)), None)
+
+
+def _summed_convs(total: Add, scene: Scene) -> Iterator[tuple[Conv, Value]]:
     for product, z in plus(total):
-        if isinstance(product, Conv) and same_type(product, z):
+        if (
+            isinstance(product, Conv)
+            and same_type(product, z)
+            and scene.single(product)
+        ):
             yield product, z
+
+
+def _plus(product: Conv, z: Value) -> Value:
+    x, w, bias = (product.operand(i) for i in range(3))
+    same: dict[str, Any] = dict(product.attrs)
+    return FusedConv(x, w, bias, z, **same)
 
 
 RULES: tuple[Rule, ...] = (
@@ -208,6 +225,7 @@ RULES: tuple[Rule, ...] = (
     scaled_operand,
     activated_gemm,
     activated_conv,
+    conv_and_conv,
     conv_and_sum,
 )
 

@@ -50,6 +50,7 @@ from graphopt.lowering.ort.pipeline import FUSIONS, lowered
 from graphopt.lowering.ort.products import (
     activated_conv,
     activated_gemm,
+    conv_and_conv,
     conv_and_sum,
     moved_left,
     moved_right,
@@ -159,6 +160,11 @@ IMAGE, Z = param("image", N, 4, 7, 7), param("z", N, 6, 5, 5)
 KERNELS, BIAS = random(6, 4, 3, 3, seed=8), random(6, seed=9)
 CONV = Conv(IMAGE, KERNELS, BIAS, kernel_shape=(3, 3))
 BARE = Conv(IMAGE, KERNELS, kernel_shape=(3, 3))
+Z_CONV = contrib.FusedConv(
+    *(param("other", N, 4, 5, 5), random(6, 4, 1, 1, seed=10)),
+    kernel_shape=(1, 1),
+    activation="Relu",
+)
 GEMM = Gemm(param("m", N, 4), random(4, 6), random(6), alpha=0.5)
 
 
@@ -327,6 +333,7 @@ EQUATIONS = [
         name="no upper bound",
     ),
     Equation(conv_and_sum, Add(CONV, Z), conv(BIAS, Z)),
+    Equation(conv_and_conv, Add(Z_CONV, CONV), conv(BIAS, Z_CONV)),
     Equation(conv_and_sum, Add(Z, BARE), conv(None, Z), name="no bias"),
     Equation(
         *(activated_conv, Relu(conv(BIAS, Z))),
@@ -462,6 +469,7 @@ MISSES: list[tuple[Rule, Value | Sequence[Value], str]] = [
     (activated_conv, Relu(conv(kind="Relu")), ""),
     (conv_and_sum, Add(CONV, const(np.ones((6, 1, 1)))), ""),
     (conv_and_sum, (Add(CONV, Z), CONV), ""),
+    (conv_and_conv, Add(CONV, Z), ""),
 ]
 
 
@@ -555,6 +563,7 @@ def test_what_is_slower_is_fused_only_if_all_is(before: Value, kind: str) -> Non
         (Gelu(Add(X, B), approximate="tanh"), "FastGelu"),
         (GATED, "QuickGelu"),
         (Relu(CONV), "FusedConv"),
+        (Relu(Add(CONV, Z_CONV)), "FusedConv"),
         (Tanh(GEMM), "FusedGemm"),
         (MatMul(A, TRANSPOSED), "FusedMatMul"),
     ],
