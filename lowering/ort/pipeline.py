@@ -19,6 +19,7 @@ from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
 from .gate import Fusion
 from .kernels import Kernels
+from .layout import SinkTransposes
 from .norms import FuseNorms
 from .products import FuseProducts
 from .spelling import SpellForOrt
@@ -49,7 +50,13 @@ def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
     merging = (MergeSiblings(),) if most or provider == "cuda" else ()
     tidy = tuple([cls() for cls in TIDY])
     tiling = (TileCausal(),) if provider == "cpu" and not most else ()
-    first = (*tiling, LowerAttention(), *fusing, WriteOut(provider=provider), *tidy)
+    lowering = (
+        LowerAttention(),
+        SinkTransposes(),
+        *fusing,
+        WriteOut(provider=provider),
+    )
+    first = (*tiling, *lowering, *tidy)
     last = () if most or provider != "cpu" else (SpellForOrt(),)
     # Sums are spelled last: Algebra would have them be additions again.
     then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))

@@ -41,6 +41,7 @@ from graphopt.lowering.ort.activations import (
 from graphopt.lowering.ort.costs import COSTS, pays
 from graphopt.lowering.ort.embeddings import embed_layer_norm
 from graphopt.lowering.ort.gate import gated, lacking
+from graphopt.lowering.ort.layout import transposes_meet
 from graphopt.lowering.ort.norms import (
     rms_norm,
     skip_layer_norm,
@@ -524,6 +525,49 @@ def test_positions_from_elsewhere_are_given(start: int) -> None:
     made = rewritten(embed_layer_norm, norm(total), opset=23)
     (found,) = (op for op in made.ops if op.kind == "EmbedLayerNormalization")
     assert found.operand(8) is not None
+
+
+# --- layout -------------------------------------------------------------------------
+
+NHWC = (0, 2, 3, 1)
+P, Q = (Transpose(param(name, N, 4, 5, 6), perm=NHWC) for name in "pq")
+
+
+def source(value: Transpose) -> Value:
+    (x,) = value.operands
+    assert x is not None
+    return x
+
+
+def test_transposes_meet() -> None:
+    p, q = source(P), source(Q)
+    fires(transposes_meet, Add(P, Q), Transpose(Add(p, q), perm=NHWC))
+    both = (Add(P, Q), Relu(P))
+    fires(transposes_meet, both, (Transpose(Add(p, q), perm=NHWC), Relu(P)))
+    few = param("few", 1, 4, 1, 1)
+    fires(
+        *(transposes_meet, Mul(P, Transpose(few, perm=NHWC))),
+        Transpose(Mul(p, few), perm=NHWC),
+    )
+    one = const([[1.5]])
+    fires(
+        *(transposes_meet, ops.Sum(P, one, Q)),
+        Transpose(ops.Sum(p, one, q), perm=NHWC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        (Add(P, const(0.5)), ""),
+        (Add(P, Transpose(param("o", N, 6, 4, 5), perm=(0, 3, 1, 2))), "differently"),
+        (ops.Sum(P, param("o", N, 5, 6, 4), Q), "is not transposed"),
+        (ops.Sum(P, const([0.5] * 4), Q), "is not transposed"),
+        ((Add(P, Q), Relu(P), Relu(Q)), "read elsewhere"),
+    ],
+)
+def test_transposes_stay(before: Value, reason: str) -> None:
+    misses(transposes_meet, before, reason)
 
 
 # --- passes -------------------------------------------------------------------------
