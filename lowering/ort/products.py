@@ -56,33 +56,49 @@ def _turns(perm: tuple[int, ...]) -> tuple[int, int] | None:
     }.get(perm)
 
 
-def _moved(op: MatMul | FusedMatMul, scene: Scene, side: int) -> Outcome:
+def _moved(
+    op: MatMul | FusedMatMul, scene: Scene, side: int, *, swapped: bool
+) -> Outcome:
     moved, flags = op.operands[side], _flags(op)
     batch, last = (name + "AB"[side] for name in ("transBatch", "trans"))
     if not isinstance(moved, Transpose) or moved.rank is None or moved.rank < 2:
+        return None
+    turns = _turns(perm_of(moved.rank, moved.perm))
+    if turns is None:
+        return miss("the product cannot move axes so", moved)
+    if turns[1] != swapped:
         return None
     if flags[batch] or flags[last]:
         return miss("the operand is moved as it is", moved)
     if not scene.single(moved):
         return miss("others read the moved operand too", moved)
-    turns = _turns(perm_of(moved.rank, moved.perm))
-    if turns is None:
-        return miss("the product cannot move axes so", moved)
     operands = list(op.operands)
     operands[side] = moved.operands[0]
     return FusedMatMul(*operands, **flags | {batch: turns[0], last: turns[1]})
 
 
 @rule(exact=False)
-def moved_left(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
-    """transpose(a) @ b = fusedmatmul(a, b) with transA, transBatchA, or both"""
-    return _moved(op, scene, 0)
+def transposed_left(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
+    """transpose(a) @ b = fusedmatmul(a, b) with transA, and for batches transBatchA"""
+    return _moved(op, scene, 0, swapped=True)
 
 
 @rule(exact=False)
-def moved_right(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
-    """a @ transpose(b) = fusedmatmul(a, b) with transB, transBatchB, or both"""
-    return _moved(op, scene, 1)
+def transposed_right(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
+    """a @ transpose(b) = fusedmatmul(a, b) with transB, and for batches transBatchB"""
+    return _moved(op, scene, 1, swapped=True)
+
+
+@rule(exact=False)
+def batched_left(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
+    """transpose(a) @ b = fusedmatmul(a, b) with transBatchA, where rows come first"""
+    return _moved(op, scene, 0, swapped=False)
+
+
+@rule(exact=False)
+def batched_right(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
+    """a @ transpose(b) = fusedmatmul(a, b) with transBatchB, where rows come first"""
+    return _moved(op, scene, 1, swapped=False)
 
 
 def _scaled(value: Value | None) -> tuple[Value, float] | None:
@@ -219,8 +235,10 @@ def _plus(product: Conv, z: Value) -> Value:
 
 
 RULES: tuple[Rule, ...] = (
-    moved_left,
-    moved_right,
+    transposed_left,
+    transposed_right,
+    batched_left,
+    batched_right,
     scaled_product,
     scaled_operand,
     activated_gemm,
