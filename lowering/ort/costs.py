@@ -15,7 +15,8 @@ class Cost:
     """The least and the greatest ratio of times over all sizes that were measured.
 
     Below 1 the fused kernel is the faster one. The names of its cases begin with
-    ``case``. Where only wide operands are slow, ``widest`` is the last dim up to which none is.
+    ``case``. Where only wide operands are slow, ``widest`` is the last dim up to which
+    none is.
     """
 
     low: float
@@ -52,6 +53,7 @@ COSTS: Final[Mapping[str, Mapping[str, Cost]]] = {
     "activated_conv": {"cpu": Cost(0.75, 1.02, "FusedConv")},
     "conv_and_conv": {"cpu": Cost(0.98, 1.01, "FusedConv, sum")},
     "conv_and_sum": {"cpu": Cost(1.01, 4.70, "FusedConv, sum with an input")},
+    "activated_sum": {"cpu": Cost(1.01, 4.70, "FusedConv, sum with an input")},
 }
 """By rule and execution provider, from benchmarks/results/fused_kernels.md.
 

@@ -185,12 +185,30 @@ def activated_conv(
     op: Relu | Sigmoid | Tanh | LeakyRelu | HardSigmoid | HardSwish | Clip,
     scene: Scene,
 ) -> Outcome:
-    """f(conv(x, w, b) + z) = fusedconv(x, w, b, z) with f; z may be absent"""
+    """f(conv(x, w, b) + z) = fusedconv(x, w, b, z) with f, the sum being in it"""
     product = op.operands[0]
     if not isinstance(product, Conv | FusedConv) or product.attrs.get("activation"):
         return None
     if not scene.single(product):
         return miss("the convolution is read elsewhere too", product)
+    return _activated(product, op)
+
+
+@rule(exact=False)
+def activated_sum(
+    op: Relu | Sigmoid | Tanh | LeakyRelu | HardSigmoid | HardSwish | Clip,
+    scene: Scene,
+) -> Outcome:
+    """f(conv(x, w, b) + z) = fusedconv(x, w, b, z) with f, where no sum is without f"""
+    total = op.operands[0]
+    if not isinstance(total, Add) or not scene.single(total):
+        return None
+    for product, z in _summed_convs(total, scene):
+        return _activated(_plus(product, z), op)
+    return None
+
+
+def _activated(product: Conv | FusedConv, op: Op) -> Outcome:
     numbers = _numbers(op)
     if numbers is None:
         return miss("the bounds are not known", op)
@@ -228,7 +246,7 @@ def _summed_convs(total: Add, scene: Scene) -> Iterator[tuple[Conv, Value]]:
             yield product, z
 
 
-def _plus(product: Conv, z: Value) -> Value:
+def _plus(product: Conv, z: Value) -> FusedConv:
     x, w, bias = (product.operand(i) for i in range(3))
     same: dict[str, Any] = dict(product.attrs)
     return FusedConv(x, w, bias, z, **same)
@@ -245,6 +263,7 @@ RULES: tuple[Rule, ...] = (
     activated_conv,
     conv_and_conv,
     conv_and_sum,
+    activated_sum,
 )
 
 

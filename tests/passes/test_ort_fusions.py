@@ -41,7 +41,6 @@ from graphopt.lowering.ort.activations import (
 from graphopt.lowering.ort.costs import COSTS, pays
 from graphopt.lowering.ort.embeddings import embed_layer_norm
 from graphopt.lowering.ort.gate import gated, lacking
-from graphopt.lowering.ort.layout import transposes_meet
 from graphopt.lowering.ort.norms import (
     rms_norm,
     skip_layer_norm,
@@ -51,6 +50,7 @@ from graphopt.lowering.ort.pipeline import FUSIONS, lowered
 from graphopt.lowering.ort.products import (
     activated_conv,
     activated_gemm,
+    activated_sum,
     batched_left,
     batched_right,
     conv_and_conv,
@@ -338,6 +338,10 @@ EQUATIONS = [
         name="no upper bound",
     ),
     Equation(conv_and_sum, Add(CONV, Z), conv(BIAS, Z)),
+    Equation(
+        *(activated_sum, Sigmoid(Add(Z, CONV))),
+        conv(BIAS, Z, kind="Sigmoid"),
+    ),
     Equation(conv_and_conv, Add(Z_CONV, CONV), conv(BIAS, Z_CONV)),
     Equation(conv_and_sum, Add(Z, BARE), conv(None, Z), name="no bias"),
     Equation(
@@ -533,47 +537,17 @@ def test_positions_from_elsewhere_are_given(start: int) -> None:
     assert found.operand(8) is not None
 
 
-# --- layout -------------------------------------------------------------------------
-
-NHWC = (0, 2, 3, 1)
-P, Q = (Transpose(param(name, N, 4, 5, 6), perm=NHWC) for name in "pq")
+# --- on CUDA ------------------------------------------------------------------------
 
 
-def source(value: Transpose) -> Value:
-    (x,) = value.operands
-    assert x is not None
-    return x
-
-
-def test_transposes_meet() -> None:
-    p, q = source(P), source(Q)
-    fires(transposes_meet, Add(P, Q), Transpose(Add(p, q), perm=NHWC))
-    both = (Add(P, Q), Relu(P))
-    fires(transposes_meet, both, (Transpose(Add(p, q), perm=NHWC), Relu(P)))
-    few = param("few", 1, 4, 1, 1)
+def test_a_sum_alone_has_no_kernel_on_cuda() -> None:
+    """There, FusedConv has to have an activation, and that is Relu."""
+    misses(gated(conv_and_sum, "cuda"), Add(CONV, Z), "no activation ''")
+    misses(gated(activated_sum, "cuda"), Tanh(Add(CONV, Z)), "no activation 'Tanh'")
     fires(
-        *(transposes_meet, Mul(P, Transpose(few, perm=NHWC))),
-        Transpose(Mul(p, few), perm=NHWC),
+        *(gated(activated_sum, "cuda"), Relu(Add(CONV, Z))),
+        conv(BIAS, Z, kind="Relu"),
     )
-    one = const([[1.5]])
-    fires(
-        *(transposes_meet, ops.Sum(P, one, Q)),
-        Transpose(ops.Sum(p, one, q), perm=NHWC),
-    )
-
-
-@pytest.mark.parametrize(
-    ("before", "reason"),
-    [
-        (Add(P, const(0.5)), ""),
-        (Add(P, Transpose(param("o", N, 6, 4, 5), perm=(0, 3, 1, 2))), "differently"),
-        (ops.Sum(P, param("o", N, 5, 6, 4), Q), "is not transposed"),
-        (ops.Sum(P, const([0.5] * 4), Q), "is not transposed"),
-        ((Add(P, Q), Relu(P), Relu(Q)), "read elsewhere"),
-    ],
-)
-def test_transposes_stay(before: Value, reason: str) -> None:
-    misses(transposes_meet, before, reason)
 
 
 # --- passes -------------------------------------------------------------------------
