@@ -26,7 +26,7 @@ LEAST_SECONDS: Final = 0.005
 
 RESAMPLES: Final = 2000
 
-_DEVICES: Final = ("xla-cuda", "xla-tpu")
+_DEVICES: Final = ("ort-cuda", "xla-cuda", "xla-tpu")
 """Targets whose work is not done by this process's CPUs."""
 
 _THREADED: Final = "ort-cpu"

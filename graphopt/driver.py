@@ -23,7 +23,7 @@ from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
 from .lowering import Executable, find as find_target, known_targets
-from .lowering.xla.platforms import PLATFORMS, precision_of
+from .lowering.xla.platforms import PLATFORMS as PLATFORMS, precision_of
 from .ops.schema import LATEST
 from .passes import ALL
 from .pipeline import Pass, Pipeline
@@ -48,8 +48,8 @@ Fuse: TypeAlias = Literal["auto", "max"]
 LEVELS: Final = (0, 1, 2)
 """0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
 
-GROWTH: Final = (1 << 16, 0.01)
-"""Weights may grow by so many bytes, or by that share, for the ops that it saves."""
+GROWTH: Final = (1 << 16, 0.01, 1 << 10)
+"""Weights may grow by so many bytes, by that share, or so many for each op saved."""
 
 
 @dataclass(frozen=True)
@@ -437,8 +437,9 @@ def reason_to_keep(before: Graph, after: Graph) -> str:
     if ops.after > ops.before:
         return f"the result has more ops ({ops})"
     weights = Change(weight_bytes(before), weight_bytes(after))
-    bytes_, share = GROWTH
-    if weights.after > weights.before + max(bytes_, share * weights.before):
+    bytes_, share, each = GROWTH
+    saved = each * (ops.before - ops.after)
+    if weights.after > weights.before + max(bytes_, share * weights.before, saved):
         return f"the result has more bytes of weights ({weights})"
     return ""
 

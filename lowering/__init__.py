@@ -187,8 +187,7 @@ def session(
     if recipe is None:
         recipe = Recipe.beside(path)
     elif not isinstance(recipe, Recipe):
-        text = Path(recipe).read_text(encoding="utf-8")
-        recipe = Recipe.from_json(text, os.fspath(recipe))
+        recipe = Recipe.from_json(Path(recipe).read_bytes(), os.fspath(recipe))
     return Session(path, recipe=recipe, strict=strict, threads=threads)
 
 

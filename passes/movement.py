@@ -385,6 +385,25 @@ def gather_all(op: Gather) -> Outcome:
 
 
 @rule
+def unsqueeze_of_gather(op: Unsqueeze, scene: Scene) -> Outcome:
+    """unsqueeze(gather(x, i), a) = gather(x, [i]) where a is the axis of both"""
+    gather = op.operands[0]
+    if not isinstance(gather, Gather):
+        return None
+    x, index = gather.operands
+    if x is None or x.shape is None or index is None or index.rank != 0:
+        return None
+    axis = axis_of(gather.axis, len(x.shape))
+    if _axes(op) != [axis] or not index.ints:
+        return None
+    if x.shape[axis] == 1 and index.ints[0] in (0, -1):
+        return x
+    if not scene.single(gather):
+        return miss("its result is read elsewhere too", gather)
+    return gather.with_operands([x, _vector(*index.ints)])
+
+
+@rule
 def transpose_through(op: Transpose, scene: Scene) -> Outcome:
     """transpose(f(transpose(x, p), c), q) = f(transpose(x, p[q]), transpose(c, q))"""
     f = op.operands[0]
@@ -449,6 +468,7 @@ RULES: tuple[Rule, ...] = (
     tile_nothing,
     pad_nothing,
     gather_all,
+    unsqueeze_of_gather,
 )
 
 

@@ -413,7 +413,7 @@ def test_inputs_from_a_folder_of_test_data(
 def test_targets_that_there_are_not_name_the_nearest(
     command: Command, digits: Path
 ) -> None:
-    known = "onnx, xla-cpu, xla-cuda, xla-tpu"
+    known = "onnx, ort-cpu, ort-cuda, xla-cpu, xla-cuda, xla-tpu"
     for wrong, near in (
         ("xla-gpu", "xla-cuda"),
         ("xla-tpu:v5e:2x2", "xla-tpu"),

@@ -182,6 +182,12 @@ def test_a_recipe_comes_back_from_its_file(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["schema"] == 1
 
 
+def test_a_recipe_in_another_encoding(tmp_path: Path) -> None:
+    recipe_path(tmp_path / "a.onnx").write_bytes(b'{"schema": "\xff"}')
+    with pytest.raises(UsageError, match="no session recipe"):
+        Recipe.beside(tmp_path / "a.onnx")
+
+
 def test_no_recipe_beside(tmp_path: Path) -> None:
     assert Recipe.beside(tmp_path / "a.onnx") is None
 
@@ -194,6 +200,7 @@ GOOD = Recipe(session={"intra_op_num_threads": 1}).to_json()
     [
         ("", "no session recipe"),
         ("[]", "no session recipe"),
+        ("[" * 100_000, "no session recipe"),
         ("{}", "no session recipe"),
         (json.dumps(GOOD | {"schema": 2}), "schema 2; this graphopt reads 1"),
         (json.dumps(GOOD | {"providers": []}), "no session recipe"),

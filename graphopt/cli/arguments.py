@@ -53,7 +53,24 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """What decides which passes run."""
+    from ..driver import PLATFORMS, RUNTIMES
+
     group = parser.add_argument_group("passes")
+    group.add_argument(
+        "--target",
+        default="onnx",
+        metavar="T",
+        help="what to write for: a model for any runtime (onnx, the default), one for"
+        f" ONNX Runtime ({', '.join(RUNTIMES)}), with its own ops and"
+        " MODEL.session.json, or for XLA a program, with its weights in"
+        f" MODEL.opt.safetensors ({', '.join(PLATFORMS)})",
+    )
+    group.add_argument(
+        "--fuse",
+        default="auto",
+        choices=("auto", "max"),
+        help="for ONNX Runtime: fuse what is then not slower (auto), or all it can",
+    )
     group.add_argument(
         "-O",
         dest="level",
@@ -215,13 +232,16 @@ def _agree(sizes: Mapping[str, int], graph: Graph, inputs: Mapping[str, Any]) ->
 
 def pipeline_of(options: argparse.Namespace) -> Pipeline:
     """The pipeline that the arguments of `add_pipeline` ask for."""
-    from ..driver import choose
+    from ..driver import choose, require_target
 
+    require_target(options.target)
     return choose(
         level=options.level,
         passes=None if options.passes is None else split(options.passes),
         add=options.add,
         skip=[name for names in options.skip for name in split(names)],
+        target=options.target,
+        fuse=options.fuse,
     )
 
 

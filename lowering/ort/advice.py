@@ -8,7 +8,7 @@ from typing import Final
 
 from graphopt import dims
 from graphopt.cost import op_cost
-from graphopt.exporter.spelled import used_results
+from graphopt.exporter.spelled import choose_opset, used_results
 from graphopt.ir import Graph, Op
 from graphopt.ops.constant import Constant
 from graphopt.ops.random import is_random
@@ -161,7 +161,7 @@ def _share_of(graph: Graph, some: Sequence[Op]) -> float:
 
 def _fallbacks(graph: Graph, kernels: Kernels) -> Iterator[tuple[Op, str]]:
     """The ops of known types that the provider has no kernel for, and why."""
-    opset = min(graph.header.opsets.get("", 0) or 13, kernels.opset)
+    opset = min(choose_opset(graph).version or 13, kernels.opset)
     for inner, op in graph.walk():
         types = [*op.types, *(v.type for v in op.operands if v is not None)]
         if isinstance(op, Constant) or not all(map(type_name, types)):

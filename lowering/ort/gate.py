@@ -23,7 +23,7 @@ def gated(rule: Rule, provider: str) -> Rule:
         if outcome is None or isinstance(outcome, Miss):
             return outcome
         for made in _made(outcome, op):
-            reason = kernels.why_not(made, opset=kernels.opset)
+            reason = kernels.why_not(made)
             if reason is not None:
                 return miss(reason, op)
         return outcome

@@ -32,7 +32,7 @@ class Placement:
     def of(cls, session: Any) -> Placement | None:
         """That of an ``InferenceSession`` that was made to record it.
 
-        None where this ONNX Runtime cannot say (before 1.24), or was not asked to.
+        None where this ONNX Runtime is too old to say, or was not asked to.
         """
         try:
             parts = session.get_provider_graph_assignment_info()

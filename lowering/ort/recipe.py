@@ -35,6 +35,16 @@ SESSION: Final = (
 )
 """Members of ``onnxruntime.SessionOptions`` that a recipe may set."""
 
+_MALFORMED: Final = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading a file that is no recipe ends with."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -81,7 +91,7 @@ class Recipe:
         }
 
     @classmethod
-    def from_json(cls, text: str, where: str | None = None) -> Self:
+    def from_json(cls, text: str | bytes, where: str | None = None) -> Self:
         """The recipe in a text. Raises UsageError for what is none, or a newer one."""
         try:
             found = json.loads(text)
@@ -102,7 +112,7 @@ class Recipe:
                 declined={k: tuple(v) for k, v in found.get("declined", {}).items()},
                 fallbacks=dict(found.get("fallbacks", {})),
             )
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except _MALFORMED as error:
             raise UsageError(f"no session recipe: {error!r}", where=where) from None
         return made
 
@@ -112,7 +122,7 @@ class Recipe:
         path = recipe_path(model)
         if not path.exists():
             return None
-        return cls.from_json(path.read_text(encoding="utf-8"), str(path))
+        return cls.from_json(path.read_bytes(), str(path))
 
     def save(self, model: str | os.PathLike[str]) -> Path:
         """Write the recipe beside a model file; the path."""

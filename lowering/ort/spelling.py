@@ -29,7 +29,8 @@ def sum_to_norm(op: LayerNormalization | RMSNormalization) -> Outcome:
         return None
     if not same_type(a, b):
         return None
-    return {x: Sum(a, b)}
+    total = Sum(a, b)
+    return {x: total, op: op.with_operands([total, *op.operands[1:]])}
 
 
 @rule

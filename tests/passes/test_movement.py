@@ -56,6 +56,7 @@ from graphopt.types import DType, TensorType
 
 D = DType
 X = param("x", 2, 3, 4)
+PICKED = Gather(X, const(2, D.I64), axis=1)
 DYNAMIC = param("d", N, 3, 4)
 ONES = param("ones", 1, 3, 1, 4)
 TEXT = param("text", 2, 3, dtype=D.STRING)
@@ -206,6 +207,21 @@ EQUATIONS: list[tuple[Any, Any, Any]] = [
     (m.gather_all, Gather(X, ints(0, 1, 2), axis=1), X),
     (m.gather_all, Gather(X, ints(0, 1, 2, 3), axis=-1), X),
     (m.gather_all, Gather(EMPTY, ints(), axis=0), EMPTY),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(X, const(2, D.I64), axis=1), ints(1)),
+        Gather(X, ints(2), axis=1),
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(DYNAMIC, const(-1, D.I64), axis=-1), ints(-1)),
+        Gather(DYNAMIC, ints(-1), axis=-1),
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(LAST, const(0, D.I64), axis=-1), ints(4)),
+        LAST,
+    ),
 ]
 
 
@@ -365,6 +381,32 @@ GUARDS: list[tuple[Any, Any, str | None]] = [
     (m.gather_all, Gather(X, ints(0, 1), axis=1), ""),
     (m.gather_all, Gather(DYNAMIC, ints(0, 1), axis=0), ""),
     (m.gather_all, Gather(X, const(np.arange(2).reshape(1, 2), D.I64), axis=0), ""),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(X, const(2, D.I64), axis=1), ints(0)),
+        "",
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(X, const(2, D.I64), axis=1), ints(0, 1)),
+        "",
+    ),
+    (m.unsqueeze_of_gather, Unsqueeze(Gather(X, ints(2), axis=1), ints(1)), ""),
+    (
+        m.unsqueeze_of_gather,
+        (Unsqueeze(PICKED, ints(1)), PICKED),
+        "its result is read elsewhere too",
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(X, param("i", dtype=D.I64), axis=1), ints(1)),
+        "",
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(VAGUE, const(0, D.I64), axis=0), ints(0)),
+        "",
+    ),
 ]
 
 
