@@ -1,6 +1,6 @@
 """What ONNX Runtime's fused kernels stand for: the cases of `fused_kernels.py`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,9 @@ def cases() -> Iterator[Case]:
     yield from convolutions()
 
 
-def by_rows(name: str, fused: Step, parts: Step) -> Iterator[Case]:
+def by_rows(
+    name: str, fused: Step, parts: Step, widths: Sequence[int] = WIDTHS
+) -> Iterator[Case]:
     """A chain of copies, in all numbers of rows and widths."""
 
     def chained(step: Step, rows: int, width: int) -> Build:
@@ -115,7 +117,7 @@ def by_rows(name: str, fused: Step, parts: Step) -> Iterator[Case]:
         return build
 
     for rows in ROWS:
-        for width in WIDTHS:
+        for width in widths:
             builds = [chained(step, rows, width) for step in (fused, parts)]
             yield Case(name, f"{rows} x {width}", *builds)
 
@@ -177,26 +179,25 @@ def embeddings() -> Iterator[Case]:
     """Tables of words, positions and segments, looked up, summed and normalized."""
     for rows in ROWS:
         for width in WIDTHS:
+            yield embedding(rows, width)
 
-            def operands(m: Model, rows: int = rows, width: int = width) -> list[str]:
-                ids, kinds = m.input(1, rows, below=500), m.input(1, rows, below=2)
-                tables = [m.weight(n, width) for n in (500, rows, 2)]
-                return [ids, kinds, *tables, m.weight(width), m.weight(width)]
 
-            def fused(
-                m: Model, operands: Callable[[Model], list[str]] = operands
-            ) -> str:
-                return m.fuse("EmbedLayerNormalization", *operands(m), outs=2)
+def embedding(rows: int, width: int) -> Case:
+    def operands(m: Model) -> list[str]:
+        ids, kinds = m.input(1, rows, below=500), m.input(1, rows, below=2)
+        tables = [m.weight(n, width) for n in (500, rows, 2)]
+        return [ids, kinds, *tables, m.weight(width), m.weight(width)]
 
-            def parts(
-                m: Model, operands: Callable[[Model], list[str]] = operands
-            ) -> str:
-                ids, kinds, words, places, segments, *rest = operands(m)
-                looked = [m.add("Gather", words, ids), m.add("Gather", segments, kinds)]
-                total = m.add("Add", m.add("Add", *looked), places)
-                return m.add("LayerNormalization", total, *rest, epsilon=1e-12)
+    def fused(m: Model) -> str:
+        return m.fuse("EmbedLayerNormalization", *operands(m), outs=2)
 
-            yield Case("EmbedLayerNormalization", f"{rows} x {width}", fused, parts)
+    def parts(m: Model) -> str:
+        ids, kinds, words, places, segments, *rest = operands(m)
+        looked = [m.add("Gather", words, ids), m.add("Gather", segments, kinds)]
+        total = m.add("Add", m.add("Add", *looked), places)
+        return m.add("LayerNormalization", total, *rest, epsilon=1e-12)
+
+    return Case("EmbedLayerNormalization", f"{rows} x {width}", fused, parts)
 
 
 # --- activations --------------------------------------------------------------------
@@ -222,6 +223,7 @@ def activations() -> Iterator[Case]:
         "BiasGelu",
         lambda m, x, width: m.fuse("BiasGelu", x, m.weight(width)),
         lambda m, x, width: m.add("Gelu", biased(m, x, width)),
+        (*WIDTHS, 768, 1024, 1536, 3072),
     )
     yield from by_rows(
         "FastGelu",
@@ -247,55 +249,38 @@ SHAPES = ((8, 16, 64, 16), (8, 128, 64, 128), (8, 512, 64, 512), (1, 128, 512, 5
 """Batches, rows, inner dim and columns of products."""
 
 
-def turned(m: Model, x: str, perm: tuple[int, ...]) -> str:
-    return m.add("Transpose", x, perm=perm)
-
-
 def products() -> Iterator[Case]:
-    """Products of values that are moved or scaled; of constants, too."""
-    swap, rows_first = (0, 2, 1), (1, 0, 2)
+    """Products of values that are moved, or scaled products."""
     for batch, rows, inner, columns in SHAPES:
-        size = f"{batch} x {rows} x {inner} x {columns}"
-        a, b = (batch, rows, inner), (batch, inner, columns)
-        a_turned, b_turned = (batch, inner, rows), (batch, columns, inner)
-        for name, left, right, attrs, perms in (
-            ("transA", a_turned, b, {"transA": 1}, (swap, None)),
-            ("transB", a, b_turned, {"transB": 1}, (None, swap)),
-            (
-                "transBatchA",
-                (rows, batch, inner),
-                b,
-                {"transBatchA": 1},
-                (rows_first, None),
-            ),
-            ("alpha", a, b, {"alpha": 0.125}, (None, None)),
-        ):
-
-            def fused(
-                m: Model, left: Any = left, right: Any = right, attrs: Any = attrs
-            ) -> str:
-                return m.fuse("FusedMatMul", m.input(*left), m.input(*right), **attrs)
-
-            def parts(
-                m: Model,
-                left: Any = left,
-                right: Any = right,
-                attrs: Any = attrs,
-                perms: Any = perms,
-            ) -> str:
-                operands = [m.input(*left), m.input(*right)]
-                operands = [
-                    x if perm is None else turned(m, x, perm)
-                    for x, perm in zip(operands, perms, strict=True)
-                ]
-                product = m.add("MatMul", *operands)
-                if "alpha" not in attrs:
-                    return product
-                return m.add("Mul", product, m.constant(attrs["alpha"]))
-
-            yield Case(f"FusedMatMul, {name}", size, fused, parts)
+        shapes = (batch, rows, inner), (batch, inner, columns)
+        for flag in ("transA", "transB", "transBatchA", "transBatchB", "alpha"):
+            yield product(flag, f"{batch} x {rows} x {inner} x {columns}", shapes)
 
 
+def product(flag: str, size: str, shapes: tuple[tuple[int, ...], ...]) -> Case:
+    """The operand that the flag names comes before it is moved."""
+    perm = (1, 0, 2) if "Batch" in flag else (0, 2, 1)  # both are their own inverses
+    moved = "AB".find(flag[-1])
+    given = [
+        tuple(shape[axis] for axis in perm) if i == moved else shape
+        for i, shape in enumerate(shapes)
+    ]
+
+    def fused(m: Model) -> str:
+        operands = [m.input(*shape) for shape in given]
+        return m.fuse("FusedMatMul", *operands, **{flag: 1 if moved >= 0 else SCALE})
+
+    def parts(m: Model) -> str:
+        operands = [m.input(*shape) for shape in given]
+        if moved < 0:
+            return m.add("Mul", m.add("MatMul", *operands), m.constant(SCALE))
+        operands[moved] = m.add("Transpose", operands[moved], perm=perm)
+        return m.add("MatMul", *operands)
+
+    return Case(f"FusedMatMul, {flag}", size, fused, parts)
+
+
+SCALE = 0.125
 ACTIVATIONS: dict[str, dict[str, float]] = {
     "Relu": {},
     "Sigmoid": {},
@@ -309,31 +294,22 @@ def gemms() -> Iterator[Case]:
     """Products with a bias, and what follows them."""
     for kind, numbers in ACTIVATIONS.items():
         for rows, width in ((16, 512), (128, 512), (512, 512), (128, 2048)):
+            yield gemm(kind, numbers, rows, width)
 
-            def fused(
-                m: Model,
-                kind: str = kind,
-                numbers: dict[str, float] = numbers,
-                rows: int = rows,
-                width: int = width,
-            ) -> str:
-                w, c = m.weight(256, width, scale=0.05), m.weight(width)
-                given = {f"activation_{k}": number for k, number in numbers.items()}
-                x = m.input(rows, 256)
-                return m.fuse("FusedGemm", x, w, c, activation=kind, **given)
 
-            def parts(
-                m: Model,
-                kind: str = kind,
-                numbers: dict[str, float] = numbers,
-                rows: int = rows,
-                width: int = width,
-            ) -> str:
-                w, c = m.weight(256, width, scale=0.05), m.weight(width)
-                product = m.add("Gemm", m.input(rows, 256), w, c)
-                return m.add(kind, product, **numbers)
+def gemm(kind: str, numbers: dict[str, float], rows: int, width: int) -> Case:
+    def operands(m: Model) -> list[str]:
+        w, c = m.weight(256, width, scale=0.05), m.weight(width)
+        return [m.input(rows, 256), w, c]
 
-            yield Case(f"FusedGemm, {kind}", f"{rows} x 256 x {width}", fused, parts)
+    def fused(m: Model) -> str:
+        given = {f"activation_{name}": number for name, number in numbers.items()}
+        return m.fuse("FusedGemm", *operands(m), activation=kind, **given)
+
+    def parts(m: Model) -> str:
+        return m.add(kind, m.add("Gemm", *operands(m)), **numbers)
+
+    return Case(f"FusedGemm, {kind}", f"{rows} x 256 x {width}", fused, parts)
 
 
 # --- convolutions -------------------------------------------------------------------
@@ -395,29 +371,76 @@ def params(kind: str) -> dict[str, Any]:
 
 
 def convolutions() -> Iterator[Case]:
-    """Three convolutions in a row, each followed by an activation; then, with a sum."""
+    """Convolutions in a row, an activation after each; then blocks with a sum."""
     for kind in (*ACTIVATIONS, "Clip", "HardSwish"):
         for window in WINDOWS if kind in ("Relu", "Clip") else WINDOWS[1::2]:
-            for skips in (False, True) if kind == "Relu" else (False,):
+            yield chain(kind, window)
+    for kind in ("Relu", ""):
+        for window in WINDOWS:
+            yield blocks(kind, window)
+    for window in WINDOWS:
+        yield onto_input("Relu", window)
 
-                def fused(
-                    m: Model, kind: str = kind, w: Window = window, skips: bool = skips
-                ) -> str:
-                    x = m.input(1, w.channels, w.extent, w.extent)
-                    for _ in range(3):
-                        z = [x] if skips else []
-                        attrs = w.attrs() | params(kind)
-                        x = m.fuse("FusedConv", x, *w.operands(m), *z, **attrs)
-                    return x
 
-                def parts(
-                    m: Model, kind: str = kind, w: Window = window, skips: bool = skips
-                ) -> str:
-                    x = m.input(1, w.channels, w.extent, w.extent)
-                    for _ in range(3):
-                        y = m.add("Conv", x, *w.operands(m), **w.attrs())
-                        x = after(m, kind, m.add("Add", y, x) if skips else y)
-                    return x
+def image(m: Model, w: Window) -> str:
+    return m.input(1, w.channels, w.extent, w.extent)
 
-                name = f"FusedConv, {'sum, ' * skips}{kind}"
-                yield Case(name, str(window), fused, parts)
+
+def fused_conv(m: Model, x: str, w: Window, kind: str, *z: str) -> str:
+    attrs = w.attrs() | (params(kind) if kind else {})
+    return m.fuse("FusedConv", x, *w.operands(m), *z, **attrs)
+
+
+def plain_conv(m: Model, x: str, w: Window, kind: str, *z: str) -> str:
+    y = m.add("Conv", x, *w.operands(m), **w.attrs())
+    y = m.add("Add", y, *z) if z else y
+    return after(m, kind, y) if kind else y
+
+
+Convolve = Callable[..., str]
+
+
+def chain(kind: str, w: Window) -> Case:
+    def build(m: Model, conv: Convolve) -> str:
+        x = image(m, w)
+        for _ in range(3):
+            x = conv(m, x, w, kind)
+        return x
+
+    return Case(
+        *(f"FusedConv, {kind}", str(w)),
+        lambda m: build(m, fused_conv),
+        lambda m: build(m, plain_conv),
+    )
+
+
+def blocks(kind: str, w: Window) -> Case:
+    """Two of ResNet's blocks; or, without an activation, two of MobileNetV2's."""
+
+    def build(m: Model, conv: Convolve) -> str:
+        x = plain_conv(m, image(m, w), w, "Relu")
+        for _ in range(2):
+            x = conv(m, plain_conv(m, x, w, "Relu"), w, kind, x)
+        return x
+
+    return Case(
+        *(f"FusedConv, sum{', ' * bool(kind)}{kind}", str(w)),
+        lambda m: build(m, fused_conv),
+        lambda m: build(m, plain_conv),
+    )
+
+
+def onto_input(kind: str, w: Window) -> Case:
+    """Sums with what no convolution gave, and thus is not in the runtime's layout."""
+
+    def build(m: Model, conv: Convolve) -> str:
+        x = z = image(m, w)
+        for _ in range(3):
+            x = conv(m, x, w, kind, z)
+        return x
+
+    return Case(
+        *(f"FusedConv, sum with an input, {kind}", str(w)),
+        lambda m: build(m, fused_conv),
+        lambda m: build(m, plain_conv),
+    )

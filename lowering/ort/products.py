@@ -56,33 +56,49 @@ def _turns(perm: tuple[int, ...]) -> tuple[int, int] | None:
     }.get(perm)
 
 
-def _moved(op: MatMul | FusedMatMul, scene: Scene, side: int) -> Outcome:
+def _moved(
+    op: MatMul | FusedMatMul, scene: Scene, side: int, *, swapped: bool
+) -> Outcome:
     moved, flags = op.operands[side], _flags(op)
     batch, last = (name + "AB"[side] for name in ("transBatch", "trans"))
     if not isinstance(moved, Transpose) or moved.rank is None or moved.rank < 2:
+        return None
+    turns = _turns(perm_of(moved.rank, moved.perm))
+    if turns is None:
+        return miss("the product cannot move axes so", moved)
+    if turns[1] != swapped:
         return None
     if flags[batch] or flags[last]:
         return miss("the operand is moved as it is", moved)
     if not scene.single(moved):
         return miss("others read the moved operand too", moved)
-    turns = _turns(perm_of(moved.rank, moved.perm))
-    if turns is None:
-        return miss("the product cannot move axes so", moved)
     operands = list(op.operands)
     operands[side] = moved.operands[0]
     return FusedMatMul(*operands, **flags | {batch: turns[0], last: turns[1]})
 
 
 @rule(exact=False)
-def moved_left(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
-    """transpose(a) @ b = fusedmatmul(a, b) with transA, transBatchA, or both"""
-    return _moved(op, scene, 0)
+def transposed_left(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
+    """transpose(a) @ b = fusedmatmul(a, b) with transA, and for batches transBatchA"""
+    return _moved(op, scene, 0, swapped=True)
 
 
 @rule(exact=False)
-def moved_right(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
-    """a @ transpose(b) = fusedmatmul(a, b) with transB, transBatchB, or both"""
-    return _moved(op, scene, 1)
+def transposed_right(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
+    """a @ transpose(b) = fusedmatmul(a, b) with transB, and for batches transBatchB"""
+    return _moved(op, scene, 1, swapped=True)
+
+
+@rule(exact=False)
+def batched_left(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
+    """transpose(a) @ b = fusedmatmul(a, b) with transBatchA, where rows come first"""
+    return _moved(op, scene, 0, swapped=False)
+
+
+@rule(exact=False)
+def batched_right(op: MatMul | FusedMatMul, scene: Scene) -> Outcome:
+    """a @ transpose(b) = fusedmatmul(a, b) with transBatchB, where rows come first"""
+    return _moved(op, scene, 1, swapped=False)
 
 
 def _scaled(value: Value | None) -> tuple[Value, float] | None:
@@ -169,12 +185,30 @@ def activated_conv(
     op: Relu | Sigmoid | Tanh | LeakyRelu | HardSigmoid | HardSwish | Clip,
     scene: Scene,
 ) -> Outcome:
-    """f(conv(x, w, b) + z) = fusedconv(x, w, b, z) with f; z may be absent"""
+    """f(conv(x, w, b) + z) = fusedconv(x, w, b, z) with f, the sum being in it"""
     product = op.operands[0]
     if not isinstance(product, Conv | FusedConv) or product.attrs.get("activation"):
         return None
     if not scene.single(product):
         return miss("the convolution is read elsewhere too", product)
+    return _activated(product, op)
+
+
+@rule(exact=False)
+def activated_sum(
+    op: Relu | Sigmoid | Tanh | LeakyRelu | HardSigmoid | HardSwish | Clip,
+    scene: Scene,
+) -> Outcome:
+    """f(conv(x, w, b) + z) = fusedconv(x, w, b, z) with f, where no sum is without f"""
+    total = op.operands[0]
+    if not isinstance(total, Add) or not scene.single(total):
+        return None
+    for product, z in _summed_convs(total, scene):
+        return _activated(_plus(product, z), op)
+    return None
+
+
+def _activated(product: Conv | FusedConv, op: Op) -> Outcome:
     numbers = _numbers(op)
     if numbers is None:
         return miss("the bounds are not known", op)
@@ -185,30 +219,51 @@ def activated_conv(
 
 
 @rule(exact=False)
-def conv_and_sum(op: Add, scene: Scene) -> Outcome:
-    """conv(x, w, b) + z = fusedconv(x, w, b, z)"""
-    for product, z in _summed_convs(op):
-        if scene.single(product):
-            x, w, bias = (product.operand(i) for i in range(3))
-            same: dict[str, Any] = dict(product.attrs)
-            return FusedConv(x, w, bias, z, **same)
+def conv_and_conv(op: Add, scene: Scene) -> Outcome:
+    """conv(x, w, b) + z = fusedconv(x, w, b, z), where z is a convolution's result
+
+    It then is in the layout of the runtime's faster kernels, and the sum stays there.
+    """
+    for product, z in _summed_convs(op, scene):
+        if isinstance(z, Conv | FusedConv):
+            return _plus(product, z)
     return None
 
 
-def _summed_convs(total: Add) -> Iterator[tuple[Conv, Value]]:
+@rule(exact=False)
+def conv_and_sum(op: Add, scene: Scene) -> Outcome:
+    """conv(x, w, b) + z = fusedconv(x, w, b, z)"""
+    return next((_plus(*pair) for pair in _summed_convs(op, scene)), None)
+
+
+def _summed_convs(total: Add, scene: Scene) -> Iterator[tuple[Conv, Value]]:
     for product, z in plus(total):
-        if isinstance(product, Conv) and same_type(product, z):
+        if (
+            isinstance(product, Conv)
+            and same_type(product, z)
+            and scene.single(product)
+        ):
             yield product, z
 
 
+def _plus(product: Conv, z: Value) -> FusedConv:
+    x, w, bias = (product.operand(i) for i in range(3))
+    same: dict[str, Any] = dict(product.attrs)
+    return FusedConv(x, w, bias, z, **same)
+
+
 RULES: tuple[Rule, ...] = (
-    moved_left,
-    moved_right,
+    transposed_left,
+    transposed_right,
+    batched_left,
+    batched_right,
     scaled_product,
     scaled_operand,
     activated_gemm,
     activated_conv,
+    conv_and_conv,
     conv_and_sum,
+    activated_sum,
 )
 
 

@@ -50,11 +50,15 @@ from graphopt.lowering.ort.pipeline import FUSIONS, lowered
 from graphopt.lowering.ort.products import (
     activated_conv,
     activated_gemm,
+    activated_sum,
+    batched_left,
+    batched_right,
+    conv_and_conv,
     conv_and_sum,
-    moved_left,
-    moved_right,
     scaled_operand,
     scaled_product,
+    transposed_left,
+    transposed_right,
 )
 from graphopt.lowering.ort.session import Session
 from graphopt.ops import (
@@ -159,6 +163,11 @@ IMAGE, Z = param("image", N, 4, 7, 7), param("z", N, 6, 5, 5)
 KERNELS, BIAS = random(6, 4, 3, 3, seed=8), random(6, seed=9)
 CONV = Conv(IMAGE, KERNELS, BIAS, kernel_shape=(3, 3))
 BARE = Conv(IMAGE, KERNELS, kernel_shape=(3, 3))
+Z_CONV = contrib.FusedConv(
+    *(param("other", N, 4, 5, 5), random(6, 4, 1, 1, seed=10)),
+    kernel_shape=(1, 1),
+    activation="Relu",
+)
 GEMM = Gemm(param("m", N, 4), random(4, 6), random(6), alpha=0.5)
 
 
@@ -257,25 +266,27 @@ EQUATIONS = [
         name="silu",
     ),
     Equation(swish, Swish(X, alpha=1.5), contrib.QuickGelu(X, alpha=1.5), 24),
-    Equation(moved_left, MatMul(Transpose(A2, perm=SWAP), K), fused(A2, K, transA=1)),
-    Equation(moved_right, MatMul(A, TRANSPOSED), fused(A, K2, transB=1)),
     Equation(
-        *(moved_right, MatMul(A, Transpose(COLUMNS_FIRST, perm=BATCHED))),
+        transposed_left, MatMul(Transpose(A2, perm=SWAP), K), fused(A2, K, transA=1)
+    ),
+    Equation(transposed_right, MatMul(A, TRANSPOSED), fused(A, K2, transB=1)),
+    Equation(
+        *(batched_right, MatMul(A, Transpose(COLUMNS_FIRST, perm=BATCHED))),
         fused(A, COLUMNS_FIRST, transBatchB=1),
         name="batches",
     ),
     Equation(
-        *(moved_left, MatMul(Transpose(ROWS_FIRST, perm=BATCHED), K)),
+        *(batched_left, MatMul(Transpose(ROWS_FIRST, perm=BATCHED), K)),
         fused(ROWS_FIRST, K, transBatchA=1),
         name="batches",
     ),
     Equation(
-        *(moved_left, MatMul(Transpose(ROWS_LAST, perm=(1, 2, 3, 0)), K)),
+        *(transposed_left, MatMul(Transpose(ROWS_LAST, perm=(1, 2, 3, 0)), K)),
         fused(ROWS_LAST, K, transBatchA=1, transA=1),
         name="both",
     ),
     Equation(
-        *(moved_left, fused(Transpose(A2, perm=SWAP), K2, transB=1, alpha=0.5)),
+        *(transposed_left, fused(Transpose(A2, perm=SWAP), K2, transB=1, alpha=0.5)),
         fused(A2, K2, transA=1, transB=1, alpha=0.5),
         name="the other as well",
     ),
@@ -327,6 +338,11 @@ EQUATIONS = [
         name="no upper bound",
     ),
     Equation(conv_and_sum, Add(CONV, Z), conv(BIAS, Z)),
+    Equation(
+        *(activated_sum, Sigmoid(Add(Z, CONV))),
+        conv(BIAS, Z, kind="Sigmoid"),
+    ),
+    Equation(conv_and_conv, Add(Z_CONV, CONV), conv(BIAS, Z_CONV)),
     Equation(conv_and_sum, Add(Z, BARE), conv(None, Z), name="no bias"),
     Equation(
         *(activated_conv, Relu(conv(BIAS, Z))),
@@ -422,20 +438,22 @@ MISSES: list[tuple[Rule, Value | Sequence[Value], str]] = [
     (quick_gelu, Mul(X, Sigmoid(Mul(X, R))), "not of the same value"),
     (quick_gelu, (Mul(X, Sigmoid(X)), Sigmoid(X)), "read elsewhere"),
     (quick_gelu, Mul(HALF, Sigmoid(HALF)), "takes float16 as X"),
-    (moved_left, MatMul(A, K), ""),
+    (transposed_left, MatMul(A, K), ""),
+    (transposed_left, MatMul(Transpose(ROWS_FIRST, perm=BATCHED), K), ""),
+    (batched_left, MatMul(Transpose(A2, perm=SWAP), K), ""),
     (
-        moved_right,
+        transposed_right,
         MatMul(A, Transpose(param("k3", 3, 2, 6, 5), perm=(1, 0, 3, 2))),
         "cannot move axes so",
     ),
-    (moved_right, (MatMul(A, TRANSPOSED), TRANSPOSED), "others read"),
+    (transposed_right, (MatMul(A, TRANSPOSED), TRANSPOSED), "others read"),
     (
-        moved_right,
+        transposed_right,
         fused(A, Transpose(K, perm=SWAP), transB=1),
         "is moved as it is",
     ),
     (
-        moved_right,
+        batched_right,
         MatMul(param("few", 4, 5), Transpose(COLUMNS_FIRST, perm=BATCHED)),
         "only of operands of one rank",
     ),
@@ -462,6 +480,7 @@ MISSES: list[tuple[Rule, Value | Sequence[Value], str]] = [
     (activated_conv, Relu(conv(kind="Relu")), ""),
     (conv_and_sum, Add(CONV, const(np.ones((6, 1, 1)))), ""),
     (conv_and_sum, (Add(CONV, Z), CONV), ""),
+    (conv_and_conv, Add(CONV, Z), ""),
 ]
 
 
@@ -518,6 +537,19 @@ def test_positions_from_elsewhere_are_given(start: int) -> None:
     assert found.operand(8) is not None
 
 
+# --- on CUDA ------------------------------------------------------------------------
+
+
+def test_a_sum_alone_has_no_kernel_on_cuda() -> None:
+    """There, FusedConv has to have an activation, and that is Relu."""
+    misses(gated(conv_and_sum, "cuda"), Add(CONV, Z), "no activation ''")
+    misses(gated(activated_sum, "cuda"), Tanh(Add(CONV, Z)), "no activation 'Tanh'")
+    fires(
+        *(gated(activated_sum, "cuda"), Relu(Add(CONV, Z))),
+        conv(BIAS, Z, kind="Relu"),
+    )
+
+
 # --- passes -------------------------------------------------------------------------
 
 
@@ -555,8 +587,10 @@ def test_what_is_slower_is_fused_only_if_all_is(before: Value, kind: str) -> Non
         (Gelu(Add(X, B), approximate="tanh"), "FastGelu"),
         (GATED, "QuickGelu"),
         (Relu(CONV), "FusedConv"),
+        (Relu(Add(CONV, Z_CONV)), "FusedConv"),
         (Tanh(GEMM), "FusedGemm"),
         (MatMul(A, TRANSPOSED), "FusedMatMul"),
+        (MatMul(Transpose(ROWS_FIRST, perm=BATCHED), K), "FusedMatMul"),
     ],
 )
 def test_what_is_not_slower_is_fused(before: Value, kind: str) -> None:
