@@ -18,6 +18,7 @@ from .raise_norms import RaiseNorms
 from .regions import Regions
 from .sequences import Sequences
 from .shapes import Shapes
+from .sink import Sink
 
 ALL: tuple[type[Pass], ...] = (
     Regions,
@@ -33,6 +34,7 @@ ALL: tuple[type[Pass], ...] = (
     RaiseNorms,
     RaiseGelu,
     RaiseAttention,
+    Sink,
     MergeConstants,
 )
 """Every pass that comes with graphopt, in the order of the default pipeline."""

@@ -251,7 +251,7 @@ def slice_of_concat(op: Slice) -> Outcome:
     if not isinstance(joined, Concat) or joined.rank is None or not cuts:
         return None
     axis = axis_of(joined.axis, joined.rank)
-    parts = _segments(joined, axis)
+    parts = segments(joined, axis)
     if parts is None or set(cuts) != {axis} or op.shape is None:
         return None
     start, step = cuts[axis][0], cuts[axis][1]
@@ -262,7 +262,7 @@ def slice_of_concat(op: Slice) -> Outcome:
     return miss("it is not just one of the parts", op)
 
 
-def _segments(op: Concat, axis: int) -> list[tuple[Value, Dim]] | None:
+def segments(op: Concat, axis: int) -> list[tuple[Value, Dim]] | None:
     """The operands of a concatenation and where each begins."""
     at: Dim = 0
     found: list[tuple[Value, Dim]] = []
