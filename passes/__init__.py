@@ -7,6 +7,7 @@ from graphopt.pipeline import Pass
 from .affine import FoldAffine
 from .algebra import Algebra
 from .casts import Casts
+from .einsum import Einsums
 from .fold import Fold
 from .gemm import Gemms
 from .merge_constants import MergeConstants
@@ -27,6 +28,7 @@ ALL: tuple[type[Pass], ...] = (
     Casts,
     Shapes,
     Fold,
+    Einsums,
     Movement,
     Padding,
     FoldAffine,
