@@ -9,6 +9,7 @@ from .algebra import Algebra
 from .casts import Casts
 from .einsum import Einsums
 from .fold import Fold
+from .gains import Gains
 from .gemm import Gemms
 from .merge_constants import MergeConstants
 from .movement import Movement
@@ -36,6 +37,7 @@ ALL: tuple[type[Pass], ...] = (
     RaiseNorms,
     RaiseGelu,
     RaiseAttention,
+    Gains,
     Sink,
     MergeConstants,
 )
