@@ -14,6 +14,7 @@ from .gemm import Gemms
 from .merge_constants import MergeConstants
 from .movement import Movement
 from .padding import Padding
+from .positions import PositionMath
 from .raise_attention import RaiseAttention
 from .raise_gelu import RaiseGelu
 from .raise_norms import RaiseNorms
@@ -37,6 +38,7 @@ ALL: tuple[type[Pass], ...] = (
     RaiseNorms,
     RaiseGelu,
     RaiseAttention,
+    PositionMath,
     Gains,
     Sink,
     MergeConstants,
