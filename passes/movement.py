@@ -385,6 +385,35 @@ def gather_all(op: Gather) -> Outcome:
 
 
 @rule
+def gather_one(op: Gather) -> Outcome:
+    """gather(x, 0) = squeeze(x) where there is no other position"""
+    x, indices = op.operands
+    if x is None or x.shape is None or indices is None or indices.rank != 0:
+        return None
+    axis = axis_of(op.axis, len(x.shape))
+    if not equal(x.shape[axis], 1) or indices.ints not in ((0,), (-1,)):
+        return None
+    return Squeeze(x, _vector(axis))
+
+
+@rule
+def unsqueeze_gather(op: Unsqueeze, scene: Scene) -> Outcome:
+    """unsqueeze(gather(x, i, axis), axis) = gather(x, [i], axis)"""
+    picked = op.operands[0]
+    if not isinstance(picked, Gather) or not scene.single(picked):
+        return None
+    x, indices = picked.operands
+    axes = _axes(op)
+    if x is None or x.rank is None or indices is None or axes is None:
+        return None
+    if indices.constant is None or indices.rank != 0:
+        return None
+    if axes != [axis_of(picked.axis, x.rank)]:
+        return miss("the axis comes back at another place", op)
+    return Gather(x, Reshape(indices, _vector(1)), axis=axes[0])
+
+
+@rule
 def transpose_through(op: Transpose, scene: Scene) -> Outcome:
     """transpose(f(transpose(x, p), c), q) = f(transpose(x, p[q]), transpose(c, q))"""
     f = op.operands[0]
@@ -449,6 +478,8 @@ RULES: tuple[Rule, ...] = (
     tile_nothing,
     pad_nothing,
     gather_all,
+    gather_one,
+    unsqueeze_gather,
 )
 
 
