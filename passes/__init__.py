@@ -18,6 +18,7 @@ from .positions import PositionMath
 from .raise_attention import RaiseAttention
 from .raise_gelu import RaiseGelu
 from .raise_norms import RaiseNorms
+from .reductions import Reductions
 from .regions import Regions
 from .sequences import Sequences
 from .shapes import Shapes
@@ -39,6 +40,7 @@ ALL: tuple[type[Pass], ...] = (
     RaiseGelu,
     RaiseAttention,
     PositionMath,
+    Reductions,
     Gains,
     Sink,
     MergeConstants,
