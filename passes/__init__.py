@@ -8,6 +8,7 @@ from .affine import FoldAffine
 from .algebra import Algebra
 from .casts import Casts
 from .einsum import Einsums
+from .factor import Factor
 from .fold import Fold
 from .gains import Gains
 from .gemm import Gemms
@@ -40,6 +41,7 @@ ALL: tuple[type[Pass], ...] = (
     RaiseGelu,
     RaiseAttention,
     PositionMath,
+    Factor,
     Reductions,
     Gains,
     Sink,
