@@ -31,6 +31,7 @@ from graphopt.ops import (
     Mul,
     Reshape,
     RMSNormalization,
+    Split,
     Squeeze,
     Transpose,
     Unsqueeze,
@@ -39,7 +40,7 @@ from graphopt.pipeline import RulePass
 from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss, rule
 
 from .affine import QUIET, applied, channels_of, is_shared, linear_op
-from .match import perm_of, stretches_nothing
+from .match import axis_of, perm_of, stretches_nothing
 from .scale_shift import Numbers, ScaleShift, narrowed, numbers
 
 Moving: TypeAlias = Transpose | Reshape | Flatten | Squeeze | Unsqueeze
@@ -110,9 +111,14 @@ def _narrowest(gain: Numbers) -> Numbers:
     return gain
 
 
-def scaled(value: Value, gain: Numbers, scene: Scene) -> Value | Miss:
-    """``gain * value`` with the gain in the weights of what makes it."""
-    links: list[tuple[Op, Numbers]] = []
+def scaled(
+    value: Value, gain: Numbers, scene: Scene, beside: dict[Value, Value] | None = None
+) -> Value | Miss:
+    """``gain * value`` with the gain in the weights of what makes it.
+
+    It may be one part of a split: ``beside`` takes what then stands for the others.
+    """
+    links: list[tuple[Value, Numbers]] = []
     while True:
         if not scene.single(value):
             return miss("it is read elsewhere too", value)
@@ -120,7 +126,11 @@ def scaled(value: Value, gain: Numbers, scene: Scene) -> Value | Miss:
         linear = linear_op(value)
         if op is None or linear is not None:
             break
-        if isinstance(op, Moving):
+        if isinstance(op, Split) and beside is not None:
+            own = of_all_parts(op, value, gain)
+            if own is None:
+                return miss("the gain is of no axis of what is split", op)
+        elif isinstance(op, Moving):
             own = before(op, gain)
             if own is None:
                 return miss("the gain is of no axis of what is moved", op)
@@ -128,7 +138,7 @@ def scaled(value: Value, gain: Numbers, scene: Scene) -> Value | Miss:
             own = gain
         else:
             return miss("no weight takes the gain", op)
-        links.append((op, gain))
+        links.append((value, gain))
         x = op.operands[0]
         assert x is not None
         value, gain = x, own
@@ -137,11 +147,37 @@ def scaled(value: Value, gain: Numbers, scene: Scene) -> Value | Miss:
         return miss("no weight takes the gain", value)
     if isinstance(made, Miss):
         return made
-    for op, above in reversed(links):
+    for link, above in reversed(links):
+        op = link.op
+        assert op is not None
+        if isinstance(op, Split):
+            assert beside is not None
+            parts = op.with_operands([made, *op.operands[1:]]).results
+            beside |= zip(op.results, parts, strict=True)
+            made = beside.pop(link)
+            continue
         made = _again(op, made, above)
         if made is None:
             return miss("the bias would overflow, vanish, or grow", op)
     return made
+
+
+def of_all_parts(op: Split, part: Value, gain: Numbers) -> Numbers | None:
+    """The gain of a split operand of which one part has a gain, and the others none."""
+    if op.rank is None or gain.ndim != op.rank:
+        return None
+    axis = axis_of(op.axis, op.rank)
+    if any(size != 1 for i, size in enumerate(gain.shape) if i != axis):
+        return None
+    pieces = []
+    for value in op.results:
+        width = None if value.shape is None else value.shape[axis]
+        if not isinstance(width, int):
+            return None
+        own = gain.reshape(-1) if value is part else np.ones(1)
+        pieces.append(np.broadcast_to(own, (width,)))
+    every = np.concatenate(pieces)
+    return every.reshape([every.size if i == axis else 1 for i in range(op.rank)])
 
 
 def _bias(op: Add) -> Numbers | None:
@@ -201,11 +237,13 @@ def gain_into_weight(op: Mul | Div, scene: Scene) -> Outcome:
     if found is None:
         return None
     x, gain = found
-    if linear_op(x) is not None or not isinstance(x, Moving | Add):
+    if linear_op(x) is not None or not isinstance(x.op, Moving | Add | Split):
         return None
     if gain.size == 1 and isinstance(x, Moving) and scene.has(Attention):
         return miss(_ATTENTION, op)
-    return scaled(x, gain, scene)
+    beside: dict[Value, Value] = {}
+    made = scaled(x, gain, scene, beside)
+    return {**beside, op: made} if beside and isinstance(made, Value) else made
 
 
 @rule(exact=False)

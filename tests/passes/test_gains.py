@@ -23,6 +23,7 @@ from graphopt.ops import (
     Reshape,
     RMSNormalization,
     Softmax,
+    Split,
     Transpose,
 )
 from graphopt.passes import gains as g
@@ -94,6 +95,28 @@ def test_a_gain_of_some_of_the_dims() -> None:
     split = Conv(IMAGE, w(6, 4, 1, 1), w(6, seed=1))
     before = Mul(Reshape(split, ints(0, 2, 3, 25)), w(2, 3, 1, seed=4))
     assert kinds(rewritten(g.gain_into_weight, before)) == ["Conv", "Reshape"]
+
+
+def parts(widths: tuple[int, ...] = (2, 4, 2)) -> tuple[Value, ...]:
+    return Split(linear(), ints(*widths), axis=2, outs=len(widths)).results
+
+
+def test_one_part_of_a_split() -> None:
+    """Queries, keys and values of one product: only the columns of one are scaled."""
+    q, k, v = parts()
+    done = rewritten(g.gain_into_weight, (q, Mul(k, HALF), v))
+    assert kinds(done) == ["MatMul", "Add", "Split"]
+    q, k, v = parts()
+    moved = Mul(Transpose(k, perm=(0, 2, 1)), w(4, 1))
+    assert kinds(rewritten(g.gain_into_weight, (moved, Relu(v), q))).count("Mul") == 0
+    both = (Mul(q, HALF), Mul(k, w(4)), v)
+    assert kinds(rewritten(g.gain_into_weight, both)).count("Mul") == 0
+    misses(g.gain_into_weight, (q, k, Mul(k, HALF), v), "elsewhere")
+    rows = Split(param("s", 4, 6, dtype=F64), ints(1, 3), axis=0, outs=2).results
+    misses(g.gain_into_weight, Mul(rows[0], HALF), "no weight")
+    tall = linear(x=param("u", 4, 6, dtype=F64))
+    unlike = Split(tall, ints(1, 3), axis=0, outs=2).results
+    misses(g.gain_into_weight, Mul(unlike[0], w(8)), "what is split")
 
 
 def test_biases_of_all_shapes() -> None:
