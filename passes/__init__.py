@@ -7,11 +7,15 @@ from graphopt.pipeline import Pass
 from .affine import FoldAffine
 from .algebra import Algebra
 from .casts import Casts
+from .einsum import Einsums
+from .factor import Factor
 from .fold import Fold
+from .gains import Gains
 from .gemm import Gemms
 from .merge_constants import MergeConstants
 from .movement import Movement
 from .padding import Padding
+from .positions import PositionMath
 from .raise_activations import RaiseActivations
 from .raise_attention import RaiseAttention
 from .raise_gelu import RaiseGelu
@@ -21,9 +25,11 @@ from .raise_rectifiers import RaiseRectifiers
 from .raise_rotary import RaiseRotary
 from .raise_shuffles import RaiseShuffles
 from .raise_softmax import RaiseSoftmax
+from .reductions import Reductions
 from .regions import Regions
 from .sequences import Sequences
 from .shapes import Shapes
+from .sink import Sink
 
 ALL: tuple[type[Pass], ...] = (
     Regions,
@@ -32,6 +38,7 @@ ALL: tuple[type[Pass], ...] = (
     Casts,
     Shapes,
     Fold,
+    Einsums,
     Movement,
     Padding,
     FoldAffine,
@@ -45,6 +52,11 @@ ALL: tuple[type[Pass], ...] = (
     RaiseRotary,
     RaiseAttention,
     RaiseShuffles,
+    PositionMath,
+    Factor,
+    Reductions,
+    Gains,
+    Sink,
     MergeConstants,
 )
 """Every pass that comes with graphopt, in the order of the default pipeline."""

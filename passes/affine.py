@@ -42,14 +42,14 @@ from .scale_shift import (
 Affine: TypeAlias = BatchNormalization | Mul | Add | Div | Sub
 Linear: TypeAlias = Conv | ConvTranspose | Gemm | MatMul
 
-_QUIET = np.errstate(all="ignore")
+QUIET = np.errstate(all="ignore")
 """Overflow is looked for in results; it is nothing to warn of."""
 
 SHARED_LIMIT = 1 << 20
 """A weight of more bytes that others read too is not copied to be scaled."""
 
 
-def _linear(value: Value | None) -> Linear | None:
+def linear_op(value: Value | None) -> Linear | None:
     """The linear op with a constant floating-point weight that made a value."""
     if not isinstance(value, Conv | ConvTranspose | Gemm | MatMul):
         return None
@@ -59,7 +59,7 @@ def _linear(value: Value | None) -> Linear | None:
     return value if known_shape(value.operand(1)) is not None else None
 
 
-def _channels(op: Linear) -> tuple[int, int] | None:
+def channels_of(op: Linear) -> tuple[int, int] | None:
     """The axis of the result that the weight's outputs are, and how many."""
     shape = known_shape(op.operands[1])
     assert shape is not None
@@ -94,7 +94,7 @@ def _scaled(op: Linear, scale: Numbers) -> Numbers | None:
 
 
 @rule(exact=False)
-@_QUIET
+@QUIET
 def after_linear(
     op: BatchNormalization | Mul | Add | Div | Sub, scene: Scene
 ) -> Outcome:
@@ -102,12 +102,12 @@ def after_linear(
     inner = op.operands[0]
     if inner is not None and inner.constant is not None:
         inner = op.operands[1]
-    linear = _linear(inner)
+    linear = linear_op(inner)
     if linear is None or inner is None:
         return None
     if not scene.single(inner):
         return miss("its result is read elsewhere too", inner)
-    channels = _channels(linear)
+    channels = channels_of(linear)
     found = None if channels is None else scale_shift(op, channels[0])
     if channels is None or found is None or found.x is not inner:
         return miss("no scale and shift along the outputs", op)
@@ -115,44 +115,44 @@ def after_linear(
         return miss("it broadcasts the outputs", op)
     weight = linear.operands[1]
     assert weight is not None
-    if found.scales and _is_shared(weight, scene):
+    if found.scales and is_shared(weight, scene):
         return miss("others read the weight too", weight)
     dtype = op.dtype
     if dtype is None or dtype is not weight.dtype:
         return miss("the element types differ", weight)
-    return _applied(linear, found, channels[1], dtype)
+    return applied(linear, found, channels[1], dtype)
 
 
 @rule(exact=False)
-@_QUIET
+@QUIET
 def after_biased_product(op: Mul | Div, scene: Scene) -> Outcome:
     """(x @ w + b) * c = x @ (c*w) + c*b"""
     outer = None if op.rank is None else scale_shift(op, op.rank - 1)
     if outer is None or not isinstance(outer.x, Add) or outer.x.rank != op.rank:
         return None
     inner = scale_shift(outer.x, outer.axis)
-    product = None if inner is None else _linear(inner.x)
+    product = None if inner is None else linear_op(inner.x)
     if inner is None or not isinstance(product, MatMul):
         return None
     if not scene.single(outer.x) or not scene.single(product):
         return miss("its result is read elsewhere too", product)
-    channels = _channels(product)
+    channels = channels_of(product)
     if channels is None or channels[0] != outer.axis:
         return miss("no scale along the outputs", op)
     if max(outer.scale.size, inner.shift.size) not in (1, channels[1]):
         return miss("it broadcasts the outputs", op)
     weight = product.operands[1]
     assert weight is not None
-    if _is_shared(weight, scene):
+    if is_shared(weight, scene):
         return miss("others read the weight too", weight)
     if op.dtype is None or op.dtype is not weight.dtype:
         return miss("the element types differ", weight)
     shift = inner.shift * outer.scale
     both = ScaleShift(product, outer.axis, outer.scale, shift)
-    return _applied(product, both, channels[1], op.dtype)
+    return applied(product, both, channels[1], op.dtype)
 
 
-def _is_shared(weight: Value, scene: Scene) -> bool:
+def is_shared(weight: Value, scene: Scene) -> bool:
     """True for a large weight that others read as well: two would be kept of it."""
     tensor = weight.constant
     large = tensor is not None and tensor.nbytes > SHARED_LIMIT
@@ -162,7 +162,8 @@ def _is_shared(weight: Value, scene: Scene) -> bool:
 _OVERFLOW = "numbers would overflow, vanish, or take more room than before"
 
 
-def _applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> Outcome:
+def applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> Outcome:
+    """``scale * linear + shift`` along its channels, with both in weight and bias."""
     weight = linear.operands[1]
     if found.scales:
         scaled = _scaled(linear, found.scale)
@@ -195,7 +196,7 @@ def _applied(linear: Linear, found: ScaleShift, outputs: int, dtype: DType) -> O
 
 
 @rule(exact=False)
-@_QUIET
+@QUIET
 def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
     """(s * x + t) @ w + b = x @ (s*w) + (t @ w + b); no shift across a padded border
 
@@ -207,7 +208,7 @@ def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
         return None
     if not isinstance(op, Conv) and not isinstance(inner, BatchNormalization):
         return miss("the gain may end a norm or an activation", inner)
-    linear = _linear(op)
+    linear = linear_op(op)
     if linear is None or not scene.single(inner):
         return None
     if isinstance(op, Gemm) and (op.transA or op.alpha != 1):
@@ -230,7 +231,7 @@ def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
         inputs = shape[1 if isinstance(op, Gemm) and op.transB else -2]
     if not stretches_nothing(inner, found.x):
         return miss("it broadcasts the inputs", inner)
-    if _is_shared(weight, scene):
+    if is_shared(weight, scene):
         return miss("others read the weight too", weight)
     if weight.dtype is None or inner.dtype is not weight.dtype:
         return None
@@ -284,7 +285,7 @@ def _absorbed(
 
 
 @rule(exact=False)
-@_QUIET
+@QUIET
 def after_batch_norm(op: Mul | Add | Div | Sub, scene: Scene) -> Outcome:
     """c * batchnorm(x, s, b) + d = batchnorm(x, c*s, c*b + d)"""
     found = scale_shift(op, 1)
@@ -309,7 +310,7 @@ def after_batch_norm(op: Mul | Add | Div | Sub, scene: Scene) -> Outcome:
 
 
 @rule(exact=False)
-@_QUIET
+@QUIET
 def scale_scale(op: Mul | Add, scene: Scene) -> Outcome:
     """(x * c) * d = x * (c*d), (x + c) + d = x + (c+d)"""
     inner, outer_constant = op.operands

@@ -251,7 +251,7 @@ def slice_of_concat(op: Slice) -> Outcome:
     if not isinstance(joined, Concat) or joined.rank is None or not cuts:
         return None
     axis = axis_of(joined.axis, joined.rank)
-    parts = _segments(joined, axis)
+    parts = segments(joined, axis)
     if parts is None or set(cuts) != {axis} or op.shape is None:
         return None
     start, step = cuts[axis][0], cuts[axis][1]
@@ -262,7 +262,7 @@ def slice_of_concat(op: Slice) -> Outcome:
     return miss("it is not just one of the parts", op)
 
 
-def _segments(op: Concat, axis: int) -> list[tuple[Value, Dim]] | None:
+def segments(op: Concat, axis: int) -> list[tuple[Value, Dim]] | None:
     """The operands of a concatenation and where each begins."""
     at: Dim = 0
     found: list[tuple[Value, Dim]] = []
@@ -404,6 +404,18 @@ def unsqueeze_of_gather(op: Unsqueeze, scene: Scene) -> Outcome:
 
 
 @rule
+def gather_one(op: Gather) -> Outcome:
+    """gather(x, 0) = squeeze(x) where there is no other position"""
+    x, indices = op.operands
+    if x is None or x.shape is None or indices is None or indices.rank != 0:
+        return None
+    axis = axis_of(op.axis, len(x.shape))
+    if not equal(x.shape[axis], 1) or indices.ints not in ((0,), (-1,)):
+        return None
+    return Squeeze(x, _vector(axis))
+
+
+@rule
 def transpose_through(op: Transpose, scene: Scene) -> Outcome:
     """transpose(f(transpose(x, p), c), q) = f(transpose(x, p[q]), transpose(c, q))"""
     f = op.operands[0]
@@ -469,6 +481,7 @@ RULES: tuple[Rule, ...] = (
     pad_nothing,
     gather_all,
     unsqueeze_of_gather,
+    gather_one,
 )
 
 

@@ -1,12 +1,13 @@
-"""Products of one operand with several weights, as one product that is split."""
+"""Products and convolutions of one operand with several weights, as one, split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from graphopt.dims import product
 from graphopt.ir import Graph, Op, Value
-from graphopt.ops import Add, Concat, MatMul, Split
+from graphopt.ops import Add, Concat, Conv, MatMul, Split
 from graphopt.ops.bodies import vector
 from graphopt.pipeline import Pass
 from graphopt.rewrite import Log, substitute
@@ -53,14 +54,51 @@ def _branch(product: MatMul, readers: dict[Value, list[Op]], graph: Graph) -> Br
     return Branch(product, weight, None)
 
 
+def convolutions(graph: Graph, pixels: int) -> Iterator[list[Conv]]:
+    """Convolutions of one value with windows that move alike, and constant weights.
+
+    Of at most ``pixels`` each: splitting a large image costs more than it saves.
+    """
+    found: dict[Hashable, list[Conv]] = {}
+    for op in graph.ops:
+        if not isinstance(op, Conv) or op.group != 1 or op.operands[0] is None:
+            continue
+        weights = op.operands[1:]
+        if any(v is None or v.constant is None for v in weights):
+            continue
+        size = None if op.shape is None else product(op.shape[2:])
+        if not isinstance(size, int) or size > pixels:
+            continue
+        window = weights[0].shape[2:]  # type: ignore[union-attr,index]
+        alike = (window, *sorted((k, v) for k, v in op.attrs.items()), len(weights))
+        found.setdefault((op.operands[0], alike), []).append(op)
+    for group in found.values():
+        if len(group) > 1 and group[0].operands[0].constant is None:  # type: ignore[union-attr]
+            yield group
+
+
+def _convolved(group: Sequence[Conv]) -> dict[Value, Value]:
+    """One convolution with all channels of the group, split again."""
+    weights = [
+        Concat(*[op.operands[i] for op in group], axis=0)
+        for i in range(1, len(group[0].operands))
+    ]
+    made = group[0].with_operands([group[0].operands[0], *weights])
+    widths = [op.operands[1].constant.shape[0] for op in group]  # type: ignore[union-attr]
+    parts = Split(made, vector(*widths), axis=1, outs=len(group)).results
+    return dict(zip(group, parts, strict=True))
+
+
 @dataclass(frozen=True)
 class MergeSiblings(Pass):
-    """Multiply once by all weights that one operand is multiplied with.
+    """Multiply once by all weights that one operand is multiplied or convolved with.
 
     x @ v + b, x @ w + c   -->   split(x @ [v w] + [b c])
+    conv(x, v), conv(x, w) -->   split(conv(x, [v w]))
     """
 
     level = 2
+    pixels: int = 1024
 
     def run(self, graph: Graph, log: Log) -> Graph:
         mapping: dict[Value, Value] = {}
@@ -71,6 +109,9 @@ class MergeSiblings(Pass):
                 continue
             mapping.update(_merged(x, chosen))
             log.fired["merge_siblings"] += 1
+        for convs in convolutions(graph, self.pixels):
+            mapping.update(_convolved(convs))
+            log.fired["merge_convolutions"] += 1
         return substitute(graph, mapping) if mapping else graph
 
 

@@ -7,10 +7,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from equations import const, fires, misses, param
+from equations import const, fires, ints, kinds, misses, param, rewritten
 
 from graphopt.ir import Value
-from graphopt.ops import Cast, CastLike
+from graphopt.ops import (
+    Abs,
+    Add,
+    Cast,
+    CastLike,
+    Clip,
+    Concat,
+    Equal,
+    Exp,
+    Greater,
+    Less,
+    Max,
+    MaxPool,
+    Min,
+    Mul,
+    Relu,
+    Reshape,
+    Transpose,
+    Where,
+)
 from graphopt.passes import casts as c
 from graphopt.types import DType, TensorType
 from graphopt.xp import host
@@ -178,3 +197,80 @@ def test_holds_is_what_a_round_trip_says(wide: DType) -> None:
 def test_constants_are_castable() -> None:
     before = Cast(Cast(const([1.5, -2.5], D.F16), to=D.F32), to=D.I32)
     fires(c.cast_cast, before, Cast(const([1.5, -2.5], D.F16), to=D.I32))
+
+
+WIDE = DType.F32
+
+
+def half(name: str, *shape: int) -> Value:
+    return param(name, *(shape or (4,)), dtype=DType.F16)
+
+
+def up(x: Value) -> Value:
+    return Cast(x, to=WIDE)
+
+
+ISLANDS: list[Any] = [
+    Relu(up(half("x"))),
+    Abs(up(half("x"))),
+    Max(up(half("x")), up(half("y"))),
+    Min(up(half("x")), const(0.5)),
+    Clip(up(half("x")), const(0.0), const(6.0)),
+    Reshape(up(half("x")), ints(2, 2)),
+    Transpose(up(half("m", 2, 3))),
+    Concat(up(half("x")), up(half("y")), axis=0),
+    Where(param("c", 4, dtype=DType.BOOL), up(half("x")), const(-np.inf)),
+    MaxPool(up(half("i", 1, 1, 4, 4)), kernel_shape=(2, 2)),
+]
+
+
+@pytest.mark.parametrize("wide", ISLANDS, ids=lambda op: str(op.kind))
+def test_what_selects_or_moves_is_done_narrow(wide: Any) -> None:
+    """And the way back takes the rest: no cast is left of an island."""
+    done = rewritten(c.widened_late, wide)
+    assert kinds(done) == [wide.kind, "Cast"]
+    round_trip = rewritten(c.RULES, Cast(wide, to=DType.F16))
+    assert kinds(round_trip) == [wide.kind]
+
+
+def test_what_must_be_done_wide() -> None:
+    x, y = half("x"), half("y")
+    for computed in (Add(up(x), up(y)), Exp(up(x)), Mul(up(x), const(2.0))):
+        misses(c.widened_late, computed)
+    misses(c.widened_late, Max(up(x), const(1e-9)), "not all of its numbers")
+    misses(c.widened_late, Max(up(x), const(1e6)), "not all of its numbers")
+    misses(c.widened_late, Max(up(x), param("wide", 4)), "was not narrow")
+    other = param("b", 4, dtype=DType.BF16)
+    misses(c.widened_late, Max(up(x), up(other)), "several types")
+    shared = up(x)
+    misses(c.widened_late, (Relu(shared), Exp(shared)), "read elsewhere")
+    misses(c.widened_late, Relu(Cast(param("d", 4, dtype=DType.F64), to=WIDE)))
+    whole = Cast(param("i", 4, dtype=DType.I32), to=WIDE)
+    misses(c.widened_late, Relu(whole))
+
+
+def test_narrowed_before_it_is_moved() -> None:
+    x = param("w", 2, 3)
+    before = Cast(Transpose(x), to=DType.F16)
+    fires(c.narrowed_early, before, Transpose(Cast(x, to=DType.F16)))
+    misses(c.narrowed_early, Cast(Transpose(half("h", 2, 3)), to=WIDE))
+    joined = Concat(x, param("v", 2, 3), axis=0)
+    misses(c.narrowed_early, Cast(joined, to=DType.F16), "more than one")
+    moved = Transpose(x)
+    misses(c.narrowed_early, (Cast(moved, to=DType.F16), Relu(moved)), "more than one")
+    misses(c.narrowed_early, Cast(Relu(x), to=DType.F16))
+    misses(c.narrowed_early, Cast(Transpose(x), to=DType.I32))
+
+
+@pytest.mark.parametrize("kind", [Equal, Less, Greater])
+def test_compared_as_they_were(kind: Any) -> None:
+    x, y = half("x"), half("y")
+    fires(c.compared_narrow, kind(up(x), up(y)), kind(x, y))
+    fires(c.compared_narrow, kind(up(x), const(0.5)), kind(x, const(0.5, DType.F16)))
+    i = param("i", 4, dtype=DType.I32)
+    long = Cast(i, to=DType.I64)
+    fires(c.compared_narrow, kind(long, ints(7)), kind(i, const([7], DType.I32)))
+    misses(c.compared_narrow, kind(long, ints(1 << 40)), "not all of its numbers")
+    misses(c.compared_narrow, kind(Cast(i, to=DType.F64), const(0.5, DType.F64)))
+    short = param("u", 4, dtype=DType.U8)
+    misses(c.compared_narrow, kind(Cast(short, to=DType.I64), ints(7)))

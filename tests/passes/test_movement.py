@@ -68,6 +68,9 @@ FAR = 2**62
 STEP = param("step", 1, dtype=D.I64)
 PARTS = Split(X, ints(1, 3), axis=2).results
 
+ONE = param("one", N, 1, 4)
+NOUGHT, HIND = (const(i, D.I64) for i in (0, -1))
+
 EQUATIONS: list[tuple[Any, Any, Any]] = [
     (m.transpose_nothing, Transpose(X, perm=(0, 1, 2)), X),
     (m.transpose_nothing, Transpose(ROW), ROW),
@@ -207,6 +210,8 @@ EQUATIONS: list[tuple[Any, Any, Any]] = [
     (m.gather_all, Gather(X, ints(0, 1, 2), axis=1), X),
     (m.gather_all, Gather(X, ints(0, 1, 2, 3), axis=-1), X),
     (m.gather_all, Gather(EMPTY, ints(), axis=0), EMPTY),
+    (m.gather_one, Gather(ONE, NOUGHT, axis=1), Squeeze(ONE, ints(1))),
+    (m.gather_one, Gather(ONE, HIND, axis=-2), Squeeze(ONE, ints(1))),
     (
         m.unsqueeze_of_gather,
         Unsqueeze(Gather(X, const(2, D.I64), axis=1), ints(1)),
@@ -381,6 +386,10 @@ GUARDS: list[tuple[Any, Any, str | None]] = [
     (m.gather_all, Gather(X, ints(0, 1), axis=1), ""),
     (m.gather_all, Gather(DYNAMIC, ints(0, 1), axis=0), ""),
     (m.gather_all, Gather(X, const(np.arange(2).reshape(1, 2), D.I64), axis=0), ""),
+    (m.gather_one, Gather(X, NOUGHT, axis=1), ""),
+    (m.gather_one, Gather(DYNAMIC, NOUGHT, axis=0), ""),
+    (m.gather_one, Gather(ONE, param("i", dtype=D.I64), axis=1), ""),
+    (m.gather_one, Gather(ONE, ints(0), axis=1), ""),
     (
         m.unsqueeze_of_gather,
         Unsqueeze(Gather(X, const(2, D.I64), axis=1), ints(0)),
