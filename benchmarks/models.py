@@ -40,8 +40,8 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=N",
-        help="extent of a symbolic dimension "
-        f"(default: 1 on the first axis, {DEFAULT_EXTENT} elsewhere)",
+        help="extent of a symbolic dimension (default: what the model names as "
+        f"example_dims, else 1 on the first axis, {DEFAULT_EXTENT} elsewhere)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of random inputs")
 
@@ -131,7 +131,9 @@ def interface(model: onnx.ModelProto) -> tuple[list[object], list[object]]:
 def make_inputs(path: Path, dims: Mapping[str, int], seed: int = 0) -> Arrays:
     """Inputs for the model: `test_data_set_0` beside it, else seeded random ones.
 
-    Random integers are 0 or 1 (valid as token, segment and index), masks are ones.
+    Random integers stay below the extents of the weights that they index, or are 0 or
+    1; masks are ones. `dims` go before the extents that the model's own properties name
+    as `example_dims` (`batch=1,seq=128`).
     """
     model = load_graph(path)
     weights = {weight.name for weight in model.graph.initializer}
@@ -143,7 +145,51 @@ def make_inputs(path: Path, dims: Mapping[str, int], seed: int = 0) -> Arrays:
             for index, value in enumerate(values)
         }
     rng = np.random.default_rng(seed)
-    return {value.name: _random_array(value, dims, rng) for value in values}
+    known = {**_example_dims(model), **dims}
+    bounds = _index_bounds(model)
+    return {
+        value.name: _random_array(value, known, bounds.get(value.name, 2), rng)
+        for value in values
+    }
+
+
+def _example_dims(model: onnx.ModelProto) -> dict[str, int]:
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    text = properties.get("example_dims", "")
+    pairs = (part.partition("=") for part in text.split(",") if part)
+    return {name: int(extent) for name, _, extent in pairs}
+
+
+def _index_bounds(model: onnx.ModelProto) -> dict[str, int]:
+    """For what Gather takes from weights by: the least extent that is taken from."""
+    weights = {weight.name: weight.dims for weight in model.graph.initializer}
+    same = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type in ("Cast", "Identity")
+    }
+    found: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type == "Gather" and node.input[0] in weights:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            name = node.input[1]
+            while name in same:
+                name = same[name]
+            extent = weights[node.input[0]][axis]
+            found[name] = min(extent, found.get(name, extent))
+    return found
+
+
+def _extent(name: str, default: int, dims: Mapping[str, int]) -> int:
+    """The extent of a symbolic dimension, which may be a sum as in `past + 1`."""
+    if name in dims:
+        return dims[name]
+    if "+" not in name:
+        return default
+    parts = [part.strip() for part in name.split("+")]
+    return sum(
+        int(part) if part.isdecimal() else dims.get(part, default) for part in parts
+    )
 
 
 def _read_tensor(path: Path) -> np.ndarray[Any, Any]:
@@ -151,7 +197,10 @@ def _read_tensor(path: Path) -> np.ndarray[Any, Any]:
 
 
 def _random_array(
-    value: onnx.ValueInfoProto, dims: Mapping[str, int], rng: np.random.Generator
+    value: onnx.ValueInfoProto,
+    dims: Mapping[str, int],
+    bound: int,
+    rng: np.random.Generator,
 ) -> np.ndarray[Any, Any]:
     if not value.type.HasField("tensor_type"):
         raise ValueError(f"input {value.name} is not a tensor")
@@ -159,14 +208,14 @@ def _random_array(
     for axis, dim in enumerate(value.type.tensor_type.shape.dim):
         default = DEFAULT_EXTENT if axis else 1
         fixed = dim.HasField("dim_value") and dim.dim_value >= 0  # some write -1
-        shape.append(dim.dim_value if fixed else dims.get(dim.dim_param, default))
+        shape.append(dim.dim_value if fixed else _extent(dim.dim_param, default, dims))
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(shape).astype(dtype)
     if np.issubdtype(dtype, np.integer) or dtype == np.bool_:
         if "mask" in value.name:
             return np.ones(shape, dtype)
-        return rng.integers(0, 2, shape).astype(dtype)
+        return rng.integers(0, bound, shape).astype(dtype)
     raise ValueError(f"input {value.name}: no random values of type {dtype}")
 
 

@@ -63,6 +63,12 @@ def counted(ops: Counter[str]) -> tuple[int, int]:
     return ops.total(), ops.total() - ops["Constant"]
 
 
+def graphopt_options(target: str) -> list[str]:
+    """Options for fewest nodes; fusions that do not pay in time are asked for, too."""
+    fuse = [] if target == "onnx" else ["--fuse", "max"]
+    return ["--opset", "keep", *tools.target_options(target), *fuse]
+
+
 def measure(
     tool: str,
     source: Path,
@@ -71,8 +77,8 @@ def measure(
     options: argparse.Namespace,
 ) -> Result:
     """Run one tool on one model and look at what it wrote."""
-    extra = ["--opset", "keep"] if tool == tools.GRAPHOPT else []
-    run = tools.optimize(tool, source, target, extra, options.limit)
+    extra = graphopt_options(options.target) if tool == tools.GRAPHOPT else []
+    run = tools.optimize(tool, source, target, extra, options.limit, options.python)
     result = Result(cpu_seconds=run.cpu_seconds, wall_seconds=run.wall_seconds)
     if run.error:
         return replace(result, error=run.error)
@@ -160,7 +166,7 @@ def losses(results: dict[str, Result], any_interface: bool) -> list[str]:
     peers = [
         result
         for tool, result in results.items()
-        if tool in tools.PEERS and result.competes(any_interface)
+        if tool not in (ORIGINAL, tools.GRAPHOPT) and result.competes(any_interface)
     ]
     if ours is None or not peers:
         return []
@@ -182,6 +188,7 @@ def main() -> int:
     )
     models.add_model_arguments(parser)
     models.add_input_arguments(parser)
+    tools.add_arguments(parser)
     parser.add_argument(
         "--verify", action="store_true", help="run each result in ONNX Runtime"
     )
@@ -196,7 +203,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep the optimized models here")
     parser.add_argument("--json", type=Path, help="write everything measured here")
     options = parser.parse_args()
-    names = tools.installed()
+    names = tools.installed(
+        (tools.GRAPHOPT, *tools.TARGETS[options.target]), options.python
+    )
     if tools.GRAPHOPT not in names:
         print("graphopt is not installed here: peers only")
     report = {}
@@ -205,18 +214,22 @@ def main() -> int:
     width = max(len(name) for name in found)
     columns = [ORIGINAL, *names]
     print("nodes (without Constant)")
-    print(f"{'model':{width}}", *(f"{column:>14}" for column in columns))
+    print(f"{'model':{width}}", *(f"{column:>16}" for column in columns))
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         for name, source in found.items():
             results = measure_model(name, source, names, folder, options)
-            row = (f"{results[column]!s:>14}" for column in columns)
+            row = (f"{results[column]!s:>16}" for column in columns)
             print(f"{name:{width}}", *row, flush=True)
             report[name] = {key: asdict(result) for key, result in results.items()}
             if reasons := losses(results, options.any_interface):
                 lost[name] = reasons
     if options.json:
-        head = {"schema": 1, "versions": tools.versions(names)}
+        head = {
+            "schema": 1,
+            "target": options.target,
+            "versions": tools.versions(names, options.python),
+        }
         options.json.write_text(json.dumps({**head, "models": report}, indent=1))
     for name, reasons in lost.items():
         print(f"graphopt behind on {name}: {'; '.join(reasons)}")

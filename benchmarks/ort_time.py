@@ -23,6 +23,7 @@ import tools
 
 ORIGINAL = "original"
 CONTROL = "control"
+CLOCK = "cpu"
 TOLERANCE = 5e-3
 
 
@@ -51,15 +52,20 @@ def interleaved(
     return samples
 
 
+def graphopt_options(options: argparse.Namespace) -> list[str]:
+    """What graphopt is given beside the files."""
+    return [*tools.target_options(options.target), *options.options.split()]
+
+
 def optimized_models(
     source: Path, names: Sequence[str], folder: Path, options: argparse.Namespace
 ) -> dict[str, Path]:
     """The model as each tool writes it; a tool that fails is said and left out."""
     written = {ORIGINAL: source, CONTROL: source}
     for tool in names:
-        extra = options.options.split() if tool == tools.GRAPHOPT else []
+        extra = graphopt_options(options) if tool == tools.GRAPHOPT else []
         target = folder / tool / "optimized.onnx"
-        run = tools.optimize(tool, source, target, extra, options.limit)
+        run = tools.optimize(tool, source, target, extra, options.limit, options.python)
         if run.error:
             print(f"  {tool}: {run.error}")
         else:
@@ -95,20 +101,21 @@ def measure_model(
     samples = interleaved(calls, options.rounds, options.sample, options.seed)
     result: dict[str, Any] = {}
     for name, seconds in samples.items():
-        ratio = intervals.median_of_ratios(seconds, samples[ORIGINAL])
+        peer, more = None, ""
+        peers = tools.TARGETS[options.target]
+        if name in peers and tools.GRAPHOPT in samples:
+            peer = intervals.median_of_ratios(samples[tools.GRAPHOPT], seconds)
+            more = f"   graphopt to this: {peer}"
+        mark = "" if errors[name] <= TOLERANCE else "!"
+        sides = {CLOCK: seconds}, {CLOCK: samples[ORIGINAL]}
+        found = intervals.shown(mark + name, *sides, more)[CLOCK]
         result[name] = {
-            "seconds": asdict(intervals.median(seconds)),
-            "ratio_to_original": asdict(ratio),
+            "seconds": found["seconds"],
+            "ratio_to_original": found["ratio"],
             "relative_error": errors[name],
         }
-        mark = "" if errors[name] <= TOLERANCE else "!"
-        milliseconds = 1000 * result[name]["seconds"]["value"]
-        print(f"  {mark + name:12} {milliseconds:10.3f} ms   x {ratio}", end="")
-        if name in tools.PEERS and tools.GRAPHOPT in samples:
-            ratio = intervals.median_of_ratios(samples[tools.GRAPHOPT], seconds)
-            result[name]["graphopt_ratio"] = asdict(ratio)
-            print(f"   graphopt to this: {ratio}", end="")
-        print(flush=True)
+        if peer is not None:
+            result[name]["graphopt_ratio"] = asdict(peer)
     return result
 
 
@@ -119,6 +126,7 @@ def main() -> None:
     )
     models.add_model_arguments(parser)
     models.add_input_arguments(parser)
+    tools.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument(
         "--sample", type=float, default=0.02, help="least CPU seconds of one sample"
@@ -131,7 +139,9 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write everything measured here")
     options = parser.parse_args()
-    names = tools.installed()
+    names = tools.installed(
+        (tools.GRAPHOPT, *tools.TARGETS[options.target]), options.python
+    )
     report = {}
     for name, source in models.chosen_models(options).items():
         print(name, flush=True)
@@ -143,7 +153,8 @@ def main() -> None:
     if options.json:
         head = {
             "schema": 1,
-            "versions": tools.versions([*names, "onnxruntime"]),
+            "target": options.target,
+            "versions": tools.versions([*names, "onnxruntime"], options.python),
             "rounds": options.rounds,
         }
         options.json.write_text(json.dumps({**head, "models": report}, indent=1))

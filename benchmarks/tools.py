@@ -3,8 +3,9 @@
 Run as a program, `tools.py IN OUT` is the onnxscript peer, which has no command line.
 """
 
-import importlib.metadata
-import importlib.util
+import argparse
+import functools
+import json
 import os
 import resource
 import shutil
@@ -18,6 +19,14 @@ from pathlib import Path
 
 GRAPHOPT = "graphopt"
 PEERS = ("onnxslim", "onnxsim", "onnxscript")
+ORT_PEERS = {
+    "ort_fusions": "onnxscript",
+    "ort_transformers": "onnxruntime",
+    "ort_extended": "onnxruntime",
+}
+"""Peers whose results only ONNX Runtime can run, and the package of each."""
+TARGETS = {"onnx": PEERS, "ort-cpu": (*PEERS, *ORT_PEERS)}
+"""What a comparison is for, and the peers in it."""
 
 
 @dataclass(frozen=True)
@@ -37,44 +46,92 @@ def graphopt_program() -> str | None:
     return str(beside) if beside.exists() else shutil.which(GRAPHOPT)
 
 
-def installed(names: Sequence[str] = (GRAPHOPT, *PEERS)) -> list[str]:
-    """Those of `names` that can be run here."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what decides which tools are compared, and where the peers are."""
+    parser.add_argument(
+        "--target",
+        choices=tuple(TARGETS),
+        default="onnx",
+        help="what graphopt and its peers optimize for (default: any runtime)",
+    )
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        metavar="PROGRAM",
+        help="the Python that has the peers (default: this one)",
+    )
+
+
+def target_options(target: str) -> list[str]:
+    """What makes graphopt optimize for `target`."""
+    return [] if target == "onnx" else ["--target", target]
+
+
+def installed(
+    names: Sequence[str] = (GRAPHOPT, *PEERS), python: str = sys.executable
+) -> list[str]:
+    """Those of `names` that can be run; `python` has the peers."""
+    have = _peer_versions(tuple(sorted({*PEERS, *ORT_PEERS.values()})), python)
 
     def is_installed(name: str) -> bool:
         if name == GRAPHOPT:
             return graphopt_program() is not None
-        return importlib.util.find_spec(name) is not None
+        return ORT_PEERS.get(name, name) in have
 
     return [name for name in names if is_installed(name)]
 
 
-def versions(names: Sequence[str]) -> dict[str, str]:
-    """The installed version of each package, for the head of a report."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
+def versions(names: Sequence[str], python: str = sys.executable) -> dict[str, str]:
+    """The installed version of each tool's package, for the head of a report."""
+    here = {name for name in names if name not in TARGETS["ort-cpu"]}
+    found: dict[str, str] = {}
+    for side, names_there in ((sys.executable, here), (python, {*names} - here)):
+        packages = {name: ORT_PEERS.get(name, name) for name in names_there}
+        have = _peer_versions(tuple(packages.values()), side)
+        found |= {name: have.get(packages[name], "unknown") for name in packages}
+    return {name: found[name] for name in names}
+
+
+@functools.cache
+def _peer_versions(packages: tuple[str, ...], python: str) -> dict[str, str]:
+    """The version of each package that `python` has."""
+    program = (
+        "import importlib.metadata as m, json, sys; "
+        "names = {d.metadata['Name'].lower(): d.version for d in m.distributions()}; "
+        "print(json.dumps({n: names[n] for n in sys.argv[1:] if n in names}))"
+    )
+    said = subprocess.run(
+        [python, "-P", "-c", program, *packages],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, str] = json.loads(said.stdout)
     return found
 
 
 def command(
-    tool: str, source: Path, target: Path, options: Sequence[str] = ()
+    tool: str,
+    source: Path,
+    target: Path,
+    options: Sequence[str] = (),
+    python: str = sys.executable,
 ) -> list[str]:
     """The command line by which `tool` turns `source` into `target`.
 
-    Peers run with their defaults; `options` are added for any tool.
+    Peers run with their defaults, in `python`; `options` are added for any tool.
     """
-    python = [sys.executable, "-P"]
     files = [str(source), str(target)]
     if tool == GRAPHOPT:
         program = graphopt_program() or GRAPHOPT
         fixed = ["-o", files[1], "-f", "-q", "--check", "off"]
         return [program, "optimize", files[0], *fixed, *options]
+    if tool in ORT_PEERS:
+        program = str(Path(__file__).with_name("ort_peers.py"))
+        return [python, program, tool, *files, *options]
     if tool == "onnxscript":
-        return [*python, __file__, *files, *options]
-    return [*python, "-m", tool, *files, *options]
+        return [python, "-P", __file__, *files, *options]
+    return [python, "-P", "-m", tool, *files, *options]
 
 
 def optimize(
@@ -83,6 +140,7 @@ def optimize(
     target: Path,
     options: Sequence[str] = (),
     limit_s: float = 600,
+    python: str = sys.executable,
 ) -> Run:
     """Run `tool` on `source` in a child, within `limit_s` seconds of wall time.
 
@@ -92,7 +150,7 @@ def optimize(
     target.unlink(missing_ok=True)
     cpu, wall = _children_cpu_seconds(), time.perf_counter()
     child = subprocess.Popen(
-        command(tool, source, target, options),
+        command(tool, source, target, options, python),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

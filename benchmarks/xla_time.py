@@ -22,7 +22,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -240,13 +240,17 @@ def measure_model(source: Path, options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"relative_error": errors}
     runs = running(loaded, options)
     result["run"] = {
-        name: shown(f"{mark(errors.get(name, 0))}{name}", samples, runs.get(BY_HAND))
+        name: intervals.shown(
+            mark(errors.get(name, 0)) + name, samples, runs.get(BY_HAND)
+        )
         for name, samples in runs.items()
     }
     compiled = compiling(load, options)
     result["compilation"] = {
         name: {
-            stage: shown(f"{name}, {stage}", samples, compiled.get(PEER, {}).get(stage))
+            stage: intervals.shown(
+                f"{name}, {stage}", samples, compiled.get(PEER, {}).get(stage)
+            )
             for stage, samples in stages.items()
         }
         for name, stages in compiled.items()
@@ -257,21 +261,6 @@ def measure_model(source: Path, options: argparse.Namespace) -> dict[str, Any]:
 def mark(error: float) -> str:
     """What stands before the name of a side that computes something else."""
     return "" if error < TOLERANCE else "!"
-
-
-def shown(name: str, samples: Samples, base: Samples | None) -> dict[str, Any]:
-    """Medians of the seconds, and of the ratios to `base`: printed, and for JSON."""
-    result: dict[str, Any] = {}
-    print(f"  {name:30}", end="")
-    for clock, values in samples.items():
-        result[clock] = {"seconds": asdict(intervals.median(values))}
-        print(f"  {clock} {1000 * result[clock]['seconds']['value']:9.2f} ms", end="")
-        if base is not None:
-            ratio = intervals.median_of_ratios(values, base[clock])
-            result[clock]["ratio"] = asdict(ratio)
-            print(f" x {ratio}", end="")
-    print(flush=True)
-    return result
 
 
 def main() -> None:

@@ -43,7 +43,10 @@ if TYPE_CHECKING:
         Op as Op,
         Value as Value,
     )
-    from .lowering import to_jax as to_jax
+    from .lowering import (
+        session as session,
+        to_jax as to_jax,
+    )
     from .pipeline import (
         Pass as Pass,
         Pipeline as Pipeline,
@@ -73,7 +76,7 @@ _HOME = {
     ),
     "importer": ("load",),
     "ir": ("Graph", "Op", "Value"),
-    "lowering": ("to_jax",),
+    "lowering": ("session", "to_jax"),
     "pipeline": ("Pass", "Pipeline", "RulePass"),
     "rewrite": ("Miss", "Outcome", "Rule", "miss", "rule"),
 }

@@ -12,6 +12,7 @@ import numpy as np
 
 from .check import MEMORY, SLACK
 from .check.tolerance import Runs, compare, units
+from .debug import timed
 from .errors import BackendMissing, GraphoptError
 from .feeds import bind
 from .inputs import bindings, random_inputs
@@ -62,7 +63,8 @@ def try_out(
         inputs = feed.arrays(graph)
     except GraphoptError as error:
         return Trial(RUNTIME, None, note=str(error))
-    before, after = run([original, candidate], inputs, SECONDS)
+    with timed(f"running both in {RUNTIME}"):
+        before, after = run([original, candidate], inputs, SECONDS)
     if before.outputs is None:
         return Trial(RUNTIME, None, note=f"of the original: {before.error}")
     if after.outputs is None:
@@ -85,13 +87,15 @@ def try_program(graph: Graph, program: Executable, feeds: Iterable[Feed]) -> Tri
     for feed in feeds:
         try:
             inputs = feed.arrays(graph)
-            ours = _reference(graph, inputs, "native", deadline)
-            truths = _reference(graph, inputs, "float64", deadline)
+            with timed("running the original in the reference"):
+                ours = _reference(graph, inputs, "native", deadline)
+                truths = _reference(graph, inputs, "float64", deadline)
         except GraphoptError as error:
             reason = reason or str(error)
             continue
         try:
-            made = program(inputs)
+            with timed("compiling and running the program"):
+                made = program(inputs)
         except GraphoptError as error:
             return Trial(XLA, False, note=f"of the result only: {error}")
         outputs = dict(zip(graph.output_names, ours, strict=True))

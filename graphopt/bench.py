@@ -26,7 +26,7 @@ LEAST_SECONDS: Final = 0.005
 
 RESAMPLES: Final = 2000
 
-_DEVICES: Final = ("xla-cuda", "xla-tpu")
+_DEVICES: Final = ("ort-cuda", "xla-cuda", "xla-tpu")
 """Targets whose work is not done by this process's CPUs."""
 
 _THREADED: Final = "ort-cpu"
@@ -38,11 +38,13 @@ class Timing:
     """Seconds of one run, the median; and ``ratio`` to the first model.
 
     They are CPU seconds, of all threads; see `clock_of` for targets that are no CPU.
-    ``low`` and ``high`` bound the median of the ratios with 95 % (bootstrap).
+    ``wall`` are seconds on the clock, which other processes can lengthen. ``low`` and
+    ``high`` bound the median of the ratios with 95 % (bootstrap).
     """
 
     model: str
     seconds: float
+    wall: float
     ratio: float
     low: float
     high: float
@@ -68,14 +70,16 @@ def measure(
     threads, clock = threads_of(target, threads), _CLOCKS[clock_of(target)]
     executables = [_open(target, precision, model, threads) for model in models]
     repeats = [_repeats(executable, inputs, clock) for executable in executables]
-    samples = np.zeros((rounds, len(models)))
+    samples, walls = np.zeros((2, rounds, len(models)))
     order = list(range(len(models)))
     shuffle = random.Random(seed).shuffle
     for turn in range(rounds):
         progress(f"round {turn + 1} of {rounds}")
         shuffle(order)
         for i in order:
+            began = time.perf_counter()
             samples[turn, i] = _sample(executables[i], inputs, repeats[i], clock)
+            walls[turn, i] = (time.perf_counter() - began) / repeats[i]
     picks = np.random.default_rng(seed).integers(0, rounds, (RESAMPLES, rounds))
     timings = []
     for i, model in enumerate(models):
@@ -85,6 +89,7 @@ def measure(
             Timing(
                 os.fspath(model),
                 float(np.median(samples[:, i])),
+                float(np.median(walls[:, i])),
                 float(np.median(ratios)),
                 float(low),
                 float(high),

@@ -1,15 +1,16 @@
 """One ladder of five steps for whoever debugs.
 
-1 passes and their times, 2 the graph after each pass, 3 each rewrite, 4 each rule that
-missed and why, 5 what was lowered. ``GRAPHOPT_DEBUG=3``, ``-vvv`` on the command line
-and ``with graphopt.debug(3):`` are the same. ``GRAPHOPT_DUMP=dir`` writes the graph
-before and after each pass to numbered files.
+1 passes, phases and their times, 2 the graph after each pass, 3 each rewrite, 4 each
+rule that missed and why, 5 what was lowered. ``GRAPHOPT_DEBUG=3``, ``-vvv`` on the
+command line and ``with graphopt.debug(3):`` are the same. ``GRAPHOPT_DUMP=dir`` writes
+the graph before and after each pass to numbered files.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -52,6 +53,16 @@ def say(step: int, text: str) -> None:
     """Print ``text`` to stderr where at least ``step`` is on."""
     if _level.get() >= step:
         print(text, file=sys.stderr)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print the wall time of a phase, from step 1 on."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        say(1, f"{what}: {time.perf_counter() - began:.3f} s")
 
 
 def dump_folder() -> Path | None:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from .bisect import Culprit, culprit
-from .debug import verifies
+from .debug import timed, verifies
 from .errors import CheckFailed, UsageError, nearest
 from .explain import misses
 from .exporter import Wanted, choose_opset
 from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
-from .lowering import Executable, find as find_target
-from .lowering.xla.platforms import PLATFORMS, precision_of
+from .lowering import Executable, find as find_target, known_targets
+from .lowering.xla.platforms import PLATFORMS as PLATFORMS, precision_of
 from .ops.schema import LATEST
 from .passes import ALL
 from .pipeline import Pass, Pipeline
@@ -48,8 +48,8 @@ Fuse: TypeAlias = Literal["auto", "max"]
 LEVELS: Final = (0, 1, 2)
 """0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
 
-GROWTH: Final = (1 << 16, 0.01)
-"""Weights may grow by so many bytes, or by that share, for the ops that it saves."""
+GROWTH: Final = (1 << 16, 0.01, 1 << 10)
+"""Weights may grow by so many bytes, by that share, or so many for each op saved."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,15 @@ class Checking:
         """The comparison of two graphs."""
         from .check import check  # with all that runs a graph: only where one is run
 
-        return check(
-            before,
-            after,
-            mode=self.mode,
-            inputs=self.inputs,
-            seed=self.seed,
-            declared=True,
-        )
+        with timed("comparing with the original"):
+            return check(
+                before,
+                after,
+                mode=self.mode,
+                inputs=self.inputs,
+                seed=self.seed,
+                declared=True,
+            )
 
 
 @dataclass(frozen=True)
@@ -249,14 +250,14 @@ def improve(
 ) -> Result:
     """What `optimize` does, but for the check."""
     began = time.process_time()
-    if target not in TARGETS:
-        raise UsageError(f"unknown target {target!r}{nearest(target, TARGETS)}")
+    require_target(target)
     if target in PLATFORMS:
         precision_of(target, precision)  # which says what is wrong with it
     elif precision is not None:
         raise UsageError("a precision is of programs for XLA; models state their own")
     origin = None if isinstance(source, Graph) else Path(source)
-    given = source if isinstance(source, Graph) else load(source)
+    with timed("import"):
+        given = source if isinstance(source, Graph) else load(source)
     # For what was just read, all other rules hold.
     verify(given, only=None if given is source else (element_types,))
     special = specialize(frozen(given) if freeze else given, dims, input_shapes)
@@ -268,7 +269,16 @@ def improve(
     if special.freed and checking.wanted:
         notes.append(_tried(given, special, checking.seed))
     start = with_opset(original, opset)
-    graph, records = pipeline.run(start, verify=verify if verifies() else None)
+    with timed("passes"):
+        graph, records = pipeline.run(start, verify=verify if verifies() else None)
+    never = (*special.forbidden, *(why for record in records for why in record.never))
+    if never and target == "onnx" and original is not given:
+        raise UsageError(
+            f"with these dims one branch cannot run: {never[0]}; ONNX Runtime refuses"
+            " such a model, whichever branch is taken: leave the dim symbolic, or write"
+            " for an XLA target with --inputs (inputs=… in Python) that take the other"
+        )
+    notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
     if worse := reason_to_keep(start, graph):
         graph = start
         notes.append(f"kept the original: {worse}")
@@ -300,6 +310,12 @@ def improve(
         opset,
         precision,
     )
+
+
+def require_target(target: str) -> None:
+    """Raises UsageError for what `optimize` cannot write for."""
+    if target not in TARGETS:
+        raise UsageError(f"unknown target {target!r}{known_targets(target, TARGETS)}")
 
 
 def _said_of_equals(given: Graph) -> list[str]:
@@ -421,8 +437,9 @@ def reason_to_keep(before: Graph, after: Graph) -> str:
     if ops.after > ops.before:
         return f"the result has more ops ({ops})"
     weights = Change(weight_bytes(before), weight_bytes(after))
-    bytes_, share = GROWTH
-    if weights.after > weights.before + max(bytes_, share * weights.before):
+    bytes_, share, each = GROWTH
+    saved = each * (ops.before - ops.after)
+    if weights.after > weights.before + max(bytes_, share * weights.before, saved):
         return f"the result has more bytes of weights ({weights})"
     return ""
 

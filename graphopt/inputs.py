@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -198,8 +199,12 @@ def _integers(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator) ->
 # --- sizes --------------------------------------------------------------------------
 
 
-def bindings(graph: Graph) -> Iterator[Sizes]:
+def bindings(
+    graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Sizes]:
     """Sizes for all symbols of the inputs, in the order in which to try them.
+
+    Those in ``fixed`` have one size.
 
     A model may have been exported for one size and hide it: whoever tries goes on until
     it runs. The first ones tell batch from length and odd from even; later ones are
@@ -218,20 +223,23 @@ def bindings(graph: Graph) -> Iterator[Sizes]:
         first, image, rest, rank = plan
         sizes = dict.fromkeys(batch, first) | dict.fromkeys(images, image)
         sizes |= dict(zip(others, rest, strict=True)) | dict.fromkeys(ranks, rank)
-        sizes |= _derived(sizes)
+        sizes |= fixed
+        sizes |= {**_derived(sizes), **fixed}
         key = tuple(sizes[name] for name in names)
         if key not in seen:
             seen.add(key)
             yield {name: sizes[name] for name in names}
 
 
-def neighbours(graph: Graph, sizes: Sizes) -> Iterator[Sizes]:
+def neighbours(
+    graph: Graph, sizes: Sizes, fixed: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Sizes]:
     """Sizes near those on which a model runs: another batch, then other lengths."""
-    names = _symbols(graph)
+    names = {n: kind for n, kind in _symbols(graph).items() if n not in fixed}
     for kinds in (("batch",), ("image", "")):
         changed = {n: sizes[n] + 1 for n in names if names[n] in kinds}
         if changed:
-            yield {**sizes, **changed, **_derived({**sizes, **changed})}
+            yield {**sizes, **changed, **_derived({**sizes, **changed}), **fixed}
 
 
 def _plans(

@@ -22,6 +22,7 @@ from .files import refuse_special
 from .importer import load
 from .interface import SUFFIX, is_program, read_interface
 from .ir import Graph
+from .lowering.ort.recipe import recipe_path
 from .plan import annotated
 from .report import Change, Trial, check_to_json
 
@@ -75,7 +76,7 @@ def check_destination(
         raise UsageError(f"cannot write {path}: its folder is read-only")
     if source is not None and same_file(path, source):
         raise UsageError(f"cannot write {path}: it is the input")
-    files = [path, weights_path(path)] if data else [path]
+    files = [path, *beside(path)] if data else [path]
     _refuse_other(path, files, outputs, "is written, too")
     there = [file for file in files if file.exists()]
     if there:
@@ -97,6 +98,11 @@ def weights_path(path: Path) -> Path:
     return path.with_suffix(".safetensors") if is_program(path) else data_path(path)
 
 
+def beside(path: Path) -> list[Path]:
+    """What may be written with a model or program: its weights, its session recipe."""
+    return [weights_path(path), *([] if is_program(path) else [recipe_path(path)])]
+
+
 def put_in_place(
     result: Result, path: Path, *, weights: Weights, overwrite: bool
 ) -> Result:
@@ -116,6 +122,10 @@ def put_in_place(
 
     def write(to: Path) -> None:
         save(graph, to, opset=result.opset, weights=weights, folder=folder)
+        if result.report.target.startswith("ort-"):
+            from .lowering.ort.advice import recipe  # only for that runtime
+
+            recipe(graph, result.report.target).save(to)
         if shares and weights_path(to).exists():
             raise UsageError(
                 "not all weights are in files that can be shared; write them with"
@@ -152,7 +162,7 @@ def place(
                 kept = free_name(path)
                 write(kept)
                 raise Rejected(error, kept, getattr(error, "check", None)) from None
-        written = [file for file in (weights_path(staged), staged) if file.exists()]
+        written = [file for file in (*beside(staged), staged) if file.exists()]
         size = sum(file.stat().st_size for file in written)
         replace(written, path)
     report = dataclasses.replace(

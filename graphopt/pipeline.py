@@ -83,7 +83,8 @@ class PassRecord:
     """What one pass did to the graph, over all the times it ran.
 
     ``ops_after - ops_before`` is the net effect of all its runs; ``ops_before`` is the
-    count when it ran first. Over a pipeline the effects add up to the whole.
+    count when it ran first. Over a pipeline the effects add up to the whole. ``never``
+    says of bodies that cannot run which ones they are, and why.
     """
 
     name: str
@@ -91,6 +92,7 @@ class PassRecord:
     ops_after: int
     seconds: float
     fired: Mapping[str, int] = field(default_factory=dict)
+    never: tuple[str, ...] = ()
 
 
 Observer = Callable[[Pass, Graph, Graph], None]
@@ -192,13 +194,15 @@ def _added(
     log: Log,
 ) -> PassRecord:
     if old is None:
-        return PassRecord(str(pass_), before, after, seconds, dict(log.fired))
+        fired, never = dict(log.fired), tuple(log.never)
+        return PassRecord(str(pass_), before, after, seconds, fired, never)
     return PassRecord(
         old.name,
         old.ops_before,
         old.ops_after + after - before,
         old.seconds + seconds,
         dict(Counter(old.fired) + log.fired),
+        (*old.never, *log.never),
     )
 
 

@@ -23,6 +23,7 @@ from .feeds import bind
 from .ir import Graph, Op, Parameter, Value
 from .ops.constant import Constant
 from .ops.conversion import Cast, CastLike
+from .ops.opaque import Opaque
 from .ops.structured import Composite, Computed
 from .types import DType, TensorType, Type
 from .weights import Tensor
@@ -230,10 +231,12 @@ class Evaluator:
         """The results of one op on arrays. Call it within ``xp.scope()``."""
         if isinstance(op, Constant):
             return (self._constant(op.tensor),)
-        if not op.deterministic and self.seed is None:
-            raise NoReference(f"{op.label} is random or opaque")
+        if isinstance(op, Opaque):
+            raise op.no_reference()
         if not isinstance(op, Computed):
             raise NoReference(f"no reference for {op.label}")
+        if not op.deterministic and self.seed is None:
+            raise NoReference(f"{op.label} is random, and no seed is given")
         if self.limit_bytes is not None:
             self._afford(op, operands)
         try:
@@ -245,7 +248,7 @@ class Evaluator:
             if isinstance(op, Composite) and not computed:
                 return self._expand(op, operands)
             if not computed:
-                raise NoReference(f"no reference for {op.label}")
+                raise NoReference(f"no reference for {op.label}, only its types")
             return self._finished(op, self._compute(op, operands))
         except _MISTAKES as error:
             if isinstance(error, NoReference):

@@ -234,7 +234,7 @@ def check_lines(check: CheckResult | None) -> Iterator[str]:
             yield line
     if unchecked > UNCHECKED:
         more = unchecked - UNCHECKED
-        yield f"  nor were {more} more ops and outputs (--json has all)"
+        yield f"  nor were {more} more kinds of ops, or outputs (--json has all)"
 
 
 def trial_line(trial: Trial) -> str:

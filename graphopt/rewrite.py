@@ -29,6 +29,7 @@ from .debug import verifies
 from .errors import GraphoptError, TypeMismatch
 from .exporter.spelled import can_say
 from .ir import Graph, Op, Value, forward
+from .provenance import place
 from .versions import spelling
 
 
@@ -103,9 +104,11 @@ class Log:
     """What a rewrite did: rules fired, and on request each firing and each miss.
 
     After ``limit`` firings no rule fires any more, so that a wrong one can be found.
+    ``never`` says of bodies that cannot run which ones they are, and why.
     """
 
     fired: Counter[str] = field(default_factory=Counter)
+    never: dict[str, None] = field(default_factory=dict)
     limit: int | None = None
     on_fire: Callable[[Rule, Op, Sequence[Value]], None] | None = None
     on_miss: Callable[[Rule, Op, Miss], None] | None = None
@@ -228,6 +231,10 @@ def _table(rules: Iterable[Rule]) -> _Table:
     return of
 
 
+class _IllTyped(TypeMismatch):
+    """An op on operands that it cannot have: what holds it is never run."""
+
+
 class _Sweep:
     """One pass over a graph: each op is rebuilt on new operands, then tried.
 
@@ -340,15 +347,37 @@ class _Sweep:
     def rebuilt(self, op: Op) -> Op:
         new = self.new
         operands = tuple([None if v is None else new.get(v, v) for v in op.operands])
-        if not op.bodies:
-            return op if operands == op.operands else op.with_operands(operands)
-        bodies = tuple([self.body(b) for b in op.bodies])
+        bodies = op.bodies and self.bodies(op)
         if operands == op.operands and all(map(operator.is_, bodies, op.bodies)):
             return op
-        return op.copy(operands=operands, bodies=bodies)
+        try:
+            return op.copy(operands=operands, bodies=bodies)
+        except TypeMismatch as error:
+            raise _IllTyped(error.message) from error
 
-    def body(self, graph: Graph) -> Graph:
-        return _Sweep(graph, self.table, self.log, self.fuel, self.scene).run()
+    def bodies(self, op: Op) -> tuple[Graph, ...]:
+        """The bodies after one sweep; as it was where one turns out to be never run.
+
+        So is a branch for other sizes, once those of the model are known. Raises
+        _IllTyped where no branch is left.
+        """
+        log, made = self.log, list[Graph]()
+        reasons: dict[str, None] = {}
+        for index, body in enumerate(op.bodies):
+            before = log.fired.copy(), log.never.copy()
+            try:
+                made.append(_Sweep(body, self.table, log, self.fuel, self.scene).run())
+            except _IllTyped as error:
+                if len(reasons) == len(op.bodies) - 1 > 0:
+                    raise
+                log.fired, log.never = before
+                names = getattr(op, "written", ())  # in ONNX, of a Control
+                what = names[index].replace("_", " ") if names else "body"
+                where = place(self.graph.replace(sources=self.sources), op)
+                reasons[f"the {what} of the {where}: {error.message}"] = None
+                made.append(body)
+        log.never.update(reasons)
+        return tuple(made)
 
     def fire(self, op: Op) -> Sequence[Value] | None:
         """What the first rule that fires on ``op`` makes of its results."""

@@ -19,6 +19,7 @@ from .errors import TypeMismatch, UsageError, nearest
 from .ir import Graph, Op, Parameter, Value, rebuild
 from .ops import Constant, Reshape, Scan
 from .ops.body_types import unstacked
+from .ops.control import If
 from .provenance import place
 from .types import OptionalType, SequenceType, SparseType, TensorType, Type
 from .weights import Tensor
@@ -30,13 +31,15 @@ class Specialized:
 
     ``followed`` names the Reshapes whose baked dims were made to follow. ``resized``
     is true where a baked dim was given another extent: inputs no longer fit the old
-    model.
+    model. ``forbidden`` says of each branch that these dims forbid, and that keeps its
+    own, which one it is and why.
     """
 
     graph: Graph
     resized: bool = False
     freed: Mapping[str, int] = field(default_factory=dict)
     followed: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
 
 
 def specialize(
@@ -48,7 +51,8 @@ def specialize(
 
     ``dims_`` maps a symbol or an axis to a size or a new symbol: ``{"batch": 8}``,
     ``{"x:0": "batch"}``. ``input_shapes`` gives all dims of an input at once. Raises
-    UsageError for what is not there, and where an op forbids it, which it names.
+    UsageError for what is not there, and where an op forbids it, which it names. A
+    branch that forbids it keeps its dims where the other one does not: it is not taken.
     """
     request = _Request(graph)
     for name, shape in (input_shapes or {}).items():
@@ -115,6 +119,10 @@ def _size_or_name(text: str, whole: str) -> int | str:
     return text
 
 
+class _Impossible(UsageError):
+    """The dims that were asked for do not fit an op."""
+
+
 class _Request:
     """What is to become of the parameters' types, put together and then carried out."""
 
@@ -125,6 +133,7 @@ class _Request:
         self.freed: dict[str, int] = {}
         self.resized = False
         self.followed: list[str] = []
+        self.forbidden: list[str] = []
         self.symbols = symbols_of(graph)
 
     def bind(self, name: str, value: int | str) -> None:
@@ -212,6 +221,7 @@ class _Request:
             self.resized,
             self.freed,
             tuple(self.followed),
+            tuple(self.forbidden),
         )
 
     def settled(self, type_: Type) -> Type:
@@ -227,15 +237,52 @@ class _Request:
         def build(op: Op, operands: tuple[Value | None, ...]) -> Op:
             try:
                 operands = self.following(graph, op, operands)
-                bodies = [self.body(op, body, operands) for body in op.bodies]
+                bodies = self.bodies(graph, op, operands)
                 return op.copy(operands=operands, bodies=bodies)
             except TypeMismatch as error:
-                raise UsageError(
+                raise _Impossible(
                     f"these dims are impossible: {error.message}",
                     where=place(graph, op),
                 ) from None
 
         return rebuild(graph, build, dict(fresh)).replace(inputs=fresh.values())
+
+    def bodies(
+        self, graph: Graph, op: Op, operands: Sequence[Value | None]
+    ) -> list[Graph]:
+        """The bodies; a branch that the dims forbid as it was, if the other fits.
+
+        One that is surely not taken becomes the other. Where baked dims change, no
+        branch can stay as it was. Raises _Impossible.
+        """
+        if not isinstance(op, If) or self.freed or self.resized:
+            return [self.body(op, body, operands) for body in op.bodies]
+        made: list[Graph] = []
+        reasons: dict[int, UsageError] = {}
+        for index, body in enumerate(op.bodies):
+            followed, forbidden = len(self.followed), len(self.forbidden)
+            try:
+                made.append(self.body(op, body, operands))
+            except _Impossible as error:
+                del self.followed[followed:], self.forbidden[forbidden:]
+                reasons[index] = error
+                made.append(body)
+        if not reasons:
+            return made
+        taken = _taken(operands[0])
+        if taken is not None:
+            if taken in reasons:
+                raise reasons[taken]
+            return [made[taken]] * 2
+        if len(reasons) == 2:
+            raise _Impossible(
+                f"both branches forbid these dims: {reasons[0]}; {reasons[1]}",
+                where=place(graph, op),
+            )
+        for index, reason in reasons.items():
+            branch = op.body_names[index].replace("_", " ")
+            self.forbidden.append(f"the {branch} of the {place(graph, op)}: {reason}")
+        return made
 
     def body(self, op: Op, body: Graph, operands: Sequence[Value | None]) -> Graph:
         """A body whose parameters have the types of what they stand for."""
@@ -269,6 +316,14 @@ class _Request:
             return operands
         self.followed.append(place(graph, op))
         return x, Constant(Tensor.of(list(dims_)))
+
+
+def _taken(cond: Value | None) -> int | None:
+    """The branch that a condition takes, where it is known."""
+    known = None if cond is None else cond.contents
+    if known is None or known.size != 1 or not isinstance(known.item(), int):
+        return None
+    return 0 if known.item() else 1
 
 
 def _following(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import (
     TYPE_CHECKING,
@@ -31,6 +32,8 @@ from .xla.platforms import PLATFORMS, precision_of
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from .ort.recipe import Recipe
+    from .ort.session import Session
     from .xla.function import Function
     from .xla.report import Examined
     from .xla.serialized import Program as Program
@@ -86,14 +89,41 @@ class Target(Protocol):
 _MODULES: Final = {
     "reference": ".reference",
     "ort-cpu": ".ort.target",
+    "ort-cuda": ".ort.target",
     "xla-cpu": ".xla.target",
     "xla-cuda": ".xla.target",
     "xla-tpu": ".xla.target",
 }
+_DEVICES: Final = ("ort-cuda", "xla-tpu")
+"""Targets whose devices one may choose from, after a colon."""
+_PRECISIONS: Final = ("ort-cuda", "xla-cpu", "xla-cuda", "xla-tpu")
+"""Targets whose float32 products may be rounded, unless "fp32" forbids it."""
 _PACKAGES: Final = ("jax", "jaxlib", "flatbuffers", "safetensors")
 
 targets: Final = tuple(_MODULES)
 """The names of all targets that can run a model."""
+
+_ALSO_CALLED: Final = {
+    "cuda": "xla-cuda",
+    "gpu": "xla-cuda",
+    "xla-gpu": "xla-cuda",
+    "jax": "xla-cpu",
+    "xla": "xla-cpu",
+    "tpu": "xla-tpu",
+    "numpy": "reference",
+    "ort": "ort-cpu",
+    "onnxruntime": "ort-cpu",
+}
+"""What people call some targets elsewhere."""
+
+
+def known_targets(name: str, known: Collection[str] = targets) -> str:
+    """``; did you mean 'xla-cuda'? Targets are …`` for a name that is none of them."""
+    kind = name.partition(":")[0]
+    meant = kind if kind in known else _ALSO_CALLED.get(kind)
+    near = nearest(kind, known) if meant not in known else f"; did you mean {meant!r}?"
+    near = near if near.endswith("?") else ""
+    return f"{near}{' Targets' if near else '; targets'} are {', '.join(known)}"
 
 
 @runtime_checkable
@@ -119,21 +149,46 @@ class Compiler(Target, Protocol):
 def find(name: str, precision: str | None = None) -> Target:
     """The target of that name, ``kind`` or ``kind:device``.
 
-    ``precision`` of float32 products is "fp32", or what a target of XLA does by itself.
+    ``precision`` of float32 products is "fp32", or what a target does by itself.
     Raises UsageError for what is not known, BackendMissing where what the target is
     made with is not installed.
     """
     kind, _, device = name.partition(":")
     if kind not in _MODULES:
-        raise UsageError(f"unknown target {kind!r}{nearest(kind, targets)}")
-    if device and kind != "xla-tpu":
+        raise UsageError(f"unknown target {kind!r}{known_targets(kind)}")
+    if device and kind not in _DEVICES:
         raise UsageError(f"the target {kind} has no devices to choose from")
-    choice = [precision] if kind.startswith("xla-") else []
-    if precision is not None and not choice:
-        raise UsageError(f"{kind} has one precision; XLA's targets let you choose")
+    if precision is not None and kind not in _PRECISIONS:
+        raise UsageError(f"{kind} has one precision; {', '.join(_PRECISIONS)} have two")
+    choice = [precision] if kind in _PRECISIONS else []
     module = _module(_MODULES[kind], "tpu" if kind == "xla-tpu" else "jax")
     target: Target = module.target(kind, device, *choice)
     return target
+
+
+def session(
+    path: str | os.PathLike[str],
+    *,
+    recipe: Recipe | str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    threads: int = 0,
+) -> Session:
+    """A model file, opened in ONNX Runtime as the recipe beside it says.
+
+    ``session(path)(x=array)["y"]`` runs it; `Session.session` is ONNX Runtime's own
+    object. Without a recipe, ``MODEL.session.json``, it is opened on the CPU with the
+    runtime's defaults. ``recipe`` is another one, or its path. Nodes that run on the
+    CPU though the recipe names CUDA give a warning; with ``strict``, BackendMissing.
+    Raises BackendMissing, UnsupportedModel, UsageError.
+    """
+    from .ort.recipe import Recipe
+    from .ort.session import Session
+
+    if recipe is None:
+        recipe = Recipe.beside(path)
+    elif not isinstance(recipe, Recipe):
+        recipe = Recipe.from_json(Path(recipe).read_bytes(), os.fspath(recipe))
+    return Session(path, recipe=recipe, strict=strict, threads=threads)
 
 
 def to_jax(
@@ -171,7 +226,9 @@ def to_program(
     `graphopt.lowering.xla.export`. Raises UsageError, BackendMissing without JAX.
     """
     if target not in PLATFORMS:
-        raise UsageError(f"no programs for {target!r}{nearest(target, PLATFORMS)}")
+        raise UsageError(
+            f"no programs for {target!r}{known_targets(target, PLATFORMS)}"
+        )
     made: Program = exporting().export(
         graph,
         PLATFORMS[target],

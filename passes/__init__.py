@@ -16,9 +16,15 @@ from .merge_constants import MergeConstants
 from .movement import Movement
 from .padding import Padding
 from .positions import PositionMath
+from .raise_activations import RaiseActivations
 from .raise_attention import RaiseAttention
 from .raise_gelu import RaiseGelu
+from .raise_group_norms import RaiseGroupNorms
 from .raise_norms import RaiseNorms
+from .raise_rectifiers import RaiseRectifiers
+from .raise_rotary import RaiseRotary
+from .raise_shuffles import RaiseShuffles
+from .raise_softmax import RaiseSoftmax
 from .reductions import Reductions
 from .regions import Regions
 from .sequences import Sequences
@@ -37,9 +43,15 @@ ALL: tuple[type[Pass], ...] = (
     Padding,
     FoldAffine,
     Gemms,
+    RaiseGroupNorms,
     RaiseNorms,
     RaiseGelu,
+    RaiseRectifiers,
+    RaiseActivations,
+    RaiseSoftmax,
+    RaiseRotary,
     RaiseAttention,
+    RaiseShuffles,
     PositionMath,
     Factor,
     Reductions,

@@ -123,6 +123,35 @@ def after_linear(
     return applied(linear, found, channels[1], dtype)
 
 
+@rule(exact=False)
+@QUIET
+def after_biased_product(op: Mul | Div, scene: Scene) -> Outcome:
+    """(x @ w + b) * c = x @ (c*w) + c*b"""
+    outer = None if op.rank is None else scale_shift(op, op.rank - 1)
+    if outer is None or not isinstance(outer.x, Add) or outer.x.rank != op.rank:
+        return None
+    inner = scale_shift(outer.x, outer.axis)
+    product = None if inner is None else linear_op(inner.x)
+    if inner is None or not isinstance(product, MatMul):
+        return None
+    if not scene.single(outer.x) or not scene.single(product):
+        return miss("its result is read elsewhere too", product)
+    channels = channels_of(product)
+    if channels is None or channels[0] != outer.axis:
+        return miss("no scale along the outputs", op)
+    if max(outer.scale.size, inner.shift.size) not in (1, channels[1]):
+        return miss("it broadcasts the outputs", op)
+    weight = product.operands[1]
+    assert weight is not None
+    if is_shared(weight, scene):
+        return miss("others read the weight too", weight)
+    if op.dtype is None or op.dtype is not weight.dtype:
+        return miss("the element types differ", weight)
+    shift = inner.shift * outer.scale
+    both = ScaleShift(product, outer.axis, outer.scale, shift)
+    return applied(product, both, channels[1], op.dtype)
+
+
 def is_shared(weight: Value, scene: Scene) -> bool:
     """True for a large weight that others read as well: two would be kept of it."""
     tensor = weight.constant
@@ -322,6 +351,7 @@ def _vanishes(made: Value, c: Numbers, d: Numbers) -> bool:
 
 RULES: tuple[Rule, ...] = (
     after_linear,
+    after_biased_product,
     before_linear,
     after_batch_norm,
     scale_scale,

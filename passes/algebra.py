@@ -124,14 +124,22 @@ def add_minus_zero(op: Add) -> Outcome:
 def add_zero(op: Add) -> Outcome:
     """x + 0.0 = x, but for the sign of zero
 
-    The bias of a product or of a norm stays: runtimes know the pair by it.
+    The bias of a product with a weight or of a norm stays: runtimes look for the pair.
     """
     x, y = op.operands
     if not is_uniform(y, 0.0):
         return None
-    if isinstance(x, MatMul) or _is_gained(x):
+    if _is_weighted(x) or _is_gained(x):
         return miss("it is the bias of a product or a norm", x)
     return x if _keeps(op, x, y) else miss("it broadcasts", y)
+
+
+def _is_weighted(value: Value | None) -> bool:
+    """A product with a weight, not one of two computed values."""
+    return isinstance(value, MatMul) and any(
+        operand is not None and operand.constant is not None
+        for operand in value.operands
+    )
 
 
 def _is_gained(value: Value | None) -> bool:

@@ -7,7 +7,18 @@ from typing import Any
 
 from graphopt.dims import equal
 from graphopt.ir import Value
-from graphopt.ops import Constant, ConstantOfShape, Expand, Reshape, Tile, Unsqueeze
+from graphopt.ops import (
+    Constant,
+    ConstantOfShape,
+    Div,
+    Expand,
+    Mul,
+    Neg,
+    Reshape,
+    Sub,
+    Tile,
+    Unsqueeze,
+)
 from graphopt.types import DType, TensorType
 
 READ_LIMIT = 1 << 16
@@ -69,6 +80,22 @@ def stretches_nothing(small: Value, big: Value) -> bool:
         return False
     tail = outer[len(outer) - len(inner) :]
     return all(x == 1 or equal(x, y) for x, y in zip(inner, tail, strict=True))
+
+
+def negated(value: Value | None) -> Value | None:
+    """x, where ``value`` is -x: spelled so, or as x * -1, x / -1 or 0 - x."""
+    if isinstance(value, Neg):
+        return value.operands[0]
+    if not isinstance(value, Mul | Div | Sub):
+        return None
+    a, b = value.operands
+    if isinstance(value, Sub):
+        x = b if is_zero(a) else None
+    elif uniform(b) == -1:
+        x = a
+    else:
+        x = b if isinstance(value, Mul) and uniform(a) == -1 else None
+    return x if x is not None and same_type(x, value) else None
 
 
 def perm_of(rank: int, perm: tuple[int, ...] | None) -> tuple[int, ...]:

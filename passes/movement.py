@@ -397,20 +397,22 @@ def gather_one(op: Gather) -> Outcome:
 
 
 @rule
-def unsqueeze_gather(op: Unsqueeze, scene: Scene) -> Outcome:
-    """unsqueeze(gather(x, i, axis), axis) = gather(x, [i], axis)"""
-    picked = op.operands[0]
-    if not isinstance(picked, Gather) or not scene.single(picked):
+def unsqueeze_of_gather(op: Unsqueeze, scene: Scene) -> Outcome:
+    """unsqueeze(gather(x, i), a) = gather(x, [i]) where a is the axis of both"""
+    gather = op.operands[0]
+    if not isinstance(gather, Gather):
         return None
-    x, indices = picked.operands
-    axes = _axes(op)
-    if x is None or x.rank is None or indices is None or axes is None:
+    x, index = gather.operands
+    if x is None or x.shape is None or index is None or index.rank != 0:
         return None
-    if indices.constant is None or indices.rank != 0:
+    axis = axis_of(gather.axis, len(x.shape))
+    if _axes(op) != [axis] or not index.ints:
         return None
-    if axes != [axis_of(picked.axis, x.rank)]:
-        return miss("the axis comes back at another place", op)
-    return Gather(x, Reshape(indices, _vector(1)), axis=axes[0])
+    if x.shape[axis] == 1 and index.ints[0] in (0, -1):
+        return x
+    if not scene.single(gather):
+        return miss("its result is read elsewhere too", gather)
+    return gather.with_operands([x, _vector(*index.ints)])
 
 
 @rule
@@ -479,7 +481,7 @@ RULES: tuple[Rule, ...] = (
     pad_nothing,
     gather_all,
     gather_one,
-    unsqueeze_gather,
+    unsqueeze_of_gather,
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graphopt.ir import Value
-from graphopt.ops import Add, Div, Erf, Gelu, Mul, Pow, Tanh
+from graphopt.ops import Add, Div, Erf, Gelu, Mul, Pow, Sigmoid, Tanh
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
@@ -90,12 +90,31 @@ def _is_scaled(value: Value | None, x: Value, scene: Scene) -> bool:
     return len(parts) == 1 and parts[0] is x and close(number, math.sqrt(0.5), x)
 
 
-def _is_cubic(value: Value | None, x: Value, scene: Scene) -> bool:
-    """``value`` is sqrt(2/pi) * (x + 0.044715 * x**3)."""
+@rule(exact=False)
+def gelu_by_sigmoid(op: Mul, scene: Scene) -> Outcome:
+    """x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x**3)) = gelu(x)
+
+    As (1 + tanh(z)) / 2 = sigmoid(2 * z).
+    """
+    if not scene.has(Gelu):
+        return None
+    for x, gate in (op.operands, op.operands[::-1]):
+        if not isinstance(gate, Sigmoid) or x is None or not same_type(x, op):
+            continue
+        if not _is_cubic(gate.operands[0], x, scene, 2.0):
+            continue
+        if not scene.single(gate):
+            return miss("the sigmoid is read elsewhere too", gate)
+        return Gelu(x, approximate="tanh")
+    return None
+
+
+def _is_cubic(value: Value | None, x: Value, scene: Scene, times: float = 1.0) -> bool:
+    """``value`` is sqrt(2/pi) * (x + 0.044715 * x**3), so many times."""
     if value is None:
         return False
     parts, number = factors(value, scene)
-    if not close(number, math.sqrt(2 / math.pi), x):
+    if not close(number, times * math.sqrt(2 / math.pi), x):
         return False
     if len(parts) == 1:
         return any(
@@ -134,7 +153,7 @@ def _is_power(
     return power == exponent
 
 
-RULES: tuple[Rule, ...] = (gelu,)
+RULES: tuple[Rule, ...] = (gelu, gelu_by_sigmoid)
 
 
 @dataclass(frozen=True)

@@ -2,224 +2,321 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from graphopt.dims import at_least, equal
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
-    Constant,
     Div,
     LayerNormalization,
     Mul,
-    Pow,
-    Reciprocal,
-    ReduceMean,
     RMSNormalization,
-    Sqrt,
     Sub,
+    Transpose,
 )
+from graphopt.ops.bodies import cast
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
-from .match import axis_of, is_uniform, same_type, uniform
-from .raise_gelu import plus
-
-_NARROW = (DType.F32, DType.F16, DType.BF16)
-"""Both norms compute in float32 inside: they are no stand-in for double arithmetic."""
+from .match import perm_of, same_type, stretches_nothing
+from .moments import (
+    NARROW,
+    Reduced,
+    Root,
+    centred,
+    mean,
+    mean_square,
+    quotients,
+    root,
+    sum_square,
+    uncast,
+    variance,
+)
+from .norm_weights import (
+    Norm,
+    filled,
+    fits,
+    fitted,
+    layer_norm_bias,
+    layer_norm_gain,
+    narrow_norm,
+)
 
 
 @dataclass(frozen=True)
 class Normalized:
-    """``numerator / sqrt(mean(square, axes) + epsilon)``."""
+    """``x / sqrt(mean(x * x) + epsilon)``, of x or of x less its mean."""
 
-    numerator: Value
-    axis: int
+    x: Value
+    over: Reduced
     epsilon: float
+    centred: bool
+
+    @property
+    def axis(self) -> int | None:
+        """The first of the last axes, where it is over these."""
+        return self.over.trailing
 
 
 def normalized(op: Div | Mul) -> Normalized | None:
     """What a quotient by (or product with the inverse of) a root mean square says."""
-    for numerator, root in _quotients(op):
-        if not isinstance(root, Sqrt) or root.operands[0] is None:
+    for top, divisor, found in quotients(op):
+        made = _normalized(top, divisor, found)
+        if made is not None:
+            return made
+    return None
+
+
+def _normalized(top: Value, divisor: Value, found: Root) -> Normalized | None:
+    if found.epsilon is None:
+        return None
+    over = mean_square(found.inner)
+    middle = centred(top)
+    if middle is None:
+        if over is None or over.x is not uncast(top):
+            return None
+        if not _divides(divisor, over, top):
+            return None
+        return Normalized(top, over, found.epsilon, centred=False)
+    over = variance(found.inner)
+    if over is None or over != middle or not _divides(divisor, over, top):
+        return None
+    return Normalized(_whole(top, over), over, found.epsilon, centred=True)
+
+
+def _divides(divisor: Value, over: Reduced, top: Value) -> bool:
+    """The root keeps the dims that are reduced; or it stretches x, which is a miss."""
+    return over.is_kept(divisor) or not stretches_nothing(divisor, top)
+
+
+def _whole(top: Value, over: Reduced) -> Value:
+    """x in the type of what it is less its mean."""
+    inner = uncast(top)
+    x = inner.op.operands[0] if inner.op is not None else None
+    if x is None or top.dtype is None or x.dtype is not top.dtype:
+        return cast(over.x, top.dtype or DType.F32)
+    return x
+
+
+def weighed(op: Mul, scene: Scene) -> Iterator[tuple[Normalized, Value]]:
+    """Norms, and what they are multiplied by, in all three orders of the factors."""
+    for a, b in (op.operands, op.operands[::-1]):
+        if a is None or b is None:
             continue
-        for mean, number in plus(root.operands[0]):
-            epsilon = uniform(number)
-            axis = _trailing(mean)
-            if epsilon is None or axis is None or not isinstance(mean, ReduceMean):
+        if isinstance(a, Div | Mul) and scene.single(a):
+            found = normalized(a)
+            if found is not None:
+                yield found, b
+        if not isinstance(b, Mul):
+            continue
+        for c, gain in (b.operands, b.operands[::-1]):
+            if c is None or gain is None or c is gain:
                 continue
-            if _is_square(mean.operands[0], numerator):
-                return Normalized(numerator, axis, float(epsilon))
+            inside, outside = root(c), root(a)
+            if inside is not None and inside.inverse:  # a * (inverse * gain)
+                found = _normalized(a, c, inside)
+                if found is not None:
+                    yield found, gain
+            if outside is not None and outside.inverse:  # (c * gain) * inverse
+                found = _normalized(c, a, outside)
+                if found is not None:
+                    yield found, gain
+
+
+def _weighed_norm(op: Mul, scene: Scene, kind: type[Norm]) -> Outcome:
+    if not scene.has(kind):
+        return None
+    for found, gain in weighed(op, scene):
+        x, axis = found.x, found.axis
+        if found.centred != (kind is LayerNormalization) or axis is None:
+            continue
+        if x.dtype not in NARROW or gain.dtype is not x.dtype or not same_type(op, x):
+            return miss("it broadcasts x, or computes in double", x)
+        weight = fitted(gain, x, axis)
+        if weight is None:
+            return miss("the gain does not fit the dims", gain)
+        return kind(x, weight, axis=axis, epsilon=found.epsilon)
     return None
 
 
-def _quotients(op: Div | Mul) -> list[tuple[Value, Value]]:
-    a, b = op.operands
-    if a is None or b is None:
-        return []
-    if isinstance(op, Div):
-        return [(a, b)]
-    pairs = [(x, _inverted(y)) for x, y in ((a, b), (b, a))]
-    return [(x, root) for x, root in pairs if root is not None]
-
-
-def _inverted(value: Value) -> Value | None:
-    """What a value is one over."""
-    if isinstance(value, Reciprocal):
-        return value.operands[0]
-    if isinstance(value, Div) and uniform(value.operands[0]) == 1:
-        return value.operands[1]
-    return None
-
-
-def _trailing(value: Value) -> int | None:
-    """The first axis of a mean over the last axes, counted from the end."""
-    if not isinstance(value, ReduceMean) or not value.keepdims:
+def _plain_norm(op: Div | Mul, scene: Scene, kind: type[Norm]) -> Outcome:
+    if not scene.has(kind):
         return None
-    x, axes = value.operands[0], value.operand(1)
-    if x is None or x.rank is None or axes is None or not axes.ints:
+    found = normalized(op)
+    if found is None or found.centred != (kind is LayerNormalization):
         return None
-    which = sorted(axis_of(a, x.rank) for a in axes.ints)
-    if which != list(range(which[0], x.rank)):
+    x, axis = found.x, found.axis
+    if axis is None:
+        if found.over.axes == (1 - (x.rank or 0),):
+            return miss("it is over channels, which are not the last axis", x)
         return None
-    return which[0] - x.rank
-
-
-def _is_square(value: Value | None, x: Value) -> bool:
-    if isinstance(value, Pow):
-        return value.operands[0] is x and uniform(value.operands[1]) == 2
-    return isinstance(value, Mul) and value.operands == (x, x)
-
-
-def _centred(value: Value, axis: int) -> Value | None:
-    """x, where ``value`` is x - mean(x)."""
-    if not isinstance(value, Sub):
-        return None
-    x, mean = value.operands
-    if not isinstance(mean, ReduceMean) or mean.operands[0] is not x:
-        return None
-    return x if _trailing(mean) == axis else None
-
-
-def _fits(gain: Value, x: Value, axis: int) -> bool:
-    """The gain has just the dims that are normalized, or broadcasts into them.
-
-    None of these may be zero: there is no norm of nothing.
-    """
-    if gain.shape is None or x.shape is None or len(gain.shape) > -axis:
-        return False
-    if not all(at_least(d, 1) for d in x.shape[axis:]):
-        return False
-    tail = x.shape[len(x.shape) - len(gain.shape) :]
-    return all(d == 1 or equal(d, e) for d, e in zip(gain.shape, tail, strict=True))
+    if x.dtype not in NARROW or not same_type(op, x):
+        return miss("it broadcasts x, or computes in double", x)
+    ones = filled(x, axis)
+    if ones is None:
+        return miss("the normalized dims are not known", x)
+    return kind(x, ones, axis=axis, epsilon=found.epsilon)
 
 
 @rule(exact=False)
 def layer_norm(op: Mul, scene: Scene) -> Outcome:
     """(x - mean(x)) / sqrt(mean((x - mean(x))**2) + e) * g = layernorm(x, g)"""
-    if not scene.has(LayerNormalization):
-        return None
-    for quotient, gain in (op.operands, op.operands[::-1]):
-        if not isinstance(quotient, Div | Mul) or gain is None:
-            continue
-        found = normalized(quotient)
-        if found is None:
-            continue
-        x = _centred(found.numerator, found.axis)
-        if x is None or not scene.single(quotient):
-            continue
-        if x.dtype not in _NARROW or not same_type(op, x):
-            return miss("it broadcasts x, or computes in double", x)
-        if not _fits(gain, x, found.axis):
-            return miss("the gain does not fit the dims", gain)
-        return LayerNormalization(x, gain, axis=found.axis, epsilon=found.epsilon)
-    return None
+    return _weighed_norm(op, scene, LayerNormalization)
 
 
 @rule(exact=False)
 def layer_norm_plain(op: Div | Mul, scene: Scene) -> Outcome:
     """(x - mean(x)) / sqrt(mean((x - mean(x))**2) + e) = layernorm(x, 1)"""
+    return _plain_norm(op, scene, LayerNormalization)
+
+
+@rule(exact=False)
+def layer_norm_of_channels(op: Div | Mul, scene: Scene) -> Outcome:
+    """layernorm of channels of transpose(y) = transpose(layernorm(y, 1))
+
+    Where these are the last axis of y, and nothing else reads the transpose.
+    """
     if not scene.has(LayerNormalization):
         return None
     found = normalized(op)
-    x = None if found is None else _centred(found.numerator, found.axis)
-    if found is None or x is None:
+    rank = None if found is None else found.x.rank
+    if found is None or not found.centred or rank is None or rank < 3:
         return None
-    if x.dtype not in _NARROW or x.dtype is None or not same_type(op, x):
-        return miss("it broadcasts x, or computes in double", x)
-    last = (x.shape or ())[found.axis :]
-    if not all(isinstance(dim, int) and dim for dim in last):
-        return miss("the normalized dims are not known", x)
-    ones = Constant(np.ones(last, x.dtype.numpy))
-    return LayerNormalization(x, ones, axis=found.axis, epsilon=found.epsilon)
-
-
-@rule(exact=False)
-def layer_norm_gain(op: Mul, scene: Scene) -> Outcome:
-    """layernorm(x, 1) * g = layernorm(x, g)"""
-    for norm, gain in (op.operands, op.operands[::-1]):
-        if not isinstance(norm, LayerNormalization) or gain is None:
-            continue
-        x, ones = norm.operands[:2]
-        if norm.operand(2) is not None or not scene.single(norm):
-            return miss("it has a bias, or is read elsewhere too", norm)
-        if not is_uniform(ones, 1) or x is None or x.rank is None:
-            return miss("it has a gain", norm)
-        if not _fits(gain, x, axis_of(norm.axis, x.rank) - x.rank):
-            return miss("the gain does not fit the dims", gain)
-        return norm.with_operands([x, gain])
-    return None
-
-
-@rule(exact=False)
-def layer_norm_bias(op: Add, scene: Scene) -> Outcome:
-    """layernorm(x, g) + b = layernorm(x, g, b)"""
-    for norm, bias in (op.operands, op.operands[::-1]):
-        if not isinstance(norm, LayerNormalization) or bias is None:
-            continue
-        x = norm.operands[0]
-        if norm.operand(2) is not None or not scene.single(norm):
-            return miss("it has a bias, or is read elsewhere too", norm)
-        if x is None or bias.constant is None or x.rank is None:
-            return miss("the bias is no constant", bias)
-        if not _fits(bias, x, axis_of(norm.axis, x.rank) - x.rank):
-            return miss("the bias does not fit the dims", bias)
-        return norm.with_operands([x, norm.operands[1], bias])
-    return None
+    x = found.x
+    if found.over.axes != (1 - rank,) or not isinstance(x, Transpose):
+        return None
+    y = x.operands[0]
+    if perm_of(rank, x.perm) != (0, rank - 1, *range(1, rank - 1)):
+        return None
+    if y is None or scene.uses(x) > 2 or x.dtype not in NARROW or not same_type(op, x):
+        return miss("the transpose is read elsewhere too, or it computes in double", x)
+    ones = filled(y, -1)
+    if ones is None:
+        return miss("the normalized dims are not known", y)
+    return x.with_operands(
+        [LayerNormalization(y, ones, axis=-1, epsilon=found.epsilon)]
+    )
 
 
 @rule(exact=False)
 def rms_norm(op: Mul, scene: Scene) -> Outcome:
     """x / sqrt(mean(x**2) + e) * g = rmsnorm(x, g)"""
+    return _weighed_norm(op, scene, RMSNormalization)
+
+
+@rule(exact=False)
+def rms_norm_plain(op: Div | Mul, scene: Scene) -> Outcome:
+    """x / sqrt(mean(x**2) + e) = rmsnorm(x, 1)"""
+    return _plain_norm(op, scene, RMSNormalization)
+
+
+@rule(exact=False)
+def rms_norm_of_sum(op: Div | Mul, scene: Scene) -> Outcome:
+    """x / sqrt(sum(x**2) + e) = rmsnorm(x, n**-0.5), of epsilon e / n"""
     if not scene.has(RMSNormalization):
         return None
-    for quotient, gain in (op.operands, op.operands[::-1]):
-        if not isinstance(quotient, Div | Mul) or gain is None:
+    for x, divisor, found in quotients(op):
+        over = sum_square(found.inner)
+        if over is None or over.x is not uncast(x) or found.epsilon is None:
             continue
-        found = normalized(quotient)
-        if found is None or not scene.single(quotient):
-            continue
-        x = found.numerator
-        if _centred(x, found.axis) is not None:
-            continue
-        if x.dtype not in _NARROW or not same_type(op, x):
+        axis, count = over.trailing, over.count
+        if axis is None or not count or not over.is_kept(divisor):
+            return miss("it is not over the last axes, or these are not known", x)
+        if x.dtype not in NARROW or not same_type(op, x):
             return miss("it broadcasts x, or computes in double", x)
-        if not _fits(gain, x, found.axis):
-            return miss("the gain does not fit the dims", gain)
-        return RMSNormalization(x, gain, axis=found.axis, epsilon=found.epsilon)
+        gain = filled(x, axis, count**-0.5)
+        return RMSNormalization(x, gain, axis=axis, epsilon=found.epsilon / count)
     return None
+
+
+# --- as one affine map -------------------------------------------------------------
+
+
+@rule(exact=False)
+def layer_norm_affine(op: Add | Sub, scene: Scene) -> Outcome:
+    """x * k + (b - mean(x) * k) = layernorm(x, g, b), where k = g / sqrt(var(x) + e)"""
+    if not scene.has(LayerNormalization):
+        return None
+    terms = list(_summands(op, scene))
+    products = [(v, minus) for v, minus in terms if isinstance(v, Mul)]
+    for high, minus in products:
+        for low, other in products:
+            if minus or not other or high is low:
+                continue
+            rest = [(v, sign) for v, sign in terms if v is not high and v is not low]
+            if len(rest) > 1 or any(sign for _, sign in rest):
+                continue
+            made = _affine(high, low)
+            if made is None:
+                continue
+            return Add(made, rest[0][0]) if rest else made
+    return None
+
+
+def _summands(op: Value, scene: Scene) -> Iterator[tuple[Value, bool]]:
+    """The terms of a sum, and whether each is subtracted."""
+    stack = [(op, False, True)]
+    while stack:
+        value, minus, first = stack.pop()
+        if isinstance(value, Add | Sub) and (first or scene.single(value)):
+            a, b = value.operands
+            if a is not None and b is not None:
+                stack.append((a, minus, False))
+                stack.append((b, minus != isinstance(value, Sub), False))
+        else:
+            yield value, minus
+
+
+def _affine(high: Mul, low: Mul) -> Value | None:
+    """The norm that ``x * k - mean(x) * k`` is, with its gain."""
+    for x, k in (high.operands, high.operands[::-1]):
+        for middle, also in (low.operands, low.operands[::-1]):
+            over = mean(middle)
+            if k is not also or k is None or over is None or x is None:
+                continue
+            if over.x is not uncast(x):
+                continue
+            for inverse, gain in _gained(k):
+                found = root(inverse)
+                if found is None or not found.inverse or found.epsilon is None:
+                    continue
+                if variance(found.inner) != over or not over.is_kept(inverse):
+                    continue
+                if x.dtype not in NARROW or over.trailing is None:
+                    return None
+                if not same_type(x, high):
+                    return None
+                gain = filled(x, over.trailing) if gain is None else gain
+                if gain is None or not fits(gain, x, over.trailing):
+                    return None
+                return LayerNormalization(
+                    x, gain, axis=over.trailing, epsilon=found.epsilon
+                )
+    return None
+
+
+def _gained(k: Value) -> Iterator[tuple[Value, Value | None]]:
+    """1 over a root, and the gain that it is multiplied by, if any."""
+    yield k, None
+    if isinstance(k, Mul):
+        for inverse, gain in (k.operands, k.operands[::-1]):
+            if inverse is not None and gain is not None:
+                yield inverse, gain
 
 
 RULES: tuple[Rule, ...] = (
     layer_norm,
+    layer_norm_of_channels,
     layer_norm_plain,
     layer_norm_gain,
     layer_norm_bias,
+    layer_norm_affine,
     rms_norm,
+    rms_norm_plain,
+    rms_norm_of_sum,
+    narrow_norm,
 )
 
 

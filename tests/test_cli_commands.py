@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +18,8 @@ from conftest import Command
 from onnx import numpy_helper
 
 from graphopt import driver
+from graphopt.cli.run import described
+from graphopt.types import DType
 
 
 def only(folder: Path, *names: str) -> bool:
@@ -70,6 +75,112 @@ def test_a_missing_runtime(
     assert "pip install" in err
 
 
+def test_run_gives_outputs_as_data(command: Command, digits: Path) -> None:
+    code, out, _ = command("run", digits, "--json", "--dim", "batch=2")
+    row = json.loads(out)["outputs"]["logits"]
+    values = np.array(row["values"])
+    assert code == 0
+    assert (row["dtype"], row["shape"], values.shape) == ("float32", [2, 10], (2, 10))
+    assert (row["min"], row["max"]) == (values.min(), values.max())
+    assert row["mean"] == pytest.approx(values.mean())
+    _, out, _ = command("run", digits, "--json", "--dim", "batch=99")
+    row = json.loads(out)["outputs"]["logits"]
+    assert (row["shape"], row["values"]) == ([99, 10], None)
+    assert row["min"] < row["mean"] < row["max"]
+
+
+@pytest.mark.parametrize(
+    ("array", "wanted"),
+    [
+        ([1, np.nan, 3], (1, 3, 2, 1, [1, None, 3])),
+        ([np.inf], (None, None, None, 1, [None])),
+        (np.array([True, False]), (False, True, 0.5, 0, [True, False])),
+        (np.array([2 + 3j]), (2, 3, 2.5, 0, [[2, 3]])),
+        (np.array([1.5], DType.BF16.numpy), (1.5, 1.5, 1.5, 0, [1.5])),
+        (np.array([2**63], np.uint64), (2**63, 2**63, 2**63, 0, [2**63])),
+    ],
+)
+def test_outputs_as_data(array: Any, wanted: tuple[Any, ...]) -> None:
+    row = described(np.asarray(array))
+    names = ("min", "max", "mean", "nonfinite", "values")
+    assert tuple(row[name] for name in names) == wanted
+    json.dumps(row, allow_nan=False)
+
+
+def test_outputs_that_are_no_numbers_as_data() -> None:
+    words = described(np.array(["a", "b"], object))
+    assert (words["dtype"], words["values"]) == ("object", ["a", "b"])
+    assert described([np.zeros(2)])["elements"][0]["shape"] == [2]
+    assert described(None) == {"type": "NoneType"}
+
+
+def test_sizes_that_contradict_the_inputs(
+    command: Command, digits: Path, digits_inputs: Path
+) -> None:
+    fed = ("--inputs", digits_inputs, "--target", "reference")
+    for argv in (
+        ("run", digits),
+        ("bench", digits, "--rounds", "1"),
+        ("check", digits),
+    ):
+        code, _, err = command(*argv, *fed, "--dim", "batch=3")
+        assert code == 2
+        assert "--dim batch=3 contradicts --inputs, where it is 64" in err
+    assert command("run", digits, *fed, "--dim", "batch=64")[0] == 0
+
+
+def test_check_at_a_size(command: Command, digits: Path) -> None:
+    code, out, _ = command(
+        "check", digits, digits, "--mode", "full", "--dim", "batch=7"
+    )
+    assert code == 0
+    assert "with batch=7\n" in out
+    assert "ran only as" not in out
+    _, out, _ = command(
+        "check", digits, digits, "--mode", "full", "--dim", "batch=7", "--json"
+    )
+    assert json.loads(out)["sizes"] == [{"batch": 7}]
+    code, _, err = command("check", digits, digits, "--dim", "bach=7")
+    assert (code, "did you mean 'batch'?" in err) == (2, True)
+
+
+def test_an_op_without_a_reference_names_node_domain_and_reason(
+    command: Command, tmp_path: Path
+) -> None:
+    for domain, version, kind, why in (
+        ("", 11, "Einsum", "opset 11): there is none in opset 11, only in others"),
+        ("nowhere", 1, "Mystery", "opset 1): no such op is modelled"),
+    ):
+        node = onnx.helper.make_node(kind, ["x"], ["y"], "/head", domain=domain)
+        if kind == "Einsum":
+            node.attribute.append(onnx.helper.make_attribute("equation", "i->i"))
+        sides = [onnx.helper.make_tensor_value_info(n, 1, [2]) for n in "xy"]
+        graph = onnx.helper.make_graph([node], "g", sides[:1], sides[1:])
+        opsets = [onnx.helper.make_opsetid(domain, version)]
+        opsets += [onnx.helper.make_opsetid("", 17)] if domain else []
+        path = tmp_path / f"{kind}.onnx"
+        onnx.save(
+            onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), path
+        )
+        code, _, err = command("run", path, "--target", "reference")
+        assert code == 3
+        assert f"(domain {domain or 'ai.onnx'}, {why}" in err
+        assert f"{kind} node '/head']" in err
+
+
+def test_what_was_not_checked_is_counted_by_type(
+    command: Command, tmp_path: Path
+) -> None:
+    header = '<ir_version: 8, opset_import: ["" : 17, "nowhere" : 1]>'
+    nodes = " ".join(
+        f"{b} = nowhere.Mystery ({a})" for a, b in zip("xabcd", "abcdy", strict=True)
+    )
+    text = f"{header} g (float[2] x) => (float[2] y) {{ {nodes} }}"
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    _, out, _ = command("check", *[tmp_path / "m.onnx"] * 2, "--mode", "full")
+    assert "not checked: 5 nowhere.Mystery ('a', 'b', 'c', …)\n" in out
+
+
 def test_check(command: Command, digits: Path) -> None:
     other = digits.with_name("other.onnx")
     model = onnx.load(digits)
@@ -95,6 +206,10 @@ def test_bench(command: Command, digits: Path) -> None:
     first, second = json.loads(out)["models"]
     assert first["ratio"] == 1
     assert second["low"] <= second["ratio"] <= second["high"]
+    assert second["seconds"] > 0
+    assert second["wall"] > 0
+    out = command(*words)[1]
+    assert re.search(r"model +CPU ms +wall ms +CPU ratio", out)
     assert command("bench", digits, "--rounds", "0")[0] == 2
 
 
@@ -276,9 +391,49 @@ def test_inputs_from_a_folder_of_test_data(
     assert code == 0
     assert "float32[2, 10]" in out
     assert command("optimize", digits, "--inputs", folder, "--dry-run")[0] == 0
+    (folder / "input_0.pb").rename(tmp_path / "elsewhere.pb")
+    for link in (os.symlink, os.link):
+        link(tmp_path / "elsewhere.pb", folder / "input_0.pb")
+        code, _, err = command("run", digits, *target)
+        assert code == 2
+        assert "link" in err
+        (folder / "input_0.pb").unlink()
+    with (folder / "input_0.pb").open("wb") as large:
+        large.truncate(1 << 31)
+    code, _, err = command("run", digits, *target)
+    assert (code, "2,147,483,648 bytes" in err) == (2, True)
     (folder / "input_0.pb").write_bytes(b"\xff\xff")
     assert command("run", digits, *target)[0] == 2
     (folder / "input_0.pb").unlink()
     code, _, err = command("run", digits, *target)
     assert code == 2
     assert "holds no input_0.pb" in err
+
+
+def test_targets_that_there_are_not_name_the_nearest(
+    command: Command, digits: Path
+) -> None:
+    known = "onnx, ort-cpu, ort-cuda, xla-cpu, xla-cuda, xla-tpu"
+    for wrong, near in (
+        ("xla-gpu", "xla-cuda"),
+        ("xla-tpu:v5e:2x2", "xla-tpu"),
+        ("onx", "onnx"),
+    ):
+        code, _, err = command("optimize", digits, "--target", wrong)
+        assert code == 2
+        assert f"did you mean {near!r}? Targets are {known}" in err
+    code, out, _ = command("optimize", digits, "--target", "reference", "--json")
+    assert code == 2
+    said = f"unknown target 'reference'; targets are {known}"
+    assert json.loads(out)["error"] == {"code": 2, "message": said, "where": None}
+    code, _, err = command("run", digits, "--target", "gpu")
+    assert (code, "did you mean 'xla-cuda'?" in err) == (2, True)
+
+
+def test_choices_that_there_are_not_name_the_nearest(
+    command: Command, digits: Path
+) -> None:
+    code, _, err = command("optimize", digits, "--check", "ful")
+    assert (code, "'ful' is no choice; did you mean 'full'?" in err) == (2, True)
+    code, _, err = command("optimize", digits, "-O", "5")
+    assert (code, "5 is no choice; known: 0, 1, 2" in err) == (2, True)

@@ -38,7 +38,7 @@ def runnable() -> list[object]:
     return [
         pytest.param(name, marks=marks.get(name[:3], []))
         for name in targets
-        if name not in ("xla-cuda", "xla-tpu")
+        if name not in ("ort-cuda", "xla-cuda", "xla-tpu")
     ]
 
 

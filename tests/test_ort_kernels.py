@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from graphopt.cli import main
 from graphopt.errors import UsageError
 from graphopt.exporter import to_proto
 from graphopt.ir import Graph, Op, Parameter
-from graphopt.lowering.ort import kernels as module, registry
+from graphopt.lowering.ort import kernels as module, refresh, registry
 from graphopt.lowering.ort.kernels import (
     Kernels,
     from_data,
@@ -253,6 +254,29 @@ def test_the_recorded_table_is_what_the_runtime_says() -> None:
         pytest.skip(f"the table is of {data['version']}, here is {runtime.__version__}")
     del data["read"]
     assert json.loads(as_text(registry.read("CPUExecutionProvider"))) == data
+
+
+@pytest.mark.runtime
+def test_tables_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def read(provider: str) -> dict[str, Any]:
+        if provider.startswith("CUDA"):
+            raise LookupError("no CUDA here")
+        return recorded("cpu") | {"version": "9.9"}
+
+    monkeypatch.setattr(refresh, "DATA", tmp_path)
+    monkeypatch.setattr(registry, "read", read)
+    refresh.main([])
+    assert "no CUDA here" in capsys.readouterr().out
+    (written,) = tmp_path.iterdir()
+    assert written.name == "cpu.json"
+    made = from_data("cpu", json.loads(written.read_text()))
+    assert (made.version, made.opset) == ("9.9", CPU.opset)
+    with pytest.raises(LookupError):
+        refresh.main(["cuda"])
 
 
 @pytest.mark.runtime

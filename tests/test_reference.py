@@ -304,9 +304,18 @@ def test_random_and_opaque_ops_have_no_reference(x: Parameter) -> None:
     first = evaluate(Graph([], [noise]), [], seed=0)[0]
     np.testing.assert_array_equal(first, evaluate(Graph([], [noise]), [], seed=0)[0])
     node = onnx.helper.make_node("Mystery", ["x"], ["y"], domain="com.example")
-    mystery = Opaque(x, node=node.SerializeToString(), declared=(F,))
+    mystery = Opaque(
+        x,
+        node=node.SerializeToString(),
+        op_type="Mystery",
+        op_domain="com.example",
+        version=3,
+        captures=(),
+        declared=(F,),
+    )
+    said = r"Mystery \(domain com.example, opset 3\): no such op is modelled"
     for seed in (None, 0):
-        with pytest.raises(NoReference, match="Mystery"):
+        with pytest.raises(NoReference, match=said):
             evaluate(Graph([x], [mystery]), [ONES], seed=seed)
     assert isinstance(NoReference("op"), NotImplementedError)
     assert not has_reference(mystery)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphopt.errors import TypeMismatch
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.ops import Add, Constant, If, Mul, Neg, Relu, Split, Sub
+from graphopt.ops import Add, Concat, Constant, If, Mul, Neg, Relu, Split, Sub
 from graphopt.rewrite import Log, Outcome, RewriteLimit, Scene, miss, rewrite, rule
-from graphopt.types import DType, tensor
+from graphopt.types import DType, TensorType, tensor
 
 F = tensor(DType.F32, 3)
 
@@ -209,3 +210,33 @@ def test_a_rule_may_leave_one_of_several_results_alone(x: Parameter, kept: int) 
     done = rewrite(Graph([x], [Neg(parts[0]), Neg(parts[1])]), [half], sweeps=1)
     assert done.outputs[kept] is Neg(parts[kept])
     assert done.outputs[1 - kept] is Neg(Relu(x))
+
+
+@rule
+def longer(op: Neg) -> Outcome:
+    """neg(x) = concat(x, x): of another size, as a branch that turns out to be taken"""
+    return Concat(op.operands[0], op.operands[0], axis=0)
+
+
+def test_a_body_that_turns_out_never_to_run_stays(x: Parameter) -> None:
+    """Its op does not fit what the rule makes; the other body is rewritten."""
+    c = Parameter(tensor(DType.BOOL), "c")
+    bodies = []
+    for wrong in (False, True):
+        inner = Parameter(TensorType(DType.F32), "inner")
+        sized = Parameter(x.type, "sized")
+        y = Add(Neg(sized), sized if wrong else inner)
+        bodies.append(Graph([inner, sized], [y]))
+    op = If(c, x, x, bodies=bodies, captures=2)
+    graph = Graph([x, c], [op]).replace(sources={op: ("which",)})
+    log = Log()
+    made = rewrite(graph, [longer], log=log)
+    then, other = made.outputs[0].op.bodies
+    assert any(isinstance(op, Concat) for op in then.ops)
+    assert other.key == bodies[1].key
+    assert log.fired == {"longer": 1}
+    (why,) = log.never
+    assert why.startswith("the else branch of the If node 'which': Add(")
+    lone = Graph([x], [Add(Neg(x), x)])
+    with pytest.raises(TypeMismatch):
+        rewrite(lone, [longer])

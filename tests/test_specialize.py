@@ -7,6 +7,7 @@ import pytest
 
 import graphopt
 from graphopt import Graph, UsageError
+from graphopt.check.running import running_sizes
 from graphopt.dims import symbol
 from graphopt.freed import try_sizes
 from graphopt.ir import Op, Parameter, Value
@@ -28,6 +29,8 @@ from graphopt.ops import (
 from graphopt.reference import evaluate
 from graphopt.specialize import parse_dim, parse_shape, specialize
 from graphopt.types import DType, TensorType, tensor
+
+BOOL = tensor(DType.BOOL)
 
 
 def ints(*values: int) -> Constant:
@@ -155,6 +158,67 @@ def test_an_impossible_size_names_the_op() -> None:
     with pytest.raises(UsageError, match="impossible") as caught:
         specialize(named, {"n": 5})
     assert "Add node 'shift'" in str(caught.value)
+
+
+def windows(*lengths: int, cond: Value | None = None) -> Graph:
+    """An If whose branches add vectors of these lengths to x[n]."""
+    x, c = Parameter(tensor(DType.F32, symbol("n")), "x"), Parameter(BOOL, "c")
+    bodies = []
+    for length in lengths:
+        inner = Parameter(x.type, "inner")
+        bodies.append(Graph([inner], [Add(inner, floats(length))]))
+    chosen = If(c if cond is None else cond, x, bodies=bodies, captures=1)
+    return graph([chosen], x, c).replace(sources={chosen: ("which",)})
+
+
+def test_a_branch_that_forbids_dims_keeps_its_own() -> None:
+    given = windows(512, 256)
+    made = specialize(given, {"n": 512})
+    (why,) = made.forbidden
+    assert why.startswith("the else branch of the If node 'which': these dims are")
+    then, other = made.graph.outputs[0].op.bodies
+    assert then.inputs[0].shape == (512,)
+    assert other.key == given.outputs[0].op.bodies[1].key
+    x = np.ones(512, np.float32)
+    inputs = {"x": x, "c": np.array(True)}
+    assert (evaluate(made.graph, inputs)[0] == evaluate(given, inputs)[0]).all()
+    assert graphopt.optimize(made.graph).report.check.passed
+
+
+def test_a_model_with_a_branch_that_cannot_run_is_for_xla() -> None:
+    pytest.importorskip("jax")
+    inputs = {"x": np.ones(512, np.float32), "c": np.array(True)}
+    with pytest.raises(UsageError, match="the else branch of the If node 'which'"):
+        graphopt.optimize(windows(512, 256), dims={"n": 512}, inputs=inputs)
+    made = graphopt.optimize(
+        windows(512, 256), "xla-cpu", dims={"n": 512}, inputs=inputs
+    )
+    assert any("cannot run: the else branch" in note for note in made.report.notes)
+
+
+def test_dims_that_both_branches_forbid() -> None:
+    with pytest.raises(UsageError, match="both branches forbid these dims") as caught:
+        specialize(windows(512, 256), {"n": 100})
+    assert "If node 'which'" in str(caught.value)
+
+
+def test_of_a_known_condition_only_what_is_taken_counts() -> None:
+    true = Constant(np.array(True))
+    made = specialize(windows(512, 256, cond=true), {"n": 512})
+    assert made.forbidden == ()
+    assert made.graph.outputs[0].shape == (512,)
+    with pytest.raises(UsageError, match="these dims are impossible: Add"):
+        specialize(windows(256, 512, cond=true), {"n": 512})
+
+
+def test_sizes_that_run_and_dims_that_are_bound_to_them() -> None:
+    x = Parameter(tensor(DType.F32, symbol("batch"), symbol("n")), "x")
+    given = graph([Reshape(x, ints(-1, 3, 4)), Add(x, floats(12))], x)
+    sizes, bound = running_sizes(given, {"x": np.ones((5, 12), np.float32)})
+    assert (sizes, bound) == ({"batch": 5, "n": 12}, {"n"})
+    free = graph([Relu(x)], x)
+    assert running_sizes(free) == ({"batch": 2, "n": 3}, set())
+    assert running_sizes(free, seconds=-1) == ({}, set())
 
 
 # --- freeing ------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import graphopt
-from graphopt import Graph, UsageError, to_jax
+from graphopt import Graph, GraphoptError, UsageError, to_jax
 from graphopt.dims import symbol
 from graphopt.inputs import random_inputs
 from graphopt.ir import Parameter
@@ -26,6 +26,7 @@ from graphopt.ops import (
     Constant,
     Conv,
     Dropout,
+    If,
     MatMul,
     Mul,
     NonZero,
@@ -496,3 +497,26 @@ def test_the_page_of_the_documentation_runs(
         exec(block, names)
     assert names["slope"].keys() == names["params"].keys()
     np.testing.assert_allclose(names["each"], names["logits"], rtol=1e-4, atol=1e-5)
+
+
+def misfit(inside: bool) -> Graph:
+    """x[n] + t[4], in a branch or not; both adds have a node."""
+    x = Parameter(tensor(DType.F32, symbol("n")), "x")
+    if not inside:
+        y = Add(x, Constant(normal(4)))
+        return Graph([x], [y], output_names=["y"], sources={y: ("/emb/Add",)})
+    c, bodies = Parameter(tensor(DType.BOOL, 1), "c"), []
+    for _ in range(2):
+        inner = Parameter(x.type, "inner")
+        y = Add(inner, Constant(normal(4)))
+        bodies.append(Graph([inner], [y], sources={y: ("/emb/Add",)}))
+    return Graph([c, x], [If(c, x, bodies=bodies, captures=1)], output_names=["y"])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_operands_that_do_not_fit_name_node_shapes_and_sizes(inside: bool) -> None:
+    program = find("xla-cpu").compile(misfit(inside), Plan())
+    fed = {"x": normal(5)} | ({"c": np.array([True])} if inside else {})
+    said = r"Add does not take float32\[5\], float32\[4\]: .*n=5.*Add node '/emb/Add'"
+    with pytest.raises(GraphoptError, match=said):
+        program(fed)

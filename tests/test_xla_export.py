@@ -368,6 +368,15 @@ def test_a_program_keeps_its_precision(source: Path, command: Command) -> None:
         assert "exported with" in err
 
 
+def test_programs_run_in_xla_by_default(source: Path, command: Command) -> None:
+    path = source.with_name("m.opt.stablehlo")
+    assert command("optimize", source, "--target", "xla-cpu")[0] == 0
+    code, out, _ = command("run", path, "--json")
+    assert (code, json.loads(out)["used"]["target"]) == (0, "xla-cpu")
+    code, out, _ = command("bench", path, "--json", "--rounds", "1")
+    assert (code, json.loads(out)["target"]) == (0, "xla-cpu")
+
+
 def test_programs_are_for_targets_of_xla() -> None:
     with pytest.raises(UsageError, match="no programs for 'xla-gpu'"):
         to_program(linear(), "xla-gpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ import pytest
 
 import graphopt
 from graphopt import BackendMissing, Graph, UnsupportedModel, UsageError
+from graphopt.cli import progress
 from graphopt.dims import symbol
 from graphopt.inputs import random_inputs
 from graphopt.ir import Parameter
@@ -355,18 +357,50 @@ def test_collectives_that_are_split_count_once() -> None:
 # --- commands -------------------------------------------------------------------------
 
 
-@on_tpu
-@pytest.mark.parametrize("name", ["run", "bench"])
-def test_nothing_runs_on_a_topology(name: str, digits: Path, command: Any) -> None:
+@pytest.mark.parametrize("name", ["run", "bench", "check"])
+def test_nothing_runs_on_a_topology(
+    name: str, digits: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is said before anything is asked for that could not run it either."""
+    monkeypatch.setattr(topology, "find_spec", lambda name: None)
     code, _, said = command(name, digits, "--target", "xla-tpu:v5e:2x2")
     assert code == 2
     assert "graphopt inspect MODEL --target xla-tpu:v5e:2x2" in said
+    assert "graphopt optimize MODEL --target xla-tpu" in said
 
 
 @on_tpu
 def test_written_programs_do_not_run_on_a_topology_either() -> None:
     with pytest.raises(UsageError, match="compiled for it but not run"):
         find("xla-tpu:v5e").open("model.stablehlo")
+
+
+def test_a_compilation_that_takes_long_says_so(
+    digits: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ("inspect", digits, "--target", "xla-cpu")
+    assert "compiling" not in command(*argv)[2]
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    assert "compiling for xla-cpu" in command(*argv)[2]
+    assert "compiling" not in command(*argv, "--quiet")[2]
+
+
+def test_phases_are_timed_on_request(digits: Path, command: Any) -> None:
+    argv = ("optimize", digits, "--target", "xla-cpu", "--dry-run")
+    assert command(*argv)[2] == ""
+    _, _, said = command(*argv, "-v")
+    for phase in (
+        "import",
+        "passes",
+        "tracing for cpu, cuda, tpu",
+        "tracing the derivative",
+        "comparing with the original",
+        "compiling and running the program",
+    ):
+        assert re.search(rf"^{phase}: \d+\.\d+ s$", said, re.MULTILINE), phase
+    assert "compiled by XLA" in said
+    _, _, said = command("run", digits, "--target", "xla-cpu", "-v")
+    assert "hoisting what follows from weights" in said
 
 
 def test_inspect_reports_programs_of_the_cpu_too(digits: Path, command: Any) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -98,7 +98,7 @@ class CheckResult:
         lines += [f"  {_sentence(operand)}" for operand in failed]
         if same := len(self.operands) - len(failed):
             lines.append(f"  {same} operands of ops without a reference are the same")
-        lines += [f"  not checked: {name}" for name in self.unchecked]
+        lines += [f"  not checked: {what}" for what in _grouped(self.unchecked)]
         for sizes in self.sizes:
             if sizes:
                 lines.append(
@@ -113,6 +113,7 @@ def check(
     after: Graph,
     *,
     inputs: Mapping[str, Any] | Sequence[Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
     seed: int = 0,
     mode: str = "auto",
     slack: float = SLACK,
@@ -123,7 +124,8 @@ def check(
 ) -> CheckResult:
     """Run both graphs and compare their outputs.
 
-    ``inputs`` replace random ones from ``seed``. ``mode``: "full" compares whole runs
+    ``inputs`` replace random ones from ``seed``, of which ``sizes`` fix some dims.
+    ``mode``: "full" compares whole runs
     whatever they take, "regions" goes from value to value within ``seconds``, "auto"
     takes the former where it will do, "off" runs nothing. ``exact`` wants equal bits,
     ``declared`` the very types that the interface of ``before`` states. No run may hold
@@ -151,7 +153,7 @@ def check(
     sides = Sides(before, after, given)
     if sides.faults:
         return replace(result, mode="full", outputs=sides.faults)
-    checker = Checker(sides, bounds, seconds, mode)
+    checker = Checker(sides, bounds, seconds, mode, sizes or {})
     outcome = checker.outcome()
     if given is not None and not (outcome.checks or outcome.starved):
         raise UsageError(f"nothing could be compared: {'; '.join(outcome.notes)}")
@@ -166,6 +168,25 @@ def check(
         notes=tuple(dict.fromkeys(outcome.notes)),
         seconds=time.monotonic() - began,
     )
+
+
+_NAMED: Final = 3
+"""Ops of one type that are named; all are counted."""
+
+
+def _grouped(unchecked: Sequence[str]) -> Iterator[str]:
+    """``4 Einsum ('a', 'b', 'c', …)``, each type of op once; outputs one by one."""
+    groups: dict[str, list[str]] = {}
+    for what in unchecked:
+        label, _, name = what.removeprefix("op ").partition(" ")
+        groups.setdefault(label if what.startswith("op ") else what, []).append(name)
+    for label, names in groups.items():
+        if label in unchecked:
+            yield label
+            continue
+        named = [name for name in names if name]
+        shown = ", ".join([*named[:_NAMED], *["…"] * (len(named) > _NAMED)])
+        yield f"{len(names)} {label} ({shown})" if named else f"{len(names)} {label}"
 
 
 def _row(check: OutputCheck) -> dict[str, Any]:

@@ -25,13 +25,24 @@ _SEEDS = 3  # seeds that are tried where too little is decided
 
 
 class Checker:
-    """One check on its way. ``mode`` is what it settles for: full or regions."""
+    """One check on its way. ``mode`` is what it settles for: full or regions.
 
-    def __init__(self, sides: Sides, bounds: Bounds, seconds: float, mode: str) -> None:
+    ``fixed`` are the sizes of some dims.
+    """
+
+    def __init__(
+        self,
+        sides: Sides,
+        bounds: Bounds,
+        seconds: float,
+        mode: str,
+        fixed: Mapping[str, int],
+    ) -> None:
         self.sides = sides
         self.bounds = bounds
         self.seconds = seconds
         self.mode = mode
+        self.fixed = fixed
 
     def outcome(self) -> Outcome:
         """Everything that is found."""
@@ -93,9 +104,9 @@ class Checker:
                     break
                 continue
             outcome.add(checks, sizes)
-            candidates.runs(neighbours(sides.before, dict(sizes)))
-            for name, size in sizes.items():
-                values.setdefault(name, set()).add(size)
+            candidates.runs(neighbours(sides.before, dict(sizes), self.fixed))
+            for name in sizes.keys() - self.fixed.keys():
+                values.setdefault(name, set()).add(sizes[name])
             if outcome.failed:
                 break
         if not outcome.sizes:
@@ -146,7 +157,11 @@ class Checker:
             outcome.notes.append(f"not run with overridden initializers: {error}")
 
     def _sizes(self) -> Iterable[Sizes]:
-        return [{}] if self.sides.inputs is not None else bindings(self.sides.before)
+        return (
+            [{}]
+            if self.sides.inputs is not None
+            else bindings(self.sides.before, self.fixed)
+        )
 
     def _share(self) -> Bounds:
         """What one setting may take: random inputs may send a loop round forever."""

@@ -41,6 +41,7 @@ def first_difference(
     after: Graph,
     *,
     inputs: Mapping[str, Any] | Sequence[Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
     seed: int = 0,
     slack: float = SLACK,
     limit_bytes: int = MEMORY,
@@ -56,9 +57,9 @@ def first_difference(
     bounds = Bounds(slack, False, limit_bytes, seed)
     failure: GraphoptError | None = None
     for sides in Sides(before, after, given).ways():
-        for sizes in [{}] if given is not None else bindings(before):
+        for tried in [{}] if given is not None else bindings(before, sizes or {}):
             try:
-                return _first(sides, sides.feed(Setting(sizes, seed)), bounds)
+                return _first(sides, sides.feed(Setting(tried, seed)), bounds)
             except OutOfBudget:
                 raise
             except GraphoptError as error:

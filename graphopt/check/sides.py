@@ -217,8 +217,8 @@ class Sides:
         known = {barrier.after for barrier in self.barriers}
         new = [op for op in self.after.ops if op not in known and not has_reference(op)]
         return (
-            *(f"op {barrier.name}" for barrier in self.barriers),
-            *(f"op {self.after.names.get(op.results[0], op.kind)}" for op in new),
+            *(_op(b.before, b.name) for b in self.barriers),
+            *(_op(op, self.after.names.get(op.results[0], "")) for op in new),
             *lost,
         )
 
@@ -284,6 +284,13 @@ def _comparable(barrier: Barrier) -> int:
     if isinstance(op, Control) and not barrier.alike:
         return len(op.operands) - len(op.captured)
     return len(op.operands)
+
+
+def _op(op: Op, name: str) -> str:
+    """An op by its type and name, which may hold the type already, or be none."""
+    if name.startswith(f"{op.label} "):
+        return f"op {name}"
+    return f"op {op.label} {name!r}" if name else f"op {op.label}"
 
 
 def _guess(op: Op, type_: Type, found: Mapping[Value, TensorType]) -> TensorType | None:

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "extract": "cut a part out of a model",
     "passes": "list the passes, their options and their rules",
     "kernels": "list what ONNX Runtime has kernels for",
+    "doctor": "find what is broken in the installation",
     "explain": "say what was not done to a model, and why",
     "bisect": "find the pass, rule and op that break a model",
 }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from ..errors import UsageError, nearest
+from ..errors import InvalidModel, UsageError, nearest
 
 if TYPE_CHECKING:
     from ..ir import Graph
@@ -26,6 +26,12 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """The words of `nearest` for what is none of an option's choices."""
+        if action.choices is not None and value not in action.choices:
+            known = nearest(str(value), map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{value!r} is no choice{known}")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -47,7 +53,24 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """What decides which passes run."""
+    from ..driver import PLATFORMS, RUNTIMES
+
     group = parser.add_argument_group("passes")
+    group.add_argument(
+        "--target",
+        default="onnx",
+        metavar="T",
+        help="what to write for: a model for any runtime (onnx, the default), one for"
+        f" ONNX Runtime ({', '.join(RUNTIMES)}), with its own ops and"
+        " MODEL.session.json, or for XLA a program, with its weights in"
+        f" MODEL.opt.safetensors ({', '.join(PLATFORMS)})",
+    )
+    group.add_argument(
+        "--fuse",
+        default="auto",
+        choices=("auto", "max"),
+        help="for ONNX Runtime: fuse what is then not slower (auto), or all it can",
+    )
     group.add_argument(
         "-O",
         dest="level",
@@ -89,15 +112,21 @@ def add_dims(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_target(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """``--target``: what runs the models, and how precisely."""
+def add_target(
+    parser: argparse.ArgumentParser, default: str | None, told: str = ""
+) -> None:
+    """``--target``: what runs the models, and how precisely.
+
+    ``told`` describes a default that depends on the models.
+    """
     from ..lowering import targets
 
     parser.add_argument(
         "--target",
         default=default,
         metavar="T",
-        help=f"what runs it: {', '.join(targets)} (default: {default or 'nothing'})",
+        help=f"what runs it: {', '.join(targets)}"
+        f" (default: {told or default or 'nothing'})",
     )
     add_precision(parser)
 
@@ -112,11 +141,17 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def target_of(options: argparse.Namespace) -> Target:
-    """The target that was asked for. Raises UsageError, BackendMissing."""
+def target_of(options: argparse.Namespace, *, runs: bool = True) -> Target:
+    """The target that was asked for; one that ``runs``, unless it is to compile only.
+
+    Raises UsageError, BackendMissing.
+    """
     from ..lowering import find
     from ..lowering.xla.environment import prepare
+    from ..lowering.xla.platforms import refuse_described
 
+    if runs:
+        refuse_described(options.target)
     prepare(options.target, alone=True)
     return find(options.target, options.precision)
 
@@ -149,10 +184,13 @@ def natural(text: str) -> int:
     return int(text)
 
 
-def sizes_of(options: argparse.Namespace, graph: Graph) -> dict[str, int]:
+def sizes_of(
+    options: argparse.Namespace, graph: Graph, inputs: Mapping[str, Any] | None = None
+) -> dict[str, int]:
     """What ``--dim`` says of the symbolic dims of a graph's inputs.
 
-    Raises UsageError for a dim that no input has, or for what is no size.
+    Raises UsageError for a dim that no input has, for what is no size, and where the
+    ``inputs`` that the user gave have another one.
     """
     from ..specialize import parse_dim, symbols_of
 
@@ -170,18 +208,40 @@ def sizes_of(options: argparse.Namespace, graph: Graph) -> dict[str, int]:
                 f"no dim of an input is called {name!r}{nearest(name, known)}"
             )
         found[known[name]] = value
+    if found and inputs is not None:
+        _agree(found, graph, inputs)
     return found
+
+
+def _agree(sizes: Mapping[str, int], graph: Graph, inputs: Mapping[str, Any]) -> None:
+    """Raises UsageError where arrays have other sizes than ``--dim`` says."""
+    from ..feeds import bind
+
+    fed, have = bind(graph, inputs)
+    for parameter, array in fed.items():
+        for axis, dim in enumerate(parameter.shape or ()):
+            if dim is None:
+                have[f"?{parameter.name}:{axis}"] = array.shape[axis]
+    for name, size in sizes.items():
+        if have.get(name, size) != size:
+            raise UsageError(
+                f"--dim {name.removeprefix('?')}={size} contradicts --inputs, where it"
+                f" is {have[name]}"
+            )
 
 
 def pipeline_of(options: argparse.Namespace) -> Pipeline:
     """The pipeline that the arguments of `add_pipeline` ask for."""
-    from ..driver import choose
+    from ..driver import choose, require_target
 
+    require_target(options.target)
     return choose(
         level=options.level,
         passes=None if options.passes is None else split(options.passes),
         add=options.add,
         skip=[name for names in options.skip for name in split(names)],
+        target=options.target,
+        fuse=options.fuse,
     )
 
 
@@ -258,13 +318,15 @@ def _read_protos(folder: Path, model: Path) -> dict[str, Any]:
     found = {}
     for i, parameter in enumerate(load(model).inputs):
         file = folder / f"input_{i}.pb"
-        if not file.exists():
+        if not os.path.lexists(file):
             continue
         if not isinstance(parameter.type, TensorType):
             raise UsageError(f"{file}: only tensors are read, not {parameter.type}")
         proto = TensorProto()
         try:
-            proto.ParseFromString(file.read_bytes())
+            proto.ParseFromString(_guarded(file))
+        except UsageError:
+            raise
         except Exception:  # protobuf's DecodeError; where it lives is private
             raise UsageError(f"{file} is no tensor") from None
         tensor = Tensor.from_proto(proto, where=str(file))
@@ -272,6 +334,27 @@ def _read_protos(folder: Path, model: Path) -> dict[str, Any]:
     if not found:
         raise UsageError(f"{folder} holds no input_0.pb")
     return found
+
+
+def _guarded(file: Path) -> bytes:
+    """A file of a folder that may come from anybody: no link, and no larger than 2 GB.
+
+    Raises UsageError.
+    """
+    from ..external import open_external
+
+    try:
+        found = open_external(file.parent, file.name)
+        if found.size > LARGEST_PROTO:
+            raise UsageError(f"{file} has {found.size:,} bytes, which no protobuf has")
+        with found.open() as opened:
+            return opened.read()
+    except InvalidModel as error:
+        raise UsageError(f"cannot read {file}: {error.message}") from None
+
+
+LARGEST_PROTO: Final = (1 << 31) - 1
+"""Bytes that a protobuf may have."""
 
 
 def say(options: argparse.Namespace, lines: Iterable[str], **json_: Any) -> None:
@@ -290,21 +373,3 @@ def say_json(members: Mapping[str, Any]) -> None:
     from ..report import SCHEMA
 
     print(json.dumps({"schema": SCHEMA, **members}))
-
-
-class Progress:
-    """One line on a terminal that says what is going on; nothing elsewhere."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.shown = sys.stderr.isatty() and not (options.quiet or options.verbose)
-
-    def __call__(self, text: str) -> None:
-        if self.shown:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self("")

@@ -1,8 +1,9 @@
 """Time models against each other, on the same inputs.
 
 Runs are interleaved in random order. Ratios to the first model are taken within each
-round; their median is given with the interval that covers it with 95 %. Times are CPU
-time, of all threads; on GPUs and TPUs they are wall time, with the way there and back.
+round; their median is given with the interval that covers it with 95 %. They are of
+CPU time, of all threads, with the wall time beside it; on GPUs and TPUs they are of
+wall time, with the way there and back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from ..bench import clock_of, measure, threads_of
 from ..errors import UsageError
 from ..report import table
 from .arguments import (
-    Progress,
     add_inputs,
     add_sizes,
     add_target,
@@ -22,13 +22,14 @@ from .arguments import (
     say,
     target_of,
 )
-from .run import check_runs, feeds
+from .progress import Progress
+from .run import check_runs, choose_target, feeds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
-    add_target(parser, "ort-cpu")
+    add_target(parser, None, "ort-cpu; of programs, xla-cpu")
     parser.add_argument(
         "--rounds", type=int, default=30, metavar="N", help="runs of each (default: 30)"
     )
@@ -46,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """Load all, warm up, measure, print."""
     if options.rounds < 1:
         raise UsageError("at least one round is needed")
+    choose_target(options, options.models, "ort-cpu")
     threads, clock = (
         threads_of(options.target, options.threads),
         clock_of(options.target),
@@ -65,11 +67,14 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             progress=progress,
         )
-    rows = [("model", f"{clock} ms", "ratio", "95 % interval")]
+    beside = clock == "CPU"
+    wall = ["wall ms"] if beside else []
+    rows = [("model", f"{clock} ms", *wall, f"{clock} ratio", "95 % interval")]
     rows += [
         (
             t.model,
             f"{1000 * t.seconds:.3f}",
+            *([f"{1000 * t.wall:.3f}"] if beside else []),
             f"{t.ratio:.3f}",
             f"[{t.low:.3f}, {t.high:.3f}]",
         )

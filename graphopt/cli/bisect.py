@@ -17,7 +17,6 @@ from ..ir import Graph
 from ..output import check_destination, files_of
 from ..pipeline import count_ops
 from .arguments import (
-    Progress,
     add_inputs,
     add_output,
     add_pipeline,
@@ -25,6 +24,7 @@ from .arguments import (
     read_arrays,
     say,
 )
+from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

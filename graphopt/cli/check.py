@@ -20,17 +20,20 @@ from ..check import MODES, check
 from ..check.difference import Difference, first_difference
 from ..errors import CheckFailed, UnsupportedModel, UsageError
 from ..importer import load
+from ..inputs import bindings
 from ..ir import Graph
 from ..provenance import place
 from ..report import check_to_json, trial_line
 from .arguments import (
-    Progress,
     add_inputs,
+    add_sizes,
     add_target,
     read_arrays,
     say,
+    sizes_of,
     target_of,
 )
+from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where they differ, name the first value of A that does",
     )
     add_target(parser, None)
+    add_sizes(parser, "size of a symbolic dim in random inputs (default: several)")
     add_inputs(parser)
 
 
@@ -64,30 +68,33 @@ def run(options: argparse.Namespace) -> int:
         options.after = options.before
     before, after = load(options.before), load(options.after)
     inputs, first = read_arrays(options.inputs, options.before), None
+    fixed = sizes_of(options, before, inputs)
     with Progress(options) as progress:
         progress("comparing")
         found = check(
             before,
             after,
             inputs=inputs,
+            sizes=fixed,
             seed=options.seed,
             mode=options.mode,
             exact=options.exact,
         )
-        trial = None
+        trial, sizes = None, {**next(bindings(before, fixed)), **fixed}
+        sizes = {**sizes, **next(iter(found.sizes), {})}
         if target is not None and found.passed:
             progress(f"running it in {target.name}")
-            sizes = next(iter(found.sizes), None)
             feed = Feed(inputs, sizes, options.seed)
             trial = run_in(before, str(options.after), target, feed)
         elif found.passed and found.lost:
             progress("running both in ONNX Runtime")
             files = Artifact(str(options.before)), Artifact(str(options.after))
-            sizes = next(iter(found.sizes), None)
             trial = try_out(before, *files, Feed(inputs, sizes, options.seed))
         if options.by_value and not found.passed:
             progress("looking for the first value that differs")
-            first = first_difference(before, after, inputs=inputs, seed=options.seed)
+            first = first_difference(
+                before, after, inputs=inputs, sizes=fixed, seed=options.seed
+            )
     lines = str(found).splitlines()
     members = check_to_json(found)
     verdict = None if found.passed and found.lost else found.passed

@@ -27,6 +27,7 @@ from .arguments import (
     sizes_of,
     target_of,
 )
+from .progress import Slow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,15 +84,17 @@ def facts(graph: Graph, binding: Mapping[str, int]) -> dict[str, Any]:
 
 def compile_only(options: argparse.Namespace, graph: Graph) -> int:
     """Compile for the target, print what its compiler says. Raises UsageError."""
-    target = target_of(options)
+    target = target_of(options, runs=False)
     if not isinstance(target, Compiler):
         raise UsageError(f"{target.name} compiles no programs; the targets of XLA do")
-    examined = target.examine(
-        graph,
-        read_arrays(options.inputs, options.model),
-        seed=options.seed,
-        sizes=sizes_of(options, graph),
-    )
+    inputs = read_arrays(options.inputs, options.model)
+    sizes = sizes_of(options, graph, inputs)
+    waiting = f"compiling for {target.name}"
+    if options.precision is not None and options.target.startswith("xla-tpu"):
+        waiting += "; products of float32 in full take minutes on large models, without"
+        waiting += f" --precision {options.precision} it is faster"
+    with Slow(options, waiting):
+        examined = target.examine(graph, inputs, seed=options.seed, sizes=sizes)
     found = examined.to_json()
     say(options, _lines_of_program(graph.name, found), name=graph.name, **found)
     return 0

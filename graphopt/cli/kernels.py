@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import UsageError, nearest
-from ..lowering.ort.kernels import PROVIDERS, Kernels
+from ..lowering.ort.kernels import Kernels
+from ..lowering.ort.recipe import PROVIDERS
 from .arguments import say
 
 

@@ -20,11 +20,10 @@ from ..files import atomic_write
 from ..interface import SUFFIX
 from ..lowering import exporting
 from ..lowering.xla.environment import prepare
-from ..output import Rejected, check_destination, files_of, weights_path
+from ..output import Rejected, beside, check_destination, files_of
 from ..report import Report
 from ..specialize import parse_dim, parse_shape
 from .arguments import (
-    Progress,
     add_dims,
     add_inputs,
     add_output,
@@ -35,6 +34,7 @@ from .arguments import (
     read_arrays,
     say_json,
 )
+from .progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,13 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="write nothing, but do all the rest"
-    )
-    parser.add_argument(
-        "--target",
-        default="onnx",
-        choices=driver.TARGETS,
-        help="what to write for: a model for any runtime (onnx, the default), or for"
-        " XLA a program, with its weights in MODEL.opt.safetensors",
     )
     parser.add_argument(
         "--bake-weights",
@@ -108,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
             data=not options.bake_weights,
             inputs=files_of(source, options.inputs),
         )
-        written = [target] if options.bake_weights else [target, weights_path(target)]
+        written = [target] if options.bake_weights else [target, *beside(target)]
     if options.report is not None:
         check_destination(
             options.report,
@@ -176,12 +169,16 @@ def _rehearsed(result: driver.Result, options: argparse.Namespace) -> driver.Res
 def default_output(source: Path, target: str = "onnx") -> Path:
     """``model.onnx`` becomes ``model.opt.onnx``, or ``.stablehlo`` for XLA."""
     stem = source.stem if source.suffix == ".onnx" else source.name
-    return source.with_name(f"{stem}.opt{'.onnx' if target == 'onnx' else SUFFIX}")
+    suffix = SUFFIX if target in driver.PLATFORMS else ".onnx"
+    return source.with_name(f"{stem}.opt{suffix}")
 
 
 def _check_target(options: argparse.Namespace) -> None:
     """Raises UsageError for options of another target, BackendMissing without JAX."""
-    if options.target == "onnx":
+    driver.require_target(options.target)
+    if options.fuse != "auto" and options.target not in driver.RUNTIMES:
+        raise UsageError(f"--fuse is for {' and '.join(driver.RUNTIMES)}")
+    if options.target not in driver.PLATFORMS:
         if options.precision is not None:
             raise UsageError("--precision is for XLA targets; a model has its own")
         if options.bake_weights:

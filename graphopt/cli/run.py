@@ -7,9 +7,10 @@ made that fit the model.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("model", type=Path, metavar="MODEL")
     add_output(parser, "write the outputs to this .npz file")
-    add_target(parser, "reference")
+    add_target(parser, None, "reference; of a program, xla-cpu")
     add_sizes(parser, "size of a symbolic dim in random inputs")
     add_inputs(parser)
 
@@ -50,17 +51,27 @@ def run(options: argparse.Namespace) -> int:
             data=False,
             inputs=files_of(options.model, options.inputs),
         )
+    choose_target(options, [options.model], "reference")
     target = target_of(options)
     check_runs(options.model, options.target)
     executable = target.open(options.model)
     outputs = executable(feeds(options, options.model))
     if options.output is not None:
         _write(options.output, outputs)
-    rows = {name: _described(value) for name, value in outputs.items()}
-    lines = [f"{name}: {row['type']}  {row['values']}" for name, row in rows.items()]
+    lines = [f"{name}: {_line(value)}" for name, value in outputs.items()]
     written = None if options.output is None else str(options.output)
+    rows = {name: described(value) for name, value in outputs.items()}
     say(options, lines, output=written, outputs=rows, used=dict(executable.used()))
     return 0
+
+
+def choose_target(
+    options: argparse.Namespace, models: Sequence[Path], default: str
+) -> None:
+    """The target where none is named: the default, or for programs XLA's CPU."""
+    if options.target is None:
+        programs = all(map(is_program, models))
+        options.target = "xla-cpu" if programs else default
 
 
 def check_runs(model: Path, target: str) -> None:
@@ -75,10 +86,11 @@ def check_runs(model: Path, target: str) -> None:
 def feeds(options: argparse.Namespace, model: Path) -> dict[str, Any]:
     """The arrays that the user gave, or random ones."""
     given = read_arrays(options.inputs, model)
-    if given is not None:
+    if given is not None and not options.dim:
         return given
     graph = read_interface(model).graph() if is_program(model) else load(model)
-    return random_inputs(graph, options.seed, sizes_of(options, graph))
+    sizes = sizes_of(options, graph, given)
+    return random_inputs(graph, options.seed, sizes) if given is None else given
 
 
 def _write(path: Path, outputs: Mapping[str, Any]) -> None:
@@ -92,11 +104,49 @@ def _write(path: Path, outputs: Mapping[str, Any]) -> None:
     atomic_write(path, lambda file: np.savez(file, **plain))
 
 
-def _described(value: Any) -> dict[str, str]:
+WHOLE: Final = 256
+"""Elements of an output that JSON holds; larger ones are for --output."""
+
+
+def _line(value: Any) -> str:
+    """An output for people, cut where it is long."""
     if not isinstance(value, np.ndarray):
-        return {"type": type(value).__name__, "values": f"{value!r:.60}"}
+        return f"{type(value).__name__}  {value!r:.60}"
     text = np.array2string(value, threshold=8, edgeitems=3, precision=5)
-    return {
+    return f"{value.dtype}{list(value.shape)}  {' '.join(text.split())[:80]}"
+
+
+def described(value: Any) -> dict[str, Any]:
+    """An output as JSON: what it is, its range, and all of it where it is small.
+
+    ``min``, ``max`` and ``mean`` are those of finite numbers; what is not finite is
+    null in ``values``, and counted.
+    """
+    if isinstance(value, list):
+        return {"type": "list", "elements": [described(each) for each in value]}
+    if not isinstance(value, np.ndarray):
+        return {"type": type(value).__name__}
+    row: dict[str, Any] = {
         "type": f"{value.dtype}{list(value.shape)}",
-        "values": " ".join(text.split())[:80],
+        "dtype": str(value.dtype),
+        "shape": list(value.shape),
     }
+    if value.dtype.kind == "c":  # pairs of numbers
+        value = np.stack([value.real, value.imag], -1)
+    if value.dtype != object:
+        if value.dtype.kind not in "biu":  # bfloat16 and its like are of none
+            value = value.astype(np.float64)
+        finite = value[np.isfinite(value)]
+        for name in ("min", "max", "mean"):
+            row[name] = getattr(finite, name)().item() if finite.size else None
+        row["nonfinite"] = value.size - finite.size
+    whole = value.size <= WHOLE
+    row["values"] = _plain(value.tolist()) if whole else None
+    return row
+
+
+def _plain(value: Any) -> Any:
+    """Nested lists of numbers as JSON has them: without what is not finite."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import NoReference
 from ..ir import Op
 from ..types import Type
 from .registry import kinds
@@ -47,6 +48,18 @@ class Opaque(Op):
 
         node: NodeProto = NodeProto.FromString(self.attrs["node"])
         return node
+
+    def no_reference(self) -> NoReference:
+        """The error where its value is asked for: domain, version, reason, node."""
+        domain, name = str(self.op_domain), self.node.name
+        why = "no such op is modelled"
+        if (domain, self.op_type) in kinds:
+            why = f"there is none in opset {self.version}, only in others"
+        return NoReference(
+            f"no reference for {self.label} (domain {domain or 'ai.onnx'}, opset"
+            f" {self.version}): {why}; runtimes may know it (--target ort-cpu)",
+            where=f"{self.label} node {name!r}" if name else self.label,
+        )
 
 
 kinds["graphopt", "Opaque"] = Opaque  # type: ignore[assignment]

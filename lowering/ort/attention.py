@@ -55,7 +55,7 @@ def whole_mask(op: Attention) -> Outcome:
     ]
     operands = list(op.operands)
     operands[3] = Expand(mask, Concat(*sizes, axis=0))
-    return op.with_operands(operands)
+    return op.with_operands(operands).results
 
 
 def _size(x: Value, axis: int) -> Value:

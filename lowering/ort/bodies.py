@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Final
 
 from onnx import defs
 
 from graphopt.ops.structured import Composite
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, miss, rule
+from graphopt.types import DType
 
 from .kernels import Kernels
+
+OLDEST: Final = 7
+"""The lowest opset that the runtime still takes."""
 
 
 @cache
@@ -28,6 +33,17 @@ def _has_function(kind: str) -> bool:
     )
 
 
+def _managed(op: Composite, kernels: Kernels) -> bool:
+    """True for an op of ONNX that the runtime itself says otherwise.
+
+    It inlines functions, and on the CPU computes in float32 what is in float16.
+    """
+    if op.domain:
+        return False
+    narrow = any(v is not None and v.dtype is DType.F16 for v in op.operands)
+    return _has_function(op.kind) or (narrow and kernels.has("", op.kind))
+
+
 def written_out(provider: str) -> Rule:
     """The rule for one execution provider."""
     kernels = Kernels.of(provider)
@@ -35,8 +51,8 @@ def written_out(provider: str) -> Rule:
     @rule
     def body(op: Composite) -> Outcome:
         """f(x) = the body of f, where the runtime has no kernel for f"""
-        reason = kernels.why_not(op, opset=kernels.opset)
-        if reason is None or (op.domain == "" and _has_function(op.kind)):
+        reason = kernels.why_not(op, opset=OLDEST)
+        if reason is None or _managed(op, kernels):
             return None
         values = op.expansion
         if values is None:
@@ -50,7 +66,7 @@ def written_out(provider: str) -> Rule:
 class WriteOut(RulePass):
     """Say composite ops by their bodies where ONNX Runtime has no kernel for them.
 
-    attention(q, k, v) of float64   -->   softmax(q k') v
+    quickgelu(x) of float16   -->   x * sigmoid(1.702 * x)
     """
 
     provider: str = "cpu"

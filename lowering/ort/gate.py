@@ -10,6 +10,7 @@ from graphopt.ir import Op, Value
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss
 
+from .costs import pays
 from .kernels import Kernels
 
 
@@ -22,7 +23,7 @@ def gated(rule: Rule, provider: str) -> Rule:
         if outcome is None or isinstance(outcome, Miss):
             return outcome
         for made in _made(outcome, op):
-            reason = kernels.why_not(made, opset=kernels.opset)
+            reason = kernels.why_not(made)
             if reason is not None:
                 return miss(reason, op)
         return outcome
@@ -55,3 +56,51 @@ class GatedPass(RulePass):
 
     def rules(self) -> Sequence[Rule]:
         return [gated(rule, self.provider) for rule in self.equations()]
+
+
+@dataclass(frozen=True)
+class Fusion(GatedPass):
+    """A pass that makes ONNX Runtime's own ops: all, or those that are not slower.
+
+    A twin is an op of the runtime's that means just the same as one of ONNX; it is made
+    where that one has no kernel.
+    """
+
+    most: bool = False
+
+    def fusions(self) -> Sequence[Rule]:
+        """The rules that leave fewer ops."""
+        raise NotImplementedError
+
+    def twins(self) -> Sequence[Rule]:
+        """The rules that leave as many ops."""
+        return ()
+
+    def equations(self) -> Sequence[Rule]:
+        fusions = list(self.fusions())
+        if not self.most:
+            fusions = [paying(rule, self.provider) for rule in fusions]
+        return [*fusions, *(lacking(rule, self.provider) for rule in self.twins())]
+
+
+def paying(rule: Rule, provider: str) -> Rule:
+    """The rule, for ops only whose fused kernel is not slower."""
+
+    def apply(op: Op, scene: Scene) -> Outcome:
+        if not pays(rule.name, provider, op.results[0]):
+            return miss("the fused kernel is slower", op)
+        return rule.apply(op, scene)
+
+    return dataclasses.replace(rule, apply=apply)
+
+
+def lacking(rule: Rule, provider: str) -> Rule:
+    """The rule, for ops only that have no kernel themselves."""
+    kernels = Kernels.of(provider)
+
+    def apply(op: Op, scene: Scene) -> Outcome:
+        if kernels.why_not(op, opset=kernels.opset) is None:
+            return None
+        return rule.apply(op, scene)
+
+    return dataclasses.replace(rule, apply=apply)

@@ -27,9 +27,7 @@ from graphopt.versions.spelling import type_name
 
 from . import registry
 from .limits import out_of_limits
-
-PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Our names of ONNX Runtime's execution providers, and its own."""
+from .recipe import PROVIDERS
 
 _PLACES: Final = {"cpu": "on the CPU", "cuda": "on CUDA"}
 
@@ -273,9 +271,9 @@ def _here(provider: str) -> Kernels:
     """
     data = recorded(provider)
     wheel = registry.installed()
-    if provider == "cpu" and wheel not in (None, ("onnxruntime", data["version"])):
-        name, _ = wheel
-        if name == "onnxruntime":
+    if provider == "cpu" and wheel is not None:
+        name, version = wheel
+        if name == "onnxruntime" and version != data["version"]:
             data = registry.read(PROVIDERS[provider])
     return from_data(provider, data)
 

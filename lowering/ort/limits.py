@@ -87,7 +87,10 @@ def _heads(provider: str, op: Op) -> str | None:
 
 
 _CONV_ACTIVATIONS: Final = {
-    "cpu": ("Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish"),
+    "cpu": (
+        *("", "Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSigmoid"),
+        "HardSwish",
+    ),
     "cuda": ("Relu",),
 }
 _GEMM_ACTIVATIONS: Final = (

@@ -14,9 +14,14 @@ from graphopt.passes.shapes import Shapes
 from graphopt.passes.siblings import MergeSiblings
 from graphopt.pipeline import Pass, Pipeline
 
+from .activations import FuseActivations
 from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
+from .gate import Fusion
 from .kernels import Kernels
+from .norms import FuseNorms
+from .products import FuseProducts
+from .rotary import LowerRotary
 from .spelling import SpellForOrt
 from .tiling import TileCausal
 
@@ -24,6 +29,9 @@ TIDY: Final[tuple[type[Pass], ...]] = (
     *(Algebra, Casts, Shapes, Fold, Movement, MergeConstants),
 )
 """What cleans up behind a lowering, and raises nothing again."""
+
+FUSIONS: Final[tuple[type[Fusion], ...]] = (FuseNorms, FuseActivations, FuseProducts)
+"""What makes the runtime's own ops of several."""
 
 
 def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
@@ -34,11 +42,23 @@ def lowered(pipeline: Pipeline, target: str, *, most: bool = False) -> Pipeline:
     """
     kernels = Kernels.of(target)
     provider = kernels.provider
-    fusing: tuple[Pass, ...] = (FuseAttention(provider=provider),) if most else ()
+    attention = (FuseAttention(provider=provider),) if most else ()
+    fusing: tuple[Pass, ...] = (
+        *attention,
+        *(cls(provider=provider, most=most) for cls in FUSIONS),
+    )
     merging = (MergeSiblings(),) if most or provider == "cuda" else ()
     tidy = tuple([cls() for cls in TIDY])
     tiling = (TileCausal(),) if provider == "cpu" and not most else ()
-    first = (*tiling, LowerAttention(), *fusing, WriteOut(provider=provider), *tidy)
+    first = (
+        *tiling,
+        LowerAttention(),
+        LowerRotary(),
+        *fusing,
+        WriteOut(provider=provider),
+        *tidy,
+    )
     last = () if most or provider != "cpu" else (SpellForOrt(),)
-    then = Pipeline(first, then=Pipeline((*merging, *last, *tidy)))
+    # Sums are spelled last: Algebra would have them be additions again.
+    then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
     return replace(pipeline, then=then, opset=kernels.opset)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import registry
-from .kernels import PROVIDERS
+from .recipe import PROVIDERS
 
 DATA: Final = Path(__file__).parent / "data"
 

@@ -1,11 +1,16 @@
-"""One ONNX Runtime session: how it is made, and what it is fed with."""
+"""One ONNX Runtime session: how it is made, what it is fed with, what runs it."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import os
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -13,13 +18,19 @@ from graphopt.errors import BackendMissing, GraphoptError, UnsupportedModel, Usa
 from graphopt.types import DType
 
 from .. import Array, Executable
+from .binding import Binding
+from .libraries import CUDA_PROVIDER, unloadable, why_no_gpu
+from .recipe import PROVIDERS, Recipe
 
-PROVIDER: Final = "CPUExecutionProvider"
+if TYPE_CHECKING:
+    from .placement import Placement
 
 LONGEST: Final = 400
 """Letters of the runtime's errors that are passed on; some hold whole models."""
 
 _FOLDER_ENTRY: Final = "session.model_external_initializers_file_folder_path"
+
+_RECORD_ENTRY: Final = "session.record_ep_graph_assignment_info"
 
 _NARROW: Final = {
     f"tensor({name})": DType[ours]
@@ -44,6 +55,10 @@ class RunFailed(GraphoptError):
     exit_code = 3
 
 
+class CpuFallback(UserWarning):
+    """What was asked to run on a device runs on the CPU, in part or as a whole."""
+
+
 def runtime() -> Any:
     """The `onnxruntime` module. Raises BackendMissing with the install line."""
     try:
@@ -54,6 +69,23 @@ def runtime() -> Any:
             where=str(error),
         ) from None
     return onnxruntime
+
+
+def why_no_cuda() -> str | None:
+    """Why the installed runtime cannot use a GPU, and what to do; None where it can."""
+    onnxruntime = runtime()
+    then = "; graphopt doctor says more"
+    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        return (
+            f"the ONNX Runtime {onnxruntime.__version__} that is installed has no CUDA;"
+            f" pip uninstall onnxruntime, then pip install 'graphopt[cuda]'{then}"
+        )
+    library = Path(onnxruntime.__file__).parent / "capi" / CUDA_PROVIDER
+    missing = unloadable(library) if library.exists() else {}
+    if missing:
+        return f"ONNX Runtime's CUDA provider lacks {', '.join(missing)}{then}"
+    no_gpu = why_no_gpu()
+    return None if no_gpu is None else f"{no_gpu}{then}"
 
 
 def session_options(*, optimized: bool = True, threads: int = 0) -> Any:
@@ -70,10 +102,33 @@ def session_options(*, optimized: bool = True, threads: int = 0) -> Any:
     return options
 
 
+def with_recipe(options: Any, recipe: Recipe) -> None:
+    """Set what a recipe says on ``SessionOptions``. Raises UsageError."""
+    onnxruntime = runtime()
+    enums = {
+        "execution_mode": onnxruntime.ExecutionMode,
+        "graph_optimization_level": onnxruntime.GraphOptimizationLevel,
+    }
+    for name, value in recipe.session.items():
+        try:
+            if name in enums:
+                value = getattr(enums[name], value)
+            setattr(options, name, value)
+        except (AttributeError, TypeError):
+            raise UsageError(f"{value!r} is no {name} of ONNX Runtime") from None
+    for name, value in recipe.config.items():
+        options.add_session_config_entry(name, str(value))
+
+
 class Session(Executable):
     """A model in ONNX Runtime, from its path, or from its bytes and the data's folder.
 
-    Raises BackendMissing, and Refused where the runtime does not take the model.
+    ``recipe`` says how it is opened; by default, on the CPU. Where that asks for CUDA
+    and nodes end on the CPU for want of a kernel, or all of them for want of CUDA, a
+    warning says so, `CpuFallback`; with ``strict`` that is an error.
+
+    Raises BackendMissing, Refused where the runtime does not take the model, and
+    UsageError for a recipe that this runtime does not understand.
     """
 
     def __init__(
@@ -83,48 +138,116 @@ class Session(Executable):
         folder: str | os.PathLike[str] | None = None,
         optimized: bool = True,
         threads: int = 0,
+        recipe: Recipe | None = None,
+        strict: bool = False,
     ) -> None:
         onnxruntime = runtime()
+        self.recipe = recipe or Recipe()
         options = session_options(optimized=optimized, threads=threads)
+        with_recipe(options, self.recipe)
+        if threads:
+            options.intra_op_num_threads = threads
         if folder is not None:
             options.add_session_config_entry(_FOLDER_ENTRY, os.fspath(folder))
         if not isinstance(model, bytes):
             model = os.fspath(model)
+        if self.recipe.provider != "cpu":
+            options.add_session_config_entry(_RECORD_ENTRY, "1")
+            _preload(onnxruntime)
+        there = onnxruntime.get_available_providers()
+        providers = [each for each in self.recipe.providers if each[0] in there]
+        why = ""
         try:
-            self.session = onnxruntime.InferenceSession(
-                model, options, providers=[PROVIDER]
-            )
-        except Exception as error:  # the runtime's errors have no base of their own
-            raise Refused(f"ONNX Runtime refuses the model: {_said(error)}") from None
+            self.session = _opened(model, options, providers)
+        except Refused as error:
+            if self.recipe.provider == "cpu":
+                raise
+            why = error.message
+            self.session = _opened(model, options, Recipe().providers)
+        self.version: str = onnxruntime.__version__
+        if said := self._fallback(why):
+            if strict:
+                raise BackendMissing(said)
+            warnings.warn(said, CpuFallback, stacklevel=2)
         self.input_names = tuple(i.name for i in self.session.get_inputs())
         self.optional_names = tuple(
             i.name for i in self.session.get_overridable_initializers()
         )
         self.output_names = tuple(o.name for o in self.session.get_outputs())
         self.narrow = any(o.type in _NARROW for o in self.session.get_outputs())
-        self.version: str = onnxruntime.__version__
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._check_names(inputs)
         narrow = self.narrow or any(map(_is_narrow, inputs.values()))
         try:
-            if narrow:
+            if self._binding is not None:
+                results: Sequence[Array] = self._binding(inputs)
+            elif narrow:
                 fed = {name: self._value(array) for name, array in inputs.items()}
                 values = self.session.run_with_ort_values(None, fed)
-                results: Sequence[Array] = [_array(value) for value in values]
+                results = [_array(value) for value in values]
             else:
                 results = self.session.run(None, dict(inputs))
+        except UsageError:
+            raise
         except Exception as error:
             raise RunFailed(f"ONNX Runtime failed: {_said(error)}") from None
         return dict(zip(self.output_names, results, strict=True))
 
     def used(self) -> Mapping[str, Any]:
-        return {
-            "target": "ort-cpu",
+        found: dict[str, Any] = {
+            "target": f"ort-{self.recipe.provider}",
             "runtime": "onnxruntime",
             "version": self.version,
             "providers": self.session.get_providers(),
         }
+        if self.placement is not None:
+            found["placement"] = self.placement.counts()
+        return found
+
+    @cached_property
+    def placement(self) -> Placement | None:
+        """Which provider each node runs on; None on the CPU, or if it is not known."""
+        if self.recipe.provider == "cpu":
+            return None
+        from .placement import Placement
+
+        return Placement.of(self.session)
+
+    def _fallback(self, why: str) -> str | None:
+        """What runs on the CPU against the recipe, in words; None for nothing.
+
+        ``why`` is what the runtime said when it was to open the model as it should.
+        """
+        wanted = self.recipe.provider
+        if wanted == "cpu":
+            return None
+        if PROVIDERS[wanted] not in self.session.get_providers():
+            why = why_no_cuda() or why or "ONNX Runtime does not say why"
+            return f"all of the model runs on the CPU: {why}"
+        from .placement import said_of
+
+        strays = (
+            self.placement.strays(wanted, self.recipe.fallback_kinds)
+            if self.placement is not None
+            else []
+        )
+        if not strays:
+            return None
+        return (
+            f"{len(strays)} nodes run on the CPU, for CUDA has no kernel for them: "
+            + ", ".join(said_of(strays))
+        )
+
+    @cached_property
+    def _binding(self) -> Binding | None:
+        """The buffers that a captured CUDA graph reads; None where there is none."""
+        if self.recipe.options.get("enable_cuda_graph") != "1":
+            return None
+        if PROVIDERS["cuda"] not in self.session.get_providers():
+            return None
+        index = int(self.recipe.options.get("device_id", 0))
+        return Binding(self.session, "cuda", index)
 
     def _check_names(self, inputs: Mapping[str, Array]) -> None:
         known = (*self.input_names, *self.optional_names)
@@ -144,6 +267,25 @@ class Session(Executable):
         return values.ortvalue_from_numpy_with_onnx_type(
             np.ascontiguousarray(array).view(plain), DType.of(array.dtype).value
         )
+
+
+def _opened(
+    model: bytes | str, options: Any, providers: list[tuple[str, dict[str, str]]]
+) -> Any:
+    """An ``InferenceSession``; on an error it tries no other providers by itself."""
+    try:
+        return runtime().InferenceSession(
+            model, options, providers=providers, enable_fallback=0
+        )
+    except Exception as error:  # the runtime's errors have no base of their own
+        raise Refused(f"ONNX Runtime refuses the model: {_said(error)}") from None
+
+
+def _preload(onnxruntime: Any) -> None:
+    """Load CUDA and cuDNN from their wheels, where there are any; it prints, if not."""
+    if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
 
 
 def _is_narrow(array: Array) -> bool:

@@ -1,19 +1,24 @@
-"""ONNX Runtime on the CPU as a target."""
+"""ONNX Runtime as a target: on the CPU, and on GPUs through CUDA."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from onnx import ModelProto
 
+from graphopt.errors import BackendMissing, UsageError
 from graphopt.exporter import save, to_proto
+from graphopt.importer import load
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
 from .. import Executable, Model
-from .session import Refused, Session, runtime
+from . import advice
+from .recipe import Recipe
+from .session import Refused, Session, runtime, why_no_cuda
 
 INLINE_BYTES: Final = 1 << 30
 """Graphs with more weights are handed over in files: a protobuf ends at 2 GiB."""
@@ -22,36 +27,69 @@ OLD_OPSET: Final = 13
 """What graphs are written in, or the lowest above, if their own opset is too new."""
 
 
-class OrtCpu:
-    """ONNX Runtime with its CPU kernels and its default optimizations."""
+@dataclass(frozen=True)
+class Ort:
+    """ONNX Runtime with the kernels of one provider and its default optimizations.
 
-    name = "ort-cpu"
+    A model that is opened by its path has the recipe beside it, if that is for this
+    provider, and else what suits it.
+    """
+
+    provider: str
+    precision: str | None = None
+    device: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"ort-{self.provider}"
 
     def compile(self, graph: Graph, plan: Plan) -> Executable:
-        runtime()
+        self._check()
+        suited = self._suited(graph)
         try:
-            return _session(graph)
+            return self._session(graph, suited)
         except Refused:  # runtimes lag behind ONNX: say it in an older opset
             older = {**graph.header.opsets, "": OLD_OPSET}
             if graph.header.opsets.get("", 0) <= OLD_OPSET:
                 raise
-            return _session(graph.with_header(opsets=older, ir_version=0))
+            graph = graph.with_header(opsets=older, ir_version=0)
+            return self._session(graph, suited)
 
     def open(self, model: Model) -> Executable:
+        self._check()
+        suited = None
+        if self.precision is None and not isinstance(model, (bytes, ModelProto)):
+            suited = Recipe.beside(model)
+        if suited is None or suited.provider != self.provider:
+            suited = Recipe() if self.provider == "cpu" else self._suited(load(model))
         if isinstance(model, ModelProto):
             model = model.SerializeToString()
-        return Session(model)
+        return Session(model, recipe=suited)
+
+    def _check(self) -> None:
+        """Raises BackendMissing where the runtime, or CUDA, is not there."""
+        runtime()
+        if self.provider == "cuda" and (said := why_no_cuda()):
+            raise BackendMissing(said)
+
+    def _suited(self, graph: Graph) -> Recipe:
+        if self.provider == "cpu":
+            return Recipe()
+        return advice.recipe(
+            graph, self.provider, precision=self.precision, device=self.device
+        )
+
+    def _session(self, graph: Graph, suited: Recipe) -> Session:
+        if sum(tensor.nbytes for tensor in graph.tensors()) < INLINE_BYTES:
+            return Session(to_proto(graph).SerializeToString(), recipe=suited)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            save(graph, path)
+            return Session(path, recipe=suited)
 
 
-def target(kind: str, device: str) -> OrtCpu:
-    """The target; there is one."""
-    return OrtCpu()
-
-
-def _session(graph: Graph) -> Session:
-    if sum(tensor.nbytes for tensor in graph.tensors()) < INLINE_BYTES:
-        return Session(to_proto(graph).SerializeToString())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        save(graph, path)
-        return Session(path)
+def target(kind: str, device: str, precision: str | None = None) -> Ort:
+    """The target; ``device`` is the number of a GPU. Raises UsageError."""
+    if device and not device.isdecimal():
+        raise UsageError(f"{kind} takes the number of a GPU, not {device!r}")
+    return Ort(kind.removeprefix("ort-"), precision, int(device or 0))

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from .platforms import is_described
+
 _NO_TPU: Final = {
     "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to ask
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # any: topologies say what they are
@@ -24,7 +26,7 @@ def prepare(target: str = "", *, alone: bool = False) -> None:
 
     ``alone``: the process runs this target only, and JAX may be kept from other chips.
     """
-    topology = target.startswith("xla-tpu:")
+    topology = is_described(target)
     if alone and (topology or target == "xla-cpu"):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if (alone and topology) or not _has_tpu():

@@ -7,7 +7,7 @@ program holds neither, but for weights that no file of arrays can have.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ import jax
 import numpy as np
 
 from graphopt import __version__
+from graphopt.check.running import running_sizes
+from graphopt.debug import timed
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
 from graphopt.ir import Graph, Parameter
@@ -24,6 +26,7 @@ from graphopt.provenance import place
 from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
 
+from . import phases  # noqa: F401  says how long they take
 from .function import Function
 from .serialized import EVERY, Program
 from .symbols import caps, identifiers, sized
@@ -64,7 +67,7 @@ def export(
                 "a program for XLA would draw the same random numbers each time",
                 where=place(home, op),
             )
-    graph = _named(graph)
+    source, graph = graph, _named(graph)
     function = Function(graph, precision=precision)
     params = function.params
     known = _fixed(graph, function.steering, params.keys(), fixed or {})
@@ -84,7 +87,7 @@ def export(
         return function({**baked, **weights}, {**known, **inputs})
 
     free = [p for p in graph.inputs if p.default is None and p.name not in known]
-    making = _Making(graph, free, call, stored)
+    making = _Making(graph, free, call, stored, source, {**(fixed or {}), **known})
     made, blob, no_derivative = making.made(platform)
     shapes = jax.tree.unflatten(made.out_tree, made.out_avals)
     for name, aval in shapes.items():
@@ -114,7 +117,10 @@ def export(
 
 
 class _Making:
-    """The attempts to export one function, until one succeeds."""
+    """The attempts to export one function, until one succeeds.
+
+    ``source`` is the graph before its dims were named, ``given`` arrays for its inputs.
+    """
 
     def __init__(
         self,
@@ -122,8 +128,12 @@ class _Making:
         inputs: Sequence[Parameter],
         call: Any,
         weights: Mapping[str, Array],
+        source: Graph,
+        given: Mapping[str, Array],
     ) -> None:
         self.graph = graph
+        self.source = source
+        self.given = given
         self.inputs = inputs
         self.call = call
         self.weights = weights
@@ -135,7 +145,8 @@ class _Making:
         with jax.enable_x64(True), _without_source():
             made = self._within_caps(platform)
             try:
-                return made, bytes(made.serialize(vjp_order=1)), None
+                with timed("tracing the derivative"):
+                    return made, bytes(made.serialize(vjp_order=1)), None
             except Exception as error:  # one of many that JAX has for it
                 return made, _serialized(made), _first_line(error)
 
@@ -181,7 +192,8 @@ class _Making:
         }
         exporting = jax.export.export(jax.jit(self.call), platforms=platforms)
         try:
-            return exporting(weights, inputs)
+            with timed(f"tracing for {', '.join(platforms)}"):
+                return exporting(weights, inputs)
         except Open as error:
             raise Open(
                 f"{self._dims(error)} cannot stay symbolic: {error.reason}",
@@ -192,7 +204,7 @@ class _Making:
                 raise
             raise DataDependent(
                 f"{error.message}. It may be known for fixed sizes:"
-                f" {_advice(self.names)}",
+                f" {self._advice(list(self.names))}",
                 where=error.where,
             ) from error
 
@@ -205,7 +217,15 @@ class _Making:
         found = found or list(self.names)
         what = "the dim" if len(found) == 1 else "one of the dims"
         listed = ", ".join(map(repr, found))
-        return f"{what} {listed} (fix it, as by {_advice(found)})"
+        return f"{what} {listed} (fix it, as by {self._advice(found)})"
+
+    def _advice(self, names: Sequence[str]) -> str:
+        """How to fix one dim on the command line, to a size on which the model runs."""
+        sizes, bound = running_sizes(self.source, self.given)
+        found = {name.removeprefix("?"): size for name, size in sizes.items()}
+        tight = {name.removeprefix("?") for name in bound}
+        name = min(names, key=lambda name: name not in tight)
+        return f"--dim {name}={found.get(name, 'N')}"
 
     def shown(self, shape: Sequence[Any]) -> tuple[int | str, ...]:
         """A shape of JAX in the words of the model."""
@@ -216,11 +236,6 @@ class _Making:
             else re.sub(r"\w+", lambda found: named.get(found[0], found[0]), str(d))
             for d in shape
         )
-
-
-def _advice(names: Iterable[str]) -> str:
-    """How to fix dims on the command line."""
-    return " ".join(f"--dim {name.removeprefix('?')}=8" for name in names)
 
 
 def _named(graph: Graph) -> Graph:

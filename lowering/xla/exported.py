@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import jax
 import numpy as np
 from jax.export import is_symbolic_dim
 
+from graphopt.dims import symbol
 from graphopt.errors import InvalidModel, UnsupportedModel, UsageError
 from graphopt.feeds import bind
 from graphopt.interface import Interface, Port, read_interface
+from graphopt.ir import Graph
 
 from .. import Array, Executable, not_installed
 from .weights import load_weights
@@ -53,14 +56,17 @@ class ExportedProgram(Executable):
                 )
         free = {name: array for name, array in inputs.items() if name not in fixed}
         weights = self._overridden(free)
-        fed, _ = bind(self.graph, free)
+        fed, symbols = bind(self.graph, free)
+        _within(self.interface, self.graph, symbols)
         named = {parameter.name: array for parameter, array in fed.items()}
         try:
             with jax.enable_x64(True):
                 made = jax.tree.map(np.asarray, self._call(weights, named))
-        except (ValueError, TypeError) as error:  # sizes that its constraints forbid
+        except (ValueError, TypeError) as error:  # sizes of which nobody said so
+            shapes = ", ".join(f"{n}: {list(a.shape)}" for n, a in named.items())
             raise UsageError(
-                f"the program does not take these inputs: {str(error).splitlines()[0]}"
+                f"the program does not take {shapes}; optimize the model again with"
+                f" these sizes (--dim NAME=SIZE): {str(error).splitlines()[0]}"
             ) from None
         except jax.errors.JaxRuntimeError as error:
             if "INVALID_ARGUMENT" not in str(error):
@@ -97,6 +103,36 @@ class ExportedProgram(Executable):
             "device": self.device.device_kind,
             "precision": self.interface.precision,
         }
+
+
+def _within(interface: Interface, graph: Graph, symbols: Mapping[str, int]) -> None:
+    """Raises UsageError for a size outside of what the open dims were exported for."""
+    limits = [(name, ">=", 1) for name in interface.symbols]  # as JAX has them
+    limits += [
+        (m[1], m[2], int(m[3]))
+        for m in map(_LIMIT.fullmatch, interface.constraints)
+        if m
+    ]
+    for name, sign, limit in limits:
+        size = symbols.get(name, limit)
+        if (size >= limit) if sign == ">=" else (size <= limit):
+            continue
+        input_, axis = next(
+            (parameter.name, axis)
+            for parameter in graph.inputs
+            for axis, dim in enumerate(parameter.shape or ())
+            if dim == symbol(name)
+        )
+        ends = "at least" if sign == ">=" else "at most"
+        raise UsageError(
+            f"the input {input_!r} has {size} along axis {axis}, the dim {name!r}, but"
+            f" the program was exported for {name} {sign} {limit}: give it {ends}"
+            f" {limit}, or optimize the model again with --dim {name}={size}, if it"
+            " takes that"
+        )
+
+
+_LIMIT: Final = re.compile(r"(.+) (<=|>=) (\d{1,18})")
 
 
 def _deserialized(path: Path) -> Any:

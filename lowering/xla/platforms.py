@@ -47,3 +47,19 @@ def precision_named(wanted: str, known: Collection[str] = PRECISIONS.keys()) -> 
     if word not in known:
         raise UsageError(f"no precision {wanted!r}{nearest(wanted, known)}")
     return PRECISIONS[word]
+
+
+def is_described(target: str) -> bool:
+    """True for a description of chips, which are not here."""
+    return target.startswith("xla-tpu:")
+
+
+def refuse_described(target: str) -> None:
+    """Raises UsageError where a target that is to run something is no device."""
+    if not is_described(target):
+        return
+    raise UsageError(
+        f"{target} is a description, no device: programs can be compiled for it but not"
+        f" run; graphopt inspect MODEL --target {target} compiles one, graphopt"
+        " optimize MODEL --target xla-tpu writes one to run on a machine that has TPUs"
+    )

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from graphopt.debug import timed
 from graphopt.feeds import bind
 from graphopt.ir import Graph
 
@@ -86,8 +87,9 @@ class Program(Executable):
 
         params, keys = self.function.params, self._keys()
         program, results = jax.make_jaxpr(call, return_shape=True)(params, named, keys)
-        hoisted = hoist(program, len(params))
-        prepared = self._prepare(hoisted, jax.tree.leaves(params))
+        with timed("hoisting what follows from weights"):
+            hoisted = hoist(program, len(params))
+            prepared = self._prepare(hoisted, jax.tree.leaves(params))
         where = jax.sharding.SingleDeviceSharding(self.device)
         rest = jax.jit(jaxpr_as_fun(hoisted.rest), out_shardings=where)
         lowered = rest.lower(*prepared, *jax.tree.leaves((named, keys)))

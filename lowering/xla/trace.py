@@ -76,6 +76,10 @@ class Open(UnsupportedModel, NotImplementedError):
         return error
 
 
+class Misfit(EvaluationFailed):
+    """An op does not take its operands, which only the trace shows: names its node."""
+
+
 class Tracer(Evaluator):
     """Computes values from others, op by op, under a trace or eagerly.
 
@@ -137,17 +141,34 @@ class Tracer(Evaluator):
         try:
             with jax.named_scope(name):
                 return super().apply(op, operands)
+        except Misfit:
+            raise
         except EvaluationFailed as error:
             if any(map(_has_open_shape, operands)):
                 raise Open.at(op, operands, error) from error
             if isinstance(error.__cause__, _CONCRETE):
                 raise depends_on_data(op) from error.__cause__
-            raise
+            raise self._misfit(op, operands, error) from error.__cause__
         except Exception as error:  # what JAX raises is not the same in all versions
             expected = not isinstance(error, GraphoptError | NameError | AssertionError)
             if not expected or not any(map(_has_open_shape, operands)):
                 raise
             raise Open.at(op, operands, error) from error
+
+    def _misfit(self, op: Op, operands: Sequence[Array], error: Exception) -> Misfit:
+        """The error for operands that an op does not take."""
+        shapes = ", ".join(
+            f"{a.dtype}{list(a.shape)}" if hasattr(a, "shape") else type(a).__name__
+            for a in operands
+        )
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        sizes = ", ".join(f"{n.lstrip('?')}={s}" for n, s in self.sizes.items())
+        given = f"; the sizes are {sizes}, try others (--dim)" if sizes else ""
+        node = ", ".join(map(repr, self.sources.get(op, ())))
+        return Misfit(
+            f"{op.label} does not take {shapes}: {reason}{given}",
+            where=f"{op.label} node {node}" if node else op.label,
+        )
 
     def _from_shapes(
         self, op: Op, operands: Sequence[Array]
@@ -211,8 +232,12 @@ class Tracer(Evaluator):
 
     def body(self, op: Op, index: int, arrays: Sequence[Array]) -> list[Array]:
         """The outputs of one body of an op on arrays for all its parameters."""
-        graph = op.bodies[index]
-        return self.run(graph.outputs, dict(zip(graph.inputs, arrays, strict=True)))
+        graph, outside = op.bodies[index], self.sources
+        self.sources = {**outside, **graph.sources}
+        try:
+            return self.run(graph.outputs, dict(zip(graph.inputs, arrays, strict=True)))
+        finally:
+            self.sources = outside
 
     def _branch(self, op: If, operands: Sequence[Array]) -> Any:
         """A known condition leaves one branch; what is captured stays known."""

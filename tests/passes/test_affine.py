@@ -137,6 +137,45 @@ def test_a_product_over_three_axes() -> None:
     misses(f.after_linear, channels, "no scale and shift along the outputs")
 
 
+TALL = MatMul(TOKENS, w(4, 6))
+BIASED_TALL = Add(TALL, w(6, seed=1))
+
+
+@pytest.mark.parametrize("kind", [Mul, Div])
+@pytest.mark.parametrize("number", [const(0.125, F64), const([2.0], F64), ROW])
+def test_a_biased_product_is_scaled(kind: Any, number: Constant) -> None:
+    done = rewritten(f.after_biased_product, kind(BIASED_TALL, number))
+    assert kinds(done) == ["MatMul", "Add"]
+    if kind is Mul:
+        before = Mul(number, Add(w(6, seed=1), TALL))
+        assert kinds(rewritten(f.after_biased_product, before)) == ["MatMul", "Add"]
+
+
+SHARED = w(400, 400)
+SHARED_TALL = MatMul(param("long", 2, 400, dtype=F64), SHARED)
+BIASED_ONE = Add(MatMul(TOKENS, w(4, 1)), w(1, seed=1))
+NOT_SCALED: list[tuple[Any, str]] = [
+    ((Mul(BIASED_TALL, ROW), BIASED_TALL), "read elsewhere too"),
+    ((Mul(BIASED_TALL, ROW), TALL), "read elsewhere too"),
+    (Mul(BIASED_TALL, w(3, 1)), ""),
+    (Mul(BIASED_TALL, param("c", 6, dtype=F64)), ""),
+    (Mul(Add(TALL, w(3, 1)), ROW), ""),
+    (Mul(Add(MatMul(TOKENS, param("w", 4, 6, dtype=F64)), ROW), ROW), ""),
+    (Mul(Add(TOKENS, w(4)), w(4)), ""),
+    (Mul(BIASED_ONE, ROW), "it broadcasts the outputs"),
+    (Mul(BIASED_TALL, const(1e308, F64)), OVERFLOW),
+    (
+        (Mul(Add(SHARED_TALL, w(400)), w(400)), MatMul(SHARED, SHARED)),
+        "others read the weight too",
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "reason"), NOT_SCALED)
+def test_a_biased_product_that_stays(before: Any, reason: str) -> None:
+    misses(f.after_biased_product, before, reason)
+
+
 def test_no_bias_comes_without_a_shift() -> None:
     (made,) = rewritten(f.after_linear, Mul(CONV, const(2.0, F64))).outputs
     assert made.op is not None
@@ -442,7 +481,13 @@ def test_a_batch_norm_of_mixed_types_stays() -> None:
 
 
 def test_each_rule_has_a_case() -> None:
-    tested = {f.after_linear, f.before_linear, f.after_batch_norm, f.scale_scale}
+    tested = {
+        f.after_linear,
+        f.after_biased_product,
+        f.before_linear,
+        f.after_batch_norm,
+        f.scale_scale,
+    }
     assert set(f.RULES) == tested
 
 

@@ -26,6 +26,7 @@ from graphopt.ops import (
     Expand,
     Floor,
     Identity,
+    MatMul,
     Max,
     Mean,
     Min,
@@ -281,6 +282,14 @@ def test_large_constants_are_not_read() -> None:
 
     big = Constant(Unreadable(DType.F32, (300, 300), b"\0" * 4 * 300 * 300))
     misses(a.times_one, Mul(param("big", 300, 300), big))
+
+
+def test_a_bias_of_zeros_stays_but_a_mask_of_zeros_goes() -> None:
+    zeros = const(np.zeros((1, 4)))
+    weighted = MatMul(X, random(3, 4))
+    misses(a.add_zero, Add(weighted, zeros), "it is the bias of a product")
+    scores = MatMul(X, param("k", 3, 4))
+    fires(a.add_zero, Add(scores, zeros), scores)
 
 
 def test_unsigned_numbers_have_one_zero() -> None:

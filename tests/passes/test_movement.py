@@ -56,6 +56,7 @@ from graphopt.types import DType, TensorType
 
 D = DType
 X = param("x", 2, 3, 4)
+PICKED = Gather(X, const(2, D.I64), axis=1)
 DYNAMIC = param("d", N, 3, 4)
 ONES = param("ones", 1, 3, 1, 4)
 TEXT = param("text", 2, 3, dtype=D.STRING)
@@ -212,9 +213,19 @@ EQUATIONS: list[tuple[Any, Any, Any]] = [
     (m.gather_one, Gather(ONE, NOUGHT, axis=1), Squeeze(ONE, ints(1))),
     (m.gather_one, Gather(ONE, HIND, axis=-2), Squeeze(ONE, ints(1))),
     (
-        m.unsqueeze_gather,
-        Unsqueeze(Gather(X, HIND, axis=-1), ints(-1)),
-        Gather(X, Reshape(HIND, ints(1)), axis=2),
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(X, const(2, D.I64), axis=1), ints(1)),
+        Gather(X, ints(2), axis=1),
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(DYNAMIC, const(-1, D.I64), axis=-1), ints(-1)),
+        Gather(DYNAMIC, ints(-1), axis=-1),
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(LAST, const(0, D.I64), axis=-1), ints(4)),
+        LAST,
     ),
 ]
 
@@ -379,11 +390,30 @@ GUARDS: list[tuple[Any, Any, str | None]] = [
     (m.gather_one, Gather(DYNAMIC, NOUGHT, axis=0), ""),
     (m.gather_one, Gather(ONE, param("i", dtype=D.I64), axis=1), ""),
     (m.gather_one, Gather(ONE, ints(0), axis=1), ""),
-    (m.unsqueeze_gather, Unsqueeze(Gather(X, HIND, axis=1), ints(0)), "another place"),
-    (m.unsqueeze_gather, Unsqueeze(Gather(X, ints(1), axis=1), ints(1)), ""),
     (
-        m.unsqueeze_gather,
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(X, const(2, D.I64), axis=1), ints(0)),
+        "",
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(X, const(2, D.I64), axis=1), ints(0, 1)),
+        "",
+    ),
+    (m.unsqueeze_of_gather, Unsqueeze(Gather(X, ints(2), axis=1), ints(1)), ""),
+    (
+        m.unsqueeze_of_gather,
+        (Unsqueeze(PICKED, ints(1)), PICKED),
+        "its result is read elsewhere too",
+    ),
+    (
+        m.unsqueeze_of_gather,
         Unsqueeze(Gather(X, param("i", dtype=D.I64), axis=1), ints(1)),
+        "",
+    ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(VAGUE, const(0, D.I64), axis=0), ints(0)),
         "",
     ),
 ]

@@ -42,6 +42,7 @@ from graphopt.passes.raise_attention import (
     attention,
     causal,
     flat_heads,
+    flat_heads_of_one,
     grouped_heads,
     past,
 )
@@ -176,6 +177,56 @@ def test_double_arithmetic_stays_double() -> None:
     misses(attention, spelled(MatMul(q, turned(k)), v), opset=OPSET)
 
 
+# Heads among the batch
+
+
+def merged(x: Value) -> Value:
+    _, _, length, size = (d for d in x.shape or ())
+    return Reshape(x, ints(BATCH * HEADS, length, size))
+
+
+def bmm(q: Value, k: Value) -> Value:
+    return MatMul(q, Transpose(k, perm=(0, 2, 1)))
+
+
+def test_heads_that_are_merged_with_the_batch() -> None:
+    """The mask is added after the scores are split by head again."""
+    scores = Mul(bmm(merged(Q), merged(K)), const(0.25))
+    weights = Softmax(Add(Reshape(scores, ints(BATCH, HEADS, QUERIES, KEYS)), ADDED))
+    before = MatMul(Reshape(weights, ints(BATCH * HEADS, QUERIES, KEYS)), merged(V))
+    done = rewritten(attention, before, opset=OPSET)
+    assert kinds(done) == ["Attention", "Reshape"]
+    assert done.ops[-1].operands[0] is Attention(Q, K, V, ADDED)
+
+
+def test_keys_that_were_merged_after_they_were_transposed() -> None:
+    k = Reshape(turned(K), ints(BATCH * HEADS, SIZE, KEYS))
+    before = MatMul(Softmax(Mul(MatMul(merged(Q), k), const(0.25))), merged(V))
+    done = rewritten(attention, before, opset=OPSET)
+    assert kinds(done) == ["Attention", "Reshape"]
+
+
+def test_a_batch_of_one_that_is_left_out() -> None:
+    q, k, v = (param(n, N, HEADS, s) for n, s in (("q", 16), ("k", 16), ("v", 8)))
+    turn = (1, 0, 2)
+    left, values = Transpose(q, perm=turn), Transpose(v, perm=turn)
+    scores = Mul(MatMul(left, Transpose(k, perm=(1, 2, 0))), const(0.25))
+    mask = param("mask", HEADS, N, N)
+    done = rewritten(attention, spelled(Add(scores, mask), values), opset=OPSET)
+    found = [op for op in done.ops if isinstance(op, Attention)]
+    assert found[0].q_num_heads == HEADS
+
+
+def test_one_head() -> None:
+    q, k, v = (param(n, N, 5, s) for n, s in (("q", 16), ("k", 16), ("v", 8)))
+    mask = param("mask", 1, 5, 5)
+    before = spelled(Add(Mul(bmm(q, k), const(0.25)), mask), v)
+    after = Attention(
+        *(q, k, v, Unsqueeze(mask, ints(1))), q_num_heads=1, kv_num_heads=1
+    )
+    fires(attention, before, after, opset=OPSET)
+
+
 # What stands around it
 
 
@@ -268,6 +319,17 @@ def test_heads_of_one_dim() -> None:
     flat = Attention(q, k, v, q_num_heads=HEADS, kv_num_heads=HEADS)
     after = Reshape(Reshape(flat, ints(0, 0, HEADS, 16)), ints(0, 0, 64))
     fires(flat_heads, before, after, opset=OPSET)
+
+
+def test_one_query_whose_heads_are_only_reshaped() -> None:
+    q, k, v = (param(name, BATCH, 1, 64) for name in "qkv")
+    old_k, old_v = (param(n, BATCH, HEADS, 7, 16) for n in ("pk", "pv"))
+    split = [Reshape(x, ints(BATCH, HEADS, 1, 16)) for x in (q, k, v)]
+    core = Attention(*split, None, old_k, old_v, outs=3).results
+    before = (Reshape(core[0], ints(BATCH, 1, 64)), core[1], core[2])
+    heads = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
+    after = Attention(q, k, v, None, old_k, old_v, outs=3, **heads)
+    fires(flat_heads_of_one, before, after.results, opset=OPSET)
 
 
 def test_packed_projections_and_other_results() -> None:

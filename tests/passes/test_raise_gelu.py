@@ -12,7 +12,7 @@ from equations import N, const, fires, graph_of, kinds, misses, param
 
 from graphopt.ir import Value
 from graphopt.ops import Add, Div, Erf, Gelu, Mul, Pow, Sigmoid, Tanh
-from graphopt.passes.raise_gelu import RaiseGelu, gelu
+from graphopt.passes.raise_gelu import RaiseGelu, gelu, gelu_by_sigmoid
 from graphopt.types import DType
 
 F64 = DType.F64
@@ -140,6 +140,21 @@ GUARDS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("before", "reason"), GUARDS)
 def test_guard(before: Any, reason: str) -> None:
     misses(gelu, before, reason)
+
+
+@pytest.mark.parametrize("way", range(4))
+def test_by_sigmoid(way: int) -> None:
+    """(1 + tanh(z)) / 2 = sigmoid(2 * z)"""
+    (inner,) = by_tanh(X, way).op.operands
+    assert inner is not None
+    gate = Sigmoid(Mul(inner, c(2.0)))
+    after = Gelu(X, approximate="tanh")
+    fires(gelu_by_sigmoid, Mul(X, gate), after)
+    fires(gelu_by_sigmoid, Mul(gate, X), after)
+    misses(gelu_by_sigmoid, Mul(X, Sigmoid(inner)))
+    misses(gelu_by_sigmoid, Mul(OTHER, gate))
+    misses(gelu_by_sigmoid, (Mul(X, gate), gate), "read elsewhere")
+    misses(gelu_by_sigmoid, Mul(X, gate), opset=19)
 
 
 def test_opset() -> None:

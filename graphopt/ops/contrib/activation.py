@@ -160,6 +160,7 @@ ACTIVATIONS: dict[str, tuple[type[Op], tuple[str, ...]]] = {
     "Tanh": (Tanh, ()),
     "LeakyRelu": (activation.LeakyRelu, ("alpha",)),
     "HardSigmoid": (activation.HardSigmoid, ("alpha", "beta")),
+    "HardSwish": (activation.HardSwish, ()),
 }
 """The ops that fused ops end with, and what their numbers are called."""
 

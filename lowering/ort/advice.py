@@ -1,0 +1,220 @@
+"""Which recipe suits a graph on a provider: read from the graph, nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from graphopt import dims
+from graphopt.cost import op_cost
+from graphopt.exporter.spelled import choose_opset, used_results
+from graphopt.ir import Graph, Op
+from graphopt.ops.constant import Constant
+from graphopt.ops.random import is_random
+from graphopt.provenance import place
+from graphopt.types import DType, TensorType
+from graphopt.versions.spelling import type_name
+
+from .kernels import Kernels
+from .recipe import Recipe
+
+SHOWN: Final = 5
+"""Reasons of one sort that are named; the rest is counted."""
+
+SYMBOL: Final = 8
+"""The size of a symbolic dim where shares of work are compared."""
+
+BINDABLE: Final = frozenset(
+    DType[name]
+    for name in (
+        *("F16", "F32", "F64", "BOOL", "I8", "I16", "I32", "I64"),
+        *("U8", "U16", "U32", "U64"),
+    )
+)
+"""Element types whose buffers `binding` makes."""
+
+_CONVS: Final = frozenset(("Conv", "ConvTranspose", "FusedConv", "NhwcConv"))
+
+
+def recipe(
+    graph: Graph,
+    provider: str,
+    *,
+    precision: str | None = None,
+    memory: int | None = None,
+    device: int = 0,
+) -> Recipe:
+    """What suits a graph on a provider, "cpu" or "cuda".
+
+    ``precision`` "fp32" keeps float32 products from being rounded to TF32. ``memory``
+    is the peak in bytes of the runtime's arena that a plan promises. Raises UsageError.
+    """
+    kernels = Kernels.of(provider)
+    fallbacks = {place(graph, op): why for op, why in _fallbacks(graph, kernels)}
+    if kernels.provider == "cpu":
+        return Recipe("cpu", fallbacks=fallbacks)
+    chosen = _Choices()
+    chosen.take("device_id", str(device), "the GPU that was asked for, or the first")
+    if _has(graph, DType.F32):
+        _choose_precision(chosen, precision)
+    open_dims = list(_open_dims(graph))
+    _choose_memory(chosen, memory, bool(open_dims))
+    _choose_for_convs(chosen, graph, kernels, bool(open_dims))
+    if failed := list(_no_cuda_graph(graph, open_dims, fallbacks)):
+        chosen.decline("enable_cuda_graph", failed)
+    else:
+        why = "shapes are fixed, no control flow, a kernel of CUDA for each op"
+        chosen.take("enable_cuda_graph", "1", why)
+    chosen.reasons["io_binding"] = "else each run copies to the device and back"
+    return Recipe(
+        kernels.provider,
+        chosen.options,
+        bound=True,
+        reasons=chosen.reasons,
+        declined=chosen.declined,
+        fallbacks=fallbacks,
+    )
+
+
+@dataclass
+class _Choices:
+    """Options of a provider with their reasons, while they are being chosen."""
+
+    options: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    declined: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def take(self, name: str, value: str, why: str) -> None:
+        self.options[name], self.reasons[name] = value, why
+
+    def decline(self, name: str, why: Sequence[str]) -> None:
+        self.declined[name] = tuple(why)
+
+
+def _choose_precision(chosen: _Choices, precision: str | None) -> None:
+    if precision == "fp32":
+        chosen.take("use_tf32", "0", "float32 products in float32 were asked for")
+    else:
+        why = (
+            "as ONNX Runtime does by itself: operands of float32 products are rounded"
+            " to TF32, 10 bits of mantissa; --precision fp32 forbids it"
+        )
+        chosen.take("use_tf32", "1", why)
+
+
+def _choose_memory(chosen: _Choices, memory: int | None, varies: bool) -> None:
+    if memory is not None:
+        chosen.take("gpu_mem_limit", str(memory), "the peak that the plan promises")
+    if memory is not None or not varies:
+        why = "the plan is exact" if memory is not None else "all shapes are fixed"
+        chosen.take("arena_extend_strategy", "kSameAsRequested", f"{why}: no doubling")
+    else:
+        why = "shapes vary: an arena that doubles is extended seldom"
+        chosen.take("arena_extend_strategy", "kNextPowerOfTwo", why)
+
+
+def _choose_for_convs(
+    chosen: _Choices, graph: Graph, kernels: Kernels, varies: bool
+) -> None:
+    convs = [op for _, op in graph.walk() if op.kind in _CONVS]
+    if not convs:
+        return
+    if varies:
+        why = "shapes vary: EXHAUSTIVE would search anew for each"
+        chosen.take("cudnn_conv_algo_search", "HEURISTIC", why)
+    else:
+        why = "shapes are fixed: the first run searches once for all"
+        chosen.take("cudnn_conv_algo_search", "EXHAUSTIVE", why)
+    if any(op.results[0].rank == 3 for op in convs):
+        why = "convolutions over one axis: cuDNN has more for images of one row"
+        chosen.take("cudnn_conv1d_pad_to_nc1d", "1", why)
+    share = _share_of(graph, convs)
+    against = []
+    if any(op.results[0].dtype is not DType.F16 for op in convs):
+        against.append("not all convolutions are in float16")
+    if share < 0.5:
+        against.append(f"convolutions are {share:.0%} of the work, less than half")
+    if not kernels.has("com.ms.internal.nhwc", "Conv"):
+        against.append("this runtime has no convolution with channels last")
+    if against:
+        chosen.decline("prefer_nhwc", against)
+        return
+    why = (
+        f"convolutions in float16 are {share:.0%} of the work, and tensor cores want"
+        " channels last; measure it: transposes may cost more than they gain"
+    )
+    chosen.take("prefer_nhwc", "1", why)
+
+
+def _share_of(graph: Graph, some: Sequence[Op]) -> float:
+    """The share that some ops have of all operations that can be counted."""
+    among, part, whole = set(some), 0, 0
+    for _, op in graph.walk():
+        flops = op_cost(op).flops
+        if flops is not None:
+            count = dims.evaluate(flops, dict.fromkeys(dims.symbols(flops), SYMBOL))
+            whole += count
+            part += count if op in among else 0
+    return part / whole if whole else 0.0
+
+
+def _fallbacks(graph: Graph, kernels: Kernels) -> Iterator[tuple[Op, str]]:
+    """The ops of known types that the provider has no kernel for, and why."""
+    opset = min(choose_opset(graph).version or 13, kernels.opset)
+    for inner, op in graph.walk():
+        types = [*op.types, *(v.type for v in op.operands if v is not None)]
+        if isinstance(op, Constant) or not all(map(type_name, types)):
+            continue
+        said = kernels.why_not(op, opset=opset, used=used_results(inner, op))
+        if said is not None:
+            yield op, said
+
+
+def _has(graph: Graph, dtype: DType) -> bool:
+    return any(
+        isinstance(type_, TensorType) and type_.dtype is dtype
+        for _, op in graph.walk()
+        for type_ in op.types
+    )
+
+
+def _open_dims(graph: Graph) -> Iterator[str]:
+    """What has no fixed shape, in words: the inputs, or what depends on data."""
+    varying = [p for p in graph.inputs if not _is_fixed(p.type)]
+    for parameter in varying:
+        yield f"the shape of input {parameter.name!r} is not fixed"
+    if varying:
+        return
+    for op in graph.ops:
+        if not all(map(_is_fixed, op.types)):
+            yield f"the shape of what {place(graph, op)} gives is not fixed"
+
+
+def _is_fixed(type_: object) -> bool:
+    if not isinstance(type_, TensorType) or type_.shape is None:
+        return False
+    return all(isinstance(dim, int) for dim in type_.shape)
+
+
+def _no_cuda_graph(
+    graph: Graph, open_dims: Sequence[str], fallbacks: Mapping[str, str]
+) -> Iterator[str]:
+    """Each precondition of a CUDA graph that does not hold."""
+    yield from _some(open_dims)
+    flow = [op for op in graph.ops if op.bodies]
+    yield from _some([f"{place(graph, op)} is control flow" for op in flow])
+    drawn = [op for op in graph.ops if is_random(op)]
+    yield from _some([f"{place(graph, op)} draws anew in each run" for op in drawn])
+    yield from _some([f"{op} has no kernel of CUDA" for op in fallbacks])
+    interface = [*graph.inputs, *graph.outputs]
+    dtypes = dict.fromkeys(v.dtype for v in interface if v.dtype not in BINDABLE)
+    yield from _some(
+        [f"inputs or outputs of {dtype} are not bound" for dtype in dtypes]
+    )
+
+
+def _some(reasons: Sequence[str]) -> Iterator[str]:
+    yield from reasons[:SHOWN]
+    if len(reasons) > SHOWN:
+        yield f"and {len(reasons) - SHOWN} more like the last"

@@ -1,0 +1,170 @@
+"""How a model is best opened in ONNX Runtime: versioned JSON beside it, with reasons.
+
+``MODEL.session.json`` names providers with their options, options of the session, and
+whether inputs and outputs are to be bound to the device. Nothing in it changes what a
+model computes but ``use_tf32``, which it always states.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from graphopt.errors import UsageError, nearest
+from graphopt.files import atomic_write
+
+SCHEMA: Final = 1
+
+PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Our names of ONNX Runtime's execution providers, and its own."""
+
+CONFIG: Final = ("session.disable_cpu_ep_fallback", "session.set_denormal_as_zero")
+"""Entries of a session's configuration that a recipe may hold: no paths, no code."""
+
+SESSION: Final = (
+    "enable_cpu_mem_arena",
+    "enable_mem_pattern",
+    "execution_mode",
+    "graph_optimization_level",
+    "inter_op_num_threads",
+    "intra_op_num_threads",
+)
+"""Members of ``onnxruntime.SessionOptions`` that a recipe may set."""
+
+_MALFORMED: Final = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading a file that is no recipe ends with."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to open a model with. ``reasons`` are by option; what was not chosen, too.
+
+    ``fallbacks`` are ops that the provider has no kernel for, with the reason: they run
+    on the CPU. ``bound`` tells that inputs and outputs should stay on the device.
+    """
+
+    provider: str = "cpu"
+    options: Mapping[str, str] = field(default_factory=dict)
+    session: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+    bound: bool = False
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    declined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def providers(self) -> list[tuple[str, dict[str, str]]]:
+        """For ``onnxruntime.InferenceSession``; the CPU is always the last resort."""
+        last: tuple[str, dict[str, str]] = (PROVIDERS["cpu"], {})
+        if self.provider == "cpu":
+            return [(PROVIDERS["cpu"], dict(self.options))]
+        return [(PROVIDERS[self.provider], dict(self.options)), last]
+
+    @property
+    def fallback_kinds(self) -> frozenset[str]:
+        """The kinds of the ops that the provider has no kernel for."""
+        labels = (place.partition(" ")[0] for place in self.fallbacks)
+        return frozenset(label.rpartition(".")[2] for label in labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that the file holds."""
+        return {
+            "schema": SCHEMA,
+            "providers": [{"name": n, "options": o} for n, o in self.providers],
+            "session": dict(self.session),
+            "config": dict(self.config),
+            "io_binding": self.bound,
+            "reasons": dict(self.reasons),
+            "declined": {name: list(why) for name, why in self.declined.items()},
+            "fallbacks": dict(self.fallbacks),
+        }
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str | None = None) -> Self:
+        """The recipe in a text. Raises UsageError for what is none, or a newer one."""
+        try:
+            found = json.loads(text)
+            if found["schema"] != SCHEMA:
+                raise UsageError(
+                    f"the session recipe has schema {found['schema']!r}; this graphopt"
+                    f" reads {SCHEMA}",
+                    where=where,
+                )
+            first = found["providers"][0]
+            made = cls(
+                provider=_short(first["name"], where),
+                options={str(k): str(v) for k, v in first.get("options", {}).items()},
+                session=_known(found.get("session", {}), SESSION, where),
+                config=_known(found.get("config", {}), CONFIG, where),
+                bound=bool(found.get("io_binding", False)),
+                reasons=dict(found.get("reasons", {})),
+                declined={k: tuple(v) for k, v in found.get("declined", {}).items()},
+                fallbacks=dict(found.get("fallbacks", {})),
+            )
+        except _MALFORMED as error:
+            raise UsageError(f"no session recipe: {error!r}", where=where) from None
+        return made
+
+    @classmethod
+    def beside(cls, model: str | os.PathLike[str]) -> Self | None:
+        """The recipe of a model file, None where there is none; raises UsageError."""
+        path = recipe_path(model)
+        if not path.exists():
+            return None
+        return cls.from_json(path.read_bytes(), str(path))
+
+    def save(self, model: str | os.PathLike[str]) -> Path:
+        """Write the recipe beside a model file; the path."""
+        path = recipe_path(model)
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        atomic_write(path, text.encode())
+        return path
+
+    def lines(self) -> Iterator[str]:
+        """What was chosen and why, what was not, and what runs on the CPU."""
+        yield f"provider {PROVIDERS[self.provider]}"
+        chosen = {**self.options, **self.session, **self.config}
+        for name, value in chosen.items():
+            yield f"  {name} = {value}: {self.reasons.get(name, 'as asked')}"
+        if self.bound:
+            yield f"  inputs and outputs bound: {self.reasons['io_binding']}"
+        for name, why in self.declined.items():
+            yield f"  no {name}: {'; '.join(why)}"
+        for op, said in self.fallbacks.items():
+            yield f"  on the CPU: {op}: {said}"
+
+
+def recipe_path(model: str | os.PathLike[str]) -> Path:
+    """``model.onnx`` -> ``model.session.json``."""
+    return Path(model).with_suffix(".session.json")
+
+
+def _short(name: str, where: str | None) -> str:
+    for short, full in PROVIDERS.items():
+        if name == full:
+            return short
+    raise UsageError(
+        f"unknown provider {name!r}{nearest(name, PROVIDERS.values())}", where=where
+    )
+
+
+def _known(
+    found: Mapping[str, Any], known: tuple[str, ...], where: str | None
+) -> dict[str, Any]:
+    for name in found:
+        if name not in known:
+            raise UsageError(
+                f"a recipe cannot set {name!r}{nearest(name, known)}", where=where
+            )
+    return dict(found)

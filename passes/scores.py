@@ -1,0 +1,179 @@
+"""Attention scores: products that were scaled, capped and masked before a softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from graphopt.dims import equal
+from graphopt.ir import Value
+from graphopt.ops import (
+    Add,
+    And,
+    Div,
+    Flatten,
+    IsNaN,
+    MatMul,
+    Mul,
+    Not,
+    Reshape,
+    Softmax,
+    Squeeze,
+    Tanh,
+    Unsqueeze,
+    Where,
+)
+from graphopt.ops.bodies import scalar
+from graphopt.rewrite import Scene
+from graphopt.types import DType
+
+from .match import axis_of, is_zero, same_shape, uniform
+from .raise_gelu import plus
+
+HIDING = -1e9
+"""Numbers at most this hide a score: beside them it is nothing."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """``softcap(scale * product) + masks``; bool masks hide where they are False."""
+
+    product: MatMul
+    scale: float = 1.0
+    softcap: float = 0.0
+    masks: tuple[Value, ...] = ()
+
+
+def read_scores(value: Value, scene: Scene) -> Scores | None:
+    """How scores come from one product; None where they do not, or are read twice."""
+    if not scene.single(value):
+        return None
+    unmerged = same_rows(value)
+    if unmerged is not None:
+        return read_scores(unmerged, scene)
+    for x, mask in _masked(value):
+        inner = read_scores(x, scene)
+        if inner is not None:
+            return replace(inner, masks=(*inner.masks, mask))
+    outer = scaled_by(value)
+    if outer is not None and isinstance(outer[0], Tanh) and scene.single(outer[0]):
+        inner = _scaled(outer[0].operands[0], scene)
+        cap = outer[1]
+        return inner and replace(inner, scale=inner.scale * cap, softcap=cap)
+    return _scaled(value, scene)
+
+
+def _scaled(value: Value | None, scene: Scene) -> Scores | None:
+    scale = 1.0
+    while value is not None and scene.single(value):
+        if isinstance(value, MatMul):
+            return Scores(value, scale)
+        found = scaled_by(value)
+        if found is None:
+            return None
+        value, scale = found[0], scale * found[1]
+    return None
+
+
+def same_rows(value: Value) -> Value | None:
+    """What a reshape only merges or splits the leading dims of."""
+    if not isinstance(value, Reshape | Squeeze | Unsqueeze | Flatten):
+        return None
+    x = value.operands[0]
+    if x is None or x.shape is None or value.shape is None:
+        return None
+    if len(x.shape) < 2 or len(value.shape) < 2:
+        return None
+    return x if all(map(equal, x.shape[-2:], value.shape[-2:])) else None
+
+
+def scaled_by(value: Value) -> tuple[Value, float] | None:
+    """x and c, where ``value`` is c * x, or x / (1 / c), for a number c."""
+    if isinstance(value, Mul):
+        pairs = [value.operands, value.operands[::-1]]
+    else:
+        pairs = [value.operands] if isinstance(value, Div) else []
+    for x, number in pairs:
+        factor = uniform(number)
+        if factor and x is not None and same_shape(x, value):
+            return x, 1 / float(factor) if isinstance(value, Div) else float(factor)
+    return None
+
+
+def unscaled(value: Value) -> tuple[Value, float]:
+    """x and c, where ``value`` is c * x."""
+    scale = 1.0
+    while (found := scaled_by(value)) is not None:
+        value, scale = found[0], scale * found[1]
+    return value, scale
+
+
+def _masked(value: Value) -> Iterator[tuple[Value, Value]]:
+    """Pairs of x and a mask whose sum, or choice, ``value`` is."""
+    if isinstance(value, Where):
+        condition, *branches = value.operands
+        for x, number in (branches, branches[::-1]):
+            hidden = uniform(number)
+            if hidden is None or hidden > HIDING or condition is None or x is None:
+                continue
+            if not same_shape(x, value) or x.dtype is None:
+                continue
+            seen = condition if x is branches[0] else Not(condition)
+            if hidden != -math.inf:
+                seen = Where(seen, scalar(0, x.dtype), number)
+            yield x, seen
+    for x, mask in plus(value):
+        if same_shape(x, value):
+            yield x, mask
+
+
+def joined_mask(masks: Sequence[Value], dtype: DType) -> Value | None:
+    """One mask for all of them; None for nothing to hide or add."""
+    seen: Value | None = None
+    added: Value | None = None
+    for mask in masks:
+        if mask.dtype is DType.BOOL:
+            seen = mask if seen is None else And(seen, mask)
+        elif not is_zero(mask):
+            added = mask if added is None else Add(added, mask)
+    if seen is None and added is not None:
+        seen = _condition(added)
+        return added if seen is None else seen
+    if seen is None or added is None:
+        return seen
+    return Where(seen, added, scalar(-math.inf, dtype))
+
+
+def _condition(mask: Value) -> Value | None:
+    """The condition c, where a mask is 0 where c holds, and else -inf."""
+    if not isinstance(mask, Where):
+        return None
+    condition, none, hidden = mask.operands
+    if condition is None or condition.rank != mask.rank:
+        return None
+    if is_zero(none) and uniform(hidden) == -math.inf:
+        return condition
+    if is_zero(hidden) and uniform(none) == -math.inf:
+        return Not(condition)
+    return None
+
+
+def softmax_of(weights: Value, scene: Scene) -> Softmax | None:
+    """The softmax over keys, also where NaN, of a query without keys, become 0."""
+    uses = 1
+    if isinstance(weights, Where):
+        test, zero, weights_ = weights.operands
+        if not isinstance(test, IsNaN) or not is_zero(zero) or weights_ is None:
+            return None
+        if test.operands[0] is not weights_ or not scene.single(weights):
+            return None
+        weights, uses = weights_, 2
+    if uses == 1 and scene.single(weights):
+        weights = same_rows(weights) or weights
+    if not isinstance(weights, Softmax) or scene.uses(weights) > uses:
+        return None
+    rank = weights.rank
+    if rank is None or axis_of(weights.axis, rank) != rank - 1:
+        return None
+    return weights

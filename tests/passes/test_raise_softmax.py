@@ -1,0 +1,116 @@
+"""Softmax and its logarithm recognised in every spelling, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from equations import N, const, fires, graph_of, ints, misses, param
+
+from graphopt.ir import Value
+from graphopt.ops import (
+    Add,
+    Cast,
+    Div,
+    Exp,
+    Log,
+    LogSoftmax,
+    Mul,
+    Reciprocal,
+    ReduceLogSumExp,
+    ReduceMax,
+    ReduceMean,
+    ReduceSum,
+    Softmax,
+    Sub,
+)
+from graphopt.passes import raise_softmax as r
+from graphopt.passes.raise_softmax import RaiseSoftmax
+from graphopt.types import DType
+
+X = param("x", N, 3, 4)
+
+
+def total(x: Value, *axes: int, **attrs: Any) -> Value:
+    return ReduceSum(x, ints(*(axes or (-1,))), **attrs)
+
+
+def top(x: Value, *axes: int) -> Value:
+    return ReduceMax(x, ints(*(axes or (-1,))))
+
+
+@pytest.mark.parametrize("axis", [-1, 1, 2, -2])
+def test_softmax(axis: int) -> None:
+    last = axis - 3 if axis > 0 else axis
+    after = Softmax(X, axis=last)
+    for x in (X, Sub(X, top(X, axis))):
+        power = Exp(x)
+        sum_ = total(power, axis)
+        for before in (
+            Div(power, sum_),
+            Mul(power, Reciprocal(sum_)),
+            Mul(Reciprocal(sum_), power),
+            Mul(power, Div(const(1.0), sum_)),
+        ):
+            fires(r.softmax, before, after)
+
+
+def test_what_is_no_softmax() -> None:
+    power = Exp(X)
+    misses(r.softmax, Div(power, total(power, 1, 2)))
+    misses(r.softmax, Div(power, total(Exp(Mul(X, const(2.0))))))
+    misses(r.softmax, Div(power, ReduceMean(power, ints(-1))))
+    misses(r.softmax, (Div(power, total(power)), power), "read elsewhere")
+    square = param("square", 4, 4)
+    power = Exp(square)
+    misses(r.softmax, Div(power, total(power, -1, keepdims=0)))
+
+
+def test_another_largest_element_is_kept() -> None:
+    """Less the largest of another axis it is a softmax of just that."""
+    x = Sub(X, top(X, 1))
+    fires(r.softmax, Div(Exp(x), total(Exp(x))), Softmax(x, axis=-1))
+
+
+def test_old_softmax() -> None:
+    """Until opset 13 a softmax is of all dims from its axis on."""
+    power = Exp(X)
+    misses(r.softmax, Div(power, total(power, 1)), "has no Softmax", opset=12)
+    fires(r.softmax, Div(power, total(power)), Softmax(X, axis=-1), opset=12)
+
+
+def test_log_softmax() -> None:
+    after = LogSoftmax(X, axis=-1)
+    fires(r.log_of_softmax, Log(Softmax(X, axis=-1)), after)
+    fires(r.exp_of_log_softmax, Exp(after), Softmax(X, axis=-1))
+    low = Sub(X, top(X))
+    for before in (
+        Sub(X, ReduceLogSumExp(X, ints(-1))),
+        Sub(X, Log(total(Exp(X)))),
+        Sub(low, Log(total(Exp(low)))),
+        Sub(low, ReduceLogSumExp(low, ints(2))),
+        Sub(X, Add(Log(total(Exp(low))), top(X))),
+    ):
+        fires(r.log_softmax, before, after)
+
+
+def test_what_is_no_log_softmax() -> None:
+    softmax = Softmax(X, axis=-1)
+    misses(r.log_of_softmax, (Log(softmax), softmax), "read elsewhere")
+    misses(r.log_softmax, Sub(X, ReduceLogSumExp(X, ints(1, 2))))
+    misses(r.log_softmax, Sub(X, Log(total(Exp(Sub(X, top(X)))))))
+    misses(r.log_softmax, Sub(X, Log(total(X))))
+    other = param("other", N, 3, 4)
+    misses(r.log_softmax, Sub(other, ReduceLogSumExp(X, ints(-1))))
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+@pytest.mark.parametrize("kind", [Softmax, LogSoftmax])
+def test_islands_of_single(dtype: DType, kind: Any) -> None:
+    x = param("h", N, 4, dtype=dtype)
+    wide = kind(Cast(x, to=DType.F32), axis=-1)
+    done = RaiseSoftmax()(graph_of(Cast(wide, to=dtype)))
+    assert done.outputs == (kind(x, axis=-1),)
+    other = DType.F16 if dtype is DType.BF16 else DType.BF16
+    misses(r.narrow_softmax, Cast(wide, to=other))
+    misses(r.narrow_softmax, (Cast(wide, to=dtype), wide), "read elsewhere")
