@@ -1,79 +1,62 @@
-"""Siblings: products and convolutions of one operand, merged into one."""
+"""Products of one operand, merged into one that is split."""
 
 from __future__ import annotations
 
-from typing import Any
+from equations import N, assert_sound, const, graph_of, kinds, param, random
 
-import pytest
-from equations import N, assert_sound, graph_of, kinds, param, random
-
-from graphopt.ir import Value
-from graphopt.ops import Add, Conv, MatMul, Relu
+from graphopt.ir import Graph, Value
+from graphopt.ops import Add, MatMul, Relu
 from graphopt.passes.siblings import MergeSiblings
-from graphopt.types import DType
 
-F64 = DType.F64
-IMAGE = param("x", N, 3, 6, 6, dtype=F64)
-ROWS = param("r", N, 4, dtype=F64)
+X = param("x", N, 3, 8)
+U, V, W = random(8, 4), random(8, 6, seed=1), random(8, 4, seed=2)
 
 
-def merged(*outputs: Value) -> list[str]:
-    before = graph_of(*outputs)
-    after = MergeSiblings()(before)
-    assert_sound(before, after, exact=False)
-    return kinds(after)
+def merged(*outputs: Value) -> Graph:
+    graph = graph_of(*outputs)
+    done = MergeSiblings()(graph)
+    if done is not graph:
+        assert_sound(graph, done, exact=False)
+    return done
 
 
-def conv(x: Value, channels: int, *, biased: bool = False, **attrs: Any) -> Value:
-    side = attrs.pop("side", 3)
-    weight = random(channels, 3 // attrs.get("group", 1), side, side, dtype=F64)
-    bias = [random(channels, dtype=F64, seed=1)] if biased else []
-    return Conv(x, weight, *bias, **attrs)
+def test_products_of_one_operand_are_one() -> None:
+    done = merged(MatMul(X, U), MatMul(X, V), MatMul(X, W))
+    assert kinds(done) == ["Concat", "MatMul", "Split"]
 
 
-@pytest.mark.parametrize("biased", [False, True])
-def test_convolutions(biased: bool) -> None:
-    heads = [
-        conv(IMAGE, n, biased=biased, pads=(1, 1, 1, 1), strides=(2, 2)) for n in (2, 5)
-    ]
-    found = merged(Relu(heads[0]), heads[1])
-    assert found.count("Conv") == 1
-    assert found.count("Split") == 1
-    three = [conv(IMAGE, n, biased=biased) for n in (1, 2, 3)]
-    assert merged(*three).count("Conv") == 1
+def test_biases_go_along() -> None:
+    b, c = random(4, seed=3), random(6, seed=4)
+    done = merged(Relu(Add(MatMul(X, U), b)), Add(c, MatMul(X, V)))
+    assert kinds(done) == ["Concat", "MatMul", "Concat", "Add", "Split", "Relu"]
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ({}, {"side": 1}),
-        ({}, {"strides": (2, 2)}),
-        ({}, {"pads": (1, 1, 1, 1)}),
-        ({}, {"biased": True}),
-        ({"group": 3}, {"group": 3}),
-    ],
-)
-def test_convolutions_that_differ(one: Any, other: Any) -> None:
-    assert merged(conv(IMAGE, 3, **one), conv(IMAGE, 6, **other)).count("Conv") == 2
+def test_only_some_have_a_bias() -> None:
+    """Those without are not given zeros to add."""
+    done = merged(Add(MatMul(X, U), random(4)), MatMul(X, V))
+    assert kinds(done) == ["MatMul", "Add", "MatMul"]
 
 
-def test_convolutions_of_two_values() -> None:
-    assert merged(conv(IMAGE, 2), conv(Relu(IMAGE), 2)).count("Conv") == 2
-    given = param("w", 2, 3, 3, 3, dtype=F64)
-    assert merged(conv(IMAGE, 2), Conv(IMAGE, given)).count("Conv") == 2
+def test_what_is_no_sibling_stays() -> None:
+    other = param("y", N, 3, 8)
+    for outputs in (
+        (MatMul(X, U),),
+        (MatMul(X, U), MatMul(other, V)),
+        (MatMul(X, U), MatMul(X, param("w", 8, 4))),
+        (MatMul(X, U), MatMul(random(5, 8), V)),
+        (MatMul(X, U), MatMul(X, random(2, 8, 4))),
+    ):
+        graph = graph_of(*outputs)
+        assert MergeSiblings()(graph) is graph
 
 
-def test_large_images_are_not_split() -> None:
-    two = graph_of(conv(IMAGE, 2), conv(IMAGE, 5))
-    assert kinds(MergeSiblings(pixels=15)(two)).count("Conv") == 2
-    assert kinds(MergeSiblings(pixels=16)(two)).count("Conv") == 1
+def test_a_product_that_is_an_output_is_still_that() -> None:
+    product = MatMul(X, U)
+    done = merged(product, Add(product, random(4)), MatMul(X, V))
+    assert kinds(done) == ["Concat", "MatMul", "Split", "Add"]
 
 
-def test_products() -> None:
-    weights = [random(4, n, dtype=F64) for n in (2, 3)]
-    biases = [random(n, dtype=F64) for n in (2, 3)]
-    products = [MatMul(ROWS, weight) for weight in weights]
-    assert merged(*products).count("MatMul") == 1
-    sums = [Add(p, b) for p, b in zip(products, biases, strict=True)]
-    assert merged(*sums).count("MatMul") == 1
-    assert merged(products[0]).count("MatMul") == 1
+def test_a_bias_that_is_no_vector_stays_outside() -> None:
+    wide = const([[1.0] * 4] * 3)
+    done = merged(Add(MatMul(X, U), wide), MatMul(X, V))
+    assert kinds(done) == ["Concat", "MatMul", "Split", "Add"]
