@@ -18,6 +18,7 @@ from typing import (
     Final,
     Protocol,
     TypeAlias,
+    cast,
     runtime_checkable,
 )
 
@@ -44,6 +45,21 @@ Array: TypeAlias = Any
 
 Model: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto"
 """A model by its path, or itself."""
+
+
+class Holder(Protocol):
+    """What holds a graph, such as the result of `optimize` or of training."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+
+def graph_of(model: Model | Graph | Holder) -> Graph:
+    """The graph of a model, or the one that a result holds. Raises as `load`."""
+    held = model if isinstance(model, Graph) else getattr(model, "graph", None)
+    if isinstance(held, Graph):
+        return held
+    return load(cast("Model", model), apart=True)
 
 
 class Executable(ABC):
@@ -192,22 +208,23 @@ def session(
 
 
 def to_jax(
-    model: Model | Graph, *, precision: str = "fp32"
+    model: Model | Graph | Holder, *, precision: str = "fp32"
 ) -> tuple[Function, dict[str, Array]]:
     """A model as a pure function, and its weights: ``fn(params, inputs) -> outputs``.
 
     `jax.jit`, `jax.grad` and `jax.vmap` work on it; inputs, outputs and weights are
-    dicts by the model's names, inputs may also be keywords. Integer inputs that decide
-    shapes (``fn.steering``) are not traced; integers of fewer bits than an input has
-    are widened. ``precision`` of float32 products is "fp32", "default", which on a TPU
-    rounds operands to bfloat16, or "bfloat16", which does so everywhere. Raises
-    UsageError, BackendMissing without JAX, InvalidModel, UnsupportedModel.
+    dicts by the model's names, inputs may also be keywords. A result of `optimize` is
+    taken for its graph. Integer inputs that decide shapes (``fn.steering``) are not
+    traced; integers of fewer bits than an input has are widened. ``precision`` of
+    float32 products is "fp32", "default", which on a TPU rounds operands to bfloat16,
+    or "bfloat16", which does so everywhere. Raises UsageError, BackendMissing without
+    JAX, InvalidModel, UnsupportedModel.
 
     >>> fn, params = graphopt.to_jax("model.onnx")
     >>> jax.jit(fn)(params, x=x)["y"]
     """
-    graph = model if isinstance(model, Graph) else load(model, apart=True)
-    function: Function = _module(".xla.function").Function(graph, precision=precision)
+    made = _module(".xla.function").Function(graph_of(model), precision=precision)
+    function: Function = made
     return function, function.params
 
 

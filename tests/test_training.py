@@ -239,9 +239,17 @@ def test_validation_may_come_from_anywhere_too() -> None:
         fitted(validation=[])
 
 
+def equal(p: Any, target: Any) -> Any:
+    return p == target[:, None]
+
+
+def equal_first(p: Any, target: Any) -> Any:
+    return equal(p, target)[:, 0]
+
+
 def test_losses_and_metrics_of_ones_own() -> None:
     def cubed(p: Any, target: Any) -> Any:
-        return abs(p - jax.nn.one_hot(target, 3)) ** 3
+        return (abs(p - jax.nn.one_hot(target, 3)) ** 3).mean(1)
 
     x, labels = examples(32)
     result = fitted(data=(x, labels), loss=cubed, metrics=["accuracy", cubed])
@@ -249,7 +257,14 @@ def test_losses_and_metrics_of_ones_own() -> None:
     total = fitted(data=(x, labels), loss=lambda p, t: cubed(p, t).mean())
     assert total.losses == pytest.approx(result.losses, rel=1e-5)
     with pytest.raises(UsageError, match="for 16 examples"):
-        fitted(loss=lambda p, t: p[:3])
+        fitted(loss=lambda p, t: p[:3, 0])
+    with pytest.raises(
+        UsageError, match=r"'<lambda>' gave .*\(16, 3\).* take the mean"
+    ):
+        fitted(loss=lambda p, t: p)
+    with pytest.raises(UsageError, match=r"'equal' gave .*\(16, 3\) for 16"):
+        fitted(metrics=[equal])
+    fitted(metrics=equal_first, epochs=1)
 
 
 def test_outputs_by_name() -> None:
@@ -529,10 +544,11 @@ def test_a_finished_run_may_be_made_longer(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     fitted(epochs=1, checkpoint=tmp_path)
     for other, what in (
-        ({"seed": 1}, "seed is 0, not 1"),
-        ({"batch_size": 8}, "batch_size is 16, not 8"),
-        ({"loss": "mse"}, "loss is 'categorical_crossentropy', not 'mse'"),
-        ({"output": "p"}, "output is None, not 'p'"),
+        ({"seed": 1}, "with seed=0, this run has seed=1"),
+        ({"shuffle": False}, "with shuffle=True, this run has shuffle=False"),
+        ({"batch_size": 8}, "with batch_size=16, this run has batch_size=8"),
+        ({"loss": "mse"}, "with loss='categorical_crossentropy', .* loss='mse'"),
+        ({"output": "p"}, "with output=None, this run has output='p'"),
         ({"frozen": ["w2"]}, "'w2' of trained is only there"),
         ({"optimizer": optax.sgd(0.1, momentum=0.9)}, "another optimizer"),
         ({"optimizer": optax.adamw(1e-2)}, "another optimizer"),

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import graphopt
 from graphopt import UsageError
 
 jax = pytest.importorskip("jax")
@@ -77,6 +78,53 @@ def test_labels_of_a_loss_in_the_model() -> None:
     labels[3] = -1
     with pytest.raises(UsageError, match=r"input 't' .* label -1 .* -100 to be ign"):
         fitted(model=model, data=(fed, labels), **options)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1e-3])
+def test_a_label_between_two_classes(shift: float) -> None:
+    x, labels = examples()
+    with pytest.raises(UsageError, match=r"label \d\.\d+ in step 1 .* 3 classes"):
+        fitted(data=(x, labels + shift))
+    assert fitted(data=(x, labels.astype(np.float32)), epochs=1)
+
+
+def test_rows_of_targets_that_are_no_probabilities() -> None:
+    x, labels = examples()
+    rows = np.eye(3, dtype=np.float32)[labels]
+    with pytest.warns(UserWarning, match="rows .* of them sum to 2, not 1") as warned:
+        fitted(data=(x, 2 * rows))
+    assert len(warned) == 1
+    rows[:5] = 0  # examples that count for nothing
+    assert fitted(data=(x, rows), epochs=1)
+
+
+TABLE = """
+<ir_version: 10, opset_import: ["": 21]>
+net (int64[n] t, float[n, 6] x) => (float[n, 3] p) {
+    i = Cast <to = 6> (t)
+    e = Gather (table, i)
+    y = Add (x, e)
+    h = MatMul (y, w1)
+    a = Add (h, b1)
+    s = Gemm (a, w2, b2)
+    p = Softmax (s)
+}
+"""
+
+
+def test_indices_beyond_a_table() -> None:
+    model = network(text=TABLE)
+    table = np.ones((4, 6), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    x, labels = examples()
+    rows = labels.copy()
+    rows[20] = -4
+    assert fitted(model=model, data=({"x": x, "t": rows}, labels), epochs=1)
+    for odd in (4, -5):
+        rows[20] = odd
+        what = rf"input 't' holds {odd} in step 2 .*Gather 'e'\) has 4 rows, 0"
+        with pytest.raises(UsageError, match=what):
+            fitted(model=model, data=({"x": x, "t": rows}, labels), shuffle=False)
 
 
 # --- numbers --------------------------------------------------------------------------
@@ -198,6 +246,28 @@ def test_probabilities_are_hardly_scores() -> None:
         fitted(model=each, data=(x, labels), epochs=1)
 
 
+# --- losses ---------------------------------------------------------------------------
+
+
+def test_a_loss_that_has_no_gradient() -> None:
+    for loss, what in (
+        (lambda p, t: p.argmax(1) != t, "gave bool, which has no gradient"),
+        (lambda p, t: p.argmax(1), "gave int64, which has no gradient"),
+        (lambda p, t: 1.0, "gave the number 1.0, not an array of JAX"),
+        (None, r"None is no measure: give a name \(categorical_crossentropy, "),
+        (3, "3 is no measure"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            fitted(loss=loss)
+
+    def flat(p: Any, target: Any) -> Any:
+        return (p.argmax(1) != target).astype(np.float32)
+
+    with pytest.warns(UserWarning, match="gradients are 0 in step 1 .* argmax") as told:
+        fitted(loss=flat)
+    assert len(told) == 1
+
+
 # --- the rest -------------------------------------------------------------------------
 
 
@@ -235,3 +305,51 @@ def test_a_result_is_shown_in_few_words() -> None:
     loss = f"{result.history[-1]['loss']:.4g}"
     assert repr(result) == f"<trained net: 1 epochs, loss {loss}, 3 of 4 weights>"
     assert training.Result.__str__(result) == repr(result)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"batch_size": 0}, "batch_size=0: it is a whole number from 1"),
+        ({"epochs": -1}, "epochs=-1: it is a whole number from 0"),
+        ({"epochs": 1.5}, r"epochs=1\.5"),
+        ({"seed": None}, "seed=None"),
+        ({"seed": -1}, "seed=-1"),
+        ({"checkpoint_every": 3}, "say where, checkpoint="),
+        ({"checkpoint_every": 0}, "checkpoint_every=0"),
+        ({"data": np.ones((4, 6))}, r"data is \(inputs, .* shape \[4, 6\] alone"),
+        ({"validation": np.ones((4, 6))}, r"validation is \(inputs, targets\)"),
+        ({"data": {"x": np.ones((4, 6))}}, "not a dict alone"),
+        ({"data": [np.ones((4, 6))]}, r"batch 0 of the data is .* shape \[4, 6\]"),
+        ({"data": (np.ones((2, 6)), ["a", "b"])}, "targets are strings, not numbers"),
+        ({"data": (np.ones((2, 6)), [[1], [1, 2]])}, "lists of different lengths"),
+    ],
+)
+def test_settings_that_make_no_sense(options: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        fitted(**options)
+
+
+def test_lists_and_single_words_are_taken() -> None:
+    x, labels = examples(16)
+    plain = fitted(data=(x, labels), metrics=["accuracy"]).history
+    assert fitted(data=(x, labels.tolist()), metrics="accuracy").history == plain
+    assert fitted(data=[(x.astype("f4"), labels.tolist())], shuffle=False, epochs=1)
+
+
+def test_a_checkpoint_that_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    for place in (path, path / "inside"):
+        with pytest.raises(UsageError, match=r"is a folder, but .*file is a file"):
+            fitted(checkpoint=place)
+
+
+def test_results_are_taken_for_their_graphs() -> None:
+    result = graphopt.optimize(graphopt.load(network()), check="off")
+    trained = fitted(model=result, epochs=1)
+    again = fitted(model=trained, epochs=1)
+    assert again.history[0]["loss"] < trained.history[0]["loss"]
+    fn, params = graphopt.to_jax(result)
+    assert params.keys() == graphopt.to_jax(result.graph)[1].keys()
+    assert fn(params, x=examples(4)[0])["p"].shape == (4, 3)

@@ -255,6 +255,16 @@ def test_arguments_that_make_no_sense_are_told() -> None:
         fn(fn.params, normal(4, 3))
     with pytest.raises(UsageError, match=r"'bf16'.*'bfloat16'"):
         Function(linear(), precision="bf16")
+    for given in (None, list(fn.params.values())):
+        with pytest.raises(UsageError, match="are a dict of weights by name"):
+            fn(given, x=normal(4, 3))  # type: ignore[arg-type]
+    for dtype, what in ((np.int32, "i32"), (np.float16, "f16"), (np.float64, "f64")):
+        odd = {name: array.astype(dtype) for name, array in fn.params.items()}
+        match = f"'weight' has elements of {what}, not of f32: cast it to f32"
+        with pytest.raises(UsageError, match=match):
+            fn(odd, x=normal(4, 3))
+    with pytest.raises(UsageError, match=r"0 is no key .*keyed\(jax.random.key"):
+        fn.keyed(0)
     cut = {name: array[:1] for name, array in fn.params.items()}
     with pytest.raises(
         UsageError, match=r"'weight' has the shape \[1, 2\], not \[3, 2\]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -35,7 +36,8 @@ class Batches:
 
     Whole arrays are cut into batches of ``size``, in an order that ``seed`` and the
     number of the epoch decide (None: as they come). The last batch of an epoch is
-    filled up, so that one program serves all; ``drop_last`` leaves it out.
+    filled up, so that one program serves all; ``drop_last`` leaves it out. ``what`` is
+    their name in errors.
     """
 
     data: Any
@@ -43,11 +45,28 @@ class Batches:
     size: int
     seed: int | None
     drop_last: bool = False
+    what: str = "data"
+
+    def refuse_no_pair(self) -> None:
+        """Raises UsageError for data that cannot be inputs with their targets."""
+        given = self.data
+        if isinstance(given, tuple):
+            if len(given) != 2:
+                raise UsageError(
+                    f"{self.what} as a tuple is (inputs, targets), not {len(given)} of"
+                    " them; give batches as a list"
+                )
+        elif isinstance(given, Mapping | str) or hasattr(given, "shape"):
+            raise UsageError(
+                f"{self.what} is (inputs, targets), not {_kind(given)} alone"
+            )
+        elif not callable(given) and not isinstance(given, Iterable):
+            raise UsageError(f"{self.what} is (inputs, targets), not {given!r}")
 
     @property
     def examples(self) -> int | None:
         """How many there are in whole arrays; None for batches from elsewhere."""
-        return _length(self._whole()) if isinstance(self.data, tuple) else None
+        return _length(self._whole) if isinstance(self.data, tuple) else None
 
     @property
     def steps(self) -> int | None:
@@ -71,8 +90,13 @@ class Batches:
                 " function from the number of an epoch to its batches"
             )
         size = None
-        for i, (inputs, targets) in enumerate(source):
-            given = (self._named(inputs), targets)
+        for i, pair in enumerate(source):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise UsageError(
+                    f"batch {i} of the {self.what} is (inputs, targets), not"
+                    f" {_kind(pair)}"
+                )
+            given = self._taken(*pair)
             count = _length(given)
             size = size or count
             if count > size:
@@ -81,7 +105,7 @@ class Batches:
                 yield _filled(given, size)
 
     def _cut(self, number: int, skip: int) -> Iterator[Batch]:
-        whole = self._whole()
+        whole = self._whole
         count = _length(whole)
         order = np.arange(count)
         if self.seed is not None:
@@ -91,13 +115,17 @@ class Batches:
             part = jax.tree.map(lambda a, rows=rows: a[rows], whole)
             yield _filled(part, self.size)
 
+    @cached_property
     def _whole(self) -> tuple[dict[str, Array], Tree]:
-        if len(self.data) != 2:
-            raise UsageError(
-                f"data as a tuple is (inputs, targets), not {len(self.data)} of them;"
-                " give batches as a list"
-            )
-        return self._named(self.data[0]), self.data[1]
+        return self._taken(*self.data)
+
+    def _taken(self, inputs: Any, targets: Tree) -> tuple[dict[str, Array], Tree]:
+        """Both as arrays. Raises UsageError for what is none."""
+        named = {
+            name: _arrays(array, f"input {name!r}")
+            for name, array in self._named(inputs).items()
+        }
+        return named, _arrays(targets, "the targets")
 
     def _named(self, inputs: Any) -> dict[str, Array]:
         if isinstance(inputs, Mapping):
@@ -106,6 +134,42 @@ class Batches:
             names = ", ".join(map(repr, self.names))
             raise UsageError(f"the model has the inputs {names}: give a dict by name")
         return {self.names[0]: inputs}
+
+
+def _arrays(given: Tree, what: str) -> Tree:
+    """Lists of numbers made arrays. Raises UsageError for what has no numbers."""
+
+    def array(leaf: Any) -> Array:
+        try:
+            made = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        except ValueError as error:
+            raise UsageError(f"{what} are lists of different lengths") from error
+        if made.dtype.kind in "OSTUMm":
+            hint = "; labels are numbers of classes" if what == "the targets" else ""
+            raise UsageError(f"the elements of {what} are {_odd(made)}{hint}")
+        return made
+
+    return jax.tree.map(array, given, is_leaf=_is_numbers)
+
+
+def _odd(array: Array) -> str:
+    strings = array.dtype.kind in "STU" or isinstance(array.flat[0], str)
+    return "strings, not numbers" if strings else f"of type {array.dtype}, not numbers"
+
+
+def _is_numbers(node: Tree) -> bool:
+    """True for a list, perhaps of lists, that begins with a number or a word."""
+    while isinstance(node, list) and node:
+        node = node[0]
+        if isinstance(node, str | int | float | np.number):
+            return True
+    return False
+
+
+def _kind(given: Any) -> str:
+    if hasattr(given, "shape"):
+        return f"an array of shape {list(given.shape)}"
+    return f"a {type(given).__name__}"
 
 
 def _length(given: Tree) -> int:

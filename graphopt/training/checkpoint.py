@@ -114,4 +114,4 @@ def _difference(what: str, had: Any, wanted: Any) -> str:
         if odd:
             which = "only there" if odd[0] in had else "not there"
             return f"{odd[0]!r} of {what} is {which}"
-    return f"{what} is {had!r}, not {wanted!r}"
+    return f"it was made with {what}={had!r}, this run has {what}={wanted!r}"

@@ -17,9 +17,8 @@ import optax
 from ..errors import UsageError, nearest
 from ..exporter import Wanted, save
 from ..exporter.storage import Weights
-from ..importer import load
 from ..ir import Graph
-from ..lowering import Model
+from ..lowering import Holder, Model, graph_of
 from ..lowering.xla.function import with_params
 from ..output import check_destination, data_files
 from .batches import Batches, Data
@@ -37,6 +36,7 @@ from .losses import (
 from .outcome import Outcome
 from .progress import Bar, Event
 from .run import Row, Run
+from .settings import each_of, refuse_checkpoint, refuse_no_optimizer, whole
 from .steps import Steps, mesh_of
 from .structure import structure
 from .weights import Frozen, refuse_stated
@@ -91,12 +91,12 @@ class Result:
 
 
 def fit(
-    model: Model | Graph,
+    model: Model | Graph | Holder,
     data: Data,
     *,
     optimizer: optax.GradientTransformation,
     loss: str | Measure,
-    metrics: Sequence[str | Measure] = (),
+    metrics: Sequence[str | Measure] | str | Measure = (),
     output: str | None = None,
     batch_size: int = 32,
     epochs: int = 1,
@@ -128,13 +128,21 @@ def fit(
     before anything is kept of it; weights are looked at before each checkpoint and at
     the end of each epoch. A step never waits for that.
 
-    Raises UsageError, also for labels that no class has; NotFinite; InvalidModel,
-    UnsupportedModel; DataDependent where a shape depends on data. Warns where
-    probabilities seem to be taken for scores, or the other way round.
+    Raises UsageError, also for labels that no class has and for indices beyond a table;
+    NotFinite; InvalidModel, UnsupportedModel; DataDependent where a shape depends on
+    data. Warns where probabilities seem to be taken for scores, or the other way round,
+    where rows of targets do not sum to 1, and where all gradients are 0 at the start.
     """
-    graph = model if isinstance(model, Graph) else load(model, apart=True)
+    refuse_no_optimizer(optimizer)
+    batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 0)
+    seed = whole("seed", seed, 0)
+    refuse_checkpoint(checkpoint, checkpoint_every)
+    measures = {
+        "loss": measure_of(loss, LOSSES),
+        **{name_of(m): measure_of(m, METRICS) for m in each_of(metrics)},
+    }
+    graph = graph_of(model)
     origin = Path(model) if isinstance(model, str | os.PathLike) else None
-    _refuse_no_optimizer(optimizer)
     refuse_stated(graph)
     if output is not None and output not in graph.output_names:
         close = nearest(output, graph.output_names)
@@ -158,10 +166,7 @@ def fit(
             steps=Steps(
                 graph,
                 optimizer,
-                {
-                    "loss": measure_of(loss, LOSSES),
-                    **{name_of(m): measure_of(m, METRICS) for m in metrics},
-                },
+                measures,
                 outcome.spread,
                 output,
                 mesh_of(mesh),
@@ -170,13 +175,16 @@ def fit(
             data=Batches(data, names, batch_size, order, drop_last),
             validation=None
             if validation is None
-            else Batches(validation, names, batch_size, None),
+            else Batches(validation, names, batch_size, None, what="validation"),
             intake=Intake.of(graph, value if known in CATEGORICAL else None),
             outcome=outcome,
             epochs=epochs,
             seed=seed,
             tell=tell,
         )
+        run.data.refuse_no_pair()
+        if run.validation is not None:
+            run.validation.refuse_no_pair()
         run.start(frozen)
         if checkpoint is not None:
             about = {
@@ -185,10 +193,11 @@ def fit(
                 "weights": run.digest(),
                 "output": output,
                 "loss": name_of(loss),
-                "metrics": [name_of(m) for m in metrics],
+                "metrics": [name for name in measures if name != "loss"],
                 "examples": run.data.examples,
                 "batch_size": batch_size,
-                "seed": order,
+                "seed": seed,
+                "shuffle": shuffle,
                 "drop_last": drop_last,
                 "mixed_precision": mixed_precision,
             }
@@ -208,19 +217,6 @@ def fit(
             origin,
             frozenset(data_files(graph)),
         )
-
-
-def _refuse_no_optimizer(given: Any) -> None:
-    """Raises UsageError for what only names an optimizer, or makes one."""
-    if all(callable(getattr(given, name, None)) for name in ("init", "update")):
-        return
-    name = given if isinstance(given, str) else getattr(given, "__name__", "adam")
-    if not callable(getattr(optax, name, None)):
-        name = "adam"
-    raise UsageError(
-        f"optimizer={given!r} is no optimizer: pass one of optax's with its learning"
-        f" rate, as in optax.{name}(1e-3)"
-    )
 
 
 def _teller(progress: Callable[[Event], None] | bool | None) -> Callable[[Event], None]:

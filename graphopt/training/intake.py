@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from ..errors import UsageError
 from ..ir import Graph, Parameter, Value
 from .batches import Array, Batch
 from .weights import behind
+
+_UNEVEN: Final = 0.05
+"""How far the sums of probabilities may miss 1."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Labels:
         array = np.asarray(array)
         if self.rank is not None and array.ndim != self.rank:
             return
-        within = array >= 0
+        whole = array == np.floor(array) if array.dtype.kind == "f" else True
+        within = (array >= 0) & whole
         if self.classes is not None:
             within &= array < self.classes
         if self.ignored is not None:
@@ -43,12 +48,51 @@ class Labels:
         if within.all():
             return
         what = "the targets" if self.input is None else f"input {self.input!r}"
-        known = "labels are not below 0"
+        known = "labels are whole numbers from 0"
         if self.classes is not None:
             known = f"there are {self.classes} classes, 0 to {self.classes - 1}"
         if self.ignored is not None:
             known += f", and {self.ignored} to be ignored"
         raise UsageError(f"{what} hold the label {array[~within][0]} {place}: {known}")
+
+    def warn_of_rows(self, array: Array) -> bool:
+        """Warns where rows are no probabilities; rows of zeros count for nothing."""
+        array = np.asarray(array)
+        if self.rank is None or array.ndim != self.rank + 1:
+            return False
+        if array.shape[1] != (self.classes or array.shape[1]):
+            return False
+        sums = array.sum(1, dtype=np.float64)
+        odd = (np.abs(sums - 1) > _UNEVEN) & (array != 0).any(1)
+        if odd.any():
+            warnings.warn(
+                "targets with the axes of the prediction are probabilities, but rows"
+                f" (along axis 1) of them sum to {sums[odd].flat[0]:.4g}, not 1",
+                stacklevel=2,
+            )
+        return bool(odd.any())
+
+
+@dataclass(frozen=True)
+class Places:
+    """Rows of a table that an input names: the first is 0, or -``rows``."""
+
+    input: str
+    op: str
+    rows: int
+
+    def check(self, array: Array, place: str) -> None:
+        """Raises UsageError for a row that the table lacks; XLA reads another."""
+        array = np.asarray(array)
+        if array.dtype.kind not in "iu":
+            return
+        beyond = (array < -self.rows) | (array >= self.rows)
+        if beyond.any():
+            raise UsageError(
+                f"input {self.input!r} holds {array[beyond][0]} {place}, but the table"
+                f" that it indexes ({self.op}) has {self.rows} rows, 0 to"
+                f" {self.rows - 1}"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,6 +101,8 @@ class Intake:
 
     sizes: Mapping[str, int]
     labels: tuple[Labels, ...]
+    places: tuple[Places, ...] = ()
+    warned: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, graph: Graph, predicted: Value | None) -> Intake:
@@ -69,7 +115,7 @@ class Intake:
         labels = list(_held(graph))
         if predicted is not None and predicted.shape is not None:
             labels.append(Labels(None, _classes(predicted), len(predicted.shape) - 1))
-        return cls(sizes, tuple(labels))
+        return cls(sizes, tuple(labels), tuple(_indexing(graph)))
 
     def check(self, batch: Batch, place: str) -> None:
         """Raises UsageError for a batch that the model does not take."""
@@ -84,8 +130,13 @@ class Intake:
         for labels in self.labels:
             if labels.input is None:
                 labels.check(batch.targets, place)
+                if "rows" not in self.warned and labels.warn_of_rows(batch.targets):
+                    self.warned.add("rows")
             elif labels.input in batch.inputs:
                 labels.check(batch.inputs[labels.input], place)
+        for places in self.places:
+            if places.input in batch.inputs:
+                places.check(batch.inputs[places.input], place)
 
 
 def odd_numbers(batch: Batch) -> str:
@@ -111,6 +162,23 @@ def _held(graph: Graph) -> Iterator[Labels]:
             if isinstance(source, Parameter) and source in graph.inputs:
                 ignored: Any = op.attrs.get("ignore_index")
                 yield Labels(source.name, _classes(scores), None, ignored)
+
+
+def _indexing(graph: Graph) -> Iterator[Places]:
+    """Inputs that name rows of a table whose extent is known."""
+    for _, op in graph.walk():
+        if op.kind != "Gather":
+            continue
+        table, indices = op.operands
+        assert table is not None
+        assert indices is not None
+        source = behind(indices)
+        if not isinstance(source, Parameter) or source not in graph.inputs:
+            continue
+        axis: Any = op.attrs.get("axis", 0)
+        rows = table.shape[axis] if table.shape else None
+        if isinstance(rows, int):
+            yield Places(source.name, f"{op.label} {graph.names.get(op, '')!r}", rows)
 
 
 def _classes(scores: Value) -> int | None:

@@ -94,6 +94,11 @@ def measure_of(wanted: str | Measure, known: Mapping[str, Measure]) -> Measure:
     """A measure by its name, or itself. Raises UsageError."""
     if callable(wanted):
         return wanted
+    if not isinstance(wanted, str):
+        raise UsageError(
+            f"{wanted!r} is no measure: give a name ({', '.join(known)}), or a function"
+            " of prediction and target"
+        )
     if wanted not in known:
         raise UsageError(f"no measure is called {wanted!r}{nearest(wanted, known)}")
     return known[wanted]
@@ -113,21 +118,42 @@ def known_name(wanted: str | Measure) -> str | None:
     return name if name in LOSSES and LOSSES[name] is measure else None
 
 
-def by_example(measured: Array, count: int) -> Array:
-    """One float an example: the mean over its other axes. A scalar stays one.
+def by_example(measure: Measure, measured: Array, count: int, *, loss: bool) -> Array:
+    """One float an example: the mean over its other axes, in measures of `METRICS`.
 
-    Raises UsageError where the first axis does not count examples.
+    A scalar stays one. Raises UsageError where the first axis does not count examples,
+    for more axes in others' measures, and for a loss that can have no gradient.
     """
+    name = name_of(measure)
+    if not isinstance(measured, jax.Array):
+        raise UsageError(
+            f"{name!r} gave {_kind(measured)}, not an array of JAX made of the"
+            " prediction"
+        )
+    if loss and not jnp.issubdtype(measured.dtype, jnp.floating):
+        raise UsageError(
+            f"the loss {name!r} gave {measured.dtype}, which has no gradient: a loss is"
+            " of floats"
+        )
     if measured.dtype.itemsize < 4 or measured.dtype.kind != "f":
         measured = measured.astype(jnp.float32)
     if measured.ndim == 0:
         return measured
-    if measured.shape[0] != count:
+    own = measure not in METRICS.values()
+    if measured.shape[0] != count or (own and measured.ndim > 1):
+        mean = (
+            "; take the mean over the other axes" if measured.shape[0] == count else ""
+        )
         raise UsageError(
-            f"a loss or metric gave the shape {measured.shape} for {count} examples:"
-            " it gives one number for each, or one for all"
+            f"{name!r} gave the shape {measured.shape} for {count} examples: a loss or"
+            f" metric gives one number for each, or one for all{mean}"
         )
     return measured.reshape(count, -1).mean(1)
+
+
+def _kind(given: Any) -> str:
+    scalar = isinstance(given, bool | int | float)
+    return f"the number {given!r}" if scalar else f"a {type(given).__name__}"
 
 
 def _chosen(logarithm: Array, target: Array) -> Array:

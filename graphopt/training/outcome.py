@@ -27,6 +27,9 @@ _BEYOND: Final = 0.01
 _UNEVEN: Final = 0.05
 """How far probabilities, and the sums of their rows, may miss: bfloat16 rounds them."""
 
+MOVING: Final = "moving"
+"""Whether any gradient of a step is not zero, among what shows of a prediction."""
+
 _EXACT: Final = 1e-3
 """Rows of scores never sum to one so exactly."""
 
@@ -46,6 +49,7 @@ class Outcome:
     known: str | None
     output: str
     warned: bool = field(default=False, init=False)
+    begun: bool = field(default=False, init=False)
 
     def check_graph(self, value: Value) -> None:
         """Raises UsageError, or warns, where the op behind an output shows enough."""
@@ -70,9 +74,17 @@ class Outcome:
 
     def check_spread(self, spread: Mapping[str, Array], place: str) -> None:
         """Raises UsageError for what cannot be probabilities; warns of what is odd."""
-        if not spread:
-            return
         found = {name: float(array) for name, array in spread.items()}
+        if not found.pop(MOVING) and not self.begun:
+            warnings.warn(
+                f"all gradients are 0 {place}, so no weight learns: does the loss"
+                f" {self.name!r} see the prediction through something without a slope,"
+                " such as argmax, a comparison or rounding?",
+                stacklevel=2,
+            )
+        self.begun = True
+        if not found:
+            return
         low, high, uneven = found["low"], found["high"], found.get("uneven", 0)
         if self.known in SCORES:
             if low < -_BEYOND or high > 1 + _BEYOND:

@@ -18,6 +18,7 @@ from ..ir import Graph
 from ..lowering.xla.function import Function, tensor_of
 from .batches import Array, Batch, Tree
 from .losses import Measure, by_example
+from .outcome import MOVING
 
 Params = dict[str, Array]
 Measured = dict[str, Array]
@@ -90,7 +91,8 @@ class Steps:
     def train(self) -> Any:
         """``(trained, state, kept, batch, key) -> (trained, state, found)``.
 
-        What is found is measured, and the spread of the prediction.
+        What is found is measured, the spread of the prediction, and whether any
+        gradient is not zero.
         """
         function = Function(self.graph, precision=self.precision)
 
@@ -106,6 +108,9 @@ class Steps:
         ) -> Tree:
             slope = jax.grad(loss, has_aux=True)
             gradient, found = slope(trained, kept, batch, key)
+            measured, spread = found
+            moving = [jnp.any(g != 0) for g in jax.tree.leaves(gradient)]
+            found = measured, {**spread, MOVING: jnp.stack(moving).any()}
             updates, state = self.optimizer.update(gradient, state, trained)
             return optax.apply_updates(trained, updates), state, found
 
@@ -164,7 +169,8 @@ class Steps:
         total = batch.weights.sum()
         measured = {"weight": total}
         for name, measure in self.measures.items():
-            value = by_example(measure(seen, batch.targets), len(batch.weights))
+            made, loss = measure(seen, batch.targets), name == "loss"
+            value = by_example(measure, made, len(batch.weights), loss=loss)
             if value.ndim:
                 value = (value * batch.weights.astype(value.dtype)).sum() / total
             measured[name] = value

@@ -97,7 +97,7 @@ class Reductions(Elementwise):
         select_last: bool = False,
     ) -> Array:
         """Where the largest is along ``axis`` (int64): of equals the first, or last."""
-        return self._position(self.lib.argmax, x, axis, keepdims, select_last)
+        return self._position("argmax", x, axis, keepdims, select_last)
 
     def argmin(
         self,
@@ -108,11 +108,11 @@ class Reductions(Elementwise):
         select_last: bool = False,
     ) -> Array:
         """Where along ``axis`` the smallest is (int64)."""
-        return self._position(self.lib.argmin, x, axis, keepdims, select_last)
+        return self._position("argmin", x, axis, keepdims, select_last)
 
     def _position(
         self,
-        function: Callable[..., Array],
+        name: str,
         x: Array,
         axis: int,
         keepdims: bool,
@@ -122,8 +122,14 @@ class Reductions(Elementwise):
         x = self._wide(x)
         if select_last:
             x = self.lib.flip(x, axis)
-        found = self.asarray(function(x, axis=axis, keepdims=keepdims), np.int64)
+        found = self.asarray(self.first(name, x, axis), np.int64)
+        if keepdims:
+            found = self.lib.expand_dims(found, axis)
         return x.shape[axis] - 1 - found if select_last else found
+
+    def first(self, name: str, x: Array, axis: int) -> Array:
+        """``argmax`` or ``argmin`` as the library has it: of equals the first."""
+        return getattr(self.lib, name)(x, axis=axis)
 
     def _wide(self, x: Array) -> Array:
         """``x`` in the type in which it computes."""

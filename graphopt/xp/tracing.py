@@ -124,6 +124,16 @@ class Traced(Namespace):
 
     # Positions that are data
 
+    def first(self, name: str, x: Array, axis: int) -> Array:
+        # lax.argmax makes its numbers when it is lowered, after the scope: too narrow.
+        if x.shape[axis] == 0:
+            return super().first(name, x, axis)
+        best = getattr(jnp, name.removeprefix("arg"))(x, axis=axis, keepdims=True)
+        found = (x == best) | (x != x)
+        places = lax.broadcasted_iota(np.int64, x.shape, axis)
+        nowhere = np.iinfo(np.int64).max
+        return jnp.min(jnp.where(found, places, nowhere), axis=axis)
+
     def take(self, x: Array, indices: Array, axis: int = 0) -> Array:
         axis = normal_axis(axis, x.ndim)
         return jnp.asarray(x)[(slice(None),) * axis + (jnp.asarray(indices),)]
@@ -269,19 +279,32 @@ class Traced(Namespace):
 
 
 class _Keyed:
-    """Draws from a key of JAX."""
+    """Draws from a key of JAX.
+
+    Not by `jax.random`, which draws float64 only where 64-bit types hold as the
+    program is lowered: that is after the scope.
+    """
 
     def __init__(self, key: Array) -> None:
         self.key = key
 
+    def _fraction(self, size: Size) -> Array:
+        """Even over [0, 1), by steps of 2**-53."""
+        high, low = jax.random.bits(self.key, (2, *(size or ())), np.uint32)
+        high, low = (high >> 5).astype(np.float64), (low >> 6).astype(np.float64)
+        return (high * 2**26 + low) * 2.0**-53
+
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Size = None) -> Array:
-        return jax.random.uniform(self.key, size or (), np.float64, low, high)
+        return low + (high - low) * self._fraction(size)
 
     def normal(self, loc: float = 0.0, scale: float = 1.0, size: Size = None) -> Array:
-        return loc + scale * jax.random.normal(self.key, size or (), np.float64)
+        # The middle of a step: neither end, whose place is infinite.
+        middle = 2 * self._fraction(size) - (1 - 2.0**-53)
+        return loc + scale * math.sqrt(2) * lax.erf_inv(middle)
 
     def gumbel(self, loc: float = 0.0, scale: float = 1.0, size: Size = None) -> Array:
-        return loc + scale * jax.random.gumbel(self.key, size or (), np.float64)
+        middle = self._fraction(size) + 2.0**-54
+        return loc - scale * jnp.log(-jnp.log(middle))
 
 
 def _fourier(

@@ -63,8 +63,13 @@ class Function:
     def keyed(self, key: Array) -> Function:
         """The function that draws its random numbers from a key of `jax.random`.
 
-        Those for which the model states a seed stay what the seed says.
+        Those for which the model states a seed stay what the seed says. Raises
+        UsageError for what is no key.
         """
+        if not hasattr(key, "dtype"):
+            raise UsageError(
+                f"{key!r} is no key of JAX: make one, fn.keyed(jax.random.key(0))"
+            )
         made = copy.copy(self)
         made.key = key
         return made
@@ -77,6 +82,11 @@ class Function:
         Raises UsageError where arguments do not fit, DataDependent where a shape
         depends on data, UnsupportedModel for what XLA does not have.
         """
+        if not isinstance(params, Mapping):
+            raise UsageError(
+                "the parameters are a dict of weights by name, as fn.params is, not of"
+                f" type {type(params).__name__}"
+            )
         missing = self.weights.keys() ^ params.keys()
         if missing:
             name = min(missing)
@@ -189,17 +199,37 @@ def _may_steer(graph: Graph, parameter: Parameter) -> bool:
 
 
 def _weight(name: str, array: Array, weight: Value) -> Array:
-    """A parameter on its device. Raises UsageError for a shape that is not its own.
+    """A parameter on its device, widened as inputs are.
 
-    Defaults of inputs may have any shape that fits the input.
+    Raises UsageError for a shape or an element type that is not its own. Defaults of
+    inputs may have any shape that fits the input.
     """
-    array = jnp.asarray(array)
+    dtype = tensor_of(weight).dtype
+    array = jnp.asarray(_adopt(array, dtype))
+    if array.dtype != dtype.numpy:
+        hint = f"cast it to {dtype}"
+        if dtype is DType.F32 and array.dtype.itemsize == 2:
+            hint += (
+                "; for products in bfloat16 leave weights f32, and say"
+                " to_jax(…, precision='bfloat16') or fit(…, mixed_precision=True)"
+            )
+        raise UsageError(
+            f"weight {name!r} has elements of {_named(array.dtype)}, not of {dtype}:"
+            f" {hint}"
+        )
     if isinstance(weight, Constant) and array.shape != weight.tensor.shape:
         raise UsageError(
             f"weight {name!r} has the shape {list(array.shape)}, not"
             f" {list(weight.tensor.shape)}"
         )
     return array
+
+
+def _named(dtype: np.dtype[Any]) -> str:
+    try:
+        return str(DType.of(dtype))
+    except TypeError:
+        return str(dtype)
 
 
 def _adopt(value: Any, dtype: DType | None) -> Array:

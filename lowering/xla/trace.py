@@ -163,7 +163,11 @@ class Tracer(Evaluator):
         )
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         sizes = ", ".join(f"{n.lstrip('?')}={s}" for n, s in self.sizes.items())
-        given = f"; the sizes are {sizes}, try others (--dim)" if sizes else ""
+        given = (
+            f"; the sizes are {sizes}, try others (on the command line by --dim)"
+            if sizes
+            else ""
+        )
         node = ", ".join(map(repr, self.sources.get(op, ())))
         return Misfit(
             f"{op.label} does not take {shapes}: {reason}{given}",
