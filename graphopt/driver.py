@@ -276,6 +276,9 @@ def improve(
     if special.freed and checking.wanted:
         notes.append(_tried(given, special, checking.seed))
     start = with_opset(original, opset)
+    if opset is not None:  # then rules must do with that one
+        limit = min(pipeline.opset, opset_of(start))
+        pipeline = dataclasses.replace(pipeline, opset=limit)
     tuning = None
     if tune is not None:
         from .rivals import tuned  # with all that runs a model

@@ -281,3 +281,13 @@ def test_a_layer_runs_there_and_gives_the_same(fuse: Any, masked: bool) -> None:
     kinds_ = {node.op_type for node in after.graph.node}
     assert "Softmax" not in kinds_
     assert ("Attention" in kinds_) or ("MultiHeadAttention" in kinds_)
+
+
+def test_an_opset_that_is_asked_for_bounds_what_is_raised() -> None:
+    result = optimize(self_attention(), "ort-cpu", opset="keep", check="off")
+    written = to_proto(result.graph, opset="keep")
+    found = {node.op_type for node in written.graph.node}
+    assert "Softmax" in found
+    assert "Attention" not in found
+    newest = optimize(self_attention(), "ort-cpu", check="off")
+    assert "Attention" in {op.kind for op in newest.graph.ops}
