@@ -36,6 +36,8 @@ from .verify import element_types, verify
 
 if TYPE_CHECKING:
     from .check import CheckResult
+    from .passes.precision import Precision
+    from .pipeline import PassRecord
 
 RUNTIMES: Final = ("ort-cpu", "ort-cuda")
 """Targets that take a model with ops of ONNX Runtime."""
@@ -59,6 +61,7 @@ class Checking:
     mode: str = "auto"
     inputs: Mapping[str, Any] | None = None
     seed: int = 0
+    budget: float = 0.0
 
     @property
     def wanted(self) -> bool:
@@ -75,6 +78,7 @@ class Checking:
             mode=self.mode,
             inputs=self.inputs,
             seed=self.seed,
+            budget=self.budget,
             declared=True,
         )
 
@@ -197,6 +201,7 @@ def optimize(
     inputs: Mapping[str, Any] | None = None,
     seed: int = 0,
     precision: str | None = None,
+    budget: float = 0.0,
     fuse: Fuse = "auto",
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
@@ -214,6 +219,8 @@ def optimize(
     override, and so changes the interface. ``inputs`` are arrays for the check, by
     name, instead of random ones from ``seed``. ``precision`` of a program's float32
     products is "fp32", or the target's own: on a TPU operands are rounded to bfloat16.
+    A model becomes "fp16", "bf16" or "mixed" (products in float16) where the error
+    allows: ``budget``, a share of each output's largest number, and else 16 roundings.
 
     Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
     """
@@ -230,6 +237,7 @@ def optimize(
         freeze=freeze,
         checking=Checking(check, inputs, seed),
         precision=precision,
+        budget=budget,
     )
     return result.checked()
 
@@ -246,22 +254,20 @@ def improve(
     freeze: bool = False,
     checking: Checking | None = None,
     precision: str | None = None,
+    budget: float = 0.0,
 ) -> Result:
     """What `optimize` does, but for the check."""
     began = time.process_time()
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}{nearest(target, TARGETS)}")
-    if target in PLATFORMS:
-        precision_of(target, precision)  # which says what is wrong with it
-    elif precision is not None:
-        raise UsageError("a precision is of programs for XLA; models state their own")
+    checking = checking or Checking()
+    narrow = _narrowing(precision, target, budget, checking)
     origin = None if isinstance(source, Graph) else Path(source)
     given = source if isinstance(source, Graph) else load(source)
     # For what was just read, all other rules hold.
     verify(given, only=None if given is source else (element_types,))
     special = specialize(frozen(given) if freeze else given, dims, input_shapes)
     original = special.graph
-    checking = checking or Checking()
     notes = [f"{who} now follows its operand" for who in special.followed]
     notes += _said_of_equals(given)
     notes += _said_of_defaults(given, freeze, target)
@@ -272,8 +278,12 @@ def improve(
     if worse := reason_to_keep(start, graph):
         graph = start
         notes.append(f"kept the original: {worse}")
-    elif graph is start and original is given:
+    elif graph is start and original is given and narrow is None:
         notes.append("nothing to do")
+    if narrow is not None:
+        checking = dataclasses.replace(checking, budget=narrow.allowed)
+        graph, said = narrowed_by(narrow, graph, records, target, opset)
+        pipeline, notes = pipeline.followed(narrow), notes + said
     written = choose_opset(graph, opset)
     if written.forced_by is not None:
         who = place(graph, written.forced_by)
@@ -300,6 +310,45 @@ def improve(
         opset,
         precision,
     )
+
+
+def _narrowing(
+    precision: str | None, target: str, budget: float, checking: Checking
+) -> Precision | None:
+    """The pass that narrows a model; a program has a precision of its own kind."""
+    if target in PLATFORMS:
+        precision_of(target, precision)  # which says what is wrong with it
+        return None
+    if precision is None:
+        return None
+    from .narrowed import narrowing
+
+    return narrowing(
+        precision, target, budget=budget, inputs=checking.inputs, seed=checking.seed
+    )
+
+
+def narrowed_by(
+    narrow: Precision,
+    graph: Graph,
+    records: list[PassRecord],
+    target: str,
+    opset: Wanted,
+) -> tuple[Graph, list[str]]:
+    """The narrowed graph, and what is to be said of it; ``records`` get its own."""
+    from .narrowed import compared
+
+    made, found = Pipeline((narrow,), rounds=1).run(
+        graph, verify=verify if verifies() else None
+    )
+    records += found
+    notes = [note for record in found for note in record.notes]
+    if made is not graph:
+        inputs, seed = narrow.inputs, narrow.seed
+        notes.append(
+            compared(graph, made, target, opset=opset, inputs=inputs, seed=seed)
+        )
+    return made, notes
 
 
 def _said_of_equals(given: Graph) -> list[str]:

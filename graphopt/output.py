@@ -218,7 +218,8 @@ def _tried(
     sizes = dict(next(iter(check.sizes), {})) | dict(result.special.freed)
     feed = Feed(result.checking.inputs, sizes, result.checking.seed)
     candidate = Artifact(str(staged), str(folder))
-    return try_out(result.original, Artifact(str(source)), candidate, feed)
+    budget = result.checking.budget
+    return try_out(result.original, Artifact(str(source)), candidate, feed, budget)
 
 
 @contextmanager

@@ -91,6 +91,7 @@ class PassRecord:
     ops_after: int
     seconds: float
     fired: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Observer = Callable[[Pass, Graph, Graph], None]
@@ -117,6 +118,12 @@ class Pipeline:
     def every(self) -> tuple[Pass, ...]:
         """The passes, and those of the pipelines that come after."""
         return self.passes + (self.then.every if self.then is not None else ())
+
+    def followed(self, last: Pass) -> Pipeline:
+        """This pipeline, and at its very end one more pass."""
+        if self.then is None:
+            return dataclasses.replace(self, then=Pipeline((last,), rounds=1))
+        return dataclasses.replace(self, then=self.then.followed(last))
 
     def opened(self, graph: Graph) -> Graph:
         """The graph as the passes are given it: at the higher one of the opsets."""
@@ -192,13 +199,15 @@ def _added(
     log: Log,
 ) -> PassRecord:
     if old is None:
-        return PassRecord(str(pass_), before, after, seconds, dict(log.fired))
+        fired, notes = dict(log.fired), tuple(log.notes)
+        return PassRecord(str(pass_), before, after, seconds, fired, notes)
     return PassRecord(
         old.name,
         old.ops_before,
         old.ops_after + after - before,
         old.seconds + seconds,
         dict(Counter(old.fired) + log.fired),
+        old.notes + tuple(log.notes),
     )
 
 

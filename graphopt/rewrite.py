@@ -103,10 +103,12 @@ class Log:
     """What a rewrite did: rules fired, and on request each firing and each miss.
 
     After ``limit`` firings no rule fires any more, so that a wrong one can be found.
+    ``notes`` are for the report.
     """
 
     fired: Counter[str] = field(default_factory=Counter)
     limit: int | None = None
+    notes: list[str] = field(default_factory=list)
     on_fire: Callable[[Rule, Op, Sequence[Value]], None] | None = None
     on_miss: Callable[[Rule, Op, Miss], None] | None = None
 

@@ -31,6 +31,7 @@ class Bounds:
     limit_bytes: int
     seed: int = 0
     deadline: float | None = None
+    budget: float = 0.0
 
     def evaluator(self, symbols: Mapping[str, int], **options: Any) -> Evaluator:
         return Evaluator(
@@ -69,7 +70,14 @@ def compare_targets(
         return [OutputCheck(t.name, False, math.inf, note=note) for t in targets]
     rounding = units(schedule(ours, fed.before), ours)
     runs = [
-        Runs(exactly, native, result, unit=rounding[value], exact=bounds.exact)
+        Runs(
+            exactly,
+            native,
+            result,
+            unit=rounding[value],
+            exact=bounds.exact,
+            budget=bounds.budget,
+        )
         for exactly, native, result, value in zip(
             truths, natives, results, ours, strict=True
         )

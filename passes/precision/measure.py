@@ -1,0 +1,204 @@
+"""How far each op is off in a narrow type, and a whole graph, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+
+from graphopt.check.tolerance import largest_number
+from graphopt.errors import GraphoptError
+from graphopt.feeds import bind
+from graphopt.inputs import bindings, random_inputs
+from graphopt.ir import Graph, Op, Value
+from graphopt.ops.constant import Constant
+from graphopt.reference import Evaluator
+from graphopt.types import DType
+
+from .shares import Share, is_single, narrow_operands
+
+Array = Any
+
+MARGIN: Final = 8
+"""How far below the largest number of a type all that is computed must stay."""
+
+_SIZES = 16  # settings of symbolic dims that are tried until one runs
+_MEMORY: Final = 8 << 30
+
+
+def largest(dtype: DType) -> float:
+    """The largest number of a float type."""
+    info: Any = ml_dtypes.finfo
+    return float(info(dtype.numpy).max)
+
+
+@dataclass
+class Measured:
+    """What was seen of an op: its error, and whether its numbers leave the range."""
+
+    error: float = 0.0
+    overflows: bool = False
+    vanishes: bool = False
+
+
+@dataclass
+class Run:
+    """One run of a graph in float64, with what was seen of its ops."""
+
+    fed: Mapping[Value, Array]
+    symbols: Mapping[str, int]
+    truths: Sequence[Array]
+    ops: dict[Op, Measured] = field(default_factory=dict)
+
+
+def measure(
+    graph: Graph,
+    shares: Mapping[Op, Share],
+    to: DType,
+    *,
+    inputs: Mapping[str, Array] | None = None,
+    seed: int = 0,
+) -> Run:
+    """Run the graph in float64, and beside it each op of ``shares`` in ``to``.
+
+    Without ``inputs`` they are random, of the first sizes on which the graph runs.
+    Raises GraphoptError where it runs on none.
+    """
+    if inputs is not None:
+        return _run(graph, shares, to, inputs, seed)
+    reason: GraphoptError | None = None
+    for sizes in islice(bindings(graph), _SIZES):
+        try:
+            return _run(graph, shares, to, random_inputs(graph, seed, sizes), seed)
+        except GraphoptError as error:
+            reason = reason or error
+    assert reason is not None
+    raise reason
+
+
+def _run(
+    graph: Graph,
+    shares: Mapping[Op, Share],
+    to: DType,
+    inputs: Mapping[str, Array],
+    seed: int,
+) -> Run:
+    fed, symbols = bind(graph, inputs)
+    probe = _Probe(shares, to, seed, symbols)
+    known: dict[Value, Array] = {v: a for v, a in fed.items()}  # noqa: C416 (widens)
+    env = {value: probe.adopt(array) for value, array in known.items()}
+    truths = probe.run(graph.outputs, env)
+    return Run(known, symbols, truths, probe.seen)
+
+
+def error_of(graph: Graph, original: Graph, run: Run, seed: int = 0) -> float:
+    """The largest error of an output, as a share of its largest number.
+
+    Infinite where an output is not finite that was, or where the graph does not run.
+    """
+    partners = zip(original.inputs, graph.inputs, strict=True)
+    env: dict[Value, Array] = {
+        new: run.fed[old] for old, new in partners if old in run.fed
+    }
+    evaluator = Evaluator(seed=seed, symbols=run.symbols, limit_bytes=_MEMORY)
+    try:
+        made = evaluator.run(graph.outputs, env)
+    except GraphoptError:
+        return np.inf
+    return max(map(off, run.truths, made), default=0.0)
+
+
+def off(truth: Array, made: Array) -> float:
+    """The largest difference as a share of the largest number; 0 but for floats.
+
+    What stands for infinity is no largest number, and is held against itself.
+    """
+    if not isinstance(truth, np.ndarray) or truth.dtype.kind != "f" or not truth.size:
+        return 0.0
+    if np.shape(made) != truth.shape:
+        return np.inf
+    finite = np.isfinite(truth)
+    with np.errstate(all="ignore"):
+        difference = np.abs(made.astype(np.float64) - truth)
+        size = np.maximum(np.abs(truth), largest_number(truth))
+        shares = np.where(difference == 0, 0.0, difference / size)
+    worst = float(np.max(shares, where=finite, initial=0.0))
+    return np.inf if np.isnan(worst) else worst
+
+
+class _Probe(Evaluator):
+    """A float64 run that tries each op in the narrow type as well."""
+
+    def __init__(
+        self,
+        shares: Mapping[Op, Share],
+        to: DType,
+        seed: int,
+        symbols: Mapping[str, int],
+    ) -> None:
+        super().__init__(
+            precision="float64", seed=seed, symbols=symbols, limit_bytes=_MEMORY
+        )
+        self.seen: dict[Op, Measured] = {}
+        self._shares = shares
+        self._to = to
+        self._narrow = Evaluator(seed=seed, symbols=symbols)
+        self._largest = largest(to)
+
+    def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
+        made = super().apply(op, operands)
+        share = self._shares.get(op)
+        if share is not None:
+            seen = self.seen.setdefault(op, Measured())
+            with np.errstate(all="ignore"):
+                self._see(op, share, operands, made, seen)
+        return made
+
+    def _see(
+        self,
+        op: Op,
+        share: Share,
+        operands: Sequence[Array],
+        made: Sequence[Array],
+        seen: Measured,
+    ) -> None:
+        arrays = list(operands)
+        for i in share.operands:
+            fixed = isinstance(op.operands[i], Constant)
+            limit = self._largest / (1 if fixed else MARGIN)
+            seen.overflows |= _peak(arrays[i]) > limit
+            narrow = arrays[i].astype(self._to.numpy)
+            if fixed and narrow.size == 1:
+                seen.vanishes |= bool(np.any((narrow == 0) & (arrays[i] != 0)))
+            arrays[i] = narrow
+        for i in share.results:
+            seen.overflows |= _peak(made[i]) > self._largest / MARGIN
+        if seen.overflows or seen.vanishes:
+            seen.error = np.inf
+            return
+        for i, value in enumerate(op.operands):
+            if i not in share.operands and is_single(value):
+                arrays[i] = arrays[i].astype(np.float32)
+        try:
+            with self._narrow.xp.scope():
+                tried = self._narrow.apply(narrow_operands(op, share, self._to), arrays)
+        except GraphoptError:
+            seen.error = np.inf
+            return
+        for i in share.results:
+            seen.error = max(seen.error, off(made[i], tried[i]))
+
+
+def _peak(array: Array) -> float:
+    """The largest finite magnitude."""
+    if not isinstance(array, np.ndarray) or not array.size:
+        return 0.0
+    magnitudes = np.abs(array)
+    peak = float(np.max(magnitudes))
+    if np.isfinite(peak):
+        return peak
+    return float(np.max(magnitudes, where=np.isfinite(magnitudes), initial=0.0))
