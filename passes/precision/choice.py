@@ -18,7 +18,8 @@ from graphopt.ops.constant import Constant
 from graphopt.ops.structured import Elementwise
 from graphopt.types import DType
 
-from .measure import Run, error_of, largest
+from .fills import largest, saturated
+from .measure import Run, error_of
 from .narrowing import Narrowing
 from .shares import Share, moves
 
@@ -59,7 +60,7 @@ def choose(
             kept[op] = "off too far alone"
             if seen.error < 1:  # by what its operands lost, not by what it made
                 for source in _sources(op, shares):
-                    kept.setdefault(source, "exact for those")
+                    kept.setdefault(source, "as operands of those")
     free = [op for op in shares if op not in kept and not moves(op)]
     ranked = sorted(free, key=lambda op: -run.ops[op].error)
     count, done = 1, 0
@@ -101,7 +102,9 @@ PRODUCTS: Final = frozenset(
 def _overflows(op: Op, share: Share, to: DType) -> bool:
     most = largest(to)
     constants = [op.operands[i] for i in share.operands]
-    arrays = [v.tensor.array() for v in constants if isinstance(v, Constant)]
+    arrays = [
+        saturated(v.tensor.array(), to) for v in constants if isinstance(v, Constant)
+    ]
     return any(a.size and float(abs(a).max()) > most for a in arrays)
 
 
@@ -120,7 +123,7 @@ def _built(
             _settle(inner, chosen)
     if not any(not moves(op) for op in chosen):
         return Choice(graph, 0.0, {}, kept)
-    narrowing = Narrowing(to, chosen)
+    narrowing = Narrowing(to, chosen, () if run is None else run.fills)
     made = narrowing.graph(graph)
     error = 0.0 if run is None else error_of(made, graph, run)
     return Choice(made, error, chosen, kept, narrowing.flushed)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 
 from graphopt.check.tolerance import largest_number
@@ -19,6 +18,7 @@ from graphopt.ops.constant import Constant
 from graphopt.reference import Evaluator
 from graphopt.types import DType
 
+from .fills import fill_of, is_fill, largest, saturated
 from .shares import Share, is_single, narrow_operands
 
 Array = Any
@@ -28,12 +28,6 @@ MARGIN: Final = 8
 
 _SIZES = 16  # settings of symbolic dims that are tried until one runs
 _MEMORY: Final = 8 << 30
-
-
-def largest(dtype: DType) -> float:
-    """The largest number of a float type."""
-    info: Any = ml_dtypes.finfo
-    return float(info(dtype.numpy).max)
 
 
 @dataclass
@@ -47,12 +41,16 @@ class Measured:
 
 @dataclass
 class Run:
-    """One run of a graph in float64, with what was seen of its ops."""
+    """One run of a graph in float64, with what was seen of its ops.
+
+    ``fills`` are values with numbers that stand for infinity, made of such constants.
+    """
 
     fed: Mapping[Value, Array]
     symbols: Mapping[str, int]
     truths: Sequence[Array]
     ops: dict[Op, Measured] = field(default_factory=dict)
+    fills: set[Value] = field(default_factory=set)
 
 
 def measure(
@@ -92,7 +90,7 @@ def _run(
     known: dict[Value, Array] = {v: a for v, a in fed.items()}  # noqa: C416 (widens)
     env = {value: probe.adopt(array) for value, array in known.items()}
     truths = probe.run(graph.outputs, env)
-    return Run(known, symbols, truths, probe.seen)
+    return Run(known, symbols, truths, probe.seen, probe.fills)
 
 
 def error_of(graph: Graph, original: Graph, run: Run, seed: int = 0) -> float:
@@ -144,19 +142,30 @@ class _Probe(Evaluator):
             precision="float64", seed=seed, symbols=symbols, limit_bytes=_MEMORY
         )
         self.seen: dict[Op, Measured] = {}
+        self.fills: set[Value] = set()
         self._shares = shares
         self._to = to
         self._narrow = Evaluator(seed=seed, symbols=symbols)
         self._largest = largest(to)
+        self._fills = fill_of(to) is not None
 
     def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
         made = super().apply(op, operands)
+        if self._fills:
+            self._trace(op, made)
         share = self._shares.get(op)
         if share is not None:
             seen = self.seen.setdefault(op, Measured())
             with np.errstate(all="ignore"):
                 self._see(op, share, operands, made, seen)
         return made
+
+    def _trace(self, op: Op, made: Sequence[Array]) -> None:
+        """Follow what stands for infinity, from constants on."""
+        if isinstance(op, Constant) or any(v in self.fills for v in op.operands if v):
+            for value, array in zip(op.results, made, strict=True):
+                if is_single(value) and np.any(is_fill(array)):
+                    self.fills.add(value)
 
     def _see(
         self,
@@ -170,13 +179,16 @@ class _Probe(Evaluator):
         for i in share.operands:
             fixed = isinstance(op.operands[i], Constant)
             limit = self._largest / (1 if fixed else MARGIN)
-            seen.overflows |= _peak(arrays[i]) > limit
+            seen.overflows |= _peak(self._bounded(op.operands[i], arrays[i])) > limit
+            if op.operands[i] in self.fills:
+                arrays[i] = saturated(arrays[i], self._to)
             narrow = arrays[i].astype(self._to.numpy)
             if fixed and narrow.size == 1:
                 seen.vanishes |= bool(np.any((narrow == 0) & (arrays[i] != 0)))
             arrays[i] = narrow
         for i in share.results:
-            seen.overflows |= _peak(made[i]) > self._largest / MARGIN
+            result = self._bounded(op.results[i], made[i])
+            seen.overflows |= _peak(result) > self._largest / MARGIN
         if seen.overflows or seen.vanishes:
             seen.error = np.inf
             return
@@ -190,7 +202,14 @@ class _Probe(Evaluator):
             seen.error = np.inf
             return
         for i in share.results:
-            seen.error = max(seen.error, off(made[i], tried[i]))
+            result = self._bounded(op.results[i], made[i])
+            seen.error = max(seen.error, off(result, tried[i]))
+
+    def _bounded(self, value: Value | None, array: Array) -> Array:
+        """What is held against the truth: for infinity any large number does."""
+        if value not in self.fills:
+            return array
+        return np.where(is_fill(array), np.copysign(np.inf, array), array)
 
 
 def _peak(array: Array) -> float:

@@ -7,18 +7,19 @@ type, and a branch's results are narrow only where they are in both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from graphopt.ir import Graph, Op, Parameter, Value, rebuild
-from graphopt.ops import Cast, Constant, If
+from graphopt.ops import Cast, Clip, Constant, If
 from graphopt.ops.control import Control
 from graphopt.ops.opaque import Opaque
 from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
 
+from .fills import fill_of, saturated
 from .shares import Share, is_single
 
 
@@ -26,11 +27,13 @@ from .shares import Share, is_single
 class Narrowing:
     """How a graph is narrowed: the type, and for each op of ``chosen`` its share.
 
-    ``flushed`` counts elements of constants that became zero.
+    ``fills`` are values with numbers that stand for infinity. ``flushed`` counts
+    elements of constants that became zero.
     """
 
     to: DType
     chosen: Mapping[Op, Share]
+    fills: Collection[Value] = ()
     flushed: int = 0
     _constants: dict[Tensor, Constant] = field(default_factory=dict)
 
@@ -43,8 +46,8 @@ class Narrowing:
         ]
         return made.replace(outputs=outputs)
 
-    def narrow(self, value: Value) -> Value:
-        """A float32 value in the narrow type."""
+    def narrow(self, value: Value, original: Value | None) -> Value:
+        """A float32 value in the narrow type; it stands for the ``original`` one."""
         if value.dtype is not DType.F32:
             return value
         if isinstance(value, Constant):
@@ -56,6 +59,10 @@ class Narrowing:
                     return Cast(source, to=self.to)
                 if source.dtype is self.to:
                     return source
+        fill = fill_of(self.to)
+        if fill is not None and original in self.fills:
+            bounds = [Constant(np.array(x, np.float32)) for x in (-fill, fill)]
+            value = Clip(value, *bounds)
         return Cast(value, to=self.to)
 
     def single(self, value: Value) -> Value:
@@ -65,7 +72,7 @@ class Narrowing:
     def _constant(self, tensor: Tensor) -> Constant:
         made = self._constants.get(tensor)
         if made is None:
-            array = tensor.array()
+            array = saturated(tensor.array(), self.to)
             with np.errstate(over="ignore"):
                 rounded = array.astype(self.to.numpy)
             self.flushed += int(np.count_nonzero((rounded == 0) & (array != 0)))
@@ -90,7 +97,7 @@ class Narrowing:
             if new is None or not is_single(old):
                 made.append(new)
             else:
-                made.append(self.narrow(new) if i in narrow else self.single(new))
+                made.append(self.narrow(new, old) if i in narrow else self.single(new))
         return op if tuple(made) == op.operands else op.with_operands(made)
 
     def _follows(self, op: Op) -> bool:

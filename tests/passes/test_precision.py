@@ -48,6 +48,7 @@ from graphopt.ops import (
     Sub,
     Tanh,
     Transpose,
+    Where,
 )
 from graphopt.passes.precision import Precision, unit_of
 from graphopt.passes.precision.shares import Share, shares
@@ -251,6 +252,39 @@ def test_an_op_without_a_kernel_stays() -> None:
     after = narrowed(MatMul(y, random(8, 8)), refuses=refuses)
     assert types_of(after, "Relu") == [F32]
     assert types_of(after, "MatMul") == [F16, F16]
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_what_masks_fill_with_is_half_the_largest_number(added: bool) -> None:
+    keep = param("keep", 6, 6, dtype=DType.BOOL)
+    lowest = const(np.finfo(np.float32).min)
+    x = x_of(6, 8)
+    scores = MatMul(x, Transpose(MatMul(x, random(8, 8)), perm=(1, 0)))
+    if added:
+        scores = Add(scores, Mul(Sub(const(1.0), Cast(keep, to=F32)), lowest))
+    else:
+        scores = Where(keep, scores, lowest)
+    after = narrowed(MatMul(Softmax(scores, axis=-1), x), budget=0.1)
+    assert types_of(after, "MatMul")[-1] is types_of(after, "Softmax")[0] is F16
+    assert all(np.isfinite(t.array()).all() for t in after.tensors())
+    # A row without any key is one of equal weights, as in float32.
+    fed = {"x": np.ones((6, 8), np.float32) / 8, "keep": np.zeros((6, 6), np.bool_)}
+    made = run(after, fed)["output_0"]
+    np.testing.assert_allclose(made, fed["x"], rtol=1e-2)
+
+
+def test_a_fill_that_stays_float32_is_bounded_before_its_cast() -> None:
+    keep = param("keep", 6, 6, dtype=DType.BOOL)
+    lowest = const(np.finfo(np.float32).min)
+    x = x_of(6, 6)
+
+    def refuses(op: Op) -> str | None:
+        return "no kernel" if isinstance(op, Where) else None
+
+    mask = Where(keep, const(0.0), lowest)
+    after = narrowed(Softmax(Add(MatMul(x, random(6, 6)), mask)), refuses=refuses)
+    assert types_of(after, "Add") == [F16]
+    assert types_of(after, "Clip") == types_of(after, "Where") == [F32]
 
 
 # --- bodies -------------------------------------------------------------------------
