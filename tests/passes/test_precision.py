@@ -20,6 +20,7 @@ from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import (
     Add,
+    ArgMax,
     BatchNormalization,
     Cast,
     Concat,
@@ -461,6 +462,21 @@ def test_a_budget_is_a_share_of_the_largest_number(error: float, passes: bool) -
     single = truth.astype(np.float32)
     runs = Runs(truth, single, after.astype(np.float32), unit=2.0**-24, budget=1e-2)
     assert compare("y", runs, 4.0).passed is passes
+
+
+def test_a_near_tie_is_undecided_where_a_loss_is_allowed() -> None:
+    x = x_of(N, 3)
+    before = graph_of(ArgMax(Mul(x, const(np.ones(3))), axis=-1))
+    after = graph_of(ArgMax(Mul(x, const([1.0002, 1, 1])), axis=-1))
+    clear, near = [1.0, 0.5, 0.2], [1.0, 1.0001, 0.2]
+    rows = np.array([clear] * 399 + [near], np.float32)
+    check(before, after, inputs={"x": rows}, budget=8e-3).raise_if_failed()
+    with pytest.raises(CheckFailed):
+        check(before, after, inputs={"x": rows}).raise_if_failed()
+    wrong = graph_of(ArgMax(Mul(x, const([1.1, 1, 1])), axis=-1))
+    rows[-1, 1] = 1.05
+    with pytest.raises(CheckFailed):
+        check(before, wrong, inputs={"x": rows}, budget=8e-3).raise_if_failed()
 
 
 @pytest.mark.parametrize(("to", "unit"), [("fp16", 2.0**-11), ("bf16", 2.0**-8)])
