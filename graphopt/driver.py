@@ -36,8 +36,6 @@ from .verify import element_types, verify
 
 if TYPE_CHECKING:
     from .check import CheckResult
-    from .passes.precision import Precision
-    from .pipeline import PassRecord
 
 RUNTIMES: Final = ("ort-cpu", "ort-cuda")
 """Targets that take a model with ops of ONNX Runtime."""
@@ -62,6 +60,7 @@ class Checking:
     inputs: Mapping[str, Any] | None = None
     seed: int = 0
     budget: float = 0.0
+    keep_io: bool = True
 
     @property
     def wanted(self) -> bool:
@@ -71,6 +70,11 @@ class Checking:
     def compare(self, before: Graph, after: Graph) -> CheckResult:
         """The comparison of two graphs."""
         from .check import check  # with all that runs a graph: only where one is run
+
+        if not self.keep_io:
+            from .passes.precision.narrowing import with_interface_of
+
+            after = with_interface_of(before, after)
 
         return check(
             before,
@@ -202,6 +206,7 @@ def optimize(
     seed: int = 0,
     precision: str | None = None,
     budget: float = 0.0,
+    keep_io: bool = True,
     fuse: Fuse = "auto",
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
@@ -221,6 +226,7 @@ def optimize(
     products is "fp32", or the target's own: on a TPU operands are rounded to bfloat16.
     A model becomes "fp16", "bf16" or "mixed" (products in float16) where the error
     allows: ``budget``, a share of each output's largest number, and else 16 roundings.
+    Its inputs and outputs stay float32, unless ``keep_io`` is false.
 
     Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
     """
@@ -238,6 +244,7 @@ def optimize(
         checking=Checking(check, inputs, seed),
         precision=precision,
         budget=budget,
+        keep_io=keep_io,
     )
     return result.checked()
 
@@ -255,13 +262,24 @@ def improve(
     checking: Checking | None = None,
     precision: str | None = None,
     budget: float = 0.0,
+    keep_io: bool = True,
 ) -> Result:
     """What `optimize` does, but for the check."""
     began = time.process_time()
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}{nearest(target, TARGETS)}")
     checking = checking or Checking()
-    narrow = _narrowing(precision, target, budget, checking)
+    narrow = None
+    if target in PLATFORMS:
+        precision_of(target, precision)  # which says what is wrong with it
+    elif precision is not None:
+        from .narrowed import narrowing, put
+
+        narrow = narrowing(
+            *(precision, target, budget, keep_io, checking.inputs, checking.seed)
+        )
+    if narrow is None and (budget or not keep_io):
+        raise UsageError("a budget and keep_io=False are of narrow models alone")
     origin = None if isinstance(source, Graph) else Path(source)
     given = source if isinstance(source, Graph) else load(source)
     # For what was just read, all other rules hold.
@@ -281,8 +299,9 @@ def improve(
     elif graph is start and original is given and narrow is None:
         notes.append("nothing to do")
     if narrow is not None:
-        checking = dataclasses.replace(checking, budget=narrow.allowed)
-        graph, said = narrowed_by(narrow, graph, records, target, opset)
+        checking = dataclasses.replace(checking, budget=narrow.allowed, keep_io=keep_io)
+        graph, record, said = put(narrow, graph, target, opset)
+        records.append(record)
         pipeline, notes = pipeline.followed(narrow), notes + said
     written = choose_opset(graph, opset)
     if written.forced_by is not None:
@@ -310,45 +329,6 @@ def improve(
         opset,
         precision,
     )
-
-
-def _narrowing(
-    precision: str | None, target: str, budget: float, checking: Checking
-) -> Precision | None:
-    """The pass that narrows a model; a program has a precision of its own kind."""
-    if target in PLATFORMS:
-        precision_of(target, precision)  # which says what is wrong with it
-        return None
-    if precision is None:
-        return None
-    from .narrowed import narrowing
-
-    return narrowing(
-        precision, target, budget=budget, inputs=checking.inputs, seed=checking.seed
-    )
-
-
-def narrowed_by(
-    narrow: Precision,
-    graph: Graph,
-    records: list[PassRecord],
-    target: str,
-    opset: Wanted,
-) -> tuple[Graph, list[str]]:
-    """The narrowed graph, and what is to be said of it; ``records`` get its own."""
-    from .narrowed import compared
-
-    made, found = Pipeline((narrow,), rounds=1).run(
-        graph, verify=verify if verifies() else None
-    )
-    records += found
-    notes = [note for record in found for note in record.notes]
-    if made is not graph:
-        inputs, seed = narrow.inputs, narrow.seed
-        notes.append(
-            compared(graph, made, target, opset=opset, inputs=inputs, seed=seed)
-        )
-    return made, notes
 
 
 def _said_of_equals(given: Graph) -> list[str]:

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from .bench import measure
+from .debug import verifies
 from .errors import GraphoptError, UsageError, nearest
 from .exporter import Wanted, save
 from .feeds import bind
 from .inputs import bindings, random_inputs
 from .ir import Graph
 from .passes.precision import PRECISIONS, Precision, Refuses
+from .passes.precision.narrowing import with_interface_of
+from .pipeline import PassRecord, Pipeline
 from .types import DType
+from .verify import verify
 
 KEPT: Final = "fp32"
 """The precision that changes nothing."""
@@ -30,10 +34,10 @@ _DIFFERENT: Final = 0.05  # a ratio that is nearer to 1 says nothing
 
 
 def narrowing(
-    precision: str | None,
+    precision: str,
     target: str,
-    *,
     budget: float = 0.0,
+    keep_io: bool = True,
     inputs: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Precision | None:
@@ -43,7 +47,7 @@ def narrowing(
     casts around ops of float16 by itself; of bfloat16 it refuses them. Raises
     UsageError for an unknown precision.
     """
-    if precision is None or precision == KEPT:
+    if precision == KEPT:
         return None
     if precision not in PRECISIONS:
         known = (KEPT, *PRECISIONS)
@@ -56,6 +60,7 @@ def narrowing(
         precision,
         budget,
         seed,
+        keep_io,
         inputs,
         None if target == "onnx" or alone else _refuses(target),
     )
@@ -66,6 +71,21 @@ def _refuses(target: str) -> Refuses:
     from .lowering.ort.kernels import Kernels
 
     return Kernels.of(target).why_not
+
+
+def put(
+    narrow: Precision, graph: Graph, target: str, opset: Wanted
+) -> tuple[Graph, PassRecord, list[str]]:
+    """The narrowed graph, the record of the pass, and what is to be said of both."""
+    check = verify if verifies() else None
+    made, (record,) = Pipeline((narrow,), rounds=1).run(graph, verify=check)
+    notes = list(record.notes)
+    if made is not graph:
+        inputs, seed = narrow.inputs, narrow.seed
+        notes.append(
+            compared(graph, made, target, opset=opset, inputs=inputs, seed=seed)
+        )
+    return made, record, notes
 
 
 def compared(
@@ -85,11 +105,11 @@ def compared(
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, name) for name in ("before.onnx", "after.onnx")]
         try:
+            after = with_interface_of(before, after)
             for graph, path in zip((before, after), paths, strict=True):
                 save(graph, path, opset=opset)
-            timings = measure(
-                paths, _fed(before, inputs, seed), target=target, rounds=_ROUNDS
-            )
+            fed = _fed(before, inputs, seed)
+            timings = measure(paths, fed, target=target, rounds=_ROUNDS)
         except GraphoptError as error:
             return f"its speed is not known: {error}"
     ratio = timings[1].ratio

@@ -29,6 +29,8 @@ PRECISIONS: Final = {"fp16": DType.F16, "bf16": DType.BF16, "mixed": DType.F16}
 UNITS: Final = 16
 """Roundings of the narrow type that an output may be off, unless a budget is stated."""
 
+OWN: Final = "the model says itself what is narrow in it"
+
 Refuses = Callable[[Op], str | None]
 """Why a runtime has no kernel for an op; None where it has."""
 
@@ -45,12 +47,14 @@ class Precision(Pass):
 
     ``budget`` bounds the error of each output, as a share of its largest number; 0 is
     `UNITS` roundings. Errors are measured on ``inputs``, or random ones from ``seed``.
-    ``refuses`` says which ops have no kernel; those stay float32. The interface does.
+    ``refuses`` says which ops have no kernel; those stay float32. The interface does,
+    unless ``keep_io`` is false.
     """
 
     to: str = "fp16"
     budget: float = 0.0
     seed: int = 0
+    keep_io: bool = True
     inputs: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     refuses: Refuses | None = field(default=None, compare=False, repr=False)
 
@@ -66,7 +70,8 @@ class Precision(Pass):
 
     def __str__(self) -> str:
         stated = f", budget={self.budget}" if self.budget else ""
-        return f"{self.name}(to={self.to!r}{stated})"
+        io = "" if self.keep_io else ", keep_io=False"
+        return f"{self.name}(to={self.to!r}{stated}{io})"
 
     @property
     def allowed(self) -> float:
@@ -81,23 +86,25 @@ class Precision(Pass):
     def choice(self, graph: Graph) -> Choice:
         """What becomes narrow, and how far that is off."""
         to = PRECISIONS[self.to]
-        if _is_narrow(graph, to):
-            return Choice(graph, 0.0, {}, {})
+        if (op := _narrow_op(graph, to)) is not None:
+            return Choice(graph, 0.0, {}, {op: OWN})
         found, refused = self._candidates(graph, to)
         if not any(not moves(op) for op in found):
             return Choice(graph, 0.0, {}, refused)
         try:
             # An output takes part of what is allowed; other inputs may be worse.
             run = measure(graph, found, to, inputs=self.inputs, seed=self.seed)
-            made = choose(graph, found, to, run, self.allowed / 2)
+            made = choose(graph, found, to, run, self.allowed / 2, keep_io=self.keep_io)
         except GraphoptError:
-            made = unmeasured(graph, found, to)
+            made = unmeasured(graph, found, to, keep_io=self.keep_io)
         return Choice(
             made.graph, made.error, made.narrow, {**refused, **made.kept}, made.flushed
         )
 
     def said(self, choice: Choice) -> list[str]:
         """What the report says of a choice."""
+        if not choice.narrow and OWN in choice.kept.values():
+            return [f"nothing became {self.to}: {OWN}"]
         if not choice.narrow:
             reasons = f": {_listed(choice)}" if choice.kept else ""
             return [f"nothing became {self.to}{reasons}"]
@@ -107,6 +114,8 @@ class Precision(Pass):
             f" output is {choice.error:.2g} of its largest number, allowed"
             f" {self.allowed:.2g}"
         ]
+        if not self.keep_io:
+            notes.append(f"inputs and outputs of float32 are {self.to}, too")
         if choice.kept:
             notes.append(f"in float32 stay {_listed(choice)}")
         if choice.flushed:
@@ -140,11 +149,9 @@ def _listed(choice: Choice) -> str:
     return ", ".join(f"{n} ops {reason}" for reason, n in choice.reasons.most_common())
 
 
-def _is_narrow(graph: Graph, to: DType) -> bool:
-    """True for a graph that says itself what is narrow in it."""
-    return any(
-        value.dtype is to
-        for _, op in graph.walk()
-        if not isinstance(op, Cast)
-        for value in op.results
-    )
+def _narrow_op(graph: Graph, to: DType) -> Op | None:
+    """An op of a graph that says itself what is narrow in it."""
+    for _, op in graph.walk():
+        if not isinstance(op, Cast) and any(v.dtype is to for v in op.results):
+            return op
+    return None

@@ -9,7 +9,7 @@ neighbours, and so does what costs less than the casts around it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from graphopt.types import DType
 from .fills import largest, saturated
 from .measure import Run, error_of
 from .narrowing import Narrowing
-from .shares import Share, moves
+from .shares import Share, is_single, moves
 
 TRIES: Final = 8
 """Graphs that are run at most, before all that is off more than a rounding stays."""
@@ -44,7 +44,13 @@ class Choice:
 
 
 def choose(
-    graph: Graph, shares: Mapping[Op, Share], to: DType, run: Run, budget: float
+    graph: Graph,
+    shares: Mapping[Op, Share],
+    to: DType,
+    run: Run,
+    budget: float,
+    *,
+    keep_io: bool = True,
 ) -> Choice:
     """The choice for one measured run, with an error of at most ``budget``."""
     kept: dict[Op, str] = {}
@@ -65,7 +71,7 @@ def choose(
     ranked = sorted(free, key=lambda op: -run.ops[op].error)
     count, done = 1, 0
     for _ in range(TRIES):
-        choice = _built(graph, shares, to, kept, run)
+        choice = _built(graph, shares, to, kept, run, keep_io)
         if choice.error <= budget:
             return choice
         for op in ranked[done : done + count]:
@@ -76,17 +82,19 @@ def choose(
             break
     for op in shares:
         kept.setdefault(op, "by the error of the whole")
-    return _built(graph, shares, to, kept, run)
+    return _built(graph, shares, to, kept, run, keep_io)
 
 
-def unmeasured(graph: Graph, shares: Mapping[Op, Share], to: DType) -> Choice:
+def unmeasured(
+    graph: Graph, shares: Mapping[Op, Share], to: DType, *, keep_io: bool = True
+) -> Choice:
     """The choice where nothing can be run: products and movement, by their weights."""
     kept = {
         op: "as nothing could be measured"
         for op in shares
         if not (moves(op) or op.kind in PRODUCTS) or _overflows(op, shares[op], to)
     }
-    return _built(graph, shares, to, kept, None)
+    return _built(graph, shares, to, kept, None, keep_io)
 
 
 PRODUCTS: Final = frozenset(
@@ -114,22 +122,24 @@ def _built(
     to: DType,
     kept: Mapping[Op, str],
     run: Run | None,
+    keep_io: bool,
 ) -> Choice:
+    given = frozenset(() if keep_io else filter(is_single, graph.inputs))
     chosen = {op: share for op, share in shares.items() if op not in kept}
     done: set[Graph] = set()
     for inner, _ in graph.walk():
         if inner not in done:
             done.add(inner)
-            _settle(inner, chosen)
+            _settle(inner, chosen, given)
     if not any(not moves(op) for op in chosen):
         return Choice(graph, 0.0, {}, kept)
     narrowing = Narrowing(to, chosen, () if run is None else run.fills)
-    made = narrowing.graph(graph)
-    error = 0.0 if run is None else error_of(made, graph, run)
+    made = narrowing.graph(graph, keep_io=keep_io)
+    error = 0.0 if run is None else error_of(made, graph, run, to)
     return Choice(made, error, chosen, kept, narrowing.flushed)
 
 
-def _settle(graph: Graph, chosen: dict[Op, Share]) -> None:
+def _settle(graph: Graph, chosen: dict[Op, Share], given: Collection[Value]) -> None:
     """Leave out what has no narrow neighbour, and would be cast for nothing."""
     light = [op for op in graph.ops if op in chosen and _is_light(op)]
     shares = {op: chosen[op] for op in light}
@@ -141,7 +151,9 @@ def _settle(graph: Graph, chosen: dict[Op, Share]) -> None:
         changed = False
         for op in (*light, *reversed(light)):
             if moves(op):
-                fits = _is_given(op, shares[op], chosen) or _is_read(graph, op, chosen)
+                fits = _is_given(op, shares[op], chosen, given) or _is_read(
+                    graph, op, chosen
+                )
             else:
                 fits = op in chosen and _has_neighbour(graph, op, shares[op], chosen)
             if fits and op not in chosen:
@@ -156,10 +168,14 @@ def _is_light(op: Op) -> bool:
     return moves(op) or isinstance(op, Elementwise)
 
 
-def _is_given(op: Op, share: Share, chosen: Mapping[Op, Share]) -> bool:
+def _is_given(
+    op: Op, share: Share, chosen: Mapping[Op, Share], inputs: Collection[Value]
+) -> bool:
     """True where all its operands are narrow, or constants."""
     given = [op.operands[i] for i in share.operands]
-    from_narrow = [_is_made(v, chosen) for v in given if not isinstance(v, Constant)]
+    from_narrow = [
+        v in inputs or _is_made(v, chosen) for v in given if not isinstance(v, Constant)
+    ]
     return bool(from_narrow) and all(from_narrow)
 
 

@@ -93,15 +93,19 @@ def _run(
     return Run(known, symbols, truths, probe.seen, probe.fills)
 
 
-def error_of(graph: Graph, original: Graph, run: Run, seed: int = 0) -> float:
+def error_of(
+    graph: Graph, original: Graph, run: Run, to: DType, seed: int = 0
+) -> float:
     """The largest error of an output, as a share of its largest number.
 
     Infinite where an output is not finite that was, or where the graph does not run.
     """
     partners = zip(original.inputs, graph.inputs, strict=True)
-    env: dict[Value, Array] = {
-        new: run.fed[old] for old, new in partners if old in run.fed
-    }
+    env: dict[Value, Array] = {}
+    for old, new in partners:
+        if old in run.fed:
+            given = run.fed[old]
+            env[new] = given.astype(to.numpy) if new.dtype is to else given
     evaluator = Evaluator(seed=seed, symbols=run.symbols, limit_bytes=_MEMORY)
     try:
         made = evaluator.run(graph.outputs, env)

@@ -16,7 +16,7 @@ from graphopt.ir import Graph, Op, Parameter, Value, rebuild
 from graphopt.ops import Cast, Clip, Constant, If
 from graphopt.ops.control import Control
 from graphopt.ops.opaque import Opaque
-from graphopt.types import DType, TensorType
+from graphopt.types import DType, TensorType, Type
 from graphopt.weights import Tensor
 
 from .fills import fill_of, saturated
@@ -37,14 +37,28 @@ class Narrowing:
     flushed: int = 0
     _constants: dict[Tensor, Constant] = field(default_factory=dict)
 
-    def graph(self, graph: Graph) -> Graph:
-        """The graph with its interface as it was."""
-        made = self._built(graph, {})
-        outputs = [
-            self.single(new) if is_single(old) else new
-            for old, new in zip(graph.outputs, made.outputs, strict=True)
-        ]
-        return made.replace(outputs=outputs)
+    def graph(self, graph: Graph, *, keep_io: bool = True) -> Graph:
+        """The graph with its interface as it was, or with a narrow one."""
+        inputs: dict[Value, Parameter] = {}
+        if not keep_io:
+            inputs = {p: self._parameter(p) for p in graph.inputs if is_single(p)}
+        made = self._built(graph, dict(inputs.items()))
+        outputs: list[Value] = []
+        types: list[Type | None] = []
+        for old, new, type_ in zip(
+            graph.outputs, made.outputs, graph.output_types, strict=True
+        ):
+            if is_single(old):
+                new = self.single(new) if keep_io else self.narrow(new, old)
+                if isinstance(type_, TensorType) and not keep_io:
+                    type_ = TensorType(self.to, type_.shape)
+            outputs.append(new)
+            types.append(type_)
+        return made.replace(
+            inputs=[inputs.get(p, p) for p in graph.inputs],
+            outputs=outputs,
+            output_types=types,
+        )
 
     def narrow(self, value: Value, original: Value | None) -> Value:
         """A float32 value in the narrow type; it stands for the ``original`` one."""
@@ -79,6 +93,15 @@ class Narrowing:
             made = Constant(Tensor.of(rounded, self.to))
             self._constants[tensor] = made
         return made
+
+    def _parameter(self, parameter: Parameter) -> Parameter:
+        """One of a narrow type; what stands for it, if callers give nothing, too."""
+        default = parameter.default
+        return Parameter(
+            TensorType(self.to, parameter.shape),
+            parameter.name,
+            default=None if default is None else self._constant(default).tensor,
+        )
 
     def _built(self, graph: Graph, mapping: Mapping[Value, Value]) -> Graph:
         return rebuild(graph, self._op, mapping)
@@ -137,8 +160,7 @@ class Narrowing:
         mapping: dict[Value, Value] = {}
         for parameter, value in zip(body.inputs[first:], captured, strict=True):
             if is_single(parameter) and value is not None and value.dtype is self.to:
-                type_ = TensorType(self.to, parameter.shape)
-                mapping[parameter] = Parameter(type_, parameter.name)
+                mapping[parameter] = self._parameter(parameter)
         made = self._built(body, mapping)
         inputs = [mapping.get(p, p) for p in body.inputs]
         types = [
@@ -156,3 +178,26 @@ class Narrowing:
             for i, values in enumerate(zip(*(b.outputs for b in bodies), strict=True))
             if all(value.dtype is self.to for value in values)
         }
+
+
+def with_interface_of(before: Graph, after: Graph) -> Graph:
+    """A graph that takes and gives what ``before`` does, by casts around ``after``."""
+    inputs: dict[Value, Value] = {}
+    for old, new in zip(before.inputs, after.inputs, strict=True):
+        if old.dtype is not new.dtype and new.dtype is not None:
+            inputs[new] = Cast(old, to=new.dtype)
+    made = after.substitute(inputs)
+    outputs = [
+        Cast(new, to=old.dtype)
+        if old.dtype is not None and old.dtype is not new.dtype
+        else new
+        for old, new in zip(before.outputs, made.outputs, strict=True)
+    ]
+    return made.replace(
+        inputs=[
+            old if new in inputs else new
+            for old, new in zip(before.inputs, after.inputs, strict=True)
+        ],
+        outputs=outputs,
+        output_types=before.output_types,
+    )

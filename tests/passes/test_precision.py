@@ -18,6 +18,7 @@ from graphopt.exporter import save, to_proto
 from graphopt.importer import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Parameter, Value
+from graphopt.lowering.ort.kernels import Kernels
 from graphopt.ops import (
     Add,
     ArgMax,
@@ -421,6 +422,33 @@ def test_optimize_and_run(tmp_path: Path, target: str, precision: str) -> None:
     for name, array in truth.items():
         error = np.max(np.abs(made[name] - array)) / np.max(np.abs(array))
         assert 0 < error < Precision(precision).allowed or array.ndim == 1
+
+
+def test_a_narrow_interface_is_made_only_when_asked_for(tmp_path: Path) -> None:
+    path = model(tmp_path)
+    result = optimize(path, precision="fp16", keep_io=False)
+    saved = result.save(tmp_path / "narrow.onnx")
+    after = load(tmp_path / "narrow.onnx")
+    assert {p.name: p.dtype for p in after.inputs} == {"x": F16, "ids": DType.I64}
+    assert [v.dtype for v in after.outputs] == [F16, F16]
+    assert "Cast" not in kinds(after)
+    assert saved.report.check is not None
+    assert saved.report.check.passed
+    assert saved.report.trial is None or saved.report.trial.passed
+    with pytest.raises(UsageError, match="narrow models alone"):
+        optimize(path, keep_io=False)
+    with pytest.raises(UsageError, match="narrow models alone"):
+        optimize(path, budget=0.1)
+
+
+def test_all_that_is_narrow_has_a_kernel(tmp_path: Path) -> None:
+    kernels = Kernels.of("ort-cuda")
+    for precision in ("fp16", "bf16"):
+        graph = optimize(model(tmp_path), "ort-cuda", precision=precision).graph
+        assert [kernels.why_not(op) for op in graph.ops if op.outs == 1] == [
+            None for op in graph.ops if op.outs == 1
+        ]
+        (tmp_path / "model.onnx").unlink()
 
 
 def test_speed_is_said_before_anything_is_written(tmp_path: Path) -> None:
