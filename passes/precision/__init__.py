@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import ml_dtypes
+import numpy as np
 
 from graphopt.errors import GraphoptError, UsageError, nearest
 from graphopt.ir import Graph, Op
@@ -85,6 +86,10 @@ class Precision(Pass):
 
     def choice(self, graph: Graph) -> Choice:
         """What becomes narrow, and how far that is off."""
+        with np.errstate(over="ignore"):
+            return self._choice(graph)
+
+    def _choice(self, graph: Graph) -> Choice:
         to = PRECISIONS[self.to]
         if (op := _narrow_op(graph, to)) is not None:
             return Choice(graph, 0.0, {}, {op: OWN})
@@ -106,12 +111,17 @@ class Precision(Pass):
         if not choice.narrow and OWN in choice.kept.values():
             return [f"nothing became {self.to}: {OWN}"]
         if not choice.narrow:
-            reasons = f": {_listed(choice)}" if choice.kept else ""
-            return [f"nothing became {self.to}{reasons}"]
+            reasons = _listed(choice) or "no op is known to compute in float32"
+            return [f"nothing became {self.to}: {reasons}"]
         work = count_ops(choice.graph)
+        error = "how far outputs are off could not be measured"
+        if choice.error is not None:
+            error = (
+                f"the largest error of an output is {choice.error:.2g} of its largest"
+                " number"
+            )
         notes = [
-            f"{len(choice.narrow)} of {work} ops are {self.to}; the largest error of an"
-            f" output is {choice.error:.2g} of its largest number, allowed"
+            f"{len(choice.narrow)} of {work} ops are {self.to}; {error}, allowed"
             f" {self.allowed:.2g}"
         ]
         if not self.keep_io:

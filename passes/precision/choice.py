@@ -29,10 +29,10 @@ TRIES: Final = 8
 
 @dataclass(frozen=True)
 class Choice:
-    """The narrowed graph, its measured error, and why ops are not narrow."""
+    """The narrowed graph, its error, None if unknown, and why ops are not narrow."""
 
     graph: Graph
-    error: float
+    error: float | None
     narrow: Mapping[Op, Share]
     kept: Mapping[Op, str]
     flushed: int = 0
@@ -72,7 +72,7 @@ def choose(
     count, done = 1, 0
     for _ in range(TRIES):
         choice = _built(graph, shares, to, kept, run, keep_io)
-        if choice.error <= budget:
+        if choice.error is not None and choice.error <= budget:
             return choice
         for op in ranked[done : done + count]:
             for each in (op, *_sources(op, shares)):
@@ -135,7 +135,7 @@ def _built(
         return Choice(graph, 0.0, {}, kept)
     narrowing = Narrowing(to, chosen, () if run is None else run.fills)
     made = narrowing.graph(graph, keep_io=keep_io)
-    error = 0.0 if run is None else error_of(made, graph, run, to)
+    error = None if run is None else error_of(made, graph, run, to)
     return Choice(made, error, chosen, kept, narrowing.flushed)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
@@ -26,7 +28,8 @@ Array = Any
 MARGIN: Final = 8
 """How far below the largest number of a type all that is computed must stay."""
 
-_SIZES = 16  # settings of symbolic dims that are tried until one runs
+_SECONDS = 20  # after which no more is run
+_SIZES = 24  # settings of symbolic dims that are tried until one runs
 _MEMORY: Final = 8 << 30
 
 
@@ -38,17 +41,30 @@ class Measured:
     overflows: bool = False
     vanishes: bool = False
 
+    def join(self, other: Measured) -> None:
+        """Also what was seen in another run."""
+        self.error = max(self.error, other.error)
+        self.overflows |= other.overflows
+        self.vanishes |= other.vanishes
 
-@dataclass
-class Run:
-    """One run of a graph in float64, with what was seen of its ops.
 
-    ``fills`` are values with numbers that stand for infinity, made of such constants.
-    """
+@dataclass(frozen=True)
+class Sample:
+    """What a graph was fed with, and what it gives in float64."""
 
     fed: Mapping[Value, Array]
     symbols: Mapping[str, int]
     truths: Sequence[Array]
+
+
+@dataclass
+class Run:
+    """Runs of a graph in float64, with what was seen of its ops.
+
+    ``fills`` are values with numbers that stand for infinity, made of such constants.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
     ops: dict[Op, Measured] = field(default_factory=dict)
     fills: set[Value] = field(default_factory=set)
 
@@ -63,34 +79,58 @@ def measure(
 ) -> Run:
     """Run the graph in float64, and beside it each op of ``shares`` in ``to``.
 
-    Without ``inputs`` they are random, of the first sizes on which the graph runs.
+    Without ``inputs`` they are random: of two sizes of symbolic dims on which the graph
+    runs. Once more some are ten times as large, which must just fit into the range.
     Raises GraphoptError where it runs on none.
     """
+    run, began = Run(), time.monotonic()
     if inputs is not None:
-        return _run(graph, shares, to, inputs, seed)
+        _add(run, graph, shares, to, inputs, seed, MARGIN)
+        return run
     reason: GraphoptError | None = None
+    first: Mapping[str, int] = {}
     for sizes in islice(bindings(graph), _SIZES):
         try:
-            return _run(graph, shares, to, random_inputs(graph, seed, sizes), seed)
+            arrays = random_inputs(graph, seed, sizes)
+            _add(run, graph, shares, to, arrays, seed, MARGIN)
         except GraphoptError as error:
             reason = reason or error
-    assert reason is not None
-    raise reason
+            continue
+        if len(run.samples) == 2:
+            break
+        first = sizes
+    if not run.samples:
+        assert reason is not None
+        raise reason
+    if time.monotonic() - began < _SECONDS:
+        with suppress(GraphoptError):
+            arrays = random_inputs(graph, seed + 1, first, style="wide")
+            larger = Run()
+            _add(larger, graph, shares, to, arrays, seed, 1)
+            for op, seen in larger.ops.items():
+                run.ops.setdefault(op, seen).overflows |= seen.overflows
+    return run
 
 
-def _run(
+def _add(
+    run: Run,
     graph: Graph,
     shares: Mapping[Op, Share],
     to: DType,
     inputs: Mapping[str, Array],
     seed: int,
-) -> Run:
+    margin: float,
+) -> None:
+    """One more run. Raises GraphoptError, and then adds nothing."""
     fed, symbols = bind(graph, inputs)
-    probe = _Probe(shares, to, seed, symbols)
+    probe = _Probe(shares, to, seed, symbols, margin)
     known: dict[Value, Array] = {v: a for v, a in fed.items()}  # noqa: C416 (widens)
     env = {value: probe.adopt(array) for value, array in known.items()}
     truths = probe.run(graph.outputs, env)
-    return Run(known, symbols, truths, probe.seen, probe.fills)
+    run.samples.append(Sample(known, symbols, truths))
+    run.fills |= probe.fills
+    for op, seen in probe.seen.items():
+        run.ops.setdefault(op, Measured()).join(seen)
 
 
 def error_of(
@@ -100,18 +140,20 @@ def error_of(
 
     Infinite where an output is not finite that was, or where the graph does not run.
     """
-    partners = zip(original.inputs, graph.inputs, strict=True)
-    env: dict[Value, Array] = {}
-    for old, new in partners:
-        if old in run.fed:
-            given = run.fed[old]
-            env[new] = given.astype(to.numpy) if new.dtype is to else given
-    evaluator = Evaluator(seed=seed, symbols=run.symbols, limit_bytes=_MEMORY)
-    try:
-        made = evaluator.run(graph.outputs, env)
-    except GraphoptError:
-        return np.inf
-    return max(map(off, run.truths, made), default=0.0)
+    worst = 0.0
+    for sample in run.samples:
+        env: dict[Value, Array] = {}
+        for old, new in zip(original.inputs, graph.inputs, strict=True):
+            if old in sample.fed:
+                given = sample.fed[old]
+                env[new] = given.astype(to.numpy) if new.dtype is to else given
+        evaluator = Evaluator(seed=seed, symbols=sample.symbols, limit_bytes=_MEMORY)
+        try:
+            made = evaluator.run(graph.outputs, env)
+        except GraphoptError:
+            return np.inf
+        worst = max([worst, *map(off, sample.truths, made)])
+    return worst
 
 
 def off(truth: Array, made: Array) -> float:
@@ -141,6 +183,7 @@ class _Probe(Evaluator):
         to: DType,
         seed: int,
         symbols: Mapping[str, int],
+        margin: float,
     ) -> None:
         super().__init__(
             precision="float64", seed=seed, symbols=symbols, limit_bytes=_MEMORY
@@ -151,6 +194,7 @@ class _Probe(Evaluator):
         self._to = to
         self._narrow = Evaluator(seed=seed, symbols=symbols)
         self._largest = largest(to)
+        self._margin = margin
         self._fills = fill_of(to) is not None
 
     def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
@@ -182,7 +226,7 @@ class _Probe(Evaluator):
         arrays = list(operands)
         for i in share.operands:
             fixed = isinstance(op.operands[i], Constant)
-            limit = self._largest / (1 if fixed else MARGIN)
+            limit = self._largest / (1 if fixed else self._margin)
             seen.overflows |= _peak(self._bounded(op.operands[i], arrays[i])) > limit
             if op.operands[i] in self.fills:
                 arrays[i] = saturated(arrays[i], self._to)
@@ -192,7 +236,7 @@ class _Probe(Evaluator):
             arrays[i] = narrow
         for i in share.results:
             result = self._bounded(op.results[i], made[i])
-            seen.overflows |= _peak(result) > self._largest / MARGIN
+            seen.overflows |= _peak(result) > self._largest / self._margin
         if seen.overflows or seen.vanishes:
             seen.error = np.inf
             return

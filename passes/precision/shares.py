@@ -22,7 +22,7 @@ from graphopt.ops.schema import LATEST
 from graphopt.ops.structured import Computed, Structured
 from graphopt.types import DType, TensorType
 
-TOGETHER: Final = {"Attention": ("T2", "U")}
+TOGETHER: Final = {"Attention": ("T2", "U"), "Pow": ("T1",)}
 """Variables beside the one of the first result that mean the same numbers."""
 
 _NAMES: Final = {DType.F16: "tensor(float16)", DType.BF16: "tensor(bfloat16)"}

@@ -209,7 +209,8 @@ def test_cancellation_is_found_by_measuring() -> None:
 def test_a_smaller_budget_keeps_more() -> None:
     y: Value = x_of(4, 32)
     for seed in range(4):
-        y = Tanh(MatMul(y, random(32, 32, seed=seed)))
+        weight = random(32, 32, seed=seed).tensor.array() / 6  # errors do not grow
+        y = Tanh(MatMul(y, const(weight)))
     loose, tight = narrowed(y), narrowed(y, budget=1e-6)
     assert F16 in types_of(loose, "MatMul")
     assert F16 not in types_of(tight, "MatMul")
