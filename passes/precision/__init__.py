@@ -27,6 +27,8 @@ from .shares import Share, moves, narrow_operands, shares
 PRECISIONS: Final = {"fp16": DType.F16, "bf16": DType.BF16, "mixed": DType.F16}
 """What can be asked for, and its narrow type; "mixed" has only products in it."""
 
+NAMES: Final = {DType.F16: "float16", DType.BF16: "bfloat16"}
+
 UNITS: Final = 16
 """Roundings of the narrow type that an output may be off, unless a budget is stated."""
 
@@ -109,11 +111,11 @@ class Precision(Pass):
     def said(self, choice: Choice) -> list[str]:
         """What the report says of a choice."""
         if not choice.narrow and OWN in choice.kept.values():
-            return [f"nothing became {self.to}: {OWN}"]
+            return [f"nothing became narrow: {OWN}"]
         if not choice.narrow:
             reasons = _listed(choice) or "no op is known to compute in float32"
-            return [f"nothing became {self.to}: {reasons}"]
-        work = count_ops(choice.graph)
+            return [f"nothing became narrow: {reasons}"]
+        work, name = count_ops(choice.graph), NAMES[PRECISIONS[self.to]]
         error = "how far outputs are off could not be measured"
         if choice.error is not None:
             error = (
@@ -121,11 +123,11 @@ class Precision(Pass):
                 " number"
             )
         notes = [
-            f"{len(choice.narrow)} of {work} ops are {self.to}; {error}, allowed"
+            f"{len(choice.narrow)} of {work} ops are {name}; {error}, allowed"
             f" {self.allowed:.2g}"
         ]
         if not self.keep_io:
-            notes.append(f"inputs and outputs of float32 are {self.to}, too")
+            notes.append(f"inputs and outputs of float32 are {name}, too")
         if choice.kept:
             notes.append(f"in float32 stay {_listed(choice)}")
         if choice.flushed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,7 +14,7 @@ import numpy as np
 from graphopt.check.tolerance import largest_number
 from graphopt.errors import GraphoptError
 from graphopt.feeds import bind
-from graphopt.inputs import bindings, random_inputs
+from graphopt.inputs import Sizes, bindings, neighbours, random_inputs
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.reference import Evaluator
@@ -28,7 +28,7 @@ Array = Any
 MARGIN: Final = 8
 """How far below the largest number of a type all that is computed must stay."""
 
-_SECONDS = 20  # after which no more is run
+_CHEAP, _SECONDS = 2, 20  # after which there are no more seeds, or no more runs
 _SIZES = 24  # settings of symbolic dims that are tried until one runs
 _MEMORY: Final = 8 << 30
 
@@ -88,23 +88,33 @@ def measure(
         _add(run, graph, shares, to, inputs, seed, MARGIN)
         return run
     reason: GraphoptError | None = None
-    first: Mapping[str, int] = {}
-    for sizes in islice(bindings(graph), _SIZES):
+    sizes: Sizes = {}
+    far = islice(bindings(graph), _SIZES)
+    near: Iterator[Sizes] = iter(())
+    failed = False
+    while (trial := next(near, None) or next(far, None)) is not None:
         try:
-            arrays = random_inputs(graph, seed, sizes)
+            arrays = random_inputs(graph, seed, trial)
             _add(run, graph, shares, to, arrays, seed, MARGIN)
         except GraphoptError as error:
             reason = reason or error
+            if run.samples and not failed:  # far ones may never fit
+                near, failed = iter(neighbours(graph, sizes)), True
             continue
+        sizes = trial
         if len(run.samples) == 2:
             break
-        first = sizes
     if not run.samples:
         assert reason is not None
         raise reason
+    for more in (seed + 1, seed + 2):
+        if time.monotonic() - began < _CHEAP:
+            arrays = random_inputs(graph, more, sizes)
+            with suppress(GraphoptError):
+                _add(run, graph, shares, to, arrays, seed, MARGIN)
     if time.monotonic() - began < _SECONDS:
         with suppress(GraphoptError):
-            arrays = random_inputs(graph, seed + 1, first, style="wide")
+            arrays = random_inputs(graph, seed + 1, sizes, style="wide")
             larger = Run()
             _add(larger, graph, shares, to, arrays, seed, 1)
             for op, seen in larger.ops.items():
