@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from equations import N, const, graph_of, ints, param, random
+from hypothesis import given, strategies as st
 
 from graphopt import check, optimize
 from graphopt.check.tolerance import Runs, compare
 from graphopt.errors import CheckFailed, UsageError
-from graphopt.exporter import save, to_proto
+from graphopt.exporter import choose_opset, save, to_proto
 from graphopt.importer import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Parameter, Value
@@ -53,8 +54,11 @@ from graphopt.ops import (
     Where,
 )
 from graphopt.passes.precision import Precision, unit_of
+from graphopt.passes.precision.narrowing import with_interface_of
 from graphopt.passes.precision.shares import Share, shares
 from graphopt.reference import run
+from graphopt.testing import graphs
+from graphopt.testing.passes import interface
 from graphopt.types import DType, Type, tensor
 from graphopt.verify import verify
 
@@ -522,3 +526,22 @@ def test_values_come_in_order(tmp_path: Path) -> None:
     for node in proto.graph.node:
         assert {name for name in node.input if name} <= known
         known |= {*node.output}
+
+
+# --- random graphs ------------------------------------------------------------------
+
+
+@given(graph=graphs(), to=st.sampled_from(["fp16", "bf16", "mixed"]), io=st.booleans())
+def test_random_graphs_stay_legal(graph: Graph, to: str, io: bool) -> None:
+    pass_ = Precision(to, keep_io=io)
+    after = pass_(graph)
+    verify(after)
+    assert pass_(after).key == after.key
+    version = choose_opset(after).version
+    onnx.checker.check_model(to_proto(after, opset=version))
+    if io:
+        assert interface(after) == interface(graph)
+    else:
+        wide = with_interface_of(graph, after)
+        verify(wide)
+        assert interface(wide) == interface(graph)
