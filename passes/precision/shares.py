@@ -49,15 +49,15 @@ def moves(op: Op) -> bool:
 def shares(op: Op, to: DType) -> Iterator[Share]:
     """What could become ``to``, the least first; nothing where the op needs float32.
 
-    The first result must follow an operand: a constant's type, a cast's, or that of a
-    random number is said by an attribute. Operands that steer a shape (those of Range)
-    keep their type, or the shape might change.
+    The first result must follow an operand: an attribute says the type of a constant or
+    a cast. Operands that steer a shape (those of Range) keep their type, or the shape
+    might change, and random ops theirs, or the numbers would be others.
     """
     if not isinstance(op, Computed) or isinstance(
         op, Constant | Opaque | Control | Cast | CastLike
     ):
         return
-    if not isinstance(op.types[0], TensorType) or op.types[0].dtype is not DType.F32:
+    if not op.deterministic or op.results[0].dtype is not DType.F32:
         return
     if isinstance(op, Declared):
         yield from _checked(op, to, _floats(op))

@@ -37,6 +37,7 @@ from graphopt.ops import (
     MatMul,
     Mul,
     Pow,
+    RandomNormalLike,
     Range,
     ReduceMean,
     ReduceSum,
@@ -224,6 +225,10 @@ def test_what_steers_a_shape_stays() -> None:
     count = Cast(param("count", dtype=DType.I64), to=F32)
     steps = Range(const(0.0), count, const(1.0))
     assert list(shares(steps, F16)) == []
+
+
+def test_random_numbers_stay_what_they_are() -> None:
+    assert list(shares(RandomNormalLike(x_of(4, 8), token=1), F16)) == []
 
 
 def test_scales_of_resize_stay() -> None:
