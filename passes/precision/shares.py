@@ -71,7 +71,8 @@ def shares(op: Op, to: DType) -> Iterator[Share]:
     of_result = [results[min(i, len(results) - 1)] for i in range(op.outs)]
     main = of_result[0]
     every = {v for v in (*of_operand, *of_result) if v}
-    for variables in ({main, *TOGETHER.get(op.kind, ())}, every):
+    least = {main, of_operand[0], *TOGETHER.get(op.kind, ())}  # "" is of no operand
+    for variables in (least - {""}, every):
         share = Share(
             tuple(
                 i

@@ -44,6 +44,7 @@ from graphopt.ops import (
     Relu,
     Reshape,
     Resize,
+    RMSNormalization,
     Scan,
     Shape,
     Sigmoid,
@@ -225,6 +226,12 @@ def test_what_steers_a_shape_stays() -> None:
     count = Cast(param("count", dtype=DType.I64), to=F32)
     steps = Range(const(0.0), count, const(1.0))
     assert list(shares(steps, F16)) == []
+
+
+def test_what_is_normalized_is_narrow_like_its_scale() -> None:
+    """They have two type variables, and runtimes bodies that mind."""
+    op = RMSNormalization(x_of(4, 8), random(8), axis=-1)
+    assert next(shares(op, F16)) == Share((0, 1), (0,))
 
 
 def test_random_numbers_stay_what_they_are() -> None:
