@@ -60,6 +60,8 @@ class Checking:
     mode: str = "auto"
     inputs: Mapping[str, Any] | None = None
     seed: int = 0
+    budget: float = 0.0
+    keep_io: bool = True
 
     @property
     def wanted(self) -> bool:
@@ -70,6 +72,10 @@ class Checking:
         """The comparison of two graphs."""
         from .check import check  # with all that runs a graph: only where one is run
 
+        if not self.keep_io:
+            from .passes.precision.narrowing import with_interface_of
+
+            after = with_interface_of(before, after)
         with timed("comparing with the original"):
             return check(
                 before,
@@ -77,6 +83,7 @@ class Checking:
                 mode=self.mode,
                 inputs=self.inputs,
                 seed=self.seed,
+                budget=self.budget,
                 declared=True,
             )
 
@@ -199,6 +206,8 @@ def optimize(
     inputs: Mapping[str, Any] | None = None,
     seed: int = 0,
     precision: str | None = None,
+    budget: float = 0.0,
+    keep_io: bool = True,
     fuse: Fuse = "auto",
     tune: bool | Tune = False,
 ) -> Result:
@@ -218,6 +227,9 @@ def optimize(
     name, instead of random ones from ``seed``. ``precision`` of a program's float32
     products is "fp32", or the target's own: on a TPU operands are rounded to bfloat16.
     ``tune`` measures other pipelines, for ONNX Runtime, and keeps what wins.
+    A model becomes "fp16", "bf16" or "mixed" (products in float16) where the error
+    allows: ``budget``, a share of each output's largest number, and else 16 roundings.
+    Its inputs and outputs stay float32, unless ``keep_io`` is false.
 
     Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
     """
@@ -235,6 +247,8 @@ def optimize(
         checking=Checking(check, inputs, seed),
         precision=precision,
         tune=Tune() if tune is True else tune or None,
+        budget=budget,
+        keep_io=keep_io,
     )
     return result.checked()
 
@@ -252,16 +266,26 @@ def improve(
     checking: Checking | None = None,
     precision: str | None = None,
     tune: Tune | None = None,
+    budget: float = 0.0,
+    keep_io: bool = True,
 ) -> Result:
     """What `optimize` does, but for the check."""
     began = time.process_time()
     require_target(target)
     if tune is not None and target not in RUNTIMES:
         raise UsageError(f"tuning (--tune) is for {' and '.join(RUNTIMES)}")
+    checking = checking or Checking()
+    narrow = None
     if target in PLATFORMS:
         precision_of(target, precision)  # which says what is wrong with it
     elif precision is not None:
-        raise UsageError("a precision is of programs for XLA; models state their own")
+        from .narrowed import narrowing, put
+
+        narrow = narrowing(
+            *(precision, target, budget, keep_io, checking.inputs, checking.seed)
+        )
+    if narrow is None and (budget or not keep_io):
+        raise UsageError("a budget and keep_io=False are of narrow models alone")
     origin = None if isinstance(source, Graph) else Path(source)
     with timed("import"):
         given = source if isinstance(source, Graph) else load(source)
@@ -269,7 +293,6 @@ def improve(
     verify(given, only=None if given is source else (element_types,))
     special = specialize(frozen(given) if freeze else given, dims, input_shapes)
     original = special.graph
-    checking = checking or Checking()
     notes = [f"{who} now follows its operand" for who in special.followed]
     notes += _said_of_equals(given)
     notes += _said_of_defaults(given, freeze, target)
@@ -299,8 +322,13 @@ def improve(
     if worse := reason_to_keep(start, graph):
         graph = start
         notes.append(f"kept the original: {worse}")
-    elif graph is start and original is given:
+    elif graph is start and original is given and narrow is None:
         notes.append("nothing to do")
+    if narrow is not None:
+        checking = dataclasses.replace(checking, budget=narrow.allowed, keep_io=keep_io)
+        graph, record, said = put(narrow, graph, target, opset)
+        records.append(record)
+        pipeline, notes = pipeline.followed(narrow), notes + said
     written = choose_opset(graph, opset)
     if written.forced_by is not None:
         who = place(graph, written.forced_by)

@@ -243,7 +243,15 @@ def _tried(
     sizes = dict(next(iter(check.sizes), {})) | dict(result.special.freed)
     feed = Feed(result.checking.inputs, sizes, result.checking.seed)
     candidate = Artifact(str(staged), str(folder))
-    return try_out(result.original, Artifact(str(source)), candidate, feed)
+    if not result.checking.keep_io:
+        from .passes.precision.narrowing import with_interface_of
+
+        wrapped = staged.with_name("wrapped.onnx")
+        graph = load(staged.read_bytes(), folder=folder)
+        save(with_interface_of(result.original, graph), wrapped)
+        candidate = Artifact(str(wrapped))
+    budget = result.checking.budget
+    return try_out(result.original, Artifact(str(source)), candidate, feed, budget)
 
 
 @contextmanager

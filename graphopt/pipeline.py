@@ -93,6 +93,7 @@ class PassRecord:
     seconds: float
     fired: Mapping[str, int] = field(default_factory=dict)
     never: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Observer = Callable[[Pass, Graph, Graph], None]
@@ -119,6 +120,12 @@ class Pipeline:
     def every(self) -> tuple[Pass, ...]:
         """The passes, and those of the pipelines that come after."""
         return self.passes + (self.then.every if self.then is not None else ())
+
+    def followed(self, last: Pass) -> Pipeline:
+        """This pipeline, and at its very end one more pass."""
+        if self.then is None:
+            return dataclasses.replace(self, then=Pipeline((last,), rounds=1))
+        return dataclasses.replace(self, then=self.then.followed(last))
 
     def opened(self, graph: Graph) -> Graph:
         """The graph as the passes are given it: at the higher one of the opsets."""
@@ -194,8 +201,8 @@ def _added(
     log: Log,
 ) -> PassRecord:
     if old is None:
-        fired, never = dict(log.fired), tuple(log.never)
-        return PassRecord(str(pass_), before, after, seconds, fired, never)
+        fired, never, notes = dict(log.fired), tuple(log.never), tuple(log.notes)
+        return PassRecord(str(pass_), before, after, seconds, fired, never, notes)
     return PassRecord(
         old.name,
         old.ops_before,
@@ -203,6 +210,7 @@ def _added(
         old.seconds + seconds,
         dict(Counter(old.fired) + log.fired),
         (*old.never, *log.never),
+        old.notes + tuple(log.notes),
     )
 
 

@@ -105,11 +105,13 @@ class Log:
 
     After ``limit`` firings no rule fires any more, so that a wrong one can be found.
     ``never`` says of bodies that cannot run which ones they are, and why.
+    ``notes`` are for the report.
     """
 
     fired: Counter[str] = field(default_factory=Counter)
     never: dict[str, None] = field(default_factory=dict)
     limit: int | None = None
+    notes: list[str] = field(default_factory=list)
     on_fire: Callable[[Rule, Op, Sequence[Value]], None] | None = None
     on_miss: Callable[[Rule, Op, Miss], None] | None = None
 

@@ -34,6 +34,7 @@ ORDER = [
         "bench",
         "profile",
         "doctor",
+        "narrowed",
         "output",
         "rivals",
         "programs",

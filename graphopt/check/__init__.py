@@ -45,6 +45,7 @@ class CheckResult:
     sizes: tuple[Mapping[str, int], ...] = ()
     notes: tuple[str, ...] = ()
     slack: float = SLACK
+    budget: float = 0.0
     seed: int = 0
     seconds: float = 0.0
 
@@ -79,6 +80,7 @@ class CheckResult:
             "sizes": [dict(sizes) for sizes in self.sizes],
             "notes": list(self.notes),
             "slack": self.slack,
+            "budget": self.budget,
             "floor": FLOOR,
             "seed": self.seed,
             "seconds": self.seconds,
@@ -93,6 +95,8 @@ class CheckResult:
         if not (self.outputs or self.operands):
             verdict = "compared nothing"
         lines = [f"check {verdict} ({self.mode}, {self.seconds:.1f} s)"]
+        if self.budget:
+            lines.append(f"  allowed: {self.budget:.2g} of an output's largest number")
         lines += [f"  {_sentence(output)}" for output in self.outputs]
         failed = [operand for operand in self.operands if not operand.passed]
         lines += [f"  {_sentence(operand)}" for operand in failed]
@@ -117,6 +121,7 @@ def check(
     seed: int = 0,
     mode: str = "auto",
     slack: float = SLACK,
+    budget: float = 0.0,
     exact: bool = False,
     declared: bool = False,
     limit_bytes: int = MEMORY,
@@ -127,15 +132,17 @@ def check(
     ``inputs`` replace random ones from ``seed``, of which ``sizes`` fix some dims.
     ``mode``: "full" compares whole runs
     whatever they take, "regions" goes from value to value within ``seconds``, "auto"
-    takes the former where it will do, "off" runs nothing. ``exact`` wants equal bits,
-    ``declared`` the very types that the interface of ``before`` states. No run may hold
-    more than ``limit_bytes``. Raises UsageError for bad inputs, also for those on which
-    the original does not run.
+    takes the former where it will do, "off" runs nothing. ``budget``, a share of each
+    output's largest number, is what a lossy result may be off in any case; it is
+    compared as a whole, as its parts are not those of the original. ``exact`` wants
+    equal bits, ``declared`` the very types that the interface of ``before`` states. No
+    run may hold more than ``limit_bytes``. Raises UsageError for bad inputs, also for
+    those on which the original does not run.
     """
     began = time.monotonic()
     if mode not in MODES:
         raise UsageError(f"no check mode {mode!r}; known: {', '.join(MODES)}")
-    result = CheckResult(mode, slack=slack, seed=seed)
+    result = CheckResult(mode, slack=slack, budget=budget, seed=seed)
     if mode == "off":
         lost = tuple(f"output {name}" for name in before.output_names)
         return replace(result, unchecked=lost)
@@ -148,8 +155,10 @@ def check(
             OutputCheck(name, True, note="the same ops") for name in before.output_names
         ]
         return replace(result, mode="identical", outputs=tuple(same))
+    if budget:
+        mode = "full"
     given = None if inputs is None else inputs_of(before, inputs)
-    bounds = Bounds(slack, exact, limit_bytes, seed)
+    bounds = Bounds(slack, exact, limit_bytes, seed, budget=budget)
     sides = Sides(before, after, given)
     if sides.faults:
         return replace(result, mode="full", outputs=sides.faults)

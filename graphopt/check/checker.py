@@ -92,7 +92,8 @@ class Checker:
             if attempt > 1 and 4 * _seconds(sides.before, sizes) > self.seconds:
                 continue
             try:
-                styles = WIDE_STYLES if outcome.sizes else STYLES
+                wide = outcome.sizes and not self.bounds.budget
+                styles = WIDE_STYLES if wide else STYLES
                 setting = Setting(sizes, self.bounds.seed)
                 checks = self._best(sides, setting, styles, self._share())
             except GraphoptError as error:
@@ -138,7 +139,8 @@ class Checker:
                 return
             try:
                 setting = Setting(outcome.sizes[-1], self.bounds.seed + extra)
-                styles = WIDE_STYLES if extra % 2 else STYLES
+                wide = extra % 2 and not self.bounds.budget  # stated for usual inputs
+                styles = WIDE_STYLES if wide else STYLES
                 checks = self._best(sides, setting, styles, self._within(2))
                 outcome.record(checks)
             except GraphoptError:

@@ -11,6 +11,9 @@ The maxima are over an output's usual numbers; an outlier is held against its ow
 and what is beside it gains nothing. Infinities and NaN that *truth* and *before* share
 must stay.
 
+A result that is meant to lose something may also be off by a stated budget, a share of
+max|truth|.
+
 Where that fails, the truth is run again with rounding noise. What the noise does to it
 counts as an error of *before*, as long as it is proportional: where noise a thousand
 times smaller does not have an effect a thousand times smaller the truth jumps (a tie of
@@ -45,6 +48,9 @@ UNDECIDED = 0.01
 
 OUTLIER = 2**10
 """How much larger than most numbers one is that does not set their scale."""
+
+ENDLESS = 1e9
+"""What masks write for infinity is at least so large; a budget is no share of it."""
 
 _FEW = 4  # positions that noise may explain however small an output is
 
@@ -113,6 +119,8 @@ class Runs:
     fineness: float = 1.0
     unit: float = 0.0
     exact: bool = False
+    budget: float = 0.0
+    """What ``after`` may be off in any case, as a share of the largest number."""
 
 
 def compare(name: str, runs: Runs, slack: float) -> OutputCheck:
@@ -241,7 +249,7 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
         if count > UNDECIDED * finite.size and np.any(~finite & ~settled & changed):
             note = "other values are infinite or NaN than before"
         magnitude, error_before = np.abs(truth), np.abs(before - truth)
-        scale = _usual(magnitude[finite])
+        scale, peak = _usual(magnitude[finite]), largest_number(truth)
         ordinary = magnitude <= scale
         off = np.abs(after - truth)
         off[np.isnan(off)] = np.inf
@@ -252,8 +260,10 @@ def _close(name: str, runs: Runs, slack: float) -> OutputCheck:
             largest = np.where(
                 ordinary, _largest(error, finite & ordinary), _largest(error, finite)
             )
-            floor = FLOOR * runs.unit * np.maximum(magnitude, scale)
-            return largest, slack * largest + floor
+            size = np.maximum(magnitude, scale)
+            usual = slack * largest + FLOOR * runs.unit * size
+            budget = runs.budget * np.maximum(magnitude, peak)
+            return largest, np.maximum(usual, budget)
 
         usual, tolerance = allowed(None)
         decided = finite.copy()
@@ -302,6 +312,12 @@ def _usual(magnitudes: Array) -> float:
         return 0.0
     tenth = np.partition(some, some.size // 10)[some.size // 10]
     return float(np.max(some, where=some <= OUTLIER * tenth, initial=0.0))
+
+
+def largest_number(x: Array) -> float:
+    """The largest magnitude, but for what stands for infinity."""
+    magnitudes = np.abs(x)
+    return float(np.max(magnitudes, where=magnitudes < ENDLESS, initial=0.0))
 
 
 def _largest(x: Array, where: Array) -> float:
