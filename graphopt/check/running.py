@@ -21,6 +21,20 @@ SECONDS: Final = 5.0
 _ATTEMPTS: Final = 24
 
 
+def sizes_that_run(
+    graph: Graph, fixed: Mapping[str, int], seconds: float = SECONDS
+) -> Sizes:
+    """Sizes on which the reference runs the graph, with those that are ``fixed``.
+
+    None where there are no symbolic dims, or none was found in so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    for sizes in islice(bindings(graph, fixed), _ATTEMPTS):
+        if sizes and _runs(graph, sizes, {}, deadline):
+            return sizes
+    return {}
+
+
 def running_sizes(
     graph: Graph,
     given: Mapping[str, Any] | None = None,

@@ -9,9 +9,11 @@ wall time, with the way there and back.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ..bench import clock_of, measure, threads_of
+from ..bench import Timing, clock_of, measure, threads_of
 from ..errors import UsageError
 from ..report import table
 from .arguments import (
@@ -22,8 +24,9 @@ from .arguments import (
     say,
     target_of,
 )
+from .feeding import feeding, told
 from .progress import Progress
-from .run import check_runs, choose_target, feeds
+from .run import check_runs, choose_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,18 +58,21 @@ def run(options: argparse.Namespace) -> int:
     target_of(options)  # what is missing is said first
     for model in options.models:
         check_runs(model, options.target)
-    fed = feeds(options, options.models[0])
     with Progress(options) as progress:
-        timings = measure(
-            options.models,
-            fed,
-            target=options.target,
-            precision=options.precision,
-            rounds=options.rounds,
-            threads=threads,
-            seed=options.seed,
-            progress=progress,
-        )
+
+        def timed(fed: Mapping[str, Any]) -> list[Timing]:
+            return measure(
+                options.models,
+                fed,
+                target=options.target,
+                precision=options.precision,
+                rounds=options.rounds,
+                threads=threads,
+                seed=options.seed,
+                progress=progress,
+            )
+
+        timings, fed, sizes = feeding(options, options.models[0], timed)
     beside = clock == "CPU"
     wall = ["wall ms"] if beside else []
     rows = [("model", f"{clock} ms", *wall, f"{clock} ratio", "95 % interval")]
@@ -86,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     head = f"{options.target}, {who}, {options.rounds} rounds; {said}"
     say(
         options,
-        [head, "", *table(rows)],
+        [head, *told(sizes), "", *table(rows)],
         inputs=shapes,
         target=options.target,
         threads=threads,
