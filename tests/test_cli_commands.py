@@ -416,12 +416,13 @@ def test_targets_that_there_are_not_name_the_nearest(
     known = "onnx, ort-cpu, ort-cuda, xla-cpu, xla-cuda, xla-tpu"
     for wrong, near in (
         ("xla-gpu", "xla-cuda"),
-        ("xla-tpu:v5e:2x2", "xla-tpu"),
         ("onx", "onnx"),
     ):
         code, _, err = command("optimize", digits, "--target", wrong)
         assert code == 2
         assert f"did you mean {near!r}? Targets are {known}" in err
+    code, _, err = command("optimize", digits, "--target", "xla-tpu:v5e:2x2")
+    assert (code, "is a description, no device" in err) == (2, True)
     code, out, _ = command("optimize", digits, "--target", "reference", "--json")
     assert code == 2
     said = f"unknown target 'reference'; targets are {known}"

@@ -441,15 +441,6 @@ def test_a_program_is_no_model(name: str, source: Path, command: Command) -> Non
     assert f"{path} is a program for XLA" in err
 
 
-def test_inputs_of_a_program_go_by_name(source: Path, command: Command) -> None:
-    path = source.with_name("m.opt.stablehlo")
-    saved(linear(), path)
-    line = ("run", path, "--target", "xla-cpu", "--inputs", source.parent)
-    code, _, err = command(*line)
-    assert code == 2
-    assert ".npz" in err
-
-
 def test_run_gives_what_the_model_gives(source: Path, command: Command) -> None:
     command("optimize", source, "--target", "xla-cpu")
     arrays = source.with_name("in.npz")

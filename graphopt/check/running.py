@@ -60,6 +60,30 @@ def running_sizes(
     return sizes, bound
 
 
+def tied_dims(
+    graph: Graph,
+    sizes: Mapping[str, int],
+    given: Mapping[str, Any] | None = None,
+    seconds: float = SECONDS,
+) -> list[str]:
+    """Dims that must have one size: the model runs at another only of them together.
+
+    ``sizes`` are those that `running_sizes` found.
+    """
+    deadline, given = time.monotonic() + seconds, given or {}
+    for near in neighbours(graph, dict(sizes)) if sizes else ():
+        changed = [n for n in near if near[n] != sizes.get(n)]
+        if len(changed) < 2 or not _runs(graph, near, given, deadline):
+            continue
+        alone = [
+            n for n in changed if _runs(graph, {**sizes, n: near[n]}, given, deadline)
+        ]
+        tied = [n for n in changed if n not in alone]
+        if len(tied) > 1:
+            return tied
+    return []
+
+
 def _stated(graph: Graph, given: Mapping[str, Any]) -> Iterator[Sizes]:
     """The sizes of the arrays, where they are for all inputs."""
     try:
