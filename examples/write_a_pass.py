@@ -32,5 +32,7 @@ class Reciprocals(RulePass):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} MODEL.onnx")
     result = graphopt.optimize(sys.argv[1], add=[Reciprocals()])
     print(result.report)

@@ -23,7 +23,11 @@ from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
 from .lowering import Executable, find as find_target, known_targets
-from .lowering.xla.platforms import PLATFORMS as PLATFORMS, precision_of
+from .lowering.xla.platforms import (
+    PLATFORMS as PLATFORMS,
+    precision_of,
+    refuse_described,
+)
 from .ops.schema import LATEST
 from .passes import ALL
 from .pipeline import Pass, Pipeline
@@ -361,6 +365,7 @@ def improve(
 def require_target(target: str) -> None:
     """Raises UsageError for what `optimize` cannot write for."""
     if target not in TARGETS:
+        refuse_described(target)
         raise UsageError(f"unknown target {target!r}{known_targets(target, TARGETS)}")
 
 

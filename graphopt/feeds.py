@@ -32,6 +32,23 @@ def _on_host(value: Any, dtype: DType | None) -> Any:
     return np.asarray(value)
 
 
+def widened(value: Any, dtype: DType | None) -> Any:
+    """An array, also of JAX; integers of fewer bits, and float32, are widened.
+
+    They stay what they are. It gives back the 64 bits that `jax.jit` takes away, too.
+    """
+    is_array = hasattr(value, "dtype") and not isinstance(value, np.generic)
+    array = value if is_array else np.asarray(value)
+    if dtype is None or array.dtype == dtype.numpy:
+        return array
+    have, wanted = array.dtype, dtype.numpy
+    if have == np.float32:
+        exact = wanted == np.float64
+    else:
+        exact = have.kind + wanted.kind in ("ii", "ui", "uu")
+    return array.astype(wanted) if exact and np.can_cast(have, wanted) else array
+
+
 def bind(
     graph: Graph,
     inputs: Mapping[str, Any] | Sequence[Any],

@@ -8,14 +8,17 @@ next to the reference, and only then renamed; one that fails is kept as
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .errors import CheckFailed, UsageError
-from .inputs import bindings
+from .errors import CheckFailed, GraphoptError, UsageError
+from .inputs import bindings, random_inputs
 from .interface import SUFFIX
+from .ir import Value
 from .lowering import find, to_program
+from .ops.control import If
 from .output import (
     check_destination,
     data_files,
@@ -23,13 +26,17 @@ from .output import (
     same_file,
     weights_path,
 )
+from .provenance import place as op_place
 from .report import Trial
 
 if TYPE_CHECKING:
     from .check import CheckResult
-    from .driver import Result
+    from .driver import Checking, Result
     from .interface import Interface
     from .lowering import Program
+
+MEMORY: Final = 1 << 20
+"""Bytes that a condition may take to compute."""
 
 _SIZES: Final = 6
 """Sizes of open dims that are tried, until the model runs on two."""
@@ -63,10 +70,51 @@ def put_program_in_place(
     done = place(result, path, write, prove)
     report = dataclasses.replace(
         done.report,
-        notes=(*result.report.notes, *program.notes()),
+        notes=(*_without_doubt(result, program.interface), *program.notes()),
         program=program.interface.to_json(),
     )
     return dataclasses.replace(done, report=report)
+
+
+def _without_doubt(result: Result, interface: Interface) -> Iterator[str]:
+    """The notes of a result, where branches that cannot run are not taken either."""
+    from .reference import Evaluator
+
+    graph = result.original
+    fixed = interface.fixed_arrays()
+    known: dict[Value, Any] = {
+        p: fixed[p.name] for p in graph.inputs if p.name in fixed
+    }
+    idle: list[str] = []
+    for op in graph.ops:
+        cond = op.operands[0] if isinstance(op, If) else None
+        if cond is None:
+            continue
+        try:
+            (taken,) = Evaluator(limit_bytes=MEMORY).run([cond], known)
+        except (GraphoptError, KeyError):  # it hangs on what is not fixed
+            continue
+        other = op.body_names[1 if taken.item() else 0].replace("_", " ")
+        idle.append(f"the {other} of the {op_place(graph, op)}")
+    for note in result.report.notes:
+        doubt, _, rest = note.partition("cannot run: ")
+        # Passes may have merged other nodes into the If, whose names come after.
+        found = [b for b in idle if rest.startswith((f"{b}: ", f"{b}, "))]
+        told = not doubt and found
+        yield f"{found[0]} is not taken, and forbids these dims" if told else note
+
+
+def _completed(result: Result, interface: Interface) -> Checking:
+    """How to check: values that decide shapes, given alone, get arrays beside them."""
+    checking, graph = result.checking, result.original
+    given = checking.inputs
+    if given is None or not given.keys() <= interface.fixed.keys():
+        return checking
+    from .check.running import running_sizes
+
+    sizes, _ = running_sizes(graph, given)
+    inputs = {**random_inputs(graph, checking.seed, sizes), **given}
+    return dataclasses.replace(checking, inputs=inputs)
 
 
 def _renamed(program: Program, path: Path) -> Program:
@@ -87,14 +135,15 @@ def _proved(
     """
     from .artifact import XLA, Feed, try_program  # which runs graphs
 
-    check = result.checking.compare(result.original, result.graph)
+    checking = _completed(result, interface)
+    check = checking.compare(result.original, result.graph)
     if not check.passed:
         raise result.blamed(check)
     if "cpu" not in interface.platforms:
         made = ", ".join(interface.platforms)
         return check, Trial(XLA, None, note=f"the program is for {made} only")
     program = find("xla-cpu").open(staged)
-    given, seed = result.checking.inputs, result.checking.seed
+    given, seed = checking.inputs, checking.seed
     held = set(interface.overridable).intersection(interface.baked, given or ())
     if held:
         note = f"the initializer {min(held)!r} was given, and is part of the program"

@@ -96,6 +96,14 @@ class Report:
             sum(change.after for change in self.kinds.values()),
         )
 
+    @property
+    def _bytes_of(self) -> str:
+        """What the bytes are of: a program holds more than the model did."""
+        if self.program is None:
+            return "bytes"
+        derivative = self.program.get("no_derivative") is None
+        return f"bytes (model; program, {'derivative, ' * derivative}weights)"
+
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         ops = self.ops
@@ -148,7 +156,7 @@ class Report:
             ("", "before", "after", ""),
             _row("ops", self.ops),
             *(_row(f"  {kind}", change) for kind, change in shown_kinds(self.kinds)),
-            _row("bytes", self.bytes),
+            _row(self._bytes_of, self.bytes),
         ]
         if self.opset.before != self.opset.after:
             rows.append((*_row("opset", self.opset)[:3], ""))

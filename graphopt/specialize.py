@@ -139,9 +139,14 @@ class _Request:
     def bind(self, name: str, value: int | str) -> None:
         """Put a size, or another symbol, in the place of a symbol."""
         if name not in self.symbols:
-            raise UsageError(
-                f"no dim of an input is called {name!r}{nearest(name, self.symbols)}"
-            )
+            places = {  # of dims without a name
+                f"{p.name}:{i}"
+                for p in self.types
+                for i, dim in enumerate(p.shape or ())
+                if dim is None
+            }
+            known = nearest(name, self.symbols | places)
+            raise UsageError(f"no dim of an input is called {name!r}{known}")
         if value == name:
             return
         dim: Dim = value if isinstance(value, int) else dims.symbol(value)

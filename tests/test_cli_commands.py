@@ -416,12 +416,13 @@ def test_targets_that_there_are_not_name_the_nearest(
     known = "onnx, ort-cpu, ort-cuda, xla-cpu, xla-cuda, xla-tpu"
     for wrong, near in (
         ("xla-gpu", "xla-cuda"),
-        ("xla-tpu:v5e:2x2", "xla-tpu"),
         ("onx", "onnx"),
     ):
         code, _, err = command("optimize", digits, "--target", wrong)
         assert code == 2
         assert f"did you mean {near!r}? Targets are {known}" in err
+    code, _, err = command("optimize", digits, "--target", "xla-tpu:v5e:2x2")
+    assert (code, "is a description, no device" in err) == (2, True)
     code, out, _ = command("optimize", digits, "--target", "reference", "--json")
     assert code == 2
     said = f"unknown target 'reference'; targets are {known}"
@@ -437,3 +438,32 @@ def test_choices_that_there_are_not_name_the_nearest(
     assert (code, "'ful' is no choice; did you mean 'full'?" in err) == (2, True)
     code, _, err = command("optimize", digits, "-O", "5")
     assert (code, "5 is no choice; known: 0, 1, 2" in err) == (2, True)
+
+
+HIDDEN = """
+<ir_version: 10, opset_import: ["": 21]>
+net (float[n, k] x) => (float[n, m] y) {
+    shape = Constant <value_ints = [-1, 5]> ()
+    y = Reshape (x, shape)
+}
+"""
+"""It runs only on a multiple of five numbers."""
+
+
+def test_sizes_on_which_a_model_runs_are_found(
+    command: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(HIDDEN), path)
+    code, out, _ = command("run", path)
+    assert code == 0
+    first, second = out.splitlines()
+    assert first == "sizes on which the model runs: --dim n=3 --dim k=5"
+    assert second.startswith("y: float32[3, 5]")
+    target = ("--target", "reference", "--rounds", "1")
+    code, out, _ = command("bench", path, *target, "--dim", "n=4")
+    assert code == 0
+    assert "--dim n=4 --dim k=5" in out
+    code, _, err = command("run", path, "--dim", "k=7", "--dim", "n=1")
+    assert code == 3
+    assert "[1, 7]" in err

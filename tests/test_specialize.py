@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from graphopt.ops import (
     Constant,
     Expand,
     If,
+    Less,
     Loop,
     MatMul,
     ReduceSum,
@@ -185,7 +188,7 @@ def test_a_branch_that_forbids_dims_keeps_its_own() -> None:
     assert graphopt.optimize(made.graph).report.check.passed
 
 
-def test_a_model_with_a_branch_that_cannot_run_is_for_xla() -> None:
+def test_a_model_with_a_branch_that_cannot_run_is_for_xla(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     inputs = {"x": np.ones(512, np.float32), "c": np.array(True)}
     with pytest.raises(UsageError, match="the else branch of the If node 'which'"):
@@ -194,6 +197,28 @@ def test_a_model_with_a_branch_that_cannot_run_is_for_xla() -> None:
         windows(512, 256), "xla-cpu", dims={"n": 512}, inputs=inputs
     )
     assert any("cannot run: the else branch" in note for note in made.report.notes)
+    written = made.save(tmp_path / "m.stablehlo").report.notes
+    said = "the else branch of the If node 'which' is not taken, and forbids these dims"
+    assert said in written
+
+
+def test_a_branch_that_fixed_inputs_do_not_take(tmp_path: Path) -> None:
+    """It is known which one is taken where all that decides it is in the program."""
+    pytest.importorskip("jax")
+    k = Parameter(tensor(DType.I64), "k")
+    small = Less(k, Constant(np.array(3)))
+    chosen = windows(512, 256, cond=small).outputs[0].op
+    x = chosen.operands[1]
+    assert isinstance(x, Parameter)
+    rows = Expand(chosen, Concat(Reshape(k, ints(1)), ints(1), axis=0))
+    given = graph([rows], x, k).replace(sources={chosen: ("which",)})
+    inputs = {"k": np.array(1)}
+    made = graphopt.optimize(given, "xla-cpu", dims={"n": 512}, inputs=inputs)
+    report = made.save(tmp_path / "m.stablehlo").report
+    assert report.check.passed
+    assert report.trial.passed
+    said = "the else branch of the If node 'which' is not taken, and forbids these dims"
+    assert said in report.notes
 
 
 def test_dims_that_both_branches_forbid() -> None:

@@ -549,7 +549,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"batch_size": 8}, "with batch_size=16, this run has batch_size=8"),
         ({"loss": "mse"}, "with loss='categorical_crossentropy', .* loss='mse'"),
         ({"output": "p"}, "with output=None, this run has output='p'"),
-        ({"frozen": ["w2"]}, "'w2' of trained is only there"),
+        ({"frozen": ["w2"]}, "it trains 'w2', this run does not"),
         ({"optimizer": optax.sgd(0.1, momentum=0.9)}, "another optimizer"),
         ({"optimizer": optax.adamw(1e-2)}, "another optimizer"),
     ):
@@ -585,7 +585,7 @@ def test_weights_of_one_shape_are_not_taken_for_each_other(tmp_path: Path) -> No
         product = onnx.helper.make_node("MatMul", [x, f"w{i + 3}"], [y])
         model.graph.node.insert(2 + i, product)
     fitted(model=model, epochs=1, frozen=["w3"], checkpoint=tmp_path)
-    with pytest.raises(UsageError, match="'w3' of trained is not there"):
+    with pytest.raises(UsageError, match="this run trains 'w3', it does not"):
         fitted(model=model, epochs=1, frozen=["w4"], checkpoint=tmp_path)
 
 

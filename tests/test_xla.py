@@ -320,6 +320,19 @@ def test_inputs_are_widened_eagerly_and_traced(
                     call(params, x=array)
 
 
+def test_targets_widen_inputs_too(tmp_path: Path) -> None:
+    made = model("graph (int64[n] x) => (int64[n] y) { y = Add(x, x) }")
+    narrow = np.array([1, 2**30], np.int32)
+    onnx.save(made, tmp_path / "m.onnx")
+    program = tmp_path / "m.stablehlo"
+    graphopt.optimize(tmp_path / "m.onnx", "xla-cpu").save(program)
+    for path in (tmp_path / "m.onnx", program):
+        (y,) = graphopt.run_model(path, {"x": narrow}, target="xla-cpu")
+        assert (y.dtype, y.tolist()) == (np.int64, [2, 2**31])
+        with pytest.raises(UsageError, match="has elements of f32, not of i64"):
+            graphopt.run_model(path, {"x": narrow.astype("f4")}, target="xla-cpu")
+
+
 LOOP = """graph (int64 n, float[2] x) => (float[2] last{rows}) {
     go = Constant <value = bool {1}> ()
     last{named} = Loop (n, go, x) <

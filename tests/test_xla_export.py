@@ -377,6 +377,26 @@ def test_programs_run_in_xla_by_default(source: Path, command: Command) -> None:
     assert (code, json.loads(out)["target"]) == (0, "xla-cpu")
 
 
+def test_programs_take_a_folder_of_test_data(
+    source: Path, command: Command, tmp_path: Path
+) -> None:
+    path = source.with_name("m.opt.stablehlo")
+    assert command("optimize", source, "--target", "xla-cpu")[0] == 0
+    folder = tmp_path / "test_data_set_0"
+    folder.mkdir()
+    for i, port in enumerate(read_interface(path).inputs):
+        shape = [d if isinstance(d, int) else 5 for d in port.shape]
+        proto = onnx.numpy_helper.from_array(np.ones(shape, port.dtype))
+        (folder / f"input_{i}.pb").write_bytes(proto.SerializeToString())
+    code, out, err = command("run", path, "--inputs", folder)
+    assert code == 0, err
+    assert "[5, 2]" in out
+    rewritten(path, fixed={"k": {"dtype": "int64", "values": 1}})
+    code, _, err = command("run", path, "--inputs", folder)
+    assert code == 2
+    assert "'k' is none of the program: give them by name" in err
+
+
 def test_programs_are_for_targets_of_xla() -> None:
     with pytest.raises(UsageError, match="no programs for 'xla-gpu'"):
         to_program(linear(), "xla-gpu")
@@ -419,15 +439,6 @@ def test_a_program_is_no_model(name: str, source: Path, command: Command) -> Non
     code, _, err = command(name, *more.get(name, (path,)))
     assert code == 2
     assert f"{path} is a program for XLA" in err
-
-
-def test_inputs_of_a_program_go_by_name(source: Path, command: Command) -> None:
-    path = source.with_name("m.opt.stablehlo")
-    saved(linear(), path)
-    line = ("run", path, "--target", "xla-cpu", "--inputs", source.parent)
-    code, _, err = command(*line)
-    assert code == 2
-    assert ".npz" in err
 
 
 def test_run_gives_what_the_model_gives(source: Path, command: Command) -> None:

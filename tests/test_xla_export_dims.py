@@ -273,6 +273,19 @@ def test_a_dim_that_cannot_stay_open_is_named() -> None:
     assert "Add" in str(raised.value)
 
 
+def test_dims_that_must_be_one_are_named_together() -> None:
+    text = """graph (float[n, 3] x, float[m, 3] s) => (float[k, 6] y) {
+        y = Concat <axis = 1> (x, s)
+    }"""
+    graph = graphopt.importer.load(model(text))
+    with pytest.raises(
+        UnsupportedModel, match=r"'n', 'm'.*--dim n=batch --dim m=batch"
+    ):
+        to_program(graph, "xla-cpu")
+    tied = graphopt.specialize.specialize(graph, {"n": "batch", "m": "batch"}).graph
+    assert to_program(tied, "xla-cpu").interface.symbols == ("batch",)
+
+
 def test_a_baked_batch_is_found_before_a_program_runs() -> None:
     x = image(N, 4)
     graph = Graph([x], [Relu(Reshape(x, const(1, 4)))], output_names=["y"])

@@ -21,6 +21,20 @@ SECONDS: Final = 5.0
 _ATTEMPTS: Final = 24
 
 
+def sizes_that_run(
+    graph: Graph, fixed: Mapping[str, int], seconds: float = SECONDS
+) -> Sizes:
+    """Sizes on which the reference runs the graph, with those that are ``fixed``.
+
+    None where there are no symbolic dims, or none was found in so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    for sizes in islice(bindings(graph, fixed), _ATTEMPTS):
+        if sizes and _runs(graph, sizes, {}, deadline):
+            return sizes
+    return {}
+
+
 def running_sizes(
     graph: Graph,
     given: Mapping[str, Any] | None = None,
@@ -44,6 +58,30 @@ def running_sizes(
         if not all(_runs(graph, each, given, deadline) for each in (near, far)):
             bound |= changed
     return sizes, bound
+
+
+def tied_dims(
+    graph: Graph,
+    sizes: Mapping[str, int],
+    given: Mapping[str, Any] | None = None,
+    seconds: float = SECONDS,
+) -> list[str]:
+    """Dims that must have one size: the model runs at another only of them together.
+
+    ``sizes`` are those that `running_sizes` found.
+    """
+    deadline, given = time.monotonic() + seconds, given or {}
+    for near in neighbours(graph, dict(sizes)) if sizes else ():
+        changed = [n for n in near if near[n] != sizes.get(n)]
+        if len(changed) < 2 or not _runs(graph, near, given, deadline):
+            continue
+        alone = [
+            n for n in changed if _runs(graph, {**sizes, n: near[n]}, given, deadline)
+        ]
+        tied = [n for n in changed if n not in alone]
+        if len(tied) > 1:
+            return tied
+    return []
 
 
 def _stated(graph: Graph, given: Mapping[str, Any]) -> Iterator[Sizes]:

@@ -306,17 +306,23 @@ def _read_protos(folder: Path, model: Path) -> dict[str, Any]:
     from onnx import TensorProto
 
     from ..importer import load
-    from ..interface import is_program
+    from ..interface import is_program, read_interface
     from ..types import TensorType
     from ..weights import Tensor
 
     if is_program(model):
-        raise UsageError(
-            f"{folder} has inputs by place, and those of programs go by name: give them"
-            " as an .npz file"
-        )
+        interface = read_interface(model)
+        if gone := [*interface.fixed, *interface.overridable]:
+            raise UsageError(
+                f"{folder} has inputs by their places in the model, but its input"
+                f" {gone[0]!r} is none of the program: give them by name, as an .npz"
+                " file"
+            )
+        graph = interface.graph()
+    else:
+        graph = load(model)
     found = {}
-    for i, parameter in enumerate(load(model).inputs):
+    for i, parameter in enumerate(graph.inputs):
         file = folder / f"input_{i}.pb"
         if not os.path.lexists(file):
             continue

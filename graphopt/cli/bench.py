@@ -11,12 +11,20 @@ are not those of the first one is marked with "!".
 from __future__ import annotations
 
 import argparse
+<<<<<<< HEAD
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench import Clock, Timing, clock_of, measure, threads_of
+=======
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..bench import Timing, clock_of, measure, threads_of
+>>>>>>> mend
 from ..errors import UsageError
 from ..report import table
 from .arguments import (
@@ -27,8 +35,9 @@ from .arguments import (
     say,
     target_of,
 )
+from .feeding import feeding, told
 from .progress import Progress
-from .run import check_runs, choose_target, feeds
+from .run import check_runs, choose_target
 
 if TYPE_CHECKING:
     from ..profile import Profile
@@ -73,18 +82,21 @@ def run(options: argparse.Namespace) -> int:
     target_of(options)  # what is missing is said first
     for model in options.models:
         check_runs(model, options.target)
-    fed = feeds(options, options.models[0])
     with Progress(options) as progress:
-        *timings, control = measure(
-            [*options.models, options.models[0]],
-            fed,
-            target=options.target,
-            precision=options.precision,
-            rounds=options.rounds,
-            threads=threads,
-            seed=options.seed,
-            progress=progress,
-        )
+
+        def timed(fed: Mapping[str, Any]) -> list[Timing]:
+            return measure(
+                [*options.models, options.models[0]],
+                fed,
+                target=options.target,
+                precision=options.precision,
+                rounds=options.rounds,
+                threads=threads,
+                seed=options.seed,
+                progress=progress,
+            )
+
+        (*timings, control), fed, sizes = feeding(options, options.models[0], timed)
         profiles = []
         if options.profile:
             progress("profiling")
@@ -96,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     say(
         options,
         [
-            *(head, "", *_lines(timings, control, clock)),
+            *(head, *told(sizes), "", *_lines(timings, control, clock)),
             *(line for found in profiles for line in ("", *found.lines())),
         ],
         inputs=shapes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cost import cost
 from ..errors import UsageError
@@ -27,7 +27,11 @@ from .arguments import (
     sizes_of,
     target_of,
 )
+from .feeding import on_sizes, told
 from .progress import Slow
+
+if TYPE_CHECKING:
+    from ..lowering.xla.report import Examined
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,9 +98,18 @@ def compile_only(options: argparse.Namespace, graph: Graph) -> int:
         waiting += "; products of float32 in full take minutes on large models, without"
         waiting += f" --precision {options.precision} it is faster"
     with Slow(options, waiting):
-        examined = target.examine(graph, inputs, seed=options.seed, sizes=sizes)
-    found = examined.to_json()
-    say(options, _lines_of_program(graph.name, found), name=graph.name, **found)
+
+        def examined(sizes: Mapping[str, int]) -> Examined:
+            return target.examine(graph, inputs, seed=options.seed, sizes=sizes)
+
+        made, chosen = (
+            on_sizes(graph, sizes, examined)
+            if inputs is None
+            else (examined(sizes), {})
+        )
+    found = made.to_json()
+    lines = [*told(chosen), *_lines_of_program(graph.name, found)]
+    say(options, lines, name=graph.name, **found)
     return 0
 
 

@@ -29,7 +29,6 @@ from .arguments import (
     add_inputs,
     add_output,
     add_pipeline,
-    add_precision,
     natural,
     pairs,
     pipeline_of,
@@ -76,7 +75,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " of the interface",
     )
     add_dims(parser)
-    add_precision(parser)
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16", "mixed"),
+        help="of a model: narrow its float32 where the error allows, all of it or only"
+        " products (mixed), inputs and outputs kept; of a program for XLA: fp32 keeps"
+        " a chip from rounding the operands of products to bfloat16 (TPUs)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="the error that a narrow model may have, as a share of the largest number"
+        " of an output (default: 16 roundings, 0.0078 for fp16)",
+    )
+    parser.add_argument(
+        "--io-precision",
+        action="store_true",
+        help="inputs and outputs of a narrow model become narrow, too",
+    )
     add_pipeline(parser)
     parser.add_argument(
         "--check",
@@ -166,6 +184,8 @@ def run(options: argparse.Namespace) -> int:
                 options.check, read_arrays(options.inputs, source), options.seed
             ),
             precision=options.precision,
+            budget=options.budget,
+            keep_io=not options.io_precision,
             tune=tune if options.tune else None,
         )
         if target is None:
@@ -222,11 +242,16 @@ def _check_target(options: argparse.Namespace) -> None:
         if not options.tune and getattr(options, f"tune_{name}") not in (None, []):
             raise UsageError(f"--tune-{name} is for --tune")
     if options.target not in driver.PLATFORMS:
-        if options.precision is not None:
-            raise UsageError("--precision is for XLA targets; a model has its own")
         if options.bake_weights:
             raise UsageError("--bake-weights is for XLA targets; see --weights inline")
         return
+    if options.precision not in (None, "fp32"):
+        raise UsageError(
+            f"--precision {options.precision} is for models; a program for XLA has"
+            " fp32, or what its chip does"
+        )
+    if options.budget or options.io_precision:
+        raise UsageError("--budget and --io-precision are for narrow models")
     if options.weights != "auto":
         raise UsageError("--weights is for models; for XLA there is --bake-weights")
     if options.opset is not None:

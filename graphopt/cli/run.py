@@ -1,7 +1,7 @@
 """Run a model on arrays: in the NumPy reference, in ONNX Runtime or in XLA.
 
 Arrays go in and come out by name, in .npz files. Without --inputs, random arrays are
-made that fit the model.
+made that fit the model; where it does not run on them, of sizes on which it does.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import atomic_write
-from ..importer import load
-from ..inputs import random_inputs
-from ..interface import is_program, read_interface
+from ..interface import is_program
 from ..output import check_destination, files_of
 from .arguments import (
     add_inputs,
     add_output,
     add_sizes,
     add_target,
-    read_arrays,
     say,
-    sizes_of,
     target_of,
 )
+from .feeding import feeding, told
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +52,11 @@ def run(options: argparse.Namespace) -> int:
     target = target_of(options)
     check_runs(options.model, options.target)
     executable = target.open(options.model)
-    outputs = executable(feeds(options, options.model))
+    outputs, _, sizes = feeding(options, options.model, executable)
     if options.output is not None:
         _write(options.output, outputs)
-    lines = [f"{name}: {_line(value)}" for name, value in outputs.items()]
+    lines = told(sizes)
+    lines += [f"{name}: {_line(value)}" for name, value in outputs.items()]
     written = None if options.output is None else str(options.output)
     rows = {name: described(value) for name, value in outputs.items()}
     say(options, lines, output=written, outputs=rows, used=dict(executable.used()))
@@ -81,16 +79,6 @@ def check_runs(model: Path, target: str) -> None:
             f"{model} is a program for XLA, which {target} does not run; name an XLA"
             " target, as --target xla-cpu"
         )
-
-
-def feeds(options: argparse.Namespace, model: Path) -> dict[str, Any]:
-    """The arrays that the user gave, or random ones."""
-    given = read_arrays(options.inputs, model)
-    if given is not None and not options.dim:
-        return given
-    graph = read_interface(model).graph() if is_program(model) else load(model)
-    sizes = sizes_of(options, graph, given)
-    return random_inputs(graph, options.seed, sizes) if given is None else given
 
 
 def _write(path: Path, outputs: Mapping[str, Any]) -> None:

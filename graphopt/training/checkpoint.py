@@ -109,6 +109,9 @@ def _difference(what: str, had: Any, wanted: Any) -> str:
         for theirs, ours in zip_longest(had or [], wanted, fillvalue="nothing more"):
             if theirs != ours:
                 return f"its model has {theirs!r} where this one has {ours!r}"
+    if what == "trained" and (odd := sorted({*(had or ())} ^ {*wanted})):
+        one, other = ("it", "this run") if odd[0] in had else ("this run", "it")
+        return f"{one} trains {odd[0]!r}, {other} does not"
     if isinstance(had, list) and isinstance(wanted, list):
         odd = sorted({*had} ^ {*wanted})
         if odd:

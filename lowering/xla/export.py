@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from graphopt import __version__
-from graphopt.check.running import running_sizes
+from graphopt.check.running import running_sizes, tied_dims
 from graphopt.debug import timed
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
@@ -196,7 +196,8 @@ class _Making:
                 return exporting(weights, inputs)
         except Open as error:
             raise Open(
-                f"{self._dims(error)} cannot stay symbolic: {error.reason}",
+                f"{self._dims(error)} cannot stay symbolic:"
+                f" {self._in_words(error.reason)}",
                 where=place(self.graph, error.op),
             ) from error
         except DataDependent as error:
@@ -220,22 +221,32 @@ class _Making:
         return f"{what} {listed} (fix it, as by {self._advice(found)})"
 
     def _advice(self, names: Sequence[str]) -> str:
-        """How to fix one dim on the command line, to a size on which the model runs."""
+        """How to fix dims on the command line, to sizes on which the model runs.
+
+        All at once of which that was seen: those that run at one size only, and one
+        name for those that run only together. Else the first of ``names``.
+        """
         sizes, bound = running_sizes(self.source, self.given)
         found = {name.removeprefix("?"): size for name, size in sizes.items()}
         tight = {name.removeprefix("?") for name in bound}
-        name = min(names, key=lambda name: name not in tight)
-        return f"--dim {name}={found.get(name, 'N')}"
+        tied = {
+            name.removeprefix("?") for name in tied_dims(self.source, sizes, self.given)
+        }
+        wanted = {n: str(found[n]) for n in self.names if n in tight and n in found}
+        if len(free := [n for n in self.names if n in tied - tight]) > 1:
+            wanted |= dict.fromkeys(free, "N" if "batch" in found else "batch")
+        if wanted.keys().isdisjoint(names):
+            wanted[names[0]] = f"{found.get(names[0], 'N')}"
+        return " ".join(f"--dim {name}={size}" for name, size in wanted.items())
+
+    def _in_words(self, reason: str) -> str:
+        """What JAX or an op says of dims, in the words of the model."""
+        named = {ours: name for name, ours in self.names.items()}
+        return re.sub(r"\w+", lambda found: named.get(found[0], found[0]), reason)
 
     def shown(self, shape: Sequence[Any]) -> tuple[int | str, ...]:
         """A shape of JAX in the words of the model."""
-        named = {ours: name for name, ours in self.names.items()}
-        return tuple(
-            d
-            if isinstance(d, int)
-            else re.sub(r"\w+", lambda found: named.get(found[0], found[0]), str(d))
-            for d in shape
-        )
+        return tuple(d if isinstance(d, int) else self._in_words(str(d)) for d in shape)
 
 
 def _named(graph: Graph) -> Graph:

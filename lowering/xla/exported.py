@@ -13,7 +13,7 @@ from jax.export import is_symbolic_dim
 
 from graphopt.dims import symbol
 from graphopt.errors import InvalidModel, UnsupportedModel, UsageError
-from graphopt.feeds import bind
+from graphopt.feeds import bind, widened
 from graphopt.interface import Interface, Port, read_interface
 from graphopt.ir import Graph
 
@@ -56,7 +56,7 @@ class ExportedProgram(Executable):
                 )
         free = {name: array for name, array in inputs.items() if name not in fixed}
         weights = self._overridden(free)
-        fed, symbols = bind(self.graph, free)
+        fed, symbols = bind(self.graph, free, widened)
         _within(self.interface, self.graph, symbols)
         named = {parameter.name: array for parameter, array in fed.items()}
         try:

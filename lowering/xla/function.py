@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from graphopt.errors import UsageError
-from graphopt.feeds import bind
+from graphopt.feeds import bind, widened
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.structured import Computed
@@ -100,7 +100,7 @@ class Function:
             for value, array in weights.items():
                 if isinstance(value, Parameter):
                     given.setdefault(value.name, array)
-            fed, symbols = bind(self.graph, given, _adopt)
+            fed, symbols = bind(self.graph, given, widened)
             sources = self.graph.sources
             tracer = Tracer(
                 weights, self._known, symbols, self.precision, sources, self.key
@@ -205,7 +205,7 @@ def _weight(name: str, array: Array, weight: Value) -> Array:
     inputs may have any shape that fits the input.
     """
     dtype = tensor_of(weight).dtype
-    array = jnp.asarray(_adopt(array, dtype))
+    array = jnp.asarray(widened(array, dtype))
     if array.dtype != dtype.numpy:
         hint = f"cast it to {dtype}"
         if dtype is DType.F32 and array.dtype.itemsize == 2:
@@ -230,19 +230,3 @@ def _named(dtype: np.dtype[Any]) -> str:
         return str(DType.of(dtype))
     except TypeError:
         return str(dtype)
-
-
-def _adopt(value: Any, dtype: DType | None) -> Array:
-    """An argument as an array; integers of fewer bits, and float32, are widened.
-
-    They stay what they are. It gives back the 64 bits that `jax.jit` takes away, too.
-    """
-    array = value if isinstance(value, jax.Array) else np.asarray(value)
-    if dtype is None or array.dtype == dtype.numpy:
-        return array
-    have, wanted = array.dtype, dtype.numpy
-    if have == np.float32:
-        exact = wanted == np.float64
-    else:
-        exact = have.kind + wanted.kind in ("ii", "ui", "uu")
-    return array.astype(wanted) if exact and np.can_cast(have, wanted) else array

@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from graphopt.debug import timed
-from graphopt.feeds import bind
+from graphopt.feeds import bind, widened
 from graphopt.ir import Graph
 
 from .. import Array, Executable
@@ -43,7 +43,7 @@ class Program(Executable):
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         graph = self.function.graph
-        fed, _ = bind(graph, inputs)
+        fed, _ = bind(graph, inputs, widened)
         named = {p.name: fed[p] for p in graph.inputs if p.name in inputs}
         known = {n: named.pop(n) for n in self.function.steering if n in named}
         for name, array in named.items():

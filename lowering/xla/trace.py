@@ -8,7 +8,7 @@ alone runs on the host; the others are traced from the same `compute`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +69,13 @@ class Open(UnsupportedModel, NotImplementedError):
     @classmethod
     def at(cls, op: Op, operands: Sequence[Array], reason: Exception) -> Open:
         """The error for an op on operands of open shapes."""
+        if isinstance(reason, EvaluationFailed) and reason.__cause__ is not None:
+            reason = cast(Exception, reason.__cause__)  # which it only names
         text: str = getattr(reason, "message", str(reason))
-        error = cls(text.partition("\n")[0], where=op.label)
-        error.op = op
-        error.shapes = ", ".join(str(getattr(a, "shape", "")) for a in operands)
+        shapes = ", ".join(str(getattr(a, "shape", "")) for a in operands)
+        said = text.strip().partition("\n")[0]
+        error = cls(f"{op.label} of {shapes}: {said}", where=op.label)
+        error.reason, error.op, error.shapes = said, op, shapes
         return error
 
 

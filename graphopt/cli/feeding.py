@@ -1,0 +1,78 @@
+"""What a command feeds a model with: the user's arrays, or random ones that fit."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from ..check.running import sizes_that_run
+from ..errors import (
+    BackendMissing,
+    GraphoptError,
+    InvalidModel,
+    NoReference,
+    UnsupportedModel,
+)
+from ..importer import load
+from ..inputs import Sizes, random_inputs
+from ..interface import is_program, read_interface
+from ..ir import Graph
+from .arguments import read_arrays, sizes_of
+
+T = TypeVar("T")
+Feeds = dict[str, Any]
+
+_WHATEVER_SIZES: Final = (BackendMissing, InvalidModel, NoReference, UnsupportedModel)
+"""Errors that other sizes would not change."""
+
+
+def feeding(
+    options: argparse.Namespace, model: Path, use: Callable[[Feeds], T]
+) -> tuple[T, Feeds, Sizes]:
+    """What ``use`` makes of the user's arrays or of random ones; those; `on_sizes`."""
+    given = read_arrays(options.inputs, model)
+    if given is not None and not options.dim:
+        return use(given), given, {}
+    program = is_program(model)
+    graph = read_interface(model).graph() if program else load(model)
+    sizes = sizes_of(options, graph, given)
+
+    def drawn(sizes: Mapping[str, int]) -> tuple[T, Feeds]:
+        fed = random_inputs(graph, options.seed, sizes) if given is None else given
+        return use(fed), fed
+
+    if given is not None or program:
+        return *drawn(sizes), {}
+    (made, fed), found = on_sizes(graph, sizes, drawn)
+    return made, fed, found
+
+
+def on_sizes(
+    graph: Graph, sizes: Sizes, use: Callable[[Mapping[str, int]], T]
+) -> tuple[T, Sizes]:
+    """What ``use`` makes of these sizes, or of others that were found, and those.
+
+    Where it fails, sizes are looked for on which the reference runs the graph.
+    """
+    try:
+        return use(sizes), {}
+    except _WHATEVER_SIZES:
+        raise
+    except GraphoptError as error:
+        found = sizes_that_run(graph, sizes)
+        if not found:
+            raise
+        try:
+            return use(found), found
+        except GraphoptError:
+            raise error from None
+
+
+def told(sizes: Mapping[str, int]) -> list[str]:
+    """A line on sizes that were found."""
+    if not sizes:
+        return []
+    listed = " ".join(f"--dim {n.removeprefix('?')}={s}" for n, s in sizes.items())
+    return [f"sizes on which the model runs: {listed}"]
