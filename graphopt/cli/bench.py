@@ -11,20 +11,12 @@ are not those of the first one is marked with "!".
 from __future__ import annotations
 
 import argparse
-<<<<<<< HEAD
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench import Clock, Timing, clock_of, measure, threads_of
-=======
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from ..bench import Timing, clock_of, measure, threads_of
->>>>>>> mend
 from ..errors import UsageError
 from ..report import table
 from .arguments import (
