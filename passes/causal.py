@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.dims import Dim, equal
 from graphopt.ir import Value
 from graphopt.ops import (
     And,
@@ -28,7 +29,7 @@ class Causal:
     rest: Value | None
 
 
-def split_causal(mask: Value) -> Causal | None:
+def split_causal(mask: Value, queries: Dim, keys: Dim) -> Causal | None:
     """The causal part of a condition on ``[..., query, key]``, and what is left."""
     parts: list[Value] = []
     stack: list[Value] = [mask]
@@ -38,24 +39,30 @@ def split_causal(mask: Value) -> Causal | None:
             stack.extend(v for v in reversed(part.operands) if v is not None)
         else:
             parts.append(part)
-    rest = [part for part in parts if not is_causal(part)]
+    rest = [part for part in parts if not is_causal(part, queries, keys)]
     if len(rest) == len(parts):
         return None
     left: Value | None = None
     for part in rest:
         left = part if left is None else And(left, part)
-    if left is not None and (left.rank is None or left.rank < 2):
+    if left is not None and (not left.shape or len(left.shape) < 2):
         return None
     return Causal(left)
 
 
-def is_causal(condition: Value) -> bool:
-    """True for ``column <= row``, both counted from 0, over the last two dims."""
+def is_causal(condition: Value, queries: Dim, keys: Dim) -> bool:
+    """True for ``column <= row``, both counted from 0, over just these last two dims.
+
+    What is broadcast to them is another condition.
+    """
+    shape = condition.shape
+    if shape is None or len(shape) < 2 or any(dim != 1 for dim in shape[:-2]):
+        return False
+    if not equal(shape[-2], queries) or not equal(shape[-1], keys):
+        return False
     tensor = condition.constant
     if tensor is not None:
-        if tensor.size > READ_LIMIT**2 or len(tensor.shape) < 2:
-            return False
-        if any(dim != 1 for dim in tensor.shape[:-2]):
+        if tensor.size > READ_LIMIT**2:
             return False
         square = tensor.array().reshape(tensor.shape[-2:])
         return bool(np.array_equal(square, np.tri(*square.shape, dtype=bool)))
@@ -69,15 +76,15 @@ def is_causal(condition: Value) -> bool:
         row, column = condition.operands[0].operands
     else:
         return False
-    if column is None or row is None or condition.rank is None:
+    if column is None or row is None:
         return False
-    return counts(column, condition.rank, 1) and counts(row, condition.rank, 2)
+    return counts(column, 1, keys) and counts(row, 2, queries)
 
 
-def counts(value: Value, rank: int, last: int) -> bool:
-    """True for 0, 1, 2 … along the axis that is ``last`` from the end, of ``rank``."""
+def counts(value: Value, last: int, extent: Dim) -> bool:
+    """True for 0, 1, … below ``extent`` along an axis, counted from the end."""
     shape = value.shape
-    if shape is None or len(shape) < last or len(shape) > rank:
+    if shape is None or len(shape) < last or not equal(shape[-last], extent):
         return False
     others = [dim for i, dim in enumerate(shape) if i != len(shape) - last]
     if any(dim != 1 for dim in others):

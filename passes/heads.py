@@ -38,7 +38,9 @@ def by_head(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts | Non
     if not _share(q, k, v, (q.rank or 0) - 2):
         return None
     if q.rank == 4:
-        return Parts(q, k, v, masks)
+        leads = (q.shape or ())[:2]
+        fit = all(_broadcasts(mask, leads) for mask in masks)
+        return Parts(q, k, v, masks) if fit else None
     return (
         _split_batch(q, k, v, masks) or _turned(q, k, v, masks) or _one(q, k, v, masks)
     )
@@ -60,6 +62,8 @@ def _split_batch(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts 
     if not _share(found[0], found[1], found[2], 2):
         return None
     leads = (found[0].shape or ())[:2]
+    if any(m.rank == 3 and (m.shape or ())[0] != 1 for m in masks):
+        return None  # of the merged dim
     if not all(_broadcasts(mask, leads) for mask in masks):
         return None
     rows, size = q.shape[1] if q.shape else None, v.shape[2] if v.shape else None
@@ -96,7 +100,8 @@ def _turned(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts | Non
     if len(known) < 6:
         return None
     heads, sizes = known[0], known[1::2]
-    if any(mask.rank is None or mask.rank > 4 for mask in masks):
+    raised = [Unsqueeze(m, vector(0)) if m.rank == 3 else m for m in masks]
+    if not all(_broadcasts(mask, (1, heads)) for mask in raised):
         return None
     flat = [
         Reshape(x, vector(1, -1, heads * size))
@@ -104,7 +109,7 @@ def _turned(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts | Non
     ]
     return Parts(
         *(flat[0], flat[1], flat[2]),
-        [Unsqueeze(m, vector(0)) if m.rank == 3 else m for m in masks],
+        raised,
         lambda y: Transpose(Reshape(y, vector(-1, heads, sizes[2])), perm=(1, 0, 2)),
         {"q_num_heads": heads, "kv_num_heads": heads},
     )
@@ -115,19 +120,18 @@ def _one(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts | None:
     if any(mask.rank is None or mask.rank > 3 for mask in masks):
         return None
     raised = [Unsqueeze(m, vector(1)) if m.rank == 3 else m for m in masks]
+    if not all(_broadcasts(mask, ((q.shape or ())[0], 1)) for mask in raised):
+        return None
     return Parts(q, k, v, raised, heads={"q_num_heads": 1, "kv_num_heads": 1})
 
 
 def _broadcasts(mask: Value, leads: Sequence[Dim]) -> bool:
-    """True for a mask whose leading dims are those of the scores, or 1."""
-    if mask.shape is None:
+    """True for a mask whose leading dims are the last of these, or 1."""
+    if mask.shape is None or len(mask.shape) - 2 > len(leads):
         return False
-    if len(mask.shape) == 3:
-        return bool(mask.shape[0] == 1)
     lead = mask.shape[:-2]
-    return len(lead) <= 2 and all(
-        dim == 1 or equal(dim, whole) for dim, whole in zip(lead, leads, strict=False)
-    )
+    own = leads[len(leads) - len(lead) :]
+    return all(d == 1 or equal(d, whole) for d, whole in zip(lead, own, strict=True))
 
 
 def transposed(value: Value) -> Value:

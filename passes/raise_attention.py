@@ -8,11 +8,11 @@ masks, and the transpositions by head.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.dims import equal, mul
-from graphopt.ir import Value
+from graphopt.ir import Op, Value
 from graphopt.ops import (
     Attention,
     Concat,
@@ -33,6 +33,9 @@ from .causal import split_causal
 from .heads import SWAPPED, by_head, transposed
 from .match import axis_of, perm_of
 from .scores import joined_mask, read_scores, softmax_of, unscaled
+
+DEEPEST = 10_000
+"""Ops that are looked at to see whether one is made of another."""
 
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 
@@ -66,10 +69,12 @@ def attention(op: MatMul, scene: Scene) -> Outcome:
     if parts is None:
         return miss("batches or heads are broadcast", scores.product)
     mask = joined_mask(parts.masks, op.dtype)
-    if mask is not None and (mask.rank is None or mask.rank < 2):
-        if mask.rank is None:
-            return miss("the rank of the mask is not known", mask)
-        mask = Unsqueeze(mask, vector(*range(2 - mask.rank)))
+    if mask is not None:
+        keys = k.shape[-2] if k.shape is not None else None
+        if not mask.shape or not equal(mask.shape[-1], keys):
+            return miss("the mask is broadcast over keys, or of unknown rank", mask)
+        if len(mask.shape) < 2:
+            mask = Unsqueeze(mask, vector(0))
     size = q.shape[-1] if q.shape is not None else None
     usual = isinstance(size, int) and math.isclose(scale, size**-0.5, rel_tol=1e-6)
     made = Attention(
@@ -85,7 +90,9 @@ def attention(op: MatMul, scene: Scene) -> Outcome:
 def grouped_heads(op: Attention) -> Outcome:
     """attention(q, repeat(k), repeat(v)) = attention(q, k, v), of fewer heads"""
     q, k, v, *others = op.operands
-    if op.rank != 4 or q is None or k is None or v is None or op.operand(4):
+    if op.rank != 4 or op.outs > 1 or q is None or k is None or v is None:
+        return None
+    if op.operand(4) is not None:
         return None
     few = [_unrepeated(x) for x in (k, v)]
     if few[0] is None or few[1] is None:
@@ -126,28 +133,60 @@ def _unrepeated(value: Value) -> Value | None:
 def past(op: Attention, scene: Scene) -> Outcome:
     """attention(q, concat(pk, k), concat(pv, v)) = attention(q, k, v, pk, pv)"""
     q, k, v = op.operands[:3]
-    if op.outs > 1 or op.operand(4) or op.operand(6) or op.is_causal:
-        return None
     if not isinstance(k, Concat) or not isinstance(v, Concat) or op.rank != 4:
         return None
     if any(len(x.operands) != 2 or axis_of(x.axis, 4) != 2 for x in (k, v)):
         return None
+    if op.outs > 1 or op.operand(4) is not None:
+        return None
+    if op.is_causal or op.operand(6) is not None or has_window(op):
+        return miss("positions would count from the past", op)
     (past_k, new_k), (past_v, new_v) = k.operands, v.operands
-    made = op.copy(
-        operands=(q, new_k, new_v, op.operand(3), past_k, past_v), outs=3
-    ).results
+    operands = (q, new_k, new_v, op.operand(3), past_k, past_v)
+    if scene.uses(k) + scene.uses(v) > 2 and _reads(operands, (k, v)):
+        return miss("what it reads is made of keys and values with the past", op)
+    made = op.copy(operands=operands, outs=3).results
     return {op.results[0]: made[0], k: made[1], v: made[2]}
+
+
+def has_window(op: Attention) -> bool:
+    """True where distant keys are hidden."""
+    return bool(op.left_window_size >= 0 or op.right_window_size >= 0)
+
+
+def _reads(values: Iterable[Value | None], others: tuple[Value, ...]) -> bool:
+    """True where values are made of others; also where that takes long to tell."""
+    pending = [v for v in values if v is not None]
+    seen: set[Op] = set()
+    while pending:
+        value = pending.pop()
+        if value in others or len(seen) > DEEPEST:
+            return True
+        if value.op is not None and value.op not in seen:
+            seen.add(value.op)
+            pending.extend(v for v in value.op.operands if v is not None)
+    return False
 
 
 @rule
 def causal(op: Attention) -> Outcome:
     """attention(q, k, v, m and column <= row) = attention(q, k, v, m, is_causal)"""
     mask, q, k = op.operand(3), op.operands[0], op.operands[1]
-    if mask is None or mask.dtype is not DType.BOOL or op.is_causal or op.operand(4):
+    if mask is None or mask.dtype is not DType.BOOL or op.is_causal:
         return None
-    found = split_causal(mask)
-    if found is None or q is None or k is None:
+    if q is None or k is None or not q.shape or not k.shape or not mask.shape:
         return None
+    if any(value is not None for value in op.operands[4:]) or has_window(op):
+        return miss("it has a past, lengths or a window", op)
+    axis = 2 if op.rank == 4 else 1
+    queries, keys = q.shape[axis], k.shape[axis]
+    if not equal(mask.shape[-1], keys):
+        return miss("the mask does not have all keys", mask)
+    found = split_causal(mask, queries, keys)
+    if found is None:
+        return None
+    if found.rest is not None and not equal(found.rest.shape[-1], keys):  # type: ignore[index]
+        return miss("the rest of the mask is broadcast over keys", mask)
     operands = list(op.operands)
     operands[3] = found.rest
     return op.copy(operands=operands, is_causal=1).results

@@ -31,8 +31,8 @@ from graphopt.types import DType
 from .match import axis_of, is_zero, same_shape, uniform
 from .raise_gelu import plus
 
-HIDING = -1e9
-"""Numbers at most this hide a score: beside them it is nothing."""
+HIDING = -1e30
+"""Numbers at most this hide a score: added to one, even in float64, they stay."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_scores(value: Value, scene: Scene) -> Scores | None:
     if outer is not None and isinstance(outer[0], Tanh) and scene.single(outer[0]):
         inner = _scaled(outer[0].operands[0], scene)
         cap = outer[1]
-        return inner and replace(inner, scale=inner.scale * cap, softcap=cap)
+        return inner and replace(inner, scale=inner.scale * cap, softcap=abs(cap))
     return _scaled(value, scene)
 
 

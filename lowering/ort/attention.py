@@ -7,21 +7,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.dims import add, equal
+from graphopt.dims import equal
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
     Attention,
+    Cast,
     Concat,
     Constant,
     Expand,
+    Gather,
     MatMul,
+    Mul,
+    Neg,
+    Reshape,
     Shape,
+    Slice,
     Split,
+    Squeeze,
+    Sub,
+    Transpose,
     Unsqueeze,
+    Where,
 )
 from graphopt.ops.bodies import vector
 from graphopt.ops.contrib.attention import Attention as Projected, MultiHeadAttention
+from graphopt.passes.raise_attention import has_window
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
@@ -31,36 +42,21 @@ from .gate import GatedPass
 
 @rule
 def whole_mask(op: Attention) -> Outcome:
-    """attention(q, k, v, m) = attention(q, k, v, expand(m)), of all queries and keys
+    """attention(q, k, v, m) = attention(q, k, v, expand(m)), of all queries
 
     The kernel broadcasts a mask over batches and heads only.
     """
-    q, k, mask, past = (op.operand(i) for i in (0, 1, 3, 4))
-    if mask is None or mask.shape is None or q is None or k is None:
+    q, mask = op.operands[0], op.operand(3)
+    if mask is None or mask.shape is None or q is None or q.shape is None:
         return None
     axis = 2 if op.rank == 4 else 1
-    if q.shape is None or k.shape is None:
+    if equal(mask.shape[-2], q.shape[axis]):
         return None
-    keys = k.shape[axis]
-    if past is not None:
-        keys = None if past.shape is None else add(past.shape[2], keys)
-    lacks = [not equal(mask.shape[-2], q.shape[axis]), mask.shape[-1] == 1 != keys]
-    if not any(lacks):
-        return None
-    if lacks[1] and past is not None:
-        return None
-    sizes = [
-        _size(x, axis) if lack else vector(1)
-        for x, lack in zip((q, k), lacks, strict=True)
-    ]
+    dim = q.shape[axis]
+    rows = vector(dim) if isinstance(dim, int) else Shape(q, start=axis, end=axis + 1)
     operands = list(op.operands)
-    operands[3] = Expand(mask, Concat(*sizes, axis=0))
+    operands[3] = Expand(mask, Concat(rows, vector(1), axis=0))
     return op.with_operands(operands).results
-
-
-def _size(x: Value, axis: int) -> Value:
-    dim = x.shape[axis] if x.shape is not None else None
-    return vector(dim) if isinstance(dim, int) else Shape(x, start=axis, end=axis + 1)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ def _of_heads(op: Attention, scene: Scene) -> Outcome | None:
         return miss("heads are shared", op)
     if op.softcap or op.operand(6) is not None or op.outs > 1:
         return miss("it has a soft cap, lengths, or other results", op)
-    if op.left_window_size >= 0 or op.right_window_size >= 0:
+    if has_window(op):
         return miss("it has a window", op)
     return None
 
@@ -125,13 +121,49 @@ def added_mask(op: Attention) -> Value | None:
         return None
     if mask.dtype is DType.BOOL:
         tensor = mask.constant
-        if tensor is None or not tensor.array().any(axis=-1).all():
+        if tensor is None or mask.rank < 2:
+            return None
+        seen = tensor.array()
+        if op.is_causal:
+            seen = seen & (np.tri(*seen.shape[-2:]) > 0)
+        if not seen.any(axis=-1).all():
             return None
         lowest = float(np.finfo(np.float32).min) if op.dtype is DType.F32 else -6e4
         added = np.where(tensor.array(), 0, lowest)
         mask = Constant(added.astype(op.dtype.numpy))
+    elif not is_finite(mask):
+        return None
     lead = 4 - (mask.rank or 0)
     return Unsqueeze(mask, vector(*range(lead))) if lead else mask
+
+
+_FINITE = (
+    *(Add, Sub, Mul, Neg, Where, Expand, Reshape, Squeeze, Unsqueeze, Transpose),
+    *(Slice, Gather, Concat),
+)
+"""Ops whose results are finite, of operands as masks are made of."""
+
+
+def is_finite(mask: Value) -> bool:
+    """True where a mask is made of conditions, whole numbers and finite constants."""
+    pending, seen = [mask], {mask}
+    while pending:
+        value = pending.pop()
+        if value.dtype is not None and not value.dtype.is_float:
+            continue
+        tensor = value.constant
+        if tensor is not None:
+            if not np.isfinite(tensor.array().astype(np.float64)).all():
+                return False
+        elif isinstance(value, Cast):
+            pending.extend(v for v in value.operands if v is not None)
+        elif isinstance(value, _FINITE) and len(seen) < 100:
+            fresh = {v for v in value.operands if v is not None} - seen
+            seen |= fresh
+            pending.extend(fresh)
+        else:
+            return False
+    return True
 
 
 @rule(exact=False)

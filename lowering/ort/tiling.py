@@ -10,6 +10,7 @@ import numpy as np
 from graphopt.ir import Value
 from graphopt.ops import And, Attention, Concat, Constant, LessOrEqual, Slice, Where
 from graphopt.ops.bodies import scalar, vector
+from graphopt.passes.raise_attention import has_window
 from graphopt.rewrite import Outcome, Rule, miss, rule
 from graphopt.types import DType
 
@@ -40,8 +41,8 @@ def causal_tiles(op: Attention) -> Outcome:
     q, k, v, mask, *others = (*op.operands, None)
     if not op.is_causal or q is None or k is None or v is None:
         return None
-    if any(x is not None for x in others) or op.outs > 1:
-        return miss("it has a past, lengths, or other results", op)
+    if any(x is not None for x in others) or op.outs > 1 or has_window(op):
+        return miss("it has a past, lengths, a window, or other results", op)
     axis = 2 if op.rank == 4 else 1
     if q.shape is None or k.shape is None:
         return None

@@ -50,6 +50,7 @@ from graphopt.ops import (
     Swish,
     Transpose,
     Unsqueeze,
+    Where,
 )
 from graphopt.ops.contrib.activation import QuickGelu
 from graphopt.ops.contrib.attention import Attention as Projected, MultiHeadAttention
@@ -138,6 +139,11 @@ def test_masks_that_may_hide_all_keys_are_not_fused() -> None:
     known = added_mask(attention(q, q, q, constant))
     assert known is not None
     assert known.shape == (1, 1, 3, 3)
+    given = attention(X, X, X, param("m", N, N))
+    assert added_mask(given) is None  # may hold -inf
+    others = const(~np.eye(3, dtype=bool), DType.BOOL)
+    assert added_mask(attention(q, q, q, others)) is not None
+    assert added_mask(attention(q, q, q, others, is_causal=1)) is None
     none = const([[1, 1], [0, 0]], DType.BOOL)
     two = param("q", 2, 2, WIDTH)
     assert added_mask(attention(two, two, two, none)) is None
@@ -145,7 +151,8 @@ def test_masks_that_may_hide_all_keys_are_not_fused() -> None:
 
 def test_what_is_added_to_queries_keys_and_values() -> None:
     y = param("y", 2, 5, WIDTH)
-    mask = param("mask", 1, 1, N, 5)
+    seen = param("seen", 1, 1, N, 5, dtype=DType.BOOL)
+    mask = Where(seen, const(0.0), const(-1e30))
     q = Add(MatMul(X, weight(0)), random(WIDTH))
     k = Add(MatMul(y, weight(1)), random(WIDTH, seed=1))
     v = Add(MatMul(y, weight(2)), random(WIDTH, seed=2))

@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from equations import N, const, fires, graph_of, ints, kinds, misses, param, rewritten
+from equations import (
+    N,
+    assert_sound,
+    const,
+    fires,
+    graph_of,
+    ints,
+    kinds,
+    misses,
+    param,
+    rewritten,
+)
 
 from graphopt.ir import Value
 from graphopt.ops import (
@@ -27,6 +38,7 @@ from graphopt.ops import (
     Range,
     Reshape,
     Shape,
+    Slice,
     Softmax,
     Split,
     Squeeze,
@@ -146,10 +158,15 @@ def scores_of() -> Value:
     return Mul(MatMul(Q, turned(K)), const(0.25))
 
 
+ROWS = param("rows", BATCH, 1, QUERIES, 1, dtype=DType.BOOL)
+
 MISSED: list[tuple[Value | tuple[Value, ...], str]] = [
     (spelled(Mul(MatMul(Q, turned(K)), const(-0.25))), "scale is not positive"),
     (spelled(Mul(Add(scores_of(), ADDED), const(2.0))), "no scaled and masked product"),
     (spelled(Where(SEEN, scores_of(), const(-5.0))), "no scaled and masked product"),
+    (spelled(Add(scores_of(), const(1.0))), "broadcast over keys"),
+    (spelled(Where(ROWS, scores_of(), const(-math.inf))), "broadcast over keys"),
+    (spelled(Where(SEEN, scores_of(), const(-1e9))), "no scaled and masked product"),
     (spelled(Where(SEEN, scores_of(), ADDED)), "no scaled and masked product"),
     ((spelled(scores_of()), scores_of()), "no scaled and masked product"),
     (MatMul(Softmax(scores_of(), axis=1), V), ""),
@@ -266,10 +283,40 @@ def test_keys_and_values_of_the_past() -> None:
     fires(past, (Attention(Q, k, v), k, v), made.results, opset=OPSET)
 
 
-def test_a_causal_attention_counts_from_the_past_and_stays() -> None:
+def test_what_counts_positions_or_reads_the_keys_keeps_its_past() -> None:
     old_k, old_v = param("pk", BATCH, HEADS, 7, SIZE), param("pv", BATCH, HEADS, 7, 8)
     k, v = Concat(old_k, K, axis=2), Concat(old_v, V, axis=2)
-    misses(past, Attention(Q, k, v, is_causal=1), opset=OPSET)
+    for attrs in ({"is_causal": 1}, {"left_window_size": 1}, {"right_window_size": 1}):
+        before = Attention(Q, k, v, **attrs)
+        misses(past, before, "count from the past", opset=25)
+    q = Slice(k, ints(2), ints(5), ints(2))
+    misses(past, Attention(q, k, v), "made of keys", opset=OPSET)
+
+
+def test_heads_are_not_grouped_where_the_keys_are_results() -> None:
+    k, v = param("k", BATCH, 2, KEYS, SIZE), param("v", BATCH, 2, KEYS, 8)
+    before = Attention(Q, repeated(k, 2), repeated(v, 2), outs=3).results
+    misses(grouped_heads, before, opset=OPSET)
+
+
+def test_a_negative_cap_is_its_size() -> None:
+    scores = MatMul(Q, turned(K))
+    capped = Mul(Tanh(Mul(scores, const(-0.25))), const(-2.0))
+    after = Attention(Q, K, V, scale=0.5, softcap=2.0)
+    fires(attention, spelled(capped), after, opset=OPSET)
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 5, 5), (2, 3, 5, 5), (3, 5, 5)])
+def test_masks_of_other_batches_are_not_taken(shape: tuple[int, ...]) -> None:
+    """Scores were reshaped before the mask was added."""
+    q, k, v = (param(n, 6, 5, s) for n, s in (("q", 16), ("k", 16), ("v", 8)))
+    scores = Reshape(bmm(q, k), ints(2, 3, 5, 5) if len(shape) == 3 else ints(*shape))
+    masked = Add(scores, param("m", *shape))
+    back = Reshape(masked, ints(6, 5, 5))
+    graph = graph_of(spelled(back, v), opset=OPSET)
+    done = RaiseAttention()(graph)
+    if done is not graph:
+        assert_sound(graph, done, exact=False)
 
 
 def counted(length: Value, *axes: int) -> Value:
@@ -282,17 +329,42 @@ def test_causal_masks() -> None:
     x = param("x", N, 4)
     length = Shape(x, start=0, end=1)
     column, row = counted(length, 0, 1, 2), counted(length, 0, 1, 3)
-    assert is_causal(LessOrEqual(column, row))
-    assert not is_causal(LessOrEqual(row, column))
+    assert is_causal(LessOrEqual(column, row), N, N)
+    assert not is_causal(LessOrEqual(row, column), N, N)
+    assert not is_causal(LessOrEqual(column, row), 1, N)
     tri = const(np.tri(4, 6), DType.BOOL)
-    assert is_causal(tri)
-    assert not is_causal(const(np.tri(4, 6, 1), DType.BOOL))
-    assert not is_causal(const(np.ones((2, 4, 4)), DType.BOOL))
+    assert is_causal(tri, 4, 6)
+    assert not is_causal(tri, 4, 7)
+    assert not is_causal(const(np.tri(4, 6, 1), DType.BOOL), 4, 6)
+    assert not is_causal(const(np.ones((2, 4, 4)), DType.BOOL), 4, 4)
     pad = param("pad", 2, 1, 1, N, dtype=DType.BOOL)
-    found = split_causal(And(LessOrEqual(column, row), pad))
+    found = split_causal(And(LessOrEqual(column, row), pad), N, N)
     assert found is not None
     assert found.rest is pad
-    assert split_causal(pad) is None
+    assert split_causal(pad, N, N) is None
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.ones((1, 1)),
+        np.ones((QUERIES, 1)),
+        np.tri(1, KEYS),
+        np.tri(QUERIES, KEYS - 1),
+    ],
+)
+def test_conditions_that_are_broadcast_or_short_are_not_causal(mask: Any) -> None:
+    done = graph_of(Attention(Q, K, V, const(mask, DType.BOOL)), opset=OPSET)
+    assert RaiseAttention()(done) is done
+
+
+def test_lengths_and_windows_keep_the_mask() -> None:
+    tri = const(np.tri(QUERIES, KEYS), DType.BOOL)
+    lengths = param("lengths", BATCH, dtype=DType.I64)
+    with_lengths = Attention(Q, K, V, tri, None, None, lengths)
+    misses(causal, with_lengths, "a past, lengths or a window", opset=25)
+    window = Attention(Q, K, V, tri, left_window_size=1)
+    misses(causal, window, "a past, lengths or a window", opset=25)
 
 
 def test_the_causal_part_of_a_mask_is_an_attribute() -> None:
