@@ -34,7 +34,14 @@ from .pipeline import Pass, Pipeline
 from .plan import Plan
 from .plugins import KNOWN, find
 from .provenance import place
-from .report import Change, Missed, Report, changes
+from .report import (
+    Change,
+    Missed,
+    Report,
+    changes,
+    reason_to_keep,
+    weight_bytes,
+)
 from .specialize import Specialized, frozen, specialize
 from .tuning import Tune
 from .verify import element_types, verify
@@ -52,9 +59,6 @@ Fuse: TypeAlias = Literal["auto", "max"]
 
 LEVELS: Final = (0, 1, 2)
 """0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
-
-GROWTH: Final = (1 << 16, 0.01, 1 << 10)
-"""Weights may grow by so many bytes, by that share, or so many for each op saved."""
 
 
 @dataclass(frozen=True)
@@ -474,30 +478,6 @@ def with_opset(graph: Graph, opset: Wanted) -> Graph:
 def opset_of(graph: Graph) -> int:
     """The version of the default domain; 0 where the model states none."""
     return graph.header.opsets.get("", 0)
-
-
-def reason_to_keep(before: Graph, after: Graph) -> str:
-    """Why the original is better than the result; nothing where it is not.
-
-    A result is never worse: not more ops, and no more weights than `GROWTH` allows.
-    """
-    if after is before:
-        return ""
-    kinds = changes(before, after).values()
-    ops = Change(sum(c.before for c in kinds), sum(c.after for c in kinds))
-    if ops.after > ops.before:
-        return f"the result has more ops ({ops})"
-    weights = Change(weight_bytes(before), weight_bytes(after))
-    bytes_, share, each = GROWTH
-    saved = each * (ops.before - ops.after)
-    if weights.after > weights.before + max(bytes_, share * weights.before, saved):
-        return f"the result has more bytes of weights ({weights})"
-    return ""
-
-
-def weight_bytes(graph: Graph) -> int:
-    """Bytes of all constants and defaults, each counted once."""
-    return sum(tensor.nbytes for tensor in graph.tensors())
 
 
 def missed(result: Result) -> tuple[Missed, ...]:

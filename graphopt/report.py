@@ -261,3 +261,31 @@ def trial_line(trial: Trial) -> str:
         f"{trial.runtime} gives the same outputs"
         f" (largest relative difference {trial.difference:.1e})"
     )
+
+
+GROWTH: Final = (1 << 16, 0.01, 1 << 10)
+"""Weights may grow by so many bytes, by that share, or so many for each op saved."""
+
+
+def reason_to_keep(before: Graph, after: Graph) -> str:
+    """Why the original is better than the result; nothing where it is not.
+
+    A result is never worse: not more ops, and no more weights than `GROWTH` allows.
+    """
+    if after is before:
+        return ""
+    kinds = changes(before, after).values()
+    ops = Change(sum(c.before for c in kinds), sum(c.after for c in kinds))
+    if ops.after > ops.before:
+        return f"the result has more ops ({ops})"
+    weights = Change(weight_bytes(before), weight_bytes(after))
+    bytes_, share, each = GROWTH
+    saved = each * (ops.before - ops.after)
+    if weights.after > weights.before + max(bytes_, share * weights.before, saved):
+        return f"the result has more bytes of weights ({weights})"
+    return ""
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of all constants and defaults, each counted once."""
+    return sum(tensor.nbytes for tensor in graph.tensors())

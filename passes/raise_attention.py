@@ -32,7 +32,14 @@ from graphopt.types import DType
 from .causal import split_causal
 from .heads import SWAPPED, by_head, transposed
 from .match import axis_of, perm_of
-from .scores import joined_mask, read_scores, softmax_of, unscaled
+from .scores import (
+    HIDDEN,
+    joined_mask,
+    read_scores,
+    softened,
+    softmax_of,
+    unscaled,
+)
 
 DEEPEST = 10_000
 """Ops that are looked at to see whether one is made of another."""
@@ -286,8 +293,27 @@ def _flat(value: Value | None) -> Value | None:
     return Reshape(split, vector(0, 0, last if isinstance(last, int) else -1))
 
 
+@rule(exact=False)
+def modest_mask(op: Attention) -> Outcome:
+    """attention(q, k, v, m) = attention(q, k, v, m), of no numbers like -3.4e38
+
+    ONNX Runtime takes a query whose mask is the lowest number everywhere for one that
+    sees nothing; ONNX, and what the mask came from, have it attend to all keys alike.
+    """
+    mask = op.operand(3)
+    if mask is None or mask.dtype not in HIDDEN:
+        return None
+    made = softened(mask)
+    if made is mask:
+        return None
+    operands = list(op.operands)
+    operands[3] = made
+    return op.with_operands(operands).results
+
+
 RULES: tuple[Rule, ...] = (
     attention,
+    modest_mask,
     grouped_heads,
     past,
     causal,

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from graphopt.dims import equal
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
     And,
+    Concat,
+    Constant,
     Div,
+    Expand,
     Flatten,
+    Gather,
     IsNaN,
     MatMul,
     Mul,
+    Neg,
     Not,
     Reshape,
+    Slice,
     Softmax,
     Squeeze,
+    Sub,
     Tanh,
+    Transpose,
     Unsqueeze,
     Where,
 )
@@ -177,3 +188,34 @@ def softmax_of(weights: Value, scene: Scene) -> Softmax | None:
     if rank is None or axis_of(weights.axis, rank) != rank - 1:
         return None
     return weights
+
+
+MASK_OPS = (
+    *(Add, Sub, Mul, Neg, Where, Expand, Reshape, Squeeze, Unsqueeze, Transpose),
+    *(Slice, Gather, Concat),
+)
+"""What masks are made by; of finite operands, results are finite."""
+
+
+HIDDEN = {DType.F32: (-1e31, -1e30), DType.F16: (-6.4e4, -6e4)}
+"""Numbers below the first one become the second: both hide a score."""
+
+
+def softened(mask: Value, depth: int = 12) -> Value:
+    """The mask, made of constants that are not near the lowest number."""
+    if mask.dtype not in HIDDEN or not depth:
+        return mask
+    tensor = mask.constant
+    if tensor is not None:
+        bound, instead = HIDDEN[mask.dtype]
+        array = tensor.array()
+        low = np.isfinite(array) & (array < bound)
+        if not low.any():
+            return mask
+        return Constant(np.where(low, instead, array).astype(array.dtype))
+    if not isinstance(mask, MASK_OPS) or mask.op is None:
+        return mask
+    operands = [v and softened(v, depth - 1) for v in mask.op.operands]
+    if all(map(operator.is_, operands, mask.op.operands)):
+        return mask
+    return mask.op.with_operands(operands)

@@ -16,23 +16,15 @@ from graphopt.ops import (
     Concat,
     Constant,
     Expand,
-    Gather,
     MatMul,
-    Mul,
-    Neg,
-    Reshape,
     Shape,
-    Slice,
     Split,
-    Squeeze,
-    Sub,
-    Transpose,
     Unsqueeze,
-    Where,
 )
 from graphopt.ops.bodies import vector
 from graphopt.ops.contrib.attention import Attention as Projected, MultiHeadAttention
 from graphopt.passes.raise_attention import has_window
+from graphopt.passes.scores import MASK_OPS
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
@@ -137,13 +129,6 @@ def added_mask(op: Attention) -> Value | None:
     return Unsqueeze(mask, vector(*range(lead))) if lead else mask
 
 
-_FINITE = (
-    *(Add, Sub, Mul, Neg, Where, Expand, Reshape, Squeeze, Unsqueeze, Transpose),
-    *(Slice, Gather, Concat),
-)
-"""Ops whose results are finite, of operands as masks are made of."""
-
-
 def is_finite(mask: Value) -> bool:
     """True where a mask is made of conditions, whole numbers and finite constants."""
     pending, seen = [mask], {mask}
@@ -157,7 +142,7 @@ def is_finite(mask: Value) -> bool:
                 return False
         elif isinstance(value, Cast):
             pending.extend(v for v in value.operands if v is not None)
-        elif isinstance(value, _FINITE) and len(seen) < 100:
+        elif isinstance(value, MASK_OPS) and len(seen) < 100:
             fresh = {v for v in value.operands if v is not None} - seen
             seen |= fresh
             pending.extend(fresh)

@@ -22,6 +22,8 @@ from equations import (
     rewritten,
 )
 
+from graphopt.driver import optimize
+from graphopt.exporter import to_proto
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
@@ -56,6 +58,7 @@ from graphopt.passes.raise_attention import (
     flat_heads,
     flat_heads_of_one,
     grouped_heads,
+    modest_mask,
     past,
 )
 from graphopt.types import DType
@@ -435,3 +438,38 @@ def test_all_of_it_together() -> None:
     assert found[0].q_num_heads == HEADS
     assert found[0].operand(3) is None
     rewritten(RULES, Transpose(y, perm=(0, 2, 1, 3)), opset=OPSET)
+
+
+def test_masks_hold_no_number_that_runtimes_take_for_minus_infinity() -> None:
+    lowest = float(np.finfo(np.float32).min)
+    given = Attention(Q, K, V, Where(SEEN, const(0.0), const(lowest)))
+    modest = Attention(Q, K, V, Where(SEEN, const(0.0), const(-1e30)))
+    fires(modest_mask, given, modest, opset=OPSET)
+    misses(modest_mask, modest, opset=OPSET)
+    infinite = Attention(Q, K, V, Where(SEEN, const(0.0), const(-math.inf)))
+    misses(modest_mask, infinite, opset=OPSET)
+    misses(modest_mask, Attention(Q, K, V, ADDED), opset=OPSET)
+
+
+@pytest.mark.runtime
+def test_a_query_that_sees_nothing_attends_to_all_keys_alike_there() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    lowest = float(np.finfo(np.float32).min)
+    masked = Add(scores_of(), Where(SEEN, const(0.0), const(lowest)))
+    graph = graph_of(spelled(masked), opset=17)
+    result = optimize(graph, "ort-cpu", check="off")
+    rng = np.random.default_rng(0)
+    feeds: dict[str, Any] = {
+        p.name: rng.normal(size=p.shape).astype(np.float32)
+        for p in graph.inputs
+        if p.dtype is DType.F32
+    }
+    feeds["seen"] = np.zeros((BATCH, 1, QUERIES, KEYS), bool)
+    outs = [
+        onnxruntime.InferenceSession(
+            to_proto(g).SerializeToString(), providers=["CPUExecutionProvider"]
+        ).run(None, feeds)[0]
+        for g in (graph, result.graph)
+    ]
+    assert any(op.kind == "Attention" for op in result.graph.ops)
+    np.testing.assert_allclose(outs[1], outs[0], rtol=1e-5, atol=1e-5)
