@@ -170,6 +170,21 @@ def test_conditions_that_hang_on_data(sometimes: Value) -> None:
     misses(p.proved_condition, masked(And(sometimes, PADDING)))
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        Greater(Add(QUERIES, scalar(2**63 - 2)), scalar(-5)),
+        GreaterOrEqual(Mul(QUERIES, scalar(2**62)), ZERO),
+        GreaterOrEqual(Mul(Mul(QUERIES, dim(0)), Mul(dim(1), dim(1))), ZERO),
+        GreaterOrEqual(ints(0, 2**62, -(2**63), -(2**62)), ZERO),
+    ],
+)
+def test_conditions_on_numbers_that_wrap_around(wrapped: Value) -> None:
+    """Integers have 64 bits: 2**63 - 2 and 2 more are negative."""
+    assert p.proved(wrapped) is None
+    misses(p.proved_condition, And(wrapped, param("any", N, 1, M, 4, dtype=DType.BOOL)))
+
+
 def test_conditions_that_never_hold() -> None:
     never = Less(QUERIES, ZERO)
     assert p.proved(never) is False
