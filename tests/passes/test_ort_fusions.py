@@ -92,7 +92,7 @@ from graphopt.ops import (
 from graphopt.passes.algebra import Algebra
 from graphopt.pipeline import Pipeline
 from graphopt.reference import evaluate
-from graphopt.rewrite import Rule
+from graphopt.rewrite import Outcome, Rule, rewrite, rule
 from graphopt.types import DType
 
 WIDTH = 8
@@ -535,6 +535,22 @@ def test_positions_from_elsewhere_are_given(start: int) -> None:
     made = rewritten(embed_layer_norm, norm(total), opset=23)
     (found,) = (op for op in made.ops if op.kind == "EmbedLayerNormalization")
     assert found.operand(8) is not None
+
+
+def test_all_that_a_rule_makes_needs_a_kernel() -> None:
+    """Also what stands between its results and what was there."""
+
+    @rule
+    def steeper(op: ops.Neg) -> Outcome:
+        """-x = |sinh(x)|   (wrong, but there are kernels for most of it)"""
+        return ops.Abs(ops.Sinh(op.operands[0]))
+
+    one, double = gated(steeper, "cpu"), param("d", 3, dtype=DType.F64)
+    misses(one, ops.Neg(double), "for Sinh on the CPU that takes double")
+    narrow = param("f", 3)
+    for x, others in ((narrow, ()), (double, (ops.Sinh(double),))):
+        done = rewrite(graph_of(ops.Neg(x), *others), [one])
+        assert done.outputs[0] is ops.Abs(ops.Sinh(x))
 
 
 # --- on CUDA ------------------------------------------------------------------------
