@@ -230,7 +230,7 @@ def gather_nd_in_order(op: GatherND) -> Outcome:
     flat = np.zeros(tuples.shape[:-1], np.int64)
     for i, dim in enumerate(lead):
         flat = flat * dim + tuples[..., i]
-        if np.any(tuples[..., i] < 0):
+        if np.any(tuples[..., i] < 0) or np.any(tuples[..., i] >= dim):
             return None
     if not np.array_equal(flat.reshape(-1), np.arange(math.prod(lead))):
         return None

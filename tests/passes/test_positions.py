@@ -116,6 +116,8 @@ def test_tuples_in_order() -> None:
     misses(p.gather_nd_in_order, GatherND(mask, some))
     back = Constant(grid_of(3, 4) - np.array([0, 4]))
     misses(p.gather_nd_in_order, GatherND(mask, back))
+    beyond = Constant(np.stack([np.zeros(12, np.int64), np.arange(12)], axis=-1))
+    misses(p.gather_nd_in_order, GatherND(mask, beyond))
     batched = Constant(np.arange(4).reshape(1, 4, 1).repeat(3, 0))
     misses(p.gather_nd_in_order, GatherND(mask, batched, batch_dims=1))
     misses(p.gather_nd_in_order, GatherND(MASK, whole))
