@@ -141,22 +141,24 @@ class Pipeline:
         observe: Observer | None = None,
         verify: Callable[[Graph], None] | None = None,
         deadline: float | None = None,
+        least: int = 0,
     ) -> tuple[Graph, list[PassRecord]]:
         """The improved graph and a record of each pass, in pipeline order.
 
         ``verify`` is called on each new graph. ``deadline`` (`time.monotonic`) only
-        stops early, between passes.
+        stops early, between passes, and after ``least`` rounds. What comes ``then``
+        lowers the graph: it has one round in any case.
         """
         records: dict[int, PassRecord] = {}
         seen: dict[int, Graph] = {}
         opened = start_of_all = self.opened(graph)
         count = count_ops(opened)
-        for _ in range(self.rounds):
+        for turn in range(self.rounds):
             start = opened
             for i, pass_ in enumerate(self.passes):
                 if seen.get(i) is opened:
                     continue
-                if deadline is not None and time.monotonic() > deadline:
+                if turn >= least and _is_past(deadline):
                     break
                 before, log, began = opened, _log(), time.process_time()
                 opened = pass_.run(before, log)
@@ -177,7 +179,7 @@ class Pipeline:
         found = [records[k] for k in sorted(records)]
         if self.then is not None:
             opened, more = self.then.run(
-                opened, observe=observe, verify=verify, deadline=deadline
+                opened, observe=observe, verify=verify, deadline=deadline, least=1
             )
             found += more
         if opened is start_of_all:
@@ -185,6 +187,10 @@ class Pipeline:
         if start_of_all is not graph:
             opened = opened.with_header(opsets=graph.header.opsets)
         return opened, found
+
+
+def _is_past(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
 
 
 def count_ops(graph: Graph) -> int:

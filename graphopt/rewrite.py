@@ -277,15 +277,19 @@ class _Sweep:
                     continue
             self.settle(op)
         outputs = tuple([self.settled(v) for v in graph.outputs])
-        if outputs == graph.outputs and not self.pending:
+        others = {self.settled(k): self.settled(v) for k, v in self.pending.items()}
+        if outputs == graph.outputs and not others:
             return graph
         made = graph.replace(outputs=outputs, names=self.names, sources=self.sources)
-        if self.pending:
-            made = substitute(
-                made,
-                {self.settled(k): self.settled(v) for k, v in self.pending.items()},
-            )
-        return made
+        try:
+            return substitute(made, others) if others else made
+        except RewriteLimit:  # a wrong rule must not cost the model
+            if verifies():
+                raise
+        kept = _acyclic(made, others)
+        if outputs == graph.outputs and not kept:
+            return graph
+        return substitute(made, kept)
 
     def settled(self, value: Value) -> Value:
         return self.new.get(value, value)
@@ -438,6 +442,21 @@ class _Sweep:
                 self.sources.setdefault(made, origin)
             fresh.extend([v.op for v in made.operands if v is not None and v.op])
         self.scene.died(op)
+
+
+def _acyclic(graph: Graph, mapping: Mapping[Value, Value]) -> dict[Value, Value]:
+    """The mapping without what, after those before it, would feed itself.
+
+    Each part is an equation of its own, so that the others hold.
+    """
+    kept: dict[Value, Value] = {}
+    for old, new in mapping.items():
+        try:
+            substitute(graph, {**kept, old: new})
+        except RewriteLimit:
+            continue
+        kept[old] = new
+    return kept
 
 
 def substitute(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:

@@ -18,7 +18,7 @@ from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
 from .affine import QUIET, is_shared
-from .match import same_type
+from .match import same_type, stretches_nothing
 from .scale_shift import Numbers, known_shape, narrowed, numbers
 
 OPERATIONS = 10**10
@@ -68,6 +68,8 @@ def weights_in_a_row(op: MatMul, scene: Scene) -> Outcome:
     made = MatMul(x, weight)
     if bias is None:
         return made
+    if not stretches_nothing(bias, product):
+        return miss("the bias stretches the product", bias)
     moved = _through(numbers(bias), second, op.dtype)
     return miss("the bias is not one row", bias) if moved is None else Add(made, moved)
 

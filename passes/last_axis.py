@@ -54,7 +54,7 @@ def same_leads(a: Value, b: Value) -> bool:
 
 
 def slice_last(value: Value, start: int, count: int, step: int = 1) -> Value:
-    """``value[..., start::step]``, of ``count`` elements, as an op."""
+    """``value[..., start::step]``, of ``count`` elements; a step is positive."""
     end = start + (count - 1) * step + 1
     return Slice(value, vector(start), vector(end), vector(-1), vector(step))
 
@@ -107,7 +107,10 @@ def _piece(of: Constant, which: int | slice) -> Constant | None:
 
 
 class LastAxis:
-    """Cuts values along their last axis, down to slices of one ``leaf``."""
+    """Cuts values along their last axis, down to slices of one ``leaf``.
+
+    Steps are positive: what is read backwards is gathered.
+    """
 
     def __init__(self, leaf: Value) -> None:
         self.leaf = leaf
@@ -139,7 +142,7 @@ class LastAxis:
         if isinstance(op, Constant):
             which = slice(start, start + (count - 1) * step + 1, step)
             return value if count == n else _piece(op, which)
-        if isinstance(op, Elementwise):
+        if isinstance(op, Elementwise) and op.deterministic:
             if not all(v is None or v.rank == 0 or last_dim(v) for v in op.operands):
                 return None
             return op.with_operands(
@@ -237,8 +240,9 @@ class LastAxis:
             return self._cut_again(op, inner, start, count, step)
         chosen = [axis_of(p, width) for p in positions][start::step][:count]
         stride = chosen[1] - chosen[0] if count > 1 else 1
-        run = range(chosen[0], chosen[0] + stride * count, stride or 1)
-        return self.cut(x, chosen[0], count, stride) if chosen == [*run] else None
+        if stride > 0 and chosen == [chosen[0] + i * stride for i in range(count)]:
+            return self.cut(x, chosen[0], count, stride)
+        return Gather(x, vector(*chosen), axis=-1)
 
     def _cut_reshape(
         self, op: Reshape, x: Value, n: int, start: int, count: int, step: int
@@ -285,7 +289,7 @@ class LastAxis:
             return None
         if isinstance(op, Constant):
             return _piece(op, index)
-        if isinstance(op, Elementwise):
+        if isinstance(op, Elementwise) and op.deterministic:
             if not all(v is None or v.rank == 0 or last_dim(v) for v in op.operands):
                 return None
             return op.with_operands(

@@ -73,6 +73,13 @@ def same_type(a: Value, b: Value) -> bool:
     return a.dtype is not None and a.dtype is b.dtype and same_shape(a, b)
 
 
+def is_row(bias: Value, x: Value) -> bool:
+    """True for a vector as long as the last dim of x."""
+    if bias.rank != 1 or not x.shape or bias.dtype is not x.dtype:
+        return False
+    return bias.shape is not None and equal(bias.shape[0], x.shape[-1])
+
+
 def stretches_nothing(small: Value, big: Value) -> bool:
     """True where broadcasting ``small`` with ``big`` gives the shape of ``big``."""
     inner, outer = small.shape, big.shape

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphopt.dims import Dim, Shape, add, equal, mul, nonnegative, sub
+from graphopt.dims import Dim, Shape, add, equal, magnitude, mul, nonnegative, sub
 from graphopt.ir import Op, Value
 from graphopt.ops import (
     Add,
@@ -52,12 +52,16 @@ Comparison: TypeAlias = Greater | GreaterOrEqual | Less | LessOrEqual
 DEEPEST = 12
 """Ops between a position and the Range that it is made of."""
 
+LONGEST = 1 << 31
+"""No dim of a tensor is said to be as long as this."""
+
 
 @dataclass(frozen=True)
 class Positions:
     """An integer tensor whose element at ``i, j, ...`` is ``a*i + b*j + ... + offset``.
 
-    Steps along dims of 1 are 0.
+    Steps along dims of 1 are 0. This is arithmetic modulo 2**64: only of what `fits` is
+    the order of the elements known.
     """
 
     shape: Shape
@@ -76,6 +80,17 @@ class Positions:
 
     def aligned(self, rank: int) -> tuple[Dim, ...]:
         return (0,) * (rank - len(self.steps)) + self.steps
+
+    @property
+    def fits(self) -> bool:
+        """True where no element wraps around, all dims being below `LONGEST`."""
+        most = magnitude(self.offset, LONGEST)
+        for step, dim in zip(self.steps, self.shape, strict=True):
+            reach = magnitude(mul(step, dim), LONGEST)
+            if most is None or reach is None:
+                return False
+            most += reach
+        return most is not None and most < 1 << 63
 
     @property
     def never_negative(self) -> bool:
@@ -167,19 +182,20 @@ def _of_constant(value: Value) -> Positions | None:
     if tensor is None or not 0 < tensor.size <= READ_LIMIT:
         return None
     array = tensor.array()
-    first = array.flat[0]
-    total = np.full(array.shape, first)
-    steps: list[Dim] = []
+    first = int(array.flat[0])
+    steps: list[int] = []
     for axis, extent in enumerate(array.shape):
         one = [0] * array.ndim
         one[axis] = int(extent > 1)
-        step = int(array[tuple(one)] - first)
-        steps.append(step)
-        along = np.arange(extent) * step
-        total = total + along.reshape([-1 if i == axis else 1 for i in range(len(one))])
-    if not np.array_equal(total, array):
+        steps.append(int(array[tuple(one)]) - first)
+    found = Positions(tuple(array.shape), tuple(steps), first)
+    if not found.fits:
         return None
-    return Positions(tuple(array.shape), tuple(steps), int(first))
+    total = np.full(array.shape, first)
+    for axis, (extent, step) in enumerate(zip(array.shape, steps, strict=True)):
+        behind = (1,) * (len(steps) - axis - 1)
+        total = total + (np.arange(extent) * step).reshape(-1, *behind)
+    return found if np.array_equal(total, array) else None
 
 
 # --- look-ups in order --------------------------------------------------------------
@@ -214,7 +230,7 @@ def gather_nd_in_order(op: GatherND) -> Outcome:
     flat = np.zeros(tuples.shape[:-1], np.int64)
     for i, dim in enumerate(lead):
         flat = flat * dim + tuples[..., i]
-        if np.any(tuples[..., i] < 0):
+        if np.any(tuples[..., i] < 0) or np.any(tuples[..., i] >= dim):
             return None
     if not np.array_equal(flat.reshape(-1), np.arange(math.prod(lead))):
         return None
@@ -266,7 +282,7 @@ def proved(value: Value | None) -> bool | None:
     if not isinstance(value, Comparison):
         return None
     a, b = map(positions_of, value.operands)
-    if a is None or b is None:
+    if a is None or b is None or not (a.fits and b.fits):
         return None
     if isinstance(value, Less | LessOrEqual):
         a, b = b, a

@@ -103,7 +103,7 @@ def _grouped(op: Reshape, inner: Value, scene: Scene) -> Outcome:
     if x is None or split is None or x.rank is None or not same_shape(op, x):
         return None
     groups, count = channels(split), channels(x)
-    if groups is None or count is None or count % groups or x.rank < 3:
+    if not groups or not count or count % groups or x.rank < 3:
         return miss("groups or channels are not known, or do not divide", inner)
     if x.shape is None or split.shape is None or not equal(x.shape[0], split.shape[0]):
         return miss("the groups are not of channels", split)
@@ -188,7 +188,10 @@ def channel_bias(op: Add, scene: Scene) -> Outcome:
 
 @rule(exact=False)
 def length_one(op: Div, scene: Scene) -> Outcome:
-    """x / l2(x) = lpnormalization(x), and so of l1"""
+    """x / l2(x) = lpnormalization(x), and so of l1, but for vectors of zeros
+
+    ONNX has those stay zeros, where the quotient is NaN.
+    """
     x, divisor = op.operands
     if x is None or divisor is None:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphopt.dims import Dim, equal
+from graphopt.dims import Dim, equal, mul
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
@@ -54,7 +54,7 @@ def placed(x: Value, cosine: Value, sine: Value) -> Placed | None:
     if shape is None:
         return None
     for heads in (1, 2) if len(shape) == 4 else (None,):
-        dims = [dim for i, dim in enumerate(shape[:-1]) if i != heads]
+        dims = [dim for i, dim in enumerate(shape) if i != heads]
         made = [_without_heads(table, len(shape), heads) for table in (cosine, sine)]
         if made[0] is None or made[1] is None:
             continue
@@ -64,11 +64,11 @@ def placed(x: Value, cosine: Value, sine: Value) -> Placed | None:
 
 
 def _leads(table: Value, dims: Sequence[Dim]) -> bool:
-    """The table has the positions of x, and its batch or one for all."""
+    """The table has the positions of x and half its size, its batch or one for all."""
     if table.shape is None or len(table.shape) != 3:
         return False
-    batch, position = table.shape[:2]
-    if not equal(position, dims[1]):
+    batch, position, half = table.shape
+    if not equal(position, dims[1]) or not equal(mul(half, 2), dims[2]):
         return False
     return batch == 1 or equal(batch, dims[0])
 

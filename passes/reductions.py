@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 
 from graphopt.dims import equal
@@ -32,9 +33,13 @@ from graphopt.ops import (
 from graphopt.ops.reduction import Reduction
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.types import DType
 
 from .match import axis_of, same_shape, static_shape, stretches_nothing
 from .scale_shift import numbers
+
+ROUNDED = 1e-3
+"""By how much a shift may round what it is added to: float32 up to shifts of 8000."""
 
 Reshaping: TypeAlias = Squeeze | Unsqueeze | Reshape | Flatten
 Extreme: TypeAlias = ArgMax | ArgMin
@@ -92,7 +97,10 @@ def position_of_softmax(op: ArgMax | ArgMin, scene: Scene) -> Outcome:
 
 @rule(exact=False)
 def softmax_of_shifted(op: Softmax | LogSoftmax, scene: Scene) -> Outcome:
-    """softmax(x + c) = softmax(x) for a constant that is one along the axis"""
+    """softmax(x + c) = softmax(x) for a constant that is one along the axis
+
+    Where c is so large that x is rounded beside it, the rows would change.
+    """
     inner = op.operands[0]
     if not isinstance(inner, Add | Sub) or not scene.single(inner):
         return None
@@ -105,7 +113,15 @@ def softmax_of_shifted(op: Softmax | LogSoftmax, scene: Scene) -> Outcome:
         return miss("it varies along the axis", shift)
     if not np.all(np.isfinite(given)) or not stretches_nothing(shift, x):
         return miss("it is not finite, or stretches the operand", shift)
+    if op.dtype is None or np.max(np.abs(given), initial=0) * _unit(op.dtype) > ROUNDED:
+        return miss("x is rounded beside it", shift)
     return op.with_operands([x])
+
+
+def _unit(dtype: DType) -> float:
+    """The distance of 1 and the number after it."""
+    info: Any = ml_dtypes.finfo
+    return float(info(dtype.numpy).eps)
 
 
 @rule(exact=False)

@@ -51,6 +51,18 @@ class AbsToNegs(Pass):
         return graph.substitute(mapping) if mapping else graph
 
 
+def test_a_deadline_does_not_keep_from_lowering() -> None:
+    """What comes then is no improvement: it must have run."""
+    lowering = Pipeline((AbsToNegs(),), then=Pipeline((TidySigns(),)))
+    graph = Graph([X], [Relu(Abs(X))])
+    late, records = Pipeline((TidySigns(),), then=lowering).run(graph, deadline=0.0)
+    assert [record.name for record in records] == ["abs-to-negs", "tidy-signs"]
+    assert late.outputs == (Relu(X),)
+    again = Pipeline((), then=Pipeline((TidySigns(), AbsToNegs()), rounds=6))
+    late, records = again.run(graph, deadline=0.0)
+    assert late.outputs == (Neg(Neg(X)),)  # one round
+
+
 KNOWN: dict[str, type[Pass]] = {c.name: c for c in (TidySigns, AbsToNegs)}
 
 

@@ -122,6 +122,32 @@ def test_replacements_that_feed_each_other_are_refused(x: Parameter) -> None:
         substitute(Graph([x], [Add(a, b)]), {a: Relu(b), b: Neg(a)})
 
 
+def test_a_rule_that_would_feed_itself_costs_only_its_outcome(
+    x: Parameter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = Relu(x), Neg(Relu(x))
+
+    @rule
+    def wrong(op: Neg) -> Outcome:
+        """relu(x) = relu(-relu(x)), and x + y = y + x"""
+        return {op: op, first: Relu(op)} if op is last else None
+
+    graph = Graph([x], [Add(first, last)])
+    monkeypatch.setenv("GRAPHOPT_VERIFY", "0")
+    assert rewrite(graph, [wrong]) is graph
+
+    @rule
+    def both(op: Neg) -> Outcome:
+        """The same, and sqrt = relu   (wrong, but feeds nothing)"""
+        return {op: op, first: Relu(op), Mul(x, x): Relu(x)} if op is last else None
+
+    graph = Graph([x], [Add(first, last), Mul(x, x)])
+    assert rewrite(graph, [both]).outputs == (Add(first, last), first)
+    monkeypatch.setenv("GRAPHOPT_VERIFY", "1")
+    with pytest.raises(RewriteLimit, match="feed itself"):
+        rewrite(graph, [wrong])
+
+
 def test_single_use_condition(x: Parameter) -> None:
     @rule
     def drop(op: Neg, scene: Scene) -> Outcome:

@@ -34,8 +34,16 @@ class RotaryEmbedding(Composite):
     """
 
     def infer(self) -> Sequence[Type]:
-        x = self.operands[0]
+        x, *tables = self.operands[:3]
         assert x is not None
+        turned = self.rotary_embedding_dim or self._size()
+        wanted = turned // 2 if isinstance(turned, int) else None
+        for table in tables:
+            half = table.shape[-1] if table is not None and table.shape else None
+            if isinstance(half, int) and wanted is not None and half != wanted:
+                raise self.error(
+                    f"{turned} elements are turned by {wanted} angles, not {half}"
+                )
         return [x.type]
 
     def _size(self) -> Dim:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from graphopt.ir import Value
 from graphopt.ops import Add, Gelu, Mul, Sigmoid, Swish, contrib
 from graphopt.ops.contrib import BiasGelu, FastGelu, QuickGelu
-from graphopt.passes.match import same_type
+from graphopt.passes.match import is_row, same_type
 from graphopt.passes.raise_gelu import factors, plus
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 from .gate import Fusion
-from .norms import is_row
 
 
 def _biased(value: Value | None, scene: Scene) -> tuple[Value, Value] | None:

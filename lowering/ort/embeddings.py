@@ -12,19 +12,29 @@ from graphopt.ir import Value
 from graphopt.ops import (
     Add,
     Cast,
+    ConstantOfShape,
     Expand,
+    Flatten,
     Gather,
     LayerNormalization,
     Range,
     Reshape,
     Slice,
+    Squeeze,
+    Transpose,
     Unsqueeze,
 )
 from graphopt.ops.bodies import cast, vector
 from graphopt.ops.contrib import EmbedLayerNormalization
-from graphopt.passes.match import axis_of, is_uniform
+from graphopt.passes.match import axis_of, is_row, is_uniform
+from graphopt.passes.positions import positions_of
 from graphopt.rewrite import Outcome, Scene, miss, rule
 from graphopt.types import DType
+
+_AS_THEY_ARE = (Cast, Expand, Flatten, Reshape, Slice, Squeeze, Transpose, Unsqueeze)
+"""What moves ids, or makes them wider."""
+
+_UNSIGNED = (DType.BOOL, DType.U8, DType.U16)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,9 @@ class Lookup:
 def embed_layer_norm(op: LayerNormalization, scene: Scene) -> Outcome:
     """layernorm(w[i] + s[j] + p, g, b) = embedlayernorm(i, j, w, p, s, g, b)
 
-    The op takes int32 and no negative ids. It is made where it saves more ops than the
+    The op takes int32 and no negative ids, which Gather counts from the end: ids must
+    be proved not to be negative, or be inputs of the model, which are taken for tokens.
+    So it is made only if all fusions are asked for, where it saves more ops than the
     casts that it needs, even if one sum could be the skip of the norm.
     """
     total = op.operands[0]
@@ -55,8 +67,15 @@ def embed_layer_norm(op: LayerNormalization, scene: Scene) -> Outcome:
     if assigned is None:
         return None
     words, places, segments = assigned
+    if not all(is_row(v, total) for v in op.operands[1:] if v is not None):
+        return miss("the gain or bias is no vector as long as the rows", op)
+    if op.stash_type != DType.F32.value:
+        return miss("it computes in another type", op)
     lookups = [x for x in assigned if x is not None]
     given = {x.ids for x in lookups if x.ids is not None}
+    for ids in given:
+        if not _never_negative(ids, scene):
+            return miss("ids may be negative", ids)
     casts = sum(x.dtype is not DType.I32 and x.constant is None for x in given)
     gathers = sum(x.gather is not None and scene.single(x.gather) for x in lookups)
     if gathers + len(terms) - 2 <= casts:
@@ -156,6 +175,29 @@ def _lookup(term: Value, total: Value) -> Lookup | None:
     if batch not in ([], [1]) or not equal(places, rows) or not equal(own, width):
         return None
     return Lookup(Reshape(term, vector(*term.constant.shape[-2:])), None)
+
+
+def _never_negative(ids: Value, scene: Scene) -> bool:
+    """True for ids that are proved to be 0 or more, and for inputs of the model."""
+    while scene.outer is not None:
+        scene = scene.outer
+    value: Value | None = ids
+    while value is not None:
+        if value.constant is not None:
+            return bool(np.all(value.constant.array() >= 0))
+        if value.dtype in _UNSIGNED:
+            return True
+        if value in scene.graph.inputs:
+            return value.dtype in (DType.I32, DType.I64)
+        found = positions_of(value)
+        if found is not None and found.fits and found.never_negative:
+            return True
+        if isinstance(value, ConstantOfShape):
+            return bool(np.all(value.filling().array() >= 0))
+        if not isinstance(value, _AS_THEY_ARE):
+            return False
+        value = value.operands[0]
+    return False
 
 
 def _is_counting(value: Value | None) -> bool:

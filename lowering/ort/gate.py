@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphopt.ir import Op, Value
+from graphopt.ir import Op, Value, postorder
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss
 
@@ -22,7 +22,7 @@ def gated(rule: Rule, provider: str) -> Rule:
         outcome = rule.apply(op, scene)
         if outcome is None or isinstance(outcome, Miss):
             return outcome
-        for made in _made(outcome, op):
+        for made in _made(outcome, op, scene):
             reason = kernels.why_not(made)
             if reason is not None:
                 return miss(reason, op)
@@ -32,16 +32,25 @@ def gated(rule: Rule, provider: str) -> Rule:
 
 
 def _made(
-    outcome: Value | Sequence[Value] | Mapping[Value, Value], op: Op
+    outcome: Value | Sequence[Value] | Mapping[Value, Value], op: Op, scene: Scene
 ) -> Iterator[Op]:
-    """The ops that give the new values, but for what was there before."""
+    """All ops that the new values need, but for those that were there before."""
+    olds: list[Value] = [op, *scene.graph.outputs]
     if isinstance(outcome, Value):
         values: Sequence[Value] = (outcome,)
+    elif isinstance(outcome, Mapping):
+        values = tuple(outcome.values())
+        olds += outcome
     else:
-        values = tuple(outcome.values() if isinstance(outcome, Mapping) else outcome)
-    known = {v.op for v in op.operands if v is not None}
-    ops = {v.op for v in values if v.op is not None and v.op is not op}
-    yield from (made for made in ops if made is not None and made not in known)
+        values = tuple(outcome)
+    known = set(postorder(olds))
+    pending = list(values)
+    while pending:
+        made = pending.pop().op
+        if made is not None and made not in known:
+            known.add(made)
+            yield made
+            pending.extend([v for v in made.operands if v is not None])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from graphopt.ops.contrib import (
     SkipLayerNormalization,
     SkipSimplifiedLayerNormalization,
 )
-from graphopt.passes.match import axis_of, same_type
+from graphopt.passes.match import axis_of, is_row, same_type
 from graphopt.passes.raise_gelu import plus
 from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
@@ -44,13 +44,6 @@ def summands(total: Add, scene: Scene) -> Summands | None:
                     return Summands(*pair, bias)
     pairs = (_paired(a, b, total) for a, b in plus(total))
     return next((Summands(*pair) for pair in pairs if pair is not None), None)
-
-
-def is_row(bias: Value, x: Value) -> bool:
-    """True for a vector as long as the last dim of x."""
-    if bias.rank != 1 or not x.shape or bias.dtype is not x.dtype:
-        return False
-    return bias.shape is not None and equal(bias.shape[0], x.shape[-1])
 
 
 def _paired(a: Value, b: Value, total: Value) -> tuple[Value, Value] | None:
@@ -159,7 +152,7 @@ class FuseNorms(Fusion):
     """
 
     def fusions(self) -> Sequence[Rule]:
-        return RULES
+        return RULES if self.most else [r for r in RULES if r is not embed_layer_norm]
 
     def twins(self) -> Sequence[Rule]:
         return TWINS

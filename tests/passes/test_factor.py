@@ -45,6 +45,16 @@ def test_weights_in_a_row_with_a_bias(bias: tuple[int, ...]) -> None:
     assert kinds(done) == ["MatMul", "Add"]
 
 
+@pytest.mark.parametrize(
+    ("x", "bias"), [((3, 4), (1, 1, 2)), ((4,), (1, 2)), ((3, 4), (1, 1, 1))]
+)
+def test_a_bias_that_gives_the_sum_its_dims(
+    x: tuple[int, ...], bias: tuple[int, ...]
+) -> None:
+    inner = Add(MatMul(y("x", *x), w(4, 2)), w(*bias, seed=2))
+    misses(f.weights_in_a_row, MatMul(inner, w(2, 3, seed=1)), "stretches")
+
+
 def test_weights_that_stay() -> None:
     inner = MatMul(X, w(8, 16))
     right = w(16, 8, seed=1)

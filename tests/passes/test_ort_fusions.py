@@ -42,6 +42,7 @@ from graphopt.lowering.ort.costs import COSTS, pays
 from graphopt.lowering.ort.embeddings import embed_layer_norm
 from graphopt.lowering.ort.gate import gated, lacking
 from graphopt.lowering.ort.norms import (
+    FuseNorms,
     rms_norm,
     skip_layer_norm,
     skip_rms_norm,
@@ -67,6 +68,7 @@ from graphopt.ops import (
     Clip,
     Conv,
     Div,
+    Expand,
     Gather,
     Gelu,
     Gemm,
@@ -78,6 +80,7 @@ from graphopt.ops import (
     Mul,
     Range,
     Relu,
+    Reshape,
     RMSNormalization,
     Shape,
     Sigmoid,
@@ -92,8 +95,9 @@ from graphopt.ops import (
 from graphopt.passes.algebra import Algebra
 from graphopt.pipeline import Pipeline
 from graphopt.reference import evaluate
-from graphopt.rewrite import Rule
+from graphopt.rewrite import Outcome, Rule, rewrite, rule
 from graphopt.types import DType
+from graphopt.weights import Tensor
 
 WIDTH = 8
 X, R = param("x", N, 3, WIDTH), param("r", N, 3, WIDTH)
@@ -535,6 +539,56 @@ def test_positions_from_elsewhere_are_given(start: int) -> None:
     made = rewritten(embed_layer_norm, norm(total), opset=23)
     (found,) = (op for op in made.ops if op.kind == "EmbedLayerNormalization")
     assert found.operand(8) is not None
+
+
+def test_all_that_a_rule_makes_needs_a_kernel() -> None:
+    """Also what stands between its results and what was there."""
+
+    @rule
+    def steeper(op: ops.Neg) -> Outcome:
+        """-x = |sinh(x)|   (wrong, but there are kernels for most of it)"""
+        return ops.Abs(ops.Sinh(op.operands[0]))
+
+    one, double = gated(steeper, "cpu"), param("d", 3, dtype=DType.F64)
+    misses(one, ops.Neg(double), "for Sinh on the CPU that takes double")
+    narrow = param("f", 3)
+    for x, others in ((narrow, ()), (double, (ops.Sinh(double),))):
+        done = rewrite(graph_of(ops.Neg(x), *others), [one])
+        assert done.outputs[0] is ops.Abs(ops.Sinh(x))
+
+
+def summed(tokens: Value, **attrs: Any) -> Value:
+    total = Add(Add(Gather(WORDS, tokens), Gather(SEGMENTS, ids("k", 2, 3))), PLACE)
+    return norm(total, **attrs)
+
+
+IDS = param("ids", 2, 3, dtype=DType.I64)
+
+
+def test_ids_that_may_be_negative() -> None:
+    """Gather counts those from the end; the kernel takes none."""
+    assert embed_layer_norm in FuseNorms(provider="cuda", most=True).fusions()
+    assert embed_layer_norm not in FuseNorms(provider="cuda").fusions()
+    embeds = gated(embed_layer_norm, "cpu")
+    for negative in (ops.Neg(IDS), const([[0, -1, 1]] * 2, DType.I64)):
+        misses(embeds, summed(negative), "may be negative", opset=23)
+    for tokens in (
+        IDS,
+        Reshape(Cast(IDS, to=DType.I32), ints(-1, 3)),
+        const([[0, 2, 1]] * 2, DType.I64),
+        Expand(Range(*[const(i, DType.I64) for i in (0, 3, 1)]), ints(2, 3)),
+        ops.ConstantOfShape(Shape(IDS), value=Tensor.of(np.array([1]), DType.I64)),
+    ):
+        done = rewrite(graph_of(summed(tokens), opset=23), [embeds])
+        assert "EmbedLayerNormalization" in kinds(done)
+
+
+def test_embeddings_that_are_normed_otherwise() -> None:
+    embeds = gated(embed_layer_norm, "cpu")
+    misses(embeds, summed(IDS, stash_type=11), "another type", opset=23)
+    total = summed(IDS).op.operands[0]  # type: ignore[union-attr]
+    one = LayerNormalization(total, random(1), random(1), epsilon=1e-5)
+    misses(embeds, one, "no vector as long as the rows", opset=23)
 
 
 # --- on CUDA ------------------------------------------------------------------------

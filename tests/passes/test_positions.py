@@ -116,6 +116,8 @@ def test_tuples_in_order() -> None:
     misses(p.gather_nd_in_order, GatherND(mask, some))
     back = Constant(grid_of(3, 4) - np.array([0, 4]))
     misses(p.gather_nd_in_order, GatherND(mask, back))
+    beyond = Constant(np.stack([np.zeros(12, np.int64), np.arange(12)], axis=-1))
+    misses(p.gather_nd_in_order, GatherND(mask, beyond))
     batched = Constant(np.arange(4).reshape(1, 4, 1).repeat(3, 0))
     misses(p.gather_nd_in_order, GatherND(mask, batched, batch_dims=1))
     misses(p.gather_nd_in_order, GatherND(MASK, whole))
@@ -168,6 +170,21 @@ def test_conditions_that_always_hold(always: Value) -> None:
 def test_conditions_that_hang_on_data(sometimes: Value) -> None:
     assert p.proved(sometimes) is None
     misses(p.proved_condition, masked(And(sometimes, PADDING)))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        Greater(Add(QUERIES, scalar(2**63 - 2)), scalar(-5)),
+        GreaterOrEqual(Mul(QUERIES, scalar(2**62)), ZERO),
+        GreaterOrEqual(Mul(Mul(QUERIES, dim(0)), Mul(dim(1), dim(1))), ZERO),
+        GreaterOrEqual(ints(0, 2**62, -(2**63), -(2**62)), ZERO),
+    ],
+)
+def test_conditions_on_numbers_that_wrap_around(wrapped: Value) -> None:
+    """Integers have 64 bits: 2**63 - 2 and 2 more are negative."""
+    assert p.proved(wrapped) is None
+    misses(p.proved_condition, And(wrapped, param("any", N, 1, M, 4, dtype=DType.BOOL)))
 
 
 def test_conditions_that_never_hold() -> None:

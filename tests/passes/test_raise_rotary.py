@@ -20,6 +20,7 @@ from equations import (
     rewritten,
 )
 
+from graphopt.errors import TypeMismatch
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
@@ -438,12 +439,27 @@ def test_reasons() -> None:
     once = param("once", N, 1, D // 2)
     tables = [by_head(f(twice(once))) for f in (Cos, Sin)]
     misses(r.rotary, whole(X, *tables), "do not go with", opset=23)
+    for tables in ([param("c", S, 1), WIDE[1]], [param(n, S, 1) for n in "cs"]):
+        misses(r.rotary, whole(X, *tables), "do not go with", opset=23)
     double = param("x", N, H, S, D, dtype=DType.F64)
     angles = param("angles", N, S, D // 2, dtype=DType.F64)
     tables = [by_head(f(twice(angles))) for f in (Cos, Sin)]
     misses(r.rotary, whole(double, *tables), "a type that the op", opset=23)
     deep = param("deep", N, 2, H, S, D)
     misses(r.rotary, whole(deep, Cos(twice(varied)), Sin(twice(varied))), opset=23)
+
+
+def test_angles_are_half_as_many_as_what_is_turned() -> None:
+    for few in (1, D):
+        with pytest.raises(TypeMismatch, match=f"by 4 angles, not {few}"):
+            RotaryEmbedding(X, C, param("sine", N, S, few))
+    with pytest.raises(TypeMismatch, match="by 2 angles, not 4"):
+        RotaryEmbedding(X, C, SIN, rotary_embedding_dim=4)
+    flat = param("flat", N, S, H * D)
+    with pytest.raises(TypeMismatch, match="by 12 angles, not 4"):
+        RotaryEmbedding(flat, C, SIN, num_heads=1)
+    unknown = param("sine", N, S, N)
+    assert RotaryEmbedding(flat, C, unknown, num_heads=H).type == flat.type
 
 
 def test_opset() -> None:

@@ -114,6 +114,13 @@ def test_a_shift_along_the_axis(kind: Any) -> None:
     misses(r.softmax_of_shifted, kind(Sub(one, WIDE)))
     narrow = param("n", 1, 4, dtype=F64)
     misses(r.softmax_of_shifted, kind(Add(narrow, column)), "stretches")
+    rounded = "x is rounded beside it"
+    misses(r.softmax_of_shifted, kind(Add(WIDE, const(1e30, F64))), rounded)
+    for dtype, most in ((DType.F32, 8192.0), (DType.F16, 1.0)):
+        x = param("x", N, 3, 4, dtype=dtype)
+        fires(r.softmax_of_shifted, kind(Sub(x, const(most, dtype))), kind(x))
+        above = Add(x, const([[0.0], [most], [-2 * most]], dtype))
+        misses(r.softmax_of_shifted, kind(above), rounded)
     shifted = Add(WIDE, one)
     misses(r.softmax_of_shifted, (kind(shifted), Relu(shifted)))
 
