@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, overload
 
 from .debug import verifies
-from .errors import GraphoptError, TypeMismatch
+from .errors import TypeMismatch
 from .exporter.spelled import can_say
 from .ir import Graph, Op, Value, forward
 from .provenance import place
+from .substitution import RewriteLimit as RewriteLimit, substitute as substitute
 from .versions import spelling
 
 
@@ -184,10 +185,6 @@ class Scene:
                 producer = operand.op
                 if left == 0 and producer is not None and producer.outs == 1:
                     dying.append(producer)
-
-
-class RewriteLimit(GraphoptError):
-    """Rules kept firing: two of them undo each other."""
 
 
 def rewrite(
@@ -457,54 +454,3 @@ def _acyclic(graph: Graph, mapping: Mapping[Value, Value]) -> dict[Value, Value]
             continue
         kept[old] = new
     return kept
-
-
-def substitute(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:
-    """Read ``mapping[v]`` wherever ``v`` is read, also inside the new values.
-
-    Several values at once. Raises RewriteLimit where the result would feed itself.
-    """
-    new: dict[Value, Value] = {}
-    names, sources = dict(graph.names), dict(graph.sources)
-    entered: set[Value] = set()
-    for output in graph.outputs:
-        stack = [output]
-        while stack:
-            value = stack[-1]
-            if value in new:
-                stack.pop()
-                continue
-            target = mapping.get(value)
-            op = value.op
-            needs: Iterable[Value | None]
-            if target is not None and target is not value:
-                needs = (target,)
-            elif op is None:
-                new[value] = value
-                stack.pop()
-                continue
-            else:
-                needs = op.operands
-            waiting = [v for v in needs if v is not None and v not in new]
-            if waiting:
-                if value in entered:
-                    raise RewriteLimit("a replacement would feed itself")
-                entered.add(value)
-                stack.extend(waiting)
-                continue
-            stack.pop()
-            if target is not None and target is not value:
-                new[value] = new[target]
-                if value in names:
-                    names.setdefault(new[target], names[value])
-                continue
-            assert op is not None
-            made = op.with_operands(
-                [None if v is None else new[v] for v in op.operands]
-            )
-            for was, now in zip(op.results, made.results, strict=True):
-                new[was] = now
-            forward(op, made.results, names, sources)
-    return graph.replace(
-        outputs=[new[v] for v in graph.outputs], names=names, sources=sources
-    )

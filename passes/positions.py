@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphopt.dims import Dim, Shape, add, equal, magnitude, mul, nonnegative, sub
+from graphopt.dims import Dim, Expr, Shape, add, equal, mul, nonnegative, sub
 from graphopt.ir import Op, Value
 from graphopt.ops import (
     Add,
@@ -41,6 +41,7 @@ from graphopt.ops import (
 )
 from graphopt.ops.structured import Elementwise, broadcast_shapes
 from graphopt.pipeline import RulePass
+from graphopt.polynomial import Polynomial
 from graphopt.rewrite import Outcome, Rule, miss, rule
 from graphopt.types import DType
 
@@ -341,6 +342,24 @@ def _conditions(op: Op) -> Sequence[int]:
     if isinstance(op, Where | Cast):
         return (0,)
     return ()
+
+
+def magnitude(dim: Dim, longest: int) -> int | None:
+    """A bound of |dim| where no symbol is above ``longest``; None if it is unknown."""
+    if not isinstance(dim, Expr):
+        return None if dim is None else abs(dim)
+    return _magnitude(dim.polynomial, longest)
+
+
+def _magnitude(polynomial: Polynomial, longest: int) -> int:
+    total = 0
+    for monomial, coefficient in polynomial.terms:
+        term = abs(coefficient)
+        for factor in monomial:
+            inner = (_magnitude(x, longest) for x in factor.operands)
+            term *= longest if factor.operation == "symbol" else sum(inner)
+        total += term
+    return total
 
 
 RULES: tuple[Rule, ...] = (gather_in_order, gather_nd_in_order, proved_condition)

@@ -24,7 +24,7 @@ ORDER = [
     *("index", "xp", "ops", "text"),
     *("proto", "versions", "functions", "interface", "importer", "exporter"),
     *("feeds", "roles", "inputs", "verify", "cost", "provenance", "reference"),
-    *("check", "rewrite", "pipeline", "plan"),
+    *("check", "substitution", "rewrite", "pipeline", "plan"),
     "specialize",
     "passes",
     "lowering",

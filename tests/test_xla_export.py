@@ -402,8 +402,8 @@ def test_programs_are_for_targets_of_xla() -> None:
         to_program(linear(), "xla-gpu")
     with pytest.raises(UsageError, match="no precision 'fp23'; did you mean 'fp32'"):
         graphopt.optimize(linear(), "xla-tpu", precision="fp23")
-    with pytest.raises(UsageError, match="programs for XLA"):
-        graphopt.optimize(linear(), precision="fp32")
+    with pytest.raises(UsageError, match="of narrow models alone"):
+        graphopt.optimize(linear(), "xla-cpu", budget=0.1)
 
 
 # --- put in place ---------------------------------------------------------------------
@@ -501,7 +501,7 @@ def test_weights_of_a_program_are_kept(source: Path, command: Command) -> None:
         (("--target", "xla-cpu", "-o", "out.onnx"), ".stablehlo"),
         (("-o", "out.stablehlo"), "XLA target"),
         (("--bake-weights",), "--weights inline"),
-        (("--precision", "fp32"), "XLA targets"),
+        (("--target", "xla-cpu", "--precision", "fp16"), "is for models"),
     ],
 )
 def test_options_that_do_not_fit(
