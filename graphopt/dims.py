@@ -245,22 +245,6 @@ def upper_bound(dim: Dim) -> int | None:
     return dim.polynomial.upper() if isinstance(dim, Expr) else dim
 
 
-def magnitude(dim: Dim, longest: int) -> int | None:
-    """A bound of |dim| where no symbol is above ``longest``; None if it is unknown."""
-    return None if dim is None else _magnitude(_polynomial(dim), longest)
-
-
-def _magnitude(polynomial: Polynomial, longest: int) -> int:
-    total = 0
-    for monomial, coefficient in polynomial.terms:
-        term = abs(coefficient)
-        for factor in monomial:
-            inner = (_magnitude(x, longest) for x in factor.operands)
-            term *= longest if factor.operation == "symbol" else sum(inner)
-        total += term
-    return total
-
-
 def divide_exact(a: Dim, b: Dim) -> Dim:
     """a / b where b is known to divide a (wherever b is not 0), else None."""
     if a is None or b is None or b == 0:

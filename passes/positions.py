@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphopt.dims import Dim, Shape, add, equal, magnitude, mul, nonnegative, sub
+from graphopt.dims import Dim, Expr, Shape, add, equal, mul, nonnegative, sub
 from graphopt.ir import Op, Value
 from graphopt.ops import (
     Add,
@@ -41,6 +41,7 @@ from graphopt.ops import (
 )
 from graphopt.ops.structured import Elementwise, broadcast_shapes
 from graphopt.pipeline import RulePass
+from graphopt.polynomial import Polynomial
 from graphopt.rewrite import Outcome, Rule, miss, rule
 from graphopt.types import DType
 
@@ -54,6 +55,8 @@ DEEPEST = 12
 
 LONGEST = 1 << 31
 """No dim of a tensor is said to be as long as this."""
+
+WRAPPED = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,8 @@ class Positions:
     @property
     def fits(self) -> bool:
         """True where no element wraps around, all dims being below `LONGEST`."""
-        most = magnitude(self.offset, LONGEST)
-        for step, dim in zip(self.steps, self.shape, strict=True):
-            reach = magnitude(mul(step, dim), LONGEST)
-            if most is None or reach is None:
-                return False
-            most += reach
-        return most is not None and most < 1 << 63
+        spans = map(mul, self.steps, self.shape)
+        return sum(map(_magnitude, (self.offset, *spans))) < WRAPPED
 
     @property
     def never_negative(self) -> bool:
@@ -111,6 +109,24 @@ class Positions:
                 return False
             stride = mul(stride, dim)
         return equal(self.offset, 0) and equal(stride, limit)
+
+
+def _magnitude(dim: Dim) -> int:
+    """No less than the absolute value, where no symbol is above `LONGEST`."""
+    if isinstance(dim, Expr):
+        return _magnitude_of(dim.polynomial)
+    return WRAPPED if dim is None else abs(dim)
+
+
+def _magnitude_of(polynomial: Polynomial) -> int:
+    total = 0
+    for monomial, coefficient in polynomial.terms:
+        term = abs(coefficient)
+        for factor in monomial:
+            inner = map(_magnitude_of, factor.operands)
+            term *= LONGEST if factor.operation == "symbol" else sum(inner)
+        total += term
+    return total
 
 
 def positions_of(value: Value | None, depth: int = DEEPEST) -> Positions | None:
