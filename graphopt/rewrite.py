@@ -216,16 +216,13 @@ def rewrite(
 _Table: TypeAlias = Callable[[type[Op]], tuple[Rule, ...]]
 
 
-def _table(rules: Iterable[Rule]) -> _Table:
-    rules = tuple(rules)
+def _table(rules: tuple[Rule, ...]) -> _Table:
     found: dict[type[Op], tuple[Rule, ...]] = {}
 
     def of(kind: type[Op]) -> tuple[Rule, ...]:
-        have = found.get(kind)
-        if have is None:
-            have = tuple(r for r in rules if issubclass(kind, r.kinds))
-            found[kind] = have
-        return have
+        if kind not in found:
+            found[kind] = tuple(r for r in rules if issubclass(kind, r.kinds))
+        return found[kind]
 
     return of
 
@@ -274,19 +271,13 @@ class _Sweep:
                     continue
             self.settle(op)
         outputs = tuple([self.settled(v) for v in graph.outputs])
-        others = {self.settled(k): self.settled(v) for k, v in self.pending.items()}
-        if outputs == graph.outputs and not others:
+        if outputs == graph.outputs and not self.pending:
             return graph
         made = graph.replace(outputs=outputs, names=self.names, sources=self.sources)
-        try:
-            return substitute(made, others) if others else made
-        except RewriteLimit:  # a wrong rule must not cost the model
-            if verifies():
-                raise
-        kept = _acyclic(made, others)
-        if outputs == graph.outputs and not kept:
-            return graph
-        return substitute(made, kept)
+        if self.pending:
+            others = {self.settled(k): self.settled(v) for k, v in self.pending.items()}
+            made = _acyclic(made, others)
+        return graph if made.outputs == graph.outputs else made
 
     def settled(self, value: Value) -> Value:
         return self.new.get(value, value)
@@ -441,16 +432,17 @@ class _Sweep:
         self.scene.died(op)
 
 
-def _acyclic(graph: Graph, mapping: Mapping[Value, Value]) -> dict[Value, Value]:
-    """The mapping without what, after those before it, would feed itself.
-
-    Each part is an equation of its own, so that the others hold.
-    """
+def _acyclic(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:
+    """With every part of the mapping that, after those before, does not feed itself."""
     kept: dict[Value, Value] = {}
-    for old, new in mapping.items():
+    for part in (mapping, *({old: new} for old, new in mapping.items())):
         try:
-            substitute(graph, {**kept, old: new})
-        except RewriteLimit:
+            made = substitute(graph, {**kept, **part})
+        except RewriteLimit:  # a wrong rule must not cost the model
+            if verifies():
+                raise
             continue
-        kept[old] = new
-    return kept
+        if part is mapping:
+            return made
+        kept |= part
+    return substitute(graph, kept)

@@ -56,6 +56,8 @@ DEEPEST = 12
 LONGEST = 1 << 31
 """No dim of a tensor is said to be as long as this."""
 
+WRAPPED = 1 << 63
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -85,13 +87,8 @@ class Positions:
     @property
     def fits(self) -> bool:
         """True where no element wraps around, all dims being below `LONGEST`."""
-        most = magnitude(self.offset, LONGEST)
-        for step, dim in zip(self.steps, self.shape, strict=True):
-            reach = magnitude(mul(step, dim), LONGEST)
-            if most is None or reach is None:
-                return False
-            most += reach
-        return most is not None and most < 1 << 63
+        spans = map(mul, self.steps, self.shape)
+        return sum(map(_magnitude, (self.offset, *spans))) < WRAPPED
 
     @property
     def never_negative(self) -> bool:
@@ -112,6 +109,24 @@ class Positions:
                 return False
             stride = mul(stride, dim)
         return equal(self.offset, 0) and equal(stride, limit)
+
+
+def _magnitude(dim: Dim) -> int:
+    """No less than the absolute value, where no symbol is above `LONGEST`."""
+    if isinstance(dim, Expr):
+        return _magnitude_of(dim.polynomial)
+    return WRAPPED if dim is None else abs(dim)
+
+
+def _magnitude_of(polynomial: Polynomial) -> int:
+    total = 0
+    for monomial, coefficient in polynomial.terms:
+        term = abs(coefficient)
+        for factor in monomial:
+            inner = map(_magnitude_of, factor.operands)
+            term *= LONGEST if factor.operation == "symbol" else sum(inner)
+        total += term
+    return total
 
 
 def positions_of(value: Value | None, depth: int = DEEPEST) -> Positions | None:
@@ -342,24 +357,6 @@ def _conditions(op: Op) -> Sequence[int]:
     if isinstance(op, Where | Cast):
         return (0,)
     return ()
-
-
-def magnitude(dim: Dim, longest: int) -> int | None:
-    """A bound of |dim| where no symbol is above ``longest``; None if it is unknown."""
-    if not isinstance(dim, Expr):
-        return None if dim is None else abs(dim)
-    return _magnitude(dim.polynomial, longest)
-
-
-def _magnitude(polynomial: Polynomial, longest: int) -> int:
-    total = 0
-    for monomial, coefficient in polynomial.terms:
-        term = abs(coefficient)
-        for factor in monomial:
-            inner = (_magnitude(x, longest) for x in factor.operands)
-            term *= longest if factor.operation == "symbol" else sum(inner)
-        total += term
-    return total
 
 
 RULES: tuple[Rule, ...] = (gather_in_order, gather_nd_in_order, proved_condition)

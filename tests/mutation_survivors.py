@@ -13,7 +13,7 @@ _SAMPLE = "the sample only saves reading: what is alike in it is compared whole"
 _DEFAULT = "it is the default"
 
 EQUIVALENT: dict[str, str] = {
-    "affine._is_shared: tensor.nbytes > SHARED_LIMIT"
+    "affine.is_shared: tensor.nbytes > SHARED_LIMIT"
     " => tensor.nbytes >= SHARED_LIMIT": _CHOICE,
     "affine.after_linear: channels is None or found is None or found.x is not inner"
     " => channels is None or found is None": (
