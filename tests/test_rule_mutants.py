@@ -1,9 +1,10 @@
 """Mutants of rules: a slip in the source of a pass must fail some test.
 
 A hundred and more changes of one expression each are drawn over the modules of
-``passes/`` but the `YOUNG` (`mutation`) and tried one by one: the tests of the module, then those of
-all passes, then random graphs (`mutation_properties`). What none of them notices must
-stand in a table of `mutation_survivors` with its reason, or be given a test.
+``passes/`` but the `YOUNG` (`mutation`) and tried one by one: the tests of the module,
+then those of all passes, then random graphs (`mutation_properties`). What none of them
+notices must stand in a table of `mutation_survivors` with its reason, or be given a
+test.
 """
 
 from __future__ import annotations
