@@ -19,6 +19,10 @@ EQUIVALENT: dict[str, str] = {
     " => channels is None or found is None": (
         "both mean the operand that is no constant"
     ),
+    "affine.after_biased_product: op.dtype is None or op.dtype is not weight.dtype"
+    " => op.dtype is None": "the operands of products and sums share an element type",
+    "casts._narrow: value.constant.size <= READ_LIMIT"
+    " => value.constant.size < READ_LIMIT": _CHOICE,
     "algebra._keeps: x is None or y is None or op.dtype is None or (op.dtype is not"
     " x.dtype) => x is None or y is None or op.dtype is None": (
         "the ops that ask give the element type of their first operand"
@@ -40,6 +44,8 @@ EQUIVALENT: dict[str, str] = {
     " None => shape is None or not isinstance(type_, TensorType)": (
         "what is made of constants has an element type"
     ),
+    "gemm.flattened_product: bias[0].rank is None or bias[0].rank > 1"
+    " => bias[0].rank > 1": "with a bias of unknown rank the product has no shape",
     "match.is_uniform: number == 0 and value is not None and value.dtype and"
     " value.dtype.is_float => number == 0 and value is not None and value.dtype": (
         "nobody asks integers for -0.0"

@@ -6,11 +6,11 @@ from typing import Any
 
 import onnx
 import pytest
-from equations import M, N, const, fires, graph_of, misses, param, random, typed
+from equations import M, N, const, fires, graph_of, ints, misses, param, random, typed
 
 from graphopt.exporter import to_proto
 from graphopt.ir import Parameter, Value
-from graphopt.ops import Add, Gemm, MatMul, Relu, Transpose
+from graphopt.ops import Add, Flatten, Gemm, MatMul, Relu, Reshape, Transpose
 from graphopt.passes import gemm as g
 from graphopt.types import DType, TensorType
 
@@ -22,6 +22,7 @@ W, NUMBER = random(4, 3, dtype=F64), const(1.5, F64)
 BIAS, FULL = random(3, dtype=F64), param("full", N, 3, dtype=F64)
 VAGUE = typed("vague", TensorType(F64, None))
 COLUMN = param("column", N, 1, dtype=F64)
+FULL_ROW = random(1, 3, dtype=F64)
 
 EQUATIONS: list[tuple[Any, Value, Value]] = [
     (g.product_and_sum, Add(MatMul(A, B), BIAS), Gemm(A, B, BIAS)),
@@ -120,3 +121,53 @@ def test_matrices_of_unknown_type_are_left_alone() -> None:
     a, b = (Parameter(TensorType(None, shape), "x") for shape in ((3, 4), (4, 3)))
     bias = Parameter(TensorType(None, (3,)), "bias")
     misses(g.product_and_sum, Add(MatMul(a, b), bias), "floating point")
+
+
+# Products of flattened rows
+
+ROWS = param("rows", 2, N, 4, dtype=F64)
+WIDE = random(3, 4, dtype=F64)
+
+
+def flattened(
+    weight: Value, *bias: Value | None, x: Value = ROWS, n: int = 3, **attrs: Any
+) -> Value:
+    merged = Reshape(x, ints(-1, 4))
+    return Reshape(Gemm(merged, weight, *bias, **attrs), ints(2, -1, n))
+
+
+def test_products_of_flattened_rows() -> None:
+    done = Add(MatMul(ROWS, W), BIAS)
+    fires(g.flattened_product, flattened(W, BIAS), done)
+    fires(g.flattened_product, flattened(W), MatMul(ROWS, W))
+    turned = MatMul(ROWS, Transpose(WIDE, perm=(1, 0)))
+    fires(g.flattened_product, flattened(WIDE, transB=1), turned)
+    flat = Reshape(Gemm(Flatten(ROWS, axis=2), W), ints(2, -1, 3))
+    fires(g.flattened_product, flat, MatMul(ROWS, W))
+
+
+def test_products_that_are_not_of_the_same_rows_stay() -> None:
+    swapped = Reshape(Gemm(Reshape(ROWS, ints(-1, 4)), W), ints(-1, 2, 3))
+    misses(g.flattened_product, swapped)
+    still = param("still", 3, 2, 4, dtype=F64)
+    other = Reshape(Gemm(Reshape(still, ints(-1, 4)), W), ints(3, 1, 6))
+    misses(g.flattened_product, other)
+    split = Reshape(Gemm(Reshape(still, ints(6, 4)), W), ints(2, 3, 3))
+    misses(g.flattened_product, split)
+    halves = Reshape(Gemm(Reshape(still, ints(6, 4)), W), ints(3, 3, 2))
+    misses(g.flattened_product, halves)
+    matrix = Reshape(Gemm(Reshape(A, ints(-1, 4)), W), ints(-1, 3))
+    misses(g.flattened_product, matrix)
+
+
+def test_products_that_are_scaled_or_read_elsewhere_stay() -> None:
+    misses(g.flattened_product, flattened(W, alpha=2.0), "scaled")
+    misses(g.flattened_product, flattened(W, BIAS, beta=2.0), "scaled")
+    misses(g.flattened_product, flattened(W, FULL_ROW), "no vector")
+    misses(g.flattened_product, flattened(W, VAGUE))
+    product = Gemm(Reshape(ROWS, ints(-1, 4)), W)
+    misses(g.flattened_product, (Reshape(product, ints(2, -1, 3)), Relu(product)))
+    shared = (flattened(WIDE, transB=1), Relu(WIDE))
+    misses(g.flattened_product, shared, "others read")
+    given = param("w", 3, 4, dtype=F64)
+    misses(g.flattened_product, flattened(given, transB=1), "others read")

@@ -227,6 +227,11 @@ EQUATIONS: list[tuple[Any, Any, Any]] = [
         Unsqueeze(Gather(LAST, const(0, D.I64), axis=-1), ints(4)),
         LAST,
     ),
+    (
+        m.unsqueeze_of_gather,
+        Unsqueeze(Gather(LAST, const(-1, D.I64), axis=-1), ints(4)),
+        LAST,
+    ),
 ]
 
 
