@@ -156,6 +156,9 @@ def test_products_that_are_not_of_the_same_rows_stay() -> None:
     misses(g.flattened_product, split)
     halves = Reshape(Gemm(Reshape(still, ints(6, 4)), W), ints(3, 3, 2))
     misses(g.flattened_product, halves)
+    four = param("four", 2, 3, 2, 4, dtype=F64)
+    within = Reshape(Gemm(Reshape(four, ints(12, 4)), W), ints(2, 2, 3, 3))
+    misses(g.flattened_product, within)
     matrix = Reshape(Gemm(Reshape(A, ints(-1, 4)), W), ints(-1, 3))
     misses(g.flattened_product, matrix)
 
