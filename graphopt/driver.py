@@ -30,6 +30,7 @@ from .lowering.xla.platforms import (
 )
 from .ops.schema import LATEST
 from .passes import ALL
+from .passes.raise_activations import RaiseActivations
 from .pipeline import Pass, Pipeline
 from .plan import Plan
 from .plugins import KNOWN, find
@@ -424,6 +425,9 @@ def choose(
         chosen = [_pass(p) for p in _listed(passes)]
     else:
         chosen = [cls() for cls in ALL if cls.level <= level]
+        if target == "onnx":  # any runtime: few have Swish
+            plain = RaiseActivations(swish=False)
+            chosen = [plain if p == RaiseActivations() else p for p in chosen]
     for extra in map(_pass, _listed(add)):
         names = [p.name for p in chosen]
         if extra.name in names:

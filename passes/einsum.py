@@ -26,6 +26,7 @@ from graphopt.ops import (
 )
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.types import DType
 
 from .shapes import reshape_to
 
@@ -173,10 +174,14 @@ def running(made: Value, given: Sequence[Value | None]) -> int:
     return sum(is_run for value, is_run in seen.items() if value not in stop)
 
 
+_TYPES = (DType.F32, DType.F64, DType.F16)
+"""Not bfloat16: ONNX Runtime has Einsum for that, and no products on the CPU."""
+
+
 @rule(exact=False)
 def einsum_of_one(op: Einsum) -> Outcome:
     """einsum("ijk->ki", x) = transpose(sum(x, j))"""
-    if len(op.operands) != 1 or op.dtype is None or not op.dtype.is_float:
+    if len(op.operands) != 1 or op.dtype not in _TYPES:
         return None
     found = terms_of(op)
     if isinstance(found, str):
@@ -191,7 +196,7 @@ def einsum_of_two(op: Einsum, scene: Scene) -> Outcome:
 
     Where that takes more ops, only for an opset in which attention may come of it.
     """
-    if len(op.operands) != 2 or op.dtype is None or not op.dtype.is_float:
+    if len(op.operands) != 2 or op.dtype not in _TYPES:
         return None
     found = terms_of(op)
     if isinstance(found, str):
@@ -211,7 +216,7 @@ def einsum_of_two(op: Einsum, scene: Scene) -> Outcome:
 def einsum_of_many(op: Einsum) -> Outcome:
     """einsum(a, b, c) = einsum(einsum(a, b), c), the smallest product first"""
     count = len(op.operands)
-    if count < 3 or op.dtype is None or not op.dtype.is_float:
+    if count < 3 or op.dtype not in _TYPES:
         return None
     found = terms_of(op)
     if isinstance(found, str):

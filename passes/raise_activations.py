@@ -337,7 +337,11 @@ class RaiseActivations(RulePass):
     """Recognise Swish (opset 24), Mish (18), HardSwish (14), Softplus and others.
 
     x * tanh(log(1 + exp(x)))   -->   mish(x)
+
+    ``swish`` is for targets that run, or lower, that op: few runtimes have it.
     """
 
+    swish: bool = True
+
     def rules(self) -> Sequence[Rule]:
-        return RULES
+        return [r for r in RULES if self.swish or r is not swish]

@@ -67,7 +67,7 @@ from graphopt.types import DType
 from graphopt.verify import verify
 
 T = TypeVar("T")
-PIPELINE = choose()
+PIPELINE = choose(target="xla-cpu")
 B, H, S, D = 2, 2, 3, 4
 MOVES = {"Reshape", "Transpose", "Unsqueeze", "Squeeze"}
 """What may stay around an op that was found."""
