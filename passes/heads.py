@@ -14,9 +14,6 @@ from graphopt.ops.bodies import vector
 from .match import perm_of
 from .scores import same_rows
 
-SWAPPED = (0, 2, 1, 3)
-"""Heads and positions exchanged."""
-
 
 @dataclass(frozen=True)
 class Parts:

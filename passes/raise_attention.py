@@ -24,13 +24,14 @@ from graphopt.ops import (
     Transpose,
     Unsqueeze,
 )
+from graphopt.ops.attention import SWAPPED
 from graphopt.ops.bodies import vector
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
 from .causal import split_causal
-from .heads import SWAPPED, by_head, transposed
+from .heads import by_head, transposed
 from .match import axis_of, perm_of
 from .scores import (
     HIDDEN,

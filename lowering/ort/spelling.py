@@ -1,8 +1,8 @@
 """Spellings that ONNX Runtime's own optimizer leaves alone, where that pays.
 
 It fuses by pattern, whatever that costs (`costs`). On one thread of a CPU its
-SkipLayerNormalization takes 0.35 ms for 128 rows of 512, a sum and a
-LayerNormalization 0.06 ms (version 1.32.0, benchmarks/results/ort_time.md).
+SkipLayerNormalization takes 2.9 to 8.1 times as long as a sum and a LayerNormalization
+(version 1.32.0, benchmarks/results/fused_kernels.md).
 """
 
 from __future__ import annotations
