@@ -32,8 +32,13 @@ REFUSED: Final = {
 }
 """How many cases of an op XLA does not run."""
 
-RANDOM: Final = re.compile("test_bernoulli")
-"""Cases that draw random numbers, and do not say how."""
+LEFT_OUT: Final = re.compile("test_bernoulli|test_squeezenet$")
+"""Cases without a right answer on XLA.
+
+Bernoulli draws random numbers, and does not say how. SqueezeNet with made-up weights has
+a Softmax of logits of 1e10: XLA computes them twice, once inside a fused multiply-add,
+and one unit in the last place of 1e10 is 1024, more than exp can take.
+"""
 
 
 def outcome(case: Case) -> str:
@@ -55,7 +60,7 @@ def outcome(case: Case) -> str:
 def chosen(step: int) -> list[Case]:
     """Cases without those that are function bodies, written out."""
     plain = [case for case in cases() if "_expanded" not in case.name]
-    return [case for case in plain[::step] if not RANDOM.match(case.name)]
+    return [case for case in plain[::step] if not LEFT_OUT.match(case.name)]
 
 
 def test_a_sample_of_the_suite() -> None:
@@ -66,7 +71,7 @@ def test_a_sample_of_the_suite() -> None:
 
 @pytest.mark.slow
 def test_the_suite() -> None:
-    """All 1,553 cases: 1,494 agree, 3 are random, the rest is refused by name."""
+    """All 1,553 cases: 1,493 agree, 4 are left out, the rest is refused by name."""
     found = Counter(map(outcome, chosen(1)))
-    assert found.pop("") >= 1494
+    assert found.pop("") >= 1493
     assert found == REFUSED
