@@ -28,7 +28,7 @@ ORDER = [
     "specialize",
     "passes",
     "lowering",
-    *("extract", "freed", "bisect", "explain", "report", "tuning", "page"),
+    *("extract", "freed", "bisect", "explain", "report", "timeline", "tuning", "page"),
     *(
         "artifact",
         "bench",
