@@ -72,7 +72,7 @@ def lower_bounds(tasks: Tasks, known: Relations) -> list[int]:
             readers = tasks.readers[buffer]
             made &= reduce(or_, (known.above[r] | 1 << r for r in readers), 0)
         if made:
-            bound += size * _bits(made, count)
+            bound[_bits(made, count)] += size
     return [int(b) for b in bound]
 
 
@@ -101,6 +101,6 @@ def own_bounds(tasks: Tasks) -> list[int]:
     return bounds
 
 
-def _bits(mask: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _bits(mask: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     raw = np.frombuffer(mask.to_bytes(count // 8 + 1, "little"), np.uint8)
-    return np.unpackbits(raw, bitorder="little")[:count]
+    return np.unpackbits(raw, bitorder="little")[:count].astype(bool)
