@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from ..errors import UsageError
 from ..ir import Graph, Op
 from ..ops.constant import Constant
+
+T = TypeVar("T", bound=Hashable)
 
 
 def in_order(ops: Sequence[Op], ranks: Mapping[Op, int]) -> list[Op]:
@@ -21,28 +24,37 @@ def in_order(ops: Sequence[Op], ranks: Mapping[Op, int]) -> list[Op]:
     An op that has none comes just before the first that reads it.
     """
     inside = set(ops)
-    users: dict[Op, list[Op]] = defaultdict(list)
-    waiting: dict[Op, int] = {}
-    for op in ops:
-        operands = list(_operands(op, inside))
-        waiting[op] = len(operands)
-        for operand in operands:
-            users[operand].append(op)
+    return by_rank(ops, ranks, lambda op: _operands(op, inside))
+
+
+def by_rank(
+    items: Sequence[T],
+    ranks: Mapping[T, int],
+    needs: Callable[[T], Iterable[T]],
+) -> list[T]:
+    """Items after those that they need, which stand before them, too; by rank."""
+    users: dict[T, list[T]] = defaultdict(list)
+    waiting: dict[T, int] = {}
+    for item in items:
+        needed = list(needs(item))
+        waiting[item] = len(needed)
+        for other in needed:
+            users[other].append(item)
     last = max(ranks.values(), default=0) + 1
-    rank: dict[Op, int] = {}
-    for op in reversed(ops):
-        own = ranks.get(op)
+    rank: dict[T, int] = {}
+    for item in reversed(items):
+        own = ranks.get(item)
         if own is None:
-            own = min([rank[user] for user in users[op]], default=last)
-        rank[op] = own
-    index = {op: i for i, op in enumerate(ops)}
-    ready = [(rank[op], index[op]) for op in ops if not waiting[op]]
+            own = min([rank[user] for user in users[item]], default=last)
+        rank[item] = own
+    index = {item: i for i, item in enumerate(items)}
+    ready = [(rank[item], index[item]) for item in items if not waiting[item]]
     heapq.heapify(ready)
-    done: list[Op] = []
+    done: list[T] = []
     while ready:
-        op = ops[heapq.heappop(ready)[1]]
-        done.append(op)
-        for user in users[op]:
+        item = items[heapq.heappop(ready)[1]]
+        done.append(item)
+        for user in users[item]:
             waiting[user] -= 1
             if not waiting[user]:
                 heapq.heappush(ready, (rank[user], index[user]))
