@@ -21,7 +21,7 @@ from .exporter.storage import Weights, data_path
 from .files import refuse_special
 from .importer import load
 from .interface import SUFFIX, is_program, read_interface
-from .ir import Graph
+from .ir import Graph, Op
 from .lowering.ort.recipe import recipe_path
 from .plan import annotated
 from .report import Change, Trial, check_to_json
@@ -122,7 +122,13 @@ def put_in_place(
 
     def write(to: Path) -> None:
         write_model(
-            graph, to, result.report.target, result.opset, weights, folder=folder
+            graph,
+            to,
+            result.report.target,
+            result.opset,
+            weights,
+            folder=folder,
+            order=result.plan.order,
         )
         if shares and weights_path(to).exists():
             raise UsageError(
@@ -144,9 +150,13 @@ def write_model(
     weights: Weights = "auto",
     *,
     folder: Path | None = None,
+    order: Sequence[Op] = (),
 ) -> None:
-    """Write what `optimize` made: the model, its weights, its session recipe."""
-    save(graph, to, opset=opset, weights=weights, folder=folder)
+    """Write what `optimize` made: the model, its weights, its session recipe.
+
+    ``order`` is the one that was planned, empty for that of the source.
+    """
+    save(graph, to, opset=opset, weights=weights, folder=folder, order=order or None)
     if target.startswith("ort-"):
         from .lowering.ort.advice import recipe  # only for that runtime
 
