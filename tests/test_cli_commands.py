@@ -268,7 +268,7 @@ def test_bisect(
     assert [node.op_type for node in part.graph.node] == ["Sigmoid"]
 
 
-@pytest.mark.parametrize("name", ["inspect", "run", "bench"])
+@pytest.mark.parametrize("name", ["inspect", "run", "bench", "check"])
 def test_sizes_are_those_of_dims_that_there_are(
     command: Command, digits: Path, name: str
 ) -> None:
@@ -276,11 +276,26 @@ def test_sizes_are_those_of_dims_that_there_are(
         (["--dim", "bach=3"], "did you mean 'batch'?"),
         (["--dim", "batch=b"], "'b' is no size"),
         (["--dim", "batch=-3"], "no size"),
+        (["--dim", "batch=0"], "batch=0 leaves nothing to compute"),
         (["--dim", f"batch={10**30}"], "no size"),
     ):
-        code, _, err = command(name, digits, *words)
+        models = [digits] * (2 if name == "check" else 1)
+        code, _, err = command(name, *models, *words)
         assert code == 2
         assert told in err
+
+
+def test_a_batch_of_nothing_is_refused_before_any_work(
+    command: Command, digits: Path
+) -> None:
+    for words in (
+        ("--dim", "batch=0"),
+        ("--dim", "images:0=0"),
+        ("--input-shape", "images=0,8,8"),
+    ):
+        code, _, err = command("optimize", digits, "--target", "ort-cpu", *words)
+        assert code == 2
+        assert "=0 leaves nothing to compute" in err
 
 
 def test_a_seed_is_a_natural_number(command: Command, digits: Path) -> None:
