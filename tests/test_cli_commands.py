@@ -1,4 +1,4 @@
-"""The commands beside optimize, and what several commands share."""
+"""The commands that run or read models, and what several commands share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from broken import Damp
 from conftest import Command
 from onnx import numpy_helper
 
-from graphopt import driver
 from graphopt.cli.run import described
 from graphopt.types import DType
 
@@ -226,46 +224,6 @@ def test_extract(command: Command, digits: Path) -> None:
     code, _, err = command("extract", digits, "--inputs", "feature", "-f")
     assert code == 2
     assert "'feature'" in err
-
-
-def test_passes(command: Command) -> None:
-    code, out, _ = command("passes", "--json")
-    rows = json.loads(out)["passes"]
-    assert code == 0
-    assert {"fold", "fold-affine"} <= {row["name"] for row in rows}
-    assert all(row["summary"] for row in rows)
-    _, out, _ = command("passes", "fold")
-    assert "limit" in out
-    assert command("passes", "flod")[0] == 2
-
-
-def test_explain(command: Command, digits: Path) -> None:
-    name = "/convolutions/convolutions.1/BatchNormalization"
-    code, out, _ = command("explain", digits, "--op", name)
-    assert code == 0
-    assert "after_linear: fired" in out
-    _, out, _ = command("explain", digits, "--json")
-    events = json.loads(out)["events"]
-    assert events
-    assert {event["fired"] for event in events} == {True, False}
-    assert all(event["fired"] or event["reason"] for event in events)
-    for words in (["--op", "nothing"], ["--rule", "nothing"]):
-        code, _, err = command("explain", digits, *words)
-        assert code == 2
-        assert "'nothing'" in err
-
-
-def test_bisect(
-    command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "nothing to find" in command("bisect", digits)[1]
-    assert only(digits.parent, "digits.onnx")
-    monkeypatch.setattr(driver, "find", lambda spec: Damp())
-    code, out, _ = command("bisect", digits, "--add", "damp")
-    assert code == 0
-    assert "pass damp, rule damped_sigmoid, on Sigmoid node" in out
-    part = onnx.load(digits.with_name("digits.bisect.onnx"))
-    assert [node.op_type for node in part.graph.node] == ["Sigmoid"]
 
 
 @pytest.mark.parametrize("name", ["inspect", "run", "bench", "check"])
