@@ -77,7 +77,7 @@ def follow(
         for op in dict.fromkeys([*([at.op] if at.op else []), *reading]):
             if op not in inside or isinstance(op, Constant):
                 continue
-            axis = _axis(op, at, mark)
+            axis = axis_at(op, at, mark)
             if isinstance(axis, Miss):
                 return axis
             known = axes.get(op)
@@ -89,7 +89,7 @@ def follow(
             plan = index.tiling(_domain(op), axis.name)
             if plan.kind in (Kind.WHOLE, Kind.CARRIED):
                 return miss(f"{op.label}: {plan.reason}", op)
-            for other, found in _marked(op, axis):
+            for other, found in marked(op, axis):
                 if isinstance(found, Miss):
                     return found
                 old = marks.setdefault(other, found)
@@ -147,7 +147,7 @@ def maps_of(op: Op, value: Value) -> list[Map]:
     return found + [map_ for v, map_ in pairs if v is value]
 
 
-def _axis(op: Op, value: Value, mark: Mark) -> Axis | Miss:
+def axis_at(op: Op, value: Value, mark: Mark) -> Axis | Miss:
     """The axis of an op that a cut dim of its operand or result is."""
     domain = domain_of(op)
     if domain is None:
@@ -185,7 +185,7 @@ def _moved(domain: Domain, term: Term, ratio: Fraction) -> Axis | str:
     return f"the dim {term} does not move along one axis"
 
 
-def _marked(op: Op, axis: Axis) -> list[tuple[Value, Mark | Miss]]:
+def marked(op: Op, axis: Axis) -> list[tuple[Value, Mark | Miss]]:
     """What else an op has along an axis."""
     domain = _domain(op)
     found: list[tuple[Value, Mark | Miss]] = []

@@ -52,13 +52,10 @@ def tile(
         return miss(f"{size} of {extent} positions are no tile", value)
     if extent > size * MOST:
         return miss(f"more than {MOST} tiles", value)
-    tiles: list[Windows] = []
-    for lo in range(0, extent, size):
-        made = windows(found, lo, min(lo + size, extent))
-        if isinstance(made, Miss):
-            return made
-        tiles.append(made)
-    new = _Tiler(found).run(tiles)
+    groups = _groups(found, extent, size)
+    if isinstance(groups, Miss):
+        return groups
+    new = _Tiler(found).run(groups)
     if isinstance(new, Miss):
         return new
     try:
@@ -67,29 +64,55 @@ def tile(
         return miss("the region needs what is made from it", value)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Group:
-    """Tiles that one body computes; each begins ``step`` times its number further."""
+    """Tiles that one body computes: the first, the one after it, and how many."""
 
-    tiles: list[Windows]
-
-    def takes(self, other: Windows) -> bool:
-        """True where another tile is like these, and as far from the last."""
-        first, last = self.tiles[0], self.tiles[-1]
-        if first.shape != other.shape:
-            return False
-        if len(self.tiles) == 1:
-            return all(a <= b for a, b in zip(_starts(first), _starts(other)))
-        before = self.tiles[-2]
-        rows = zip(_starts(before), _starts(last), _starts(other), strict=True)
-        return all(c - b == b - a for a, b, c in rows)
+    first: Windows
+    second: Windows
+    count: int
 
 
-def _starts(tile: Windows) -> list[int]:
-    return [
-        *(start for start, _ in tile.spans.values()),
-        *(part.span[0] for part in tile.parts.values()),
-    ]
+def _groups(region: Followed, extent: int, size: int) -> list[_Group] | Miss:
+    """Equal tiles, in order.
+
+    Only what is clipped at a border differs, and less of a tile is the further it is
+    from there: so tiles between two equal ones are equal.
+    """
+    count = -(-extent // size)
+    seen: dict[int, Windows] = {}
+
+    def at(number: int) -> Windows | Miss:
+        made = seen.get(number)
+        if made is None:
+            lo = number * size
+            found = windows(region, lo, min(lo + size, extent))
+            if isinstance(found, Miss):
+                return found
+            made = seen[number] = found
+        return made
+
+    groups: list[_Group] = []
+    number = 0
+    while number < count:
+        first = at(number)
+        if isinstance(first, Miss):
+            return first
+        known, beyond = number, count
+        while beyond - known > 1:
+            middle = (known + beyond) // 2
+            other = at(middle)
+            if isinstance(other, Miss):
+                return other
+            if other.shape == first.shape:
+                known = middle
+            else:
+                beyond = middle
+        second = at(min(number + 1, known))
+        assert isinstance(second, Windows)
+        groups.append(_Group(first, second, known + 1 - number))
+        number = known + 1
+    return groups
 
 
 class _Tiler:
@@ -103,18 +126,12 @@ class _Tiler:
         self.placed = [v for v in region.outputs if v in region.marks]
         self.merged = [v for v in region.outputs if v not in region.marks]
 
-    def run(self, tiles: Sequence[Windows]) -> dict[Value, Value] | Miss:
+    def run(self, groups: Sequence[_Group]) -> dict[Value, Value] | Miss:
         """What stands for each output."""
         merges = [self._merge(v) for v in self.merged]
         for merge in merges:
             if isinstance(merge, Miss):
                 return merge
-        groups: list[_Group] = []
-        for tile_ in tiles:
-            if groups and groups[-1].takes(tile_):
-                groups[-1].tiles.append(tile_)
-            else:
-                groups.append(_Group([tile_]))
         states: list[Value] = []
         rows: list[list[Value]] = [[] for _ in self.placed]
         for group in groups:
@@ -144,8 +161,8 @@ class _Tiler:
 
     def _group(self, group: _Group, states: list[Value]) -> list[Value] | Miss:
         """The states after some tiles, and what they give side by side."""
-        first, count = group.tiles[0], len(group.tiles)
-        if count == 1:
+        first = group.first
+        if group.count == 1:
             given = {
                 v: _cut(v, self.region.marks[v].dim, first.spans[v])
                 for v in self.outer
@@ -173,7 +190,7 @@ class _Tiler:
         return Expand(filling, vector(*shape)) if shape else filling
 
     def _tiled(self, group: _Group, states: list[Value]) -> list[Value] | Miss:
-        first, second = group.tiles[:2]
+        first, second = group.first, group.second
         cut = [v for v in self.outer if v in first.spans]
         whole = [
             v
@@ -204,7 +221,7 @@ class _Tiler:
             bodies=[
                 Graph([number, *carried, *tiles, *captured], made, name="tile")
             ],
-            count=len(group.tiles),
+            count=group.count,
             states=len(states),
             captures=len(whole),
             axes=tuple([self.region.marks[v].dim for v in cut]),
