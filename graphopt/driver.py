@@ -328,7 +328,8 @@ def improve(
             " for an XLA target with --inputs (inputs=… in Python) that take the other"
         )
     notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
-    if worse := reason_to_keep(start, graph):
+    trades = any(p.trades for p in pipeline.every)
+    if not trades and (worse := reason_to_keep(start, graph)):
         graph = start
         notes.append(f"kept the original: {worse}")
     elif graph is start and original is given and narrow is None:
@@ -440,7 +441,11 @@ def choose(
         chosen = [p for p in chosen if p.name != name]
     if level == 1:
         chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
+    last = tuple([p for p in chosen if p.trades])
+    chosen = [p for p in chosen if not p.trades]
     pipeline = Pipeline(tuple(chosen) if level or passes is not None else ())
+    if last:
+        pipeline = dataclasses.replace(pipeline, then=Pipeline(last, rounds=1))
     if target not in RUNTIMES or passes is not None or level < 2:
         return pipeline
     from .lowering.ort.pipeline import lowered  # which reads the table of kernels

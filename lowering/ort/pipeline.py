@@ -120,4 +120,6 @@ def lowered(
     # Sums are spelled last: Algebra would have them be additions again.
     merging = where_on(MergeSiblings())
     then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
+    if pipeline.then is not None:
+        then = replace(pipeline.then, then=then)
     return replace(pipeline, then=then, opset=kernels.opset)
