@@ -256,10 +256,16 @@ def rand_wire(edges: Edges, channels: int = 78, size: int = 28) -> Tasks:
     return net.tasks(net.add(*(v for i, v in enumerate(values) if i not in read)))
 
 
-def small_world(seed: int, nodes: int = 32, near: int = 4, rewired: float = 0.75) -> Edges:
+def small_world(
+    seed: int, nodes: int = 32, near: int = 4, rewired: float = 0.75
+) -> Edges:
     """Watts and Strogatz: a ring, each edge to somewhere else with this probability."""
     rng = random.Random(seed)
-    edges = {(i, (i + step) % nodes) for step in range(1, near // 2 + 1) for i in range(nodes)}
+    edges = {
+        (i, (i + step) % nodes)
+        for step in range(1, near // 2 + 1)
+        for i in range(nodes)
+    }
     for low, high in sorted(edges):
         if rng.random() < rewired:
             taken = {b if a == low else a for a, b in edges if low in (a, b)} | {low}
@@ -291,7 +297,9 @@ def preferential(seed: int, nodes: int = 32, links: int = 5) -> Edges:
     return edges
 
 
-def pyramid(levels: int = 5, repeats: int = 3, channels: int = 64, size: int = 64) -> Tasks:
+def pyramid(
+    levels: int = 5, repeats: int = 3, channels: int = 64, size: int = 64
+) -> Tasks:
     """A BiFPN (Tan et al., EfficientDet, CVPR 2020): up and down, each node a sum."""
     net = Net(channels, 2 * size, 2 * size)
     x, rows = net.input, []
@@ -328,7 +336,9 @@ def high_resolution(branches: int = 4, modules: int = 2, size: int = 64) -> Task
             ends = []
             for j, x in enumerate(rows):
                 if j > i:
-                    x = net.up(net.conv(x, target.shape[0]), target.shape[0], 2 ** (j - i))
+                    x = net.up(
+                        net.conv(x, target.shape[0]), target.shape[0], 2 ** (j - i)
+                    )
                 for step in range(j, i):
                     last = step == i - 1
                     x = net.conv(x, target.shape[0] if last else x.shape[0], 2)
@@ -355,7 +365,10 @@ NETWORKS: Final[dict[str, Callable[[], Tasks]]] = {
         f"random cell {seed}": lambda seed=seed: random_cells(seed, 1)
         for seed in range(3)
     },
-    **{f"random cells {seed}": lambda seed=seed: random_cells(seed) for seed in range(3)},
+    **{
+        f"random cells {seed}": lambda seed=seed: random_cells(seed)
+        for seed in range(3)
+    },
     "randwire ws 9": lambda: rand_wire(small_world(0, nodes=9)),
     "randwire ws 0": lambda: rand_wire(small_world(0)),
     "randwire ws 1": lambda: rand_wire(small_world(1)),

@@ -58,7 +58,9 @@ def reduction(row: dict[str, Any], base: str) -> float:
 
 def shown(row: dict[str, Any]) -> str:
     """A row of the table."""
-    peaks = (row[key] / MB for key in ("file", "onnxruntime", "greedy", "ours", "bound"))
+    peaks = (
+        row[key] / MB for key in ("file", "onnxruntime", "greedy", "ours", "bound")
+    )
     numbers = " | ".join(f"{each:.2f}" for each in peaks)
     return (
         f"| {row['name']} | {row['ops']} | {numbers} | {row['proof']} |"
@@ -72,7 +74,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="networks with this in their name")
-    parser.add_argument("--steps", type=int, default=STEPS, help="what a search may cost")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="what a search may cost"
+    )
     parser.add_argument("--json", type=Path, help="write what was measured here")
     options = parser.parse_args()
     print(HEAD)

@@ -131,17 +131,13 @@ def put_in_place(
             metadata[REJECTED_KEY] = failed
         marked = graph.with_header(metadata=metadata)
         write_model(
-<<<<<<< HEAD
-            graph,
+            marked,
             to,
             result.report.target,
             result.opset,
             weights,
             folder=folder,
             order=result.plan.order,
-=======
-            marked, to, result.report.target, result.opset, weights, folder=folder
->>>>>>> rough
         )
         if shares and weights_path(to).exists():
             raise UsageError(

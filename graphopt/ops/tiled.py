@@ -290,7 +290,6 @@ def resized(type_: Type, axis: int, extent: Dim) -> Type:
     return TensorType(type_.dtype, (*shape[:axis], extent, *shape[axis + 1 :]))
 
 
-
 def _lined_up(piece: Type, axis: int, count: int) -> Type:
     """The type of ``count`` equal parts side by side."""
     if not isinstance(piece, TensorType) or piece.shape is None:

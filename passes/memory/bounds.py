@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from operator import and_, or_
+from operator import or_
 
 import numpy as np
 
@@ -20,7 +20,9 @@ class Relations:
     below: tuple[int, ...]
 
 
-def relations(before: Sequence[Sequence[int] | frozenset[int]], order: Order) -> Relations:
+def relations(
+    before: Sequence[Sequence[int] | frozenset[int]], order: Order
+) -> Relations:
     """The transitive relations of tasks that directly need ``before``."""
     above = [0] * len(before)
     below = [0] * len(before)

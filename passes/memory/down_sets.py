@@ -154,7 +154,9 @@ class Space:
             if earlier == done:
                 break
             done = earlier
-        return [i for path in reversed(paths) for r in path for i in self.runs[r].members]
+        return [
+            i for path in reversed(paths) for r in path for i in self.runs[r].members
+        ]
 
 
 def search(space: Space, budget: int, width: int, meter: Meter) -> Found:
@@ -215,9 +217,7 @@ def _children(
             continue
         path = [run]
         then, able = space.after(done, ready, run)
-        child = space.settle(
-            (then, left, able), able & space.near[run], budget, path
-        )
+        child = space.settle((then, left, able), able & space.near[run], budget, path)
         children.append((child, path))
         if child[1] <= live and not child[0] & ~(then | space.below[run]):
             return children[-1:], over
@@ -235,7 +235,9 @@ def _steps(tasks: Tasks, runs: Sequence[Run], known: Relations) -> list[list[Ste
             reads = tasks.tasks[i].reads
             deaths = {}
             for buffer in reads - tasks.kept - read_later:
-                others = sum({1 << place[r] for r in tasks.readers[buffer]}) & ~(1 << at)
+                others = sum({1 << place[r] for r in tasks.readers[buffer]}) & ~(
+                    1 << at
+                )
                 if not others & known.below[at]:
                     deaths[buffer] = others & ~known.above[at]
             steps.append(_step(tasks, i, deaths))

@@ -101,7 +101,8 @@ def _joined(
         inner = part(tasks, whole, start, stop, lives[start])
         found.append(
             _Joint(
-                tuple(whole[start:stop]), Part(inner, tuple(range(stop - start)), 0, name)
+                tuple(whole[start:stop]),
+                Part(inner, tuple(range(stop - start)), 0, name),
             )
         )
     return found

@@ -11,7 +11,7 @@ from graphopt.rewrite import Miss
 
 from .follow import Followed, follow
 from .growth import coarsest, grown
-from .needs import Meter, Needs
+from .needs import Needs
 from .tiles import tile
 
 LARGE: Final = 0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
@@ -122,7 +121,9 @@ def _closed(
                     outputs.append(result)
                 if result not in marks and inner:
                     return miss(f"{op.label} is reduced, and the region goes on", op)
-        elif any(v is not None and (v.op in axes or v.op in after) for v in op.operands):
+        elif any(
+            v is not None and (v.op in axes or v.op in after) for v in op.operands
+        ):
             after.add(op)
     if not outputs:
         return miss("nothing reads the region")

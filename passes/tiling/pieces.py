@@ -169,7 +169,9 @@ def _slice(op: Slice, operands: Operands, place: Place) -> Op | Value | Miss:
     """x[::s][i:j]: every s-th of what the tile reads"""
     cuts = op.cuts()
     at = int(place.axis[1:])
-    if cuts is None or not all(isinstance(c, int) for cut in cuts.values() for c in cut):
+    if cuts is None or not all(
+        isinstance(c, int) for cut in cuts.values() for c in cut
+    ):
         return miss("what it takes is not known", op)
     if at in cuts:
         cuts[at] = (0, cuts[at][1], place.size)
