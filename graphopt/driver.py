@@ -31,7 +31,7 @@ from .lowering.xla.platforms import (
 from .ops.schema import LATEST
 from .passes import ALL
 from .passes.raise_activations import RaiseActivations
-from .pipeline import Pass, Pipeline
+from .pipeline import Pass, PassRecord, Pipeline
 from .plan import Plan
 from .plugins import KNOWN, find
 from .provenance import place
@@ -49,6 +49,8 @@ from .verify import element_types, verify
 
 if TYPE_CHECKING:
     from .check import CheckResult
+    from .limits import Limits
+    from .passes.tiling import Tile
 
 RUNTIMES: Final = ("ort-cpu", "ort-cuda")
 """Targets that take a model with ops of ONNX Runtime."""
@@ -219,6 +221,8 @@ def optimize(
     keep_io: bool = True,
     fuse: Fuse = "auto",
     tune: bool | Tune = False,
+    max_memory: int | str | None = None,
+    max_activations: int | str | None = None,
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
 
@@ -239,8 +243,11 @@ def optimize(
     A model becomes "fp16", "bf16" or "mixed" (products in float16) where the error
     allows: ``budget``, a share of each output's largest number, and else 16 roundings.
     Its inputs and outputs stay float32, unless ``keep_io`` is false.
+    ``max_memory`` is what a run may hold at its peak, in bytes or as "512MiB": weights,
+    inputs, outputs and activations; ``max_activations`` is for the last alone. Ops are
+    put in order and run in tiles until that is kept to.
 
-    Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
+    Raises UsageError, InvalidModel, UnsupportedModel, CheckFailed, and DoesNotFit.
     """
     result = improve(
         source,
@@ -258,8 +265,18 @@ def optimize(
         tune=Tune() if tune is True else tune or None,
         budget=budget,
         keep_io=keep_io,
+        limits=limits_of(max_memory, max_activations),
     )
     return result.checked()
+
+
+def limits_of(memory: int | str | None, activations: int | str | None) -> Limits | None:
+    """Limits, in bytes or as "512MiB"; None for none. Raises UsageError."""
+    if memory is None and activations is None:
+        return None
+    from .limits import Limits
+
+    return Limits.of(memory, activations)
 
 
 def improve(
@@ -277,6 +294,7 @@ def improve(
     tune: Tune | None = None,
     budget: float = 0.0,
     keep_io: bool = True,
+    limits: Limits | None = None,
 ) -> Result:
     """What `optimize` does, but for the check."""
     began = time.process_time()
@@ -318,8 +336,12 @@ def improve(
         pipeline, tuning = tuned(
             start, pipeline, target, tune, checking, opset=opset, worse=reason_to_keep
         )
-    with timed("passes"):
-        graph, records = pipeline.run(start, verify=verify if verifies() else None)
+
+    def made(pipeline: Pipeline) -> tuple[Graph, list[PassRecord]]:
+        with timed("passes"):
+            return pipeline.run(start, verify=verify if verifies() else None)
+
+    graph, records = made(pipeline)
     never = (*special.forbidden, *(why for record in records for why in record.never))
     if never and target == "onnx" and original is not given:
         raise UsageError(
@@ -338,7 +360,21 @@ def improve(
         checking = dataclasses.replace(checking, budget=narrow.allowed, keep_io=keep_io)
         graph, record, said = put(narrow, graph, target, opset)
         records.append(record)
-        pipeline, notes = pipeline.followed(narrow), notes + said
+        notes += said
+    fitted = None
+    if limits is not None:
+        from .limits import fitted_to, with_tiles  # with all that plans memory
+
+        def remade(tile: Tile) -> Graph:
+            tiled = made(with_tiles(pipeline, tile))[0]
+            return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
+
+        fitted = fitted_to(limits, graph, original, target, remade)
+        graph = fitted.graph
+        if fitted.tile is not None:
+            pipeline = with_tiles(pipeline, fitted.tile)
+    if narrow is not None:
+        pipeline = pipeline.followed(narrow)
     written = choose_opset(graph, opset)
     if written.forced_by is not None:
         who = place(graph, written.forced_by)
@@ -353,12 +389,13 @@ def improve(
         seconds=time.process_time() - began,
         notes=tuple(notes),
         tuning=tuning,
+        memory=fitted,
         input=None if origin is None else str(origin),
     )
     return Result(
         graph,
         special,
-        Plan(),
+        Plan() if fitted is None else Plan(order=fitted.plan.order),
         report,
         pipeline,
         checking,

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from .ir import Graph, Op, Value
 from .passes.memory.plan import MemoryPlan, Placement
 from .provenance import named_values, place
-from .report import table
+from .report import mib, table
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -73,16 +73,16 @@ def memory_lines(found: Json) -> Iterator[str]:
         yield f"with {sizes}"
     proof = {
         "optimal": "no arena is smaller in this order",
-        "bound": f"no arena is under {_mib(found['lower_bound_bytes'])} in this order",
+        "bound": f"no arena is under {mib(found['lower_bound_bytes'])} in this order",
         "none": "a smaller arena may do",
     }[found["proof"]]
     yield from table(
         [
-            ("arena", _mib(found["peak_bytes"])),
-            ("weights", _mib(found["constant_bytes"])),
-            ("inputs", _mib(found["input_bytes"])),
-            ("outputs", _mib(found["output_bytes"])),
-            ("resident in all", _mib(found["resident_bytes"])),
+            ("arena", mib(found["peak_bytes"])),
+            ("weights", mib(found["constant_bytes"])),
+            ("inputs", mib(found["input_bytes"])),
+            ("outputs", mib(found["output_bytes"])),
+            ("resident in all", mib(found["resident_bytes"])),
         ]
     )
     yield proof
@@ -95,13 +95,13 @@ def memory_lines(found: Json) -> Iterator[str]:
     yield ""
     yield f"most is live at step {step} of {len(found['steps'])}, {worst['op']}:"
     rows = [
-        (_named(b), b["type"], _mib(b["bytes"]), f"steps {b['first']} to {b['last']}")
+        (_named(b), b["type"], mib(b["bytes"]), f"steps {b['first']} to {b['last']}")
         for b in found["at_peak"][:SHOWN]
     ]
     yield from (f"  {line}" for line in table(rows))
     rest = found["at_peak"][SHOWN:]
     if rest:
-        yield f"  and {len(rest)} more, {_mib(sum(b['bytes'] for b in rest))}"
+        yield f"  and {len(rest)} more, {mib(sum(b['bytes'] for b in rest))}"
     yield ""
     yield from _sparkline(found)
 
@@ -111,10 +111,6 @@ def _named(block: Json) -> str:
         return f"workspace of {block['op']}"
     name, more = block["values"][0], len(block["values"]) - 1
     return f"{name} (+{more} in place)" if more else str(name)
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.2f} MiB"
 
 
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
@@ -131,7 +127,7 @@ def _sparkline(found: Json) -> Iterator[str]:
     ]
     most = max([1, *parts])
     row = "".join(_LEVELS[(len(_LEVELS) - 1) * part // most] for part in parts)
-    yield f"live bytes over {len(live)} steps, at most {_mib(most)}"
+    yield f"live bytes over {len(live)} steps, at most {mib(most)}"
     yield row
 
 
@@ -192,9 +188,9 @@ def memory_picture(found: Json, title: str) -> str:
 def _subtitle(found: Json) -> str:
     sizes = ", ".join(f"{n} = {size}" for n, size in found["sizes"].items())
     bound = found["lower_bound_bytes"]
-    proof = "the least" if found["proof"] == "optimal" else f"at least {_mib(bound)}"
-    said = f"arena {_mib(found['peak_bytes'])} ({proof} in this order)"
-    return f"{said}, weights {_mib(found['constant_bytes'])}; {sizes}".rstrip("; ")
+    proof = "the least" if found["proof"] == "optimal" else f"at least {mib(bound)}"
+    said = f"arena {mib(found['peak_bytes'])} ({proof} in this order)"
+    return f"{said}, weights {mib(found['constant_bytes'])}; {sizes}".rstrip("; ")
 
 
 def _axes(peak: int, top: int, height: int, name: str) -> Iterator[str]:
@@ -229,7 +225,7 @@ def _map(
         x = _LEFT + block["first"] * across
         width = (block["last"] - block["first"] + 1) * across
         said = (
-            f"{_named(block)}: {block['type']} {_mib(block['bytes'])} at "
+            f"{_named(block)}: {block['type']} {mib(block['bytes'])} at "
             f"{block['offset']:,}, steps {block['first']} to {block['last']}"
         )
         colour = _WORKSPACE if block["kind"] == "workspace" else hue[block["op"]]

@@ -28,7 +28,7 @@ ORDER = [
     "specialize",
     "passes",
     "lowering",
-    *("extract", "freed", "bisect", "explain", "report", "timeline", "tuning", "page"),
+    *("extract", "freed", "bisect", "explain", "report", "timeline", "limits", "tuning", "page"),
     *(
         "artifact",
         "bench",

@@ -13,6 +13,7 @@ from enum import Enum
 from functools import cached_property
 
 from graphopt.errors import UsageError
+from graphopt.exporter import source_order
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 
@@ -74,11 +75,11 @@ ARENA = frozenset({Kind.TEMPORARY, Kind.WORKSPACE})
 
 
 def steps_of(graph: Graph, order: Sequence[Op] | None = None) -> tuple[Op, ...]:
-    """The ops of a graph in an order, constants apart.
+    """The ops of a graph in an order, constants apart; else as they would be written.
 
     Raises UsageError where an op is left out, or comes before its operands.
     """
-    ops = [op for op in graph.ops if not isinstance(op, Constant)]
+    ops = [op for op in source_order(graph) if not isinstance(op, Constant)]
     if order is None:
         return tuple(ops)
     steps = [op for op in order if not isinstance(op, Constant)]
@@ -104,7 +105,7 @@ def lives_of(
     order: Sequence[Op] | None = None,
     workspace: Mapping[Op, int] | None = None,
 ) -> Lives:
-    """When which memory is needed, ops in graph order unless another is given.
+    """When which memory is needed, ops in the order given, else in that of the file.
 
     ``workspace`` are bytes that ops need for themselves.
     """

@@ -41,7 +41,7 @@ def least_order(
 
 
 def tasks_of(graph: Graph, sizes: Sizes, need: Mapping[Op, int]) -> Tasks:
-    """The ops of a graph as tasks, in graph order, with the buffers of the arena.
+    """The ops of a graph as tasks, in the order of the file, with the arena's buffers.
 
     Inputs, constants and what has no size take no place in the arena; outputs do where
     the space says so.

@@ -114,7 +114,7 @@ def plan_memory(
     reorder: bool = False,
     seconds: float = 10.0,
 ) -> MemoryPlan:
-    """Offsets for all values of a graph, ops in graph order unless another is given.
+    """Offsets for all values of a graph, ops in the order given, else in the file's.
 
     With ``reorder`` they are in the best order that is found, bodies too; one that is
     given is then the first to beat.
