@@ -12,16 +12,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from .bisect import Culprit, culprit
 from .debug import timed, verifies
-from .errors import CheckFailed, UsageError, nearest
+from .errors import CheckFailed, UsageError
 from .explain import misses
 from .exporter import Wanted, choose_opset
 from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
+from .levels import RUNTIMES as RUNTIMES, Fuse, choose as choose
 from .lowering import Executable, find as find_target, known_targets
 from .lowering.xla.platforms import (
     PLATFORMS as PLATFORMS,
@@ -29,11 +30,8 @@ from .lowering.xla.platforms import (
     refuse_described,
 )
 from .ops.schema import LATEST
-from .passes import ALL
-from .passes.raise_activations import RaiseActivations
 from .pipeline import Pass, PassRecord, Pipeline
 from .plan import Plan
-from .plugins import KNOWN, find
 from .provenance import place
 from .report import (
     Change,
@@ -52,16 +50,8 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .passes.tiling import Tile
 
-RUNTIMES: Final = ("ort-cpu", "ort-cuda")
-"""Targets that take a model with ops of ONNX Runtime."""
-
 TARGETS: Final = ("onnx", *RUNTIMES, "xla-cpu", "xla-cuda", "xla-tpu")
 """What `optimize` can write for; `graphopt.lowering.targets` are those that can run."""
-
-Fuse: TypeAlias = Literal["auto", "max"]
-
-LEVELS: Final = (0, 1, 2)
-"""0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
 
 
 @dataclass(frozen=True)
@@ -442,63 +432,6 @@ def _tried(given: Graph, special: Specialized, seed: int) -> str:
     from .freed import try_sizes  # which runs graphs; most are not freed
 
     return try_sizes(given, special, seed)
-
-
-def choose(
-    *,
-    level: int = 2,
-    passes: Iterable[str | Pass] | None = None,
-    add: Iterable[str | Pass] = (),
-    skip: Iterable[str] = (),
-    target: str = "onnx",
-    fuse: Fuse = "auto",
-) -> Pipeline:
-    """The pipeline for a level, or of just these ``passes``; see `optimize`.
-
-    A pass that is added takes the place of one of its name, or comes last.
-    """
-    if level not in LEVELS:
-        raise UsageError(f"there is no level {level}; known: 0, 1, 2")
-    if passes is not None:
-        chosen = [_pass(p) for p in _listed(passes)]
-    else:
-        chosen = [cls() for cls in ALL if cls.level <= level]
-        if target == "onnx":  # any runtime: few have Swish
-            plain = RaiseActivations(swish=False)
-            chosen = [plain if p == RaiseActivations() else p for p in chosen]
-    for extra in map(_pass, _listed(add)):
-        names = [p.name for p in chosen]
-        if extra.name in names:
-            chosen[names.index(extra.name)] = extra
-        else:
-            chosen.append(extra)
-    for name in [skip] if isinstance(skip, str) else skip:
-        if name not in KNOWN and all(p.name != name for p in chosen):
-            raise UsageError(f"unknown pass {name!r}{nearest(name, KNOWN)}")
-        chosen = [p for p in chosen if p.name != name]
-    if level == 1:
-        chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
-    last = tuple([p for p in chosen if p.trades])
-    chosen = [p for p in chosen if not p.trades]
-    pipeline = Pipeline(tuple(chosen) if level or passes is not None else ())
-    if last:
-        pipeline = dataclasses.replace(pipeline, then=Pipeline(last, rounds=1))
-    if target not in RUNTIMES or passes is not None or level < 2:
-        return pipeline
-    from .lowering.ort.pipeline import lowered  # which reads the table of kernels
-
-    return lowered(pipeline, target, most=fuse == "max")
-
-
-def _listed(given: str | Pass | type[Pass] | Iterable[str | Pass]) -> list[Any]:
-    """One pass, or several."""
-    return [given] if isinstance(given, str | Pass | type) else list(given)
-
-
-def _pass(spec: str | Pass | type[Pass]) -> Pass:
-    if isinstance(spec, type) and issubclass(spec, Pass):
-        return spec()
-    return spec if isinstance(spec, Pass) else find(spec)
 
 
 def with_opset(graph: Graph, opset: Wanted) -> Graph:

@@ -40,7 +40,7 @@ ORDER = [
         "programs",
         "plugins",
     ),
-    *("driver", "api"),
+    *("levels", "driver", "api"),
     "training",
     "testing",
     "cli",

@@ -37,7 +37,7 @@ def attention(queries: int = 256, keys: int = 256, size: int = 8) -> Graph:
 
 
 def branches(width: int = 4, size: int = 1024) -> Graph:
-    """Large values side by side, each of which only its sum is wanted, all large first."""
+    """Large values, all made first; of each only its sum is wanted."""
     a = x(size)
     large = [
         ops.Softmax(ops.Mul(a, ops.Constant(np.float32(i + 1)))) for i in range(width)
