@@ -107,7 +107,6 @@ def lowered(
     )
     tidy = tuple([cls() for cls in TIDY])
     first = (
-        *where_on(TileCausal()),
         LowerAttention(),
         LowerRotary(),
         SinkTransposes(),
@@ -120,6 +119,7 @@ def lowered(
     # Sums are spelled last: Algebra would have them be additions again.
     merging = where_on(MergeSiblings())
     then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
-    if pipeline.then is not None:
+    if pipeline.then is not None:  # what tiles finds causal attention in parts already
         then = replace(pipeline.then, then=then)
+    then = Pipeline(where_on(TileCausal()), then=then)
     return replace(pipeline, then=then, opset=kernels.opset)

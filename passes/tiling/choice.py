@@ -23,7 +23,7 @@ THRESHOLDS: Final = (0.5, 0.25, 0.125, 0.0625)
 START: Final = 200_000
 """Operations that could be done while one more op is started."""
 
-GAIN: Final = 0.02
+GAIN: Final = 0.05
 """What is nearer to the budget by less than this share of it is no nearer."""
 
 FINEST: Final = 512

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
+from graphopt.errors import TypeMismatch
 from graphopt.index import Kind, tiling
 from graphopt.ir import Op, Value
 from graphopt.ops import (
@@ -75,7 +76,10 @@ def piece(op: Op, operands: Operands, place: Place) -> Op | Value | Miss:
     assert domain is not None
     handler = HANDLERS.get(type(op))
     if handler is not None:
-        made = handler(op, operands, place)
+        try:
+            made = handler(op, operands, place)
+        except TypeMismatch as error:
+            return miss(f"{op.label} does not take parts: {error.message}", op)
     else:
         plan = tiling(domain, place.axis)
         if plan.kind not in (Kind.PARALLEL, Kind.REDUCED) or plan.added:
@@ -116,6 +120,8 @@ def _windowed(op: Any, operands: Operands, place: Place) -> Op | Miss:
     """A convolution or pooling op, with only those pads that the tile reaches."""
     x = op.operands[0]
     read = place.part.reads[0]
+    if place.axis == "g":
+        return cast(Op, op).copy(operands=operands, group=place.size)
     if place.axis[:1] != "y" or read is None:
         return _plain(op, operands, place)
     lying = _lying(op)
