@@ -14,6 +14,7 @@ from .cost import cost
 from .errors import GraphoptError, UsageError
 from .inputs import usual
 from .ir import Graph
+from .lowering.ort.tiling import TileCausal
 from .passes.memory import SPACES, MemoryPlan, Space, plan_memory
 from .passes.tiling import Tile
 from .pipeline import Pipeline
@@ -195,8 +196,14 @@ def _refusal(best: Fitted) -> str:
 
 
 def with_tiles(pipeline: Pipeline, tile: Tile) -> Pipeline:
-    """The pipeline with tiles between what improves a graph and what lowers it."""
-    return replace(pipeline, then=Pipeline((tile,), rounds=1, then=pipeline.then))
+    """The pipeline with tiles between what improves a graph and what lowers it.
+
+    Causal attention is in parts by then: those save work, too.
+    """
+    then = pipeline.then
+    if then is not None and {p.name for p in then.passes} == {TileCausal.name}:
+        return replace(pipeline, then=with_tiles(then, tile))
+    return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))
 
 
 def parse_size(text: str) -> int:

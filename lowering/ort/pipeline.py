@@ -119,7 +119,8 @@ def lowered(
     # Sums are spelled last: Algebra would have them be additions again.
     merging = where_on(MergeSiblings())
     then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
-    if pipeline.then is not None:  # what tiles finds causal attention in parts already
-        then = replace(pipeline.then, then=then)
+    trades = pipeline.then
+    if trades is not None and any(p.trades for p in trades.passes):
+        then = replace(trades, then=then)  # which find causal attention in parts
     then = Pipeline(where_on(TileCausal()), then=then)
     return replace(pipeline, then=then, opset=kernels.opset)
