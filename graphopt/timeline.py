@@ -78,7 +78,7 @@ def memory_lines(found: Json) -> Iterator[str]:
     }[found["proof"]]
     yield from table(
         [
-            ("arena", mib(found["peak_bytes"])),
+            ("activations, in one arena", mib(found["peak_bytes"])),
             ("weights", mib(found["constant_bytes"])),
             ("inputs", mib(found["input_bytes"])),
             ("outputs", mib(found["output_bytes"])),
@@ -86,6 +86,9 @@ def memory_lines(found: Json) -> Iterator[str]:
         ]
     )
     yield proof
+    orders = found.get("orders")
+    if orders and orders["best"] < orders["file"] and found["order"] == "file":
+        yield f"in the best order that was found it is {mib(orders['best'])}"
     if found["without_size"]:
         yield f"not counted: {found['without_size']} values of unknown size"
     if not found["steps"]:

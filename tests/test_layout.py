@@ -28,7 +28,17 @@ ORDER = [
     "specialize",
     "passes",
     "lowering",
-    *("extract", "freed", "bisect", "explain", "report", "timeline", "limits", "tuning", "page"),
+    *(
+        "extract",
+        "freed",
+        "bisect",
+        "explain",
+        "report",
+        "timeline",
+        "limits",
+        "tuning",
+        "page",
+    ),
     *(
         "artifact",
         "bench",
