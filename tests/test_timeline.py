@@ -42,9 +42,8 @@ def test_the_table_says_what_is_live_at_the_peak(command: Command, model: Path) 
 
 
 def test_the_object_has_each_block_and_step(command: Command, model: Path) -> None:
-    code, out, _ = command(
-        "inspect", model, "--memory", "--json", "--target", "ort-cpu"
-    )
+    words = ("inspect", model, "--memory", "--json")
+    code, out, _ = command(*words, "--target", "ort-cpu")
     found = json.loads(out)
     assert code == 0
     assert found["target"] == "ort-cpu"
