@@ -57,7 +57,9 @@ class Tasks:
             if task.workspace < 0:
                 raise ValueError(f"task {i}: the workspace is negative")
             if not made.isdisjoint(task.makes):
-                raise ValueError(f"task {i} makes buffer {min(made & task.makes)} again")
+                raise ValueError(
+                    f"task {i} makes buffer {min(made & task.makes)} again"
+                )
             if not task.makes.isdisjoint(task.reads):
                 raise ValueError(f"task {i} reads what it makes")
             for above, below in task.over:
@@ -164,9 +166,7 @@ def first_order(before: Sequence[Collection[int]]) -> tuple[int, ...]:
     return tuple(order)
 
 
-def in_place(
-    tasks: Tasks, task: int, dying: Collection[int]
-) -> list[tuple[int, int]]:
+def in_place(tasks: Tasks, task: int, dying: Collection[int]) -> list[tuple[int, int]]:
     """The pairs (made, read) of a task that share memory, if ``dying`` die at its step.
 
     Those that save most are taken first, of equals the one stated first, each buffer in
@@ -214,7 +214,9 @@ def peak(tasks: Tasks, order: Order) -> int:
 def check_order(tasks: Tasks, order: Order) -> None:
     """Raise ValueError unless each task is there once, after all that it needs."""
     if sorted(order) != list(range(len(tasks.tasks))):
-        raise ValueError(f"no order of {len(tasks.tasks)} tasks: some lack or come twice")
+        raise ValueError(
+            f"no order of {len(tasks.tasks)} tasks: some lack or come twice"
+        )
     done: set[int] = set()
     for i in order:
         if not tasks.before[i] <= done:
