@@ -1,87 +1,18 @@
-"""Branchy networks as tasks with the bytes of their activations, made by plain code.
+"""Branchy networks: U-Nets, DenseNet, Inception, cells, random wirings, pyramids.
 
-Sizes are those of float32 at batch 1, in the order in which a program writes the ops.
-The network's input is the caller's and no buffer; outputs are kept. Elementwise ops and
-norms may compute in place. Convolutions hold no workspace.
+Norms of inference are in the weights of the convolutions before them.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from graphopt.passes.memory import Task, Tasks
-
-Shape = tuple[int, int, int]
-"""Channels, height, width."""
+from networks import Net, Tensor
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a network: its buffer, None for the network's input."""
-
-    buffer: int | None
-    shape: Shape
-
-
-class Net:
-    """A network under construction; each method is an op that adds one task."""
-
-    def __init__(self, channels: int, height: int, width: int) -> None:
-        self.input = Tensor(None, (channels, height, width))
-        self._tasks: list[Task] = []
-        self._sizes: list[int] = []
-
-    def op(self, shape: Shape, *reads: Tensor, in_place: bool = False) -> Tensor:
-        """Any op: of what it reads comes a tensor of this shape."""
-        made = len(self._sizes)
-        self._sizes.append(4 * shape[0] * shape[1] * shape[2])
-        read = frozenset(r.buffer for r in reads if r.buffer is not None)
-        over = tuple((made, buffer) for buffer in sorted(read)) if in_place else ()
-        self._tasks.append(Task(read, frozenset({made}), frozenset(), 0, over))
-        return Tensor(made, shape)
-
-    def conv(self, x: Tensor, channels: int, stride: int = 1) -> Tensor:
-        """A convolution, pooling or resizing: padded so that only strides matter."""
-        _, height, width = x.shape
-        return self.op((channels, -(-height // stride), -(-width // stride)), x)
-
-    def pool(self, x: Tensor, stride: int = 1) -> Tensor:
-        return self.conv(x, x.shape[0], stride)
-
-    def up(self, x: Tensor, channels: int, factor: int = 2) -> Tensor:
-        return self.op((channels, x.shape[1] * factor, x.shape[2] * factor), x)
-
-    def act(self, x: Tensor) -> Tensor:
-        """An elementwise op, or a norm with fixed statistics."""
-        return self.op(x.shape, x, in_place=True)
-
-    def add(self, *xs: Tensor) -> Tensor:
-        """The sum of tensors of one shape, by one op for two of them."""
-        total = xs[0]
-        for x in xs[1:]:
-            total = self.op(x.shape, total, x, in_place=True)
-        return total
-
-    def concat(self, *xs: Tensor) -> Tensor:
-        return self.op((sum(x.shape[0] for x in xs), *xs[0].shape[1:]), *xs)
-
-    def conv_act(self, x: Tensor, channels: int, stride: int = 1) -> Tensor:
-        return self.act(self.conv(x, channels, stride))
-
-    def separable(self, x: Tensor, channels: int, stride: int = 1) -> Tensor:
-        """Relu, depthwise and pointwise convolution, norm."""
-        inner = self.conv(self.act(x), x.shape[0], stride)
-        return self.act(self.conv(inner, channels))
-
-    def tasks(self, *outputs: Tensor) -> Tasks:
-        kept = frozenset(t.buffer for t in outputs if t.buffer is not None)
-        return Tasks(tuple(self._tasks), tuple(self._sizes), kept)
-
-
-def u_net(depth: int = 4, channels: int = 32, size: int = 256) -> Tasks:
+def u_net(depth: int = 4, channels: int = 32, size: int = 256) -> Net:
     """Ronneberger et al., MICCAI 2015: two convolutions a level, skips by Concat."""
     net = Net(3, size, size)
     x, skips = net.input, []
@@ -93,10 +24,10 @@ def u_net(depth: int = 4, channels: int = 32, size: int = 256) -> Tasks:
     for level in reversed(range(depth)):
         x = net.concat(skips[level], net.up(x, channels << level))
         x = net.conv_act(net.conv_act(x, channels << level), channels << level)
-    return net.tasks(net.conv(x, 2))
+    return net.ending(net.conv(x, 2))
 
 
-def attention_u_net(depth: int = 3, channels: int = 32, size: int = 256) -> Tasks:
+def attention_u_net(depth: int = 3, channels: int = 32, size: int = 256) -> Net:
     """Oktay et al., 2018: a gate on each skip, of what comes from below."""
     net = Net(3, size, size)
     x, skips = net.input, []
@@ -110,13 +41,13 @@ def attention_u_net(depth: int = 3, channels: int = 32, size: int = 256) -> Task
         x = net.conv_act(net.up(x, x.shape[0]), width)
         gate = net.add(net.conv(x, width // 2), net.conv(skip, width // 2))
         gate = net.act(net.conv(net.act(gate), 1))
-        x = net.concat(x, net.op(skip.shape, skip, gate, in_place=True))
+        x = net.concat(x, net.op(skip.shape, skip, gate, kind="activation"))
         x = net.conv_act(net.conv_act(x, width), width)
-    return net.tasks(net.conv(x, 1))
+    return net.ending(net.conv(x, 1))
 
 
-def nested_u_net(depth: int = 3, channels: int = 32, size: int = 256) -> Tasks:
-    """Zhou et al., U-Net++, 2018: columns of nodes, each of all before it in its row."""
+def nested_u_net(depth: int = 3, channels: int = 32, size: int = 256) -> Net:
+    """Zhou et al., U-Net++, 2018: columns of nodes, each of its row before it."""
     net = Net(3, size, size)
     rows: list[list[Tensor]] = [[] for _ in range(depth + 1)]
     for column in range(depth + 1):
@@ -128,28 +59,27 @@ def nested_u_net(depth: int = 3, channels: int = 32, size: int = 256) -> Tasks:
                 x = net.pool(rows[level - 1][0], 2) if level else net.input
             x = net.conv_act(net.conv_act(x, channels << level), channels << level)
             rows[level].append(x)
-    return net.tasks(net.conv(rows[0][-1], 1))
+    return net.ending(net.conv(rows[0][-1], 1))
 
 
-def dense_block(layers: int = 8, growth: int = 32, size: int = 56) -> Tasks:
+def dense_block(layers: int = 8, growth: int = 32, size: int = 56) -> Net:
     """A block of DenseNet (Huang et al., CVPR 2017), each layer by its own Concat."""
     net = Net(64, size, size)
     features = [net.conv(net.input, 64)]
     for _ in range(layers):
         x = net.concat(*features) if len(features) > 1 else features[0]
-        x = net.act(net.act(x))
-        x = net.act(net.act(net.conv(x, 4 * growth)))
+        x = net.conv_act(net.act(net.act(x)), 4 * growth, kernel=1)
         features.append(net.conv(x, growth))
-    return net.tasks(net.concat(*features))
+    return net.ending(net.concat(*features))
 
 
-def inception(modules: int = 1, size: int = 35) -> Tasks:
+def inception(modules: int = 1, size: int = 35) -> Net:
     """Modules of InceptionV3's three kinds (Szegedy et al., CVPR 2016)."""
     net = Net(192, size, size)
     x = net.conv_act(net.input, 192)
     for _ in range(modules):
-        one = net.conv_act(x, 64)
-        five = net.conv_act(net.conv_act(x, 48), 64)
+        one = net.conv_act(x, 64, kernel=1)
+        five = net.conv_act(net.conv_act(x, 48, kernel=1), 64, kernel=5)
         three = net.conv_act(net.conv_act(net.conv_act(x, 64), 96), 96)
         x = net.concat(one, five, three, net.conv_act(net.pool(x), 32))
     down = net.conv_act(x, 384, 2)
@@ -170,7 +100,7 @@ def inception(modules: int = 1, size: int = 35) -> Tasks:
         wider = [net.conv_act(double, 384), net.conv_act(double, 384)]
         pooled = net.conv_act(net.pool(x), 192)
         x = net.concat(one, net.concat(*wide), net.concat(*wider), pooled)
-    return net.tasks(x)
+    return net.ending(x)
 
 
 Edge = tuple[str, int]
@@ -188,15 +118,15 @@ DARTS_REDUCE: Final[Sequence[Edge]] = (
 
 def cells(
     genotypes: Sequence[tuple[Sequence[Edge], int]], channels: int = 36, size: int = 32
-) -> Tasks:
+) -> Net:
     """Cells (edges, stride) of two inputs each, as DARTS stacks them."""
     net = Net(3, size, size)
-    older = newer = net.act(net.conv(net.input, 3 * channels))
+    older = newer = net.conv(net.input, 3 * channels)
     for edges, stride in genotypes:
         channels *= stride
         states = [
             _fitted(net, older, channels, newer.shape[1]),
-            net.act(net.conv(net.act(newer), channels)),
+            net.conv(net.act(newer), channels, kernel=1),
         ]
         for left, right in zip(edges[::2], edges[1::2], strict=True):
             ends = [
@@ -205,11 +135,11 @@ def cells(
             ]
             states.append(net.add(*ends))
         older, newer = newer, net.concat(*states[2:])
-    return net.tasks(newer)
+    return net.ending(newer)
 
 
 def _fitted(net: Net, x: Tensor, channels: int, size: int) -> Tensor:
-    return net.act(net.conv(net.act(x), channels, x.shape[1] // size))
+    return net.conv(net.act(x), channels, x.shape[1] // size, 1)
 
 
 def _edge(net: Net, op: str, x: Tensor, channels: int, stride: int) -> Tensor:
@@ -222,7 +152,7 @@ def _edge(net: Net, op: str, x: Tensor, channels: int, stride: int) -> Tensor:
     return x if stride == 1 else _fitted(net, x, channels, x.shape[1] // stride)
 
 
-def random_cells(seed: int, count: int = 2, nodes: int = 5) -> Tasks:
+def random_cells(seed: int, count: int = 2, nodes: int = 5) -> Net:
     """Cells of the search space of DARTS, drawn from it."""
     rng = random.Random(seed)
     kinds = ("separable", "dilated", "pool", "skip")
@@ -237,7 +167,7 @@ def random_cells(seed: int, count: int = 2, nodes: int = 5) -> Tasks:
 Edges = Iterable[tuple[int, int]]
 
 
-def rand_wire(edges: Edges, channels: int = 78, size: int = 28) -> Tasks:
+def rand_wire(edges: Edges, channels: int = 78, size: int = 28) -> Net:
     """A stage of RandWire (Xie et al., ICCV 2019) over undirected edges.
 
     Each goes from its lower to its higher node; a node adds what comes in, then relu,
@@ -253,7 +183,7 @@ def rand_wire(edges: Edges, channels: int = 78, size: int = 28) -> Tasks:
         inner = net.add(*sources) if sources else x
         values.append(net.separable(inner, channels, 1 if sources else 2))
     read = {low for low, _ in ordered}
-    return net.tasks(net.add(*(v for i, v in enumerate(values) if i not in read)))
+    return net.ending(net.add(*(v for i, v in enumerate(values) if i not in read)))
 
 
 def small_world(
@@ -299,7 +229,7 @@ def preferential(seed: int, nodes: int = 32, links: int = 5) -> Edges:
 
 def pyramid(
     levels: int = 5, repeats: int = 3, channels: int = 64, size: int = 64
-) -> Tasks:
+) -> Net:
     """A BiFPN (Tan et al., EfficientDet, CVPR 2020): up and down, each node a sum."""
     net = Net(channels, 2 * size, 2 * size)
     x, rows = net.input, []
@@ -318,10 +248,10 @@ def pyramid(
             total = net.add(*ends, net.pool(outer[-1], 2))
             outer.append(net.separable(total, channels))
         rows = outer
-    return net.tasks(*rows)
+    return net.ending(*rows)
 
 
-def high_resolution(branches: int = 4, modules: int = 2, size: int = 64) -> Tasks:
+def high_resolution(branches: int = 4, modules: int = 2, size: int = 64) -> Net:
     """A stage of HRNet (Wang et al., 2019): branches of residual blocks, all fused."""
     net = Net(32, size, size)
     rows = [net.conv_act(net.input, 32)]
@@ -345,10 +275,10 @@ def high_resolution(branches: int = 4, modules: int = 2, size: int = 64) -> Task
                 ends.append(x)
             fused.append(net.act(net.add(*ends)))
         rows = fused
-    return net.tasks(*rows)
+    return net.ending(*rows)
 
 
-NETWORKS: Final[dict[str, Callable[[], Tasks]]] = {
+NETWORKS: Final[dict[str, Callable[[], Net]]] = {
     "u-net": u_net,
     "attention u-net": attention_u_net,
     "u-net++ 3": nested_u_net,
@@ -378,3 +308,6 @@ NETWORKS: Final[dict[str, Callable[[], Tasks]]] = {
     "hrnet": high_resolution,
 }
 """All networks by name, small ones of about 60 ops and larger ones."""
+
+TRAINED: Final = ("u-net", "densenet block", "inception 12 modules", "darts 8 cells")
+"""Those that are also measured as training steps."""

@@ -1,15 +1,21 @@
-"""What comes before and after each task in any order, and bytes that no order avoids."""
+"""What is before and after each task in any order, and bytes that no order avoids."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+<<<<<<< HEAD
+=======
+from typing import Any, TypeAlias
+>>>>>>> order
 
 import numpy as np
 
 from .tasks import Order, Tasks
+
+Bits: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ def relations(
     above = [0] * len(before)
     below = [0] * len(before)
     for i in order:
-        above[i] = reduce(or_, (above[j] | 1 << j for j in before[i]), 0)
+        above[i] = _union(above, before[i]) | _sum_of_bits(before[i])
     for i in reversed(order):
         mine = below[i] | 1 << i
         for j in before[i]:
@@ -53,29 +59,68 @@ def cuts(known: Relations, order: Order) -> list[int]:
     return found[::-1] or [0]
 
 
-def lower_bounds(tasks: Tasks, known: Relations) -> list[int]:
-    """For each task, bytes that are live at its step in any order.
+def lower_bound(tasks: Tasks, known: Relations) -> int:
+    """Bytes that the highest step of any order holds at least.
 
-    They are what it makes itself, and what tasks above it made that it or tasks below
-    it read, or that is kept.
+    At each step these are what the task makes, and what tasks above it made that it or
+    tasks below it read, or that is kept; kept buffers are all live at the last one.
     """
     count = len(tasks.tasks)
-    bound = np.zeros(count, np.int64)
-    for i, task in enumerate(tasks.tasks):
-        may_die = {b for b in task.reads if may_die_at(tasks, known, i, b)}
-        bound[i] = tasks.at_step(i, may_die)
-    everyone = (1 << count) - 1
+    bound = np.array(_least_steps(tasks, known), np.int64)
     for buffer, size in enumerate(tasks.sizes):
-        if not size:
-            continue
         maker = tasks.maker[buffer]
-        made = everyone if maker is None else known.below[maker]
-        if buffer not in tasks.kept:
-            readers = tasks.readers[buffer]
-            made &= reduce(or_, (known.above[r] | 1 << r for r in readers), 0)
-        if made:
-            bound[_bits(made, count)] += size
-    return [int(b) for b in bound]
+        made = -1 if maker is None else known.below[maker]
+        bound[_bits(made & _until(tasks, known, buffer), count)] += size
+    ends = tasks.given, sum(tasks.sizes[b] for b in tasks.kept)
+    return max(*ends, int(bound.max(initial=0)))
+
+
+def branch_bound(tasks: Tasks, known: Relations) -> int:
+    """Like `lower_bound`, by what runs last before a task, or first after one.
+
+    Of all that is above a task, something runs last, and then all the rest has run; so
+    too the first of all below one. It looks at all pairs of tasks and buffers.
+    """
+    count = len(tasks.tasks)
+    sizes = np.array(tasks.sizes, np.int64)
+    until = [_until(tasks, known, buffer) for buffer in range(len(sizes))]
+    needed = _table(until, count).T
+    read_below = _table(
+        [
+            -1 if buffer in tasks.kept else _union(known.above, readers)
+            for buffer, readers in enumerate(tasks.readers)
+        ],
+        count,
+    ).T
+    makers = np.array([count if m is None else m for m in tasks.maker], np.intp)
+    made = _table([bits | 1 << count for bits in known.above], count + 1)[:, makers]
+    least = _least_steps(tasks, known)
+    bound = 0
+    for i in range(count):
+        last = _ends(tasks.before[i], known.below)
+        if len(last) > 1:
+            each = (
+                least[p] + _total(made[i] & needed[p] & (makers != p), sizes)
+                for p in last
+            )
+            bound = max(bound, min(each))
+        first = _ends(tasks.behind[i], known.above)
+        if len(first) > 1:
+            each = (
+                least[p] + _total(made[p] & (needed[p] | read_below[i]), sizes)
+                for p in first
+            )
+            bound = max(bound, min(each))
+    return bound
+
+
+def own_bound(tasks: Tasks) -> int:
+    """What the highest step reads and makes itself: all that is known at once."""
+    return max(
+        sum(tasks.sizes[b] for b in task.reads)
+        + tasks.at_step(i, task.reads - tasks.kept)
+        for i, task in enumerate(tasks.tasks)
+    )
 
 
 def may_die_at(tasks: Tasks, known: Relations, task: int, buffer: int) -> bool:
@@ -94,15 +139,46 @@ def must_die_at(tasks: Tasks, known: Relations, task: int, buffer: int) -> bool:
     return all(done >> r & 1 for r in tasks.readers[buffer])
 
 
-def own_bounds(tasks: Tasks) -> list[int]:
-    """For each task, what it reads and makes: all that is known without relations."""
-    bounds = []
-    for i, task in enumerate(tasks.tasks):
-        read = sum(tasks.sizes[b] for b in task.reads)
-        bounds.append(read + tasks.at_step(i, task.reads - tasks.kept))
-    return bounds
+def _least_steps(tasks: Tasks, known: Relations) -> list[int]:
+    """What each step adds at least to the bytes live before it."""
+    return [
+        tasks.at_step(i, {b for b in task.reads if may_die_at(tasks, known, i, b)})
+        for i, task in enumerate(tasks.tasks)
+    ]
 
 
-def _bits(mask: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _until(tasks: Tasks, known: Relations, buffer: int) -> int:
+    """The tasks that read a buffer or are above one that does; all if it is kept."""
+    if buffer in tasks.kept:
+        return -1
+    readers = tasks.readers[buffer]
+    return _union(known.above, readers) | _sum_of_bits(readers)
+
+
+def _union(sets: Sequence[int], places: Iterable[int]) -> int:
+    return reduce(or_, (sets[i] for i in places), 0)
+
+
+def _sum_of_bits(places: Iterable[int]) -> int:
+    return reduce(or_, (1 << i for i in places), 0)
+
+
+def _ends(places: Collection[int], beyond: Sequence[int]) -> list[int]:
+    """Those of the places beyond which there is none of the others."""
+    every = _sum_of_bits(places)
+    return [i for i in sorted(places) if not beyond[i] & every]
+
+
+def _total(chosen: Bits, sizes: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+    return int(sizes[chosen].sum())
+
+
+def _bits(mask: int, count: int) -> Bits:
+    """The lowest bits of an int as an array."""
+    mask &= (1 << count) - 1
     raw = np.frombuffer(mask.to_bytes(count // 8 + 1, "little"), np.uint8)
     return np.unpackbits(raw, bitorder="little")[:count].astype(bool)
+
+
+def _table(masks: Sequence[int], count: int) -> Bits:
+    return np.array([_bits(mask, count) for mask in masks], bool).reshape(-1, count)

@@ -1,8 +1,8 @@
 """Search over down-sets: sets of tasks that hold with each task all that it needs.
 
 What is live depends on the set of tasks that ran, not on their order, so orders that
-ran the same set are one state (Ahn et al., SERENITY, MLSys 2020). The states are visited
-by size, under a budget that no step may exceed. Two rules thin them out:
+ran the same set are one state (Ahn et al., SERENITY, MLSys 2020). States are visited by
+size, under a budget that no step may exceed. Two rules thin them out:
 
 - A task that fits into the budget and leaves no more live than it found is run at once.
 - So is a task whose followers, run at once by the first rule, bring it down to that.
@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 from .bounds import Relations, relations
 from .chains import Run, needed
-from .tasks import Tasks, first_order
+from .tasks import Tasks, first_order, turned
 
 Waits: TypeAlias = tuple[tuple[int, int], ...]
 """(bits of runs, bytes): the bytes die at a step if all these runs are done."""
@@ -37,7 +37,7 @@ Step: TypeAlias = tuple[int, int, Waits, Pairs]
 """(bytes added at the step, bytes added after it, what more may die, in place)."""
 
 State: TypeAlias = tuple[int, int, int]
-"""(runs that are done, bytes live after them, runs that can come next), sets as bits."""
+"""(runs that are done, bytes live after them, runs that can come next); bits of runs."""
 
 
 @dataclass
@@ -80,13 +80,13 @@ class Space:
         self.runs = runs
         before = needed(tasks, runs)
         known = relations(before, first_order(before))
-        self.before = [sum(1 << j for j in each) for each in before]
         self.below = known.below
-        self.behind: list[list[int]] = [[] for _ in runs]
-        for i, each in enumerate(before):
-            for j in each:
-                self.behind[j].append(i)
         self.steps = _steps(tasks, runs, known)
+        self.before = [sum(1 << j for j in each) for each in before]
+        self.behind = [[*each] for each in turned(before)]
+        for i, j in _alike(self.before, self.behind, self.steps):
+            self.before[j] |= 1 << i
+            self.behind[i].append(j)
         self.fixed = [_fixed(steps) for steps in self.steps]
         self.near = [sum(1 << j for j in each) for each in self.behind]
         for i, steps in enumerate(self.steps):
@@ -181,9 +181,10 @@ def search(space: Space, budget: int, width: int, meter: Meter) -> Found:
             del states[width:]
             complete = False
         for state in states:
-            if not meter.spend(state[2].bit_count()):
-                return Found(None)
             children, least = _children(space, state, budget)
+            costed = state[2].bit_count() + sum(len(path) for _, path in children)
+            if not meter.spend(costed):
+                return Found(None)
             over = min(over or least, least or over)
             for child, path in children:
                 if child[0] in came:
@@ -263,6 +264,30 @@ def _step(tasks: Tasks, i: int, deaths: dict[int, int]) -> Step:
         return tasks.at_step(i, sure), growth, tuple(waits.items()), ()
     pairs.sort(key=lambda pair: -pair[0])
     return tasks.at_step(i, ()), growth, tuple(waits.items()), tuple(pairs)
+
+
+def _alike(
+    before: Sequence[int], behind: Sequence[Sequence[int]], steps: Sequence[list[Step]]
+) -> list[tuple[int, int]]:
+    """Pairs of runs that can change places in any order; one may as well come first.
+
+    They need the same, are needed by the same, and read what dies with the same others.
+    """
+    last: dict[object, int] = {}
+    pairs = []
+    for i, mine in enumerate(steps):
+        if any(in_place for *_, in_place in mine):
+            continue
+        bit = 1 << i
+        shared = tuple(
+            (step, growth, frozenset((bits | bit, size) for bits, size in waits))
+            for step, growth, waits, _ in mine
+        )
+        key = before[i], tuple(behind[i]), shared
+        if key in last:
+            pairs.append((last[key], i))
+        last[key] = i
+    return pairs
 
 
 def _saved(pairs: Pairs, done: int) -> int:

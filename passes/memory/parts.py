@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from .bounds import lower_bounds, relations
+from .bounds import Relations, branch_bound, lower_bound, relations
 from .chains import runs
 from .down_sets import Meter, Space, search
 from .tasks import Tasks, part, peak, walk
@@ -23,6 +23,9 @@ CLOSE: Final = 200
 
 SMALL: Final = 64
 """Tasks of a part that is searched as a whole alone; windows are of at most as many."""
+
+BRANCHES: Final = 2_000
+"""Tasks of which all pairs with buffers are looked at for a bound."""
 
 WINDOWS: Final = (16, 32, SMALL)
 """Tasks that are ordered anew around a peak, the fewest first."""
@@ -46,9 +49,12 @@ class Part:
         self.peak = peak(self.tasks, self.order)
 
     @cached_property
+    def known(self) -> Relations:
+        return relations(self.tasks.before, self.tasks.file_order)
+
+    @cached_property
     def space(self) -> Space:
-        known = relations(self.tasks.before, self.tasks.file_order)
-        return Space(self.tasks, runs(self.tasks, known))
+        return Space(self.tasks, runs(self.tasks, self.known))
 
     @cached_property
     def unit(self) -> int:
@@ -57,7 +63,9 @@ class Part:
         return math.gcd(*self.tasks.sizes, *workspaces) or 1
 
     def improve(self, floor: int, meter: Meter) -> None:
-        """Search once, wider than the last time; peaks up to ``floor`` are good enough."""
+        """Search once, wider than last time; peaks up to ``floor`` are good enough."""
+        if self.width == FIRST_WIDTH and len(self.tasks.tasks) <= BRANCHES:
+            self.bound = max(self.bound, branch_bound(self.tasks, self.known))
         self.search(floor, meter)
         if len(self.tasks.tasks) > SMALL and self.peak > max(floor, self.bound):
             self.windows(floor, meter)
@@ -106,9 +114,8 @@ class Part:
         """Order anew a window in which the peak is; true if that fell."""
         lives = [self.tasks.given, *(live for _, live in walk(self.tasks, self.order))]
         inner = part(self.tasks, self.order, start, stop, lives[start])
-        known = relations(inner.before, inner.file_order)
-        bound = max(lower_bounds(inner, known))
-        window = Part(inner, tuple(range(len(inner.tasks))), bound, "")
+        window = Part(inner, tuple(range(len(inner.tasks))), 0, "")
+        window.bound = lower_bound(inner, window.known)
         before = window.peak
         share = meter.share(WINDOW_STEPS)
         while window.peak == before and window.bound < before and share.spend(0):

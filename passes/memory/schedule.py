@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal, TypeAlias
 
-from .bounds import cuts, lower_bounds, own_bounds, relations
+from .bounds import cuts, lower_bound, own_bound, relations
 from .down_sets import Meter
 from .orders import RANKS, greedy, reverse_depth_first
 from .parts import Part
 from .tasks import Order, Tasks, check_order, part, walk
 
 Proof: TypeAlias = Literal["optimal", "bound", "none"]
-"""Whether no order is better; else whether the bound looks at more than single steps."""
+"""That no order is better; else whether the bound is of more than single steps."""
 
 STEPS: Final = 1_000_000
 """Steps that a search may cost, unless it is told; some seconds' worth."""
@@ -56,7 +56,7 @@ def schedule(
     if len(tasks.tasks) > LARGEST:
         return _best(tasks, orders)
     known = relations(tasks.before, tasks.file_order)
-    floor = max(lower_bounds(tasks, known), default=0)
+    floor = lower_bound(tasks, known)
     joined = _joined(tasks, orders, cuts(known, tasks.file_order))
     while joined and meter.spend(0):
         highest = max(joined, key=lambda each: each.part.peak).part
@@ -128,6 +128,6 @@ def _best(tasks: Tasks, orders: Mapping[str, tuple[int, ...]]) -> Schedule:
         for name, order in orders.items()
     }
     name = min(peaks, key=lambda each: peaks[each])
-    bound = max(own_bounds(tasks))
+    bound = own_bound(tasks)
     proof: Proof = "optimal" if peaks[name] == bound else "none"
     return Schedule(orders[name], peaks[name], bound, proof, name)

@@ -22,7 +22,7 @@ def all_orders(tasks: Tasks) -> Iterator[tuple[int, ...]]:
 
 @st.composite
 def problems(draw: st.DrawFn, most: int = 7) -> Tasks:
-    """Tasks that read what earlier ones made, or what is given; in place now and then."""
+    """Tasks that read what others made, or what is given; in place now and then."""
     count = draw(st.integers(1, most))
     sizes = [draw(st.integers(0, 9)) for _ in range(draw(st.integers(0, 2)))]
     tasks = []
