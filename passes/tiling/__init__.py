@@ -30,7 +30,7 @@ class Tile(Pass):
     steps: int = 100
 
     def run(self, graph: Graph, log: Log) -> Graph:
-        meter = Meter({name: 1 for name in symbols_of(graph)})
+        meter = Meter(dict.fromkeys(symbols_of(graph), 1))
         needs = meter.needs(graph)
         if not needs.steps:
             return graph

@@ -1,4 +1,4 @@
-"""Which region to tile next, and how finely: what costs least and comes under a budget."""
+"""Which region to tile next, and how finely: for the least, to come under a budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphopt.rewrite import Miss
 
 from .follow import Followed, follow
 from .growth import coarsest, grown
-from .needs import Meter, Needs
+from .needs import Needs
 from .tiles import tile
 
 LARGE: Final = 0.1
@@ -115,7 +115,7 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
 
 
 def sizes(extent: int) -> list[int]:
-    """Sizes of tiles to try, the largest first: equal ones, and at most one remainder."""
+    """Sizes of tiles to try, the largest first: equal ones, and one remainder."""
     found: dict[int, None] = {}
     count = 2
     while count <= min(extent, FINEST):

@@ -145,7 +145,7 @@ def _lying(op: Any) -> Lying | None:
     if isinstance(op, Conv | QLinearConv):
         return op.known_windows()
     shape = op.operands[0].shape
-    return None if shape is None else op.windows(shape[2:])  # type: ignore[no-any-return]
+    return None if shape is None else op.windows(shape[2:])
 
 
 def _plain(op: Op, operands: Operands, place: Place) -> Op | Miss:
@@ -175,7 +175,9 @@ def _slice(op: Slice, operands: Operands, place: Place) -> Op | Value | Miss:
     """x[::s][i:j]: every s-th of what the tile reads"""
     cuts = op.cuts()
     at = int(place.axis[1:])
-    if cuts is None or not all(isinstance(c, int) for cut in cuts.values() for c in cut):
+    if cuts is None or not all(
+        isinstance(c, int) for cut in cuts.values() for c in cut
+    ):
         return miss("what it takes is not known", op)
     if at in cuts:
         cuts[at] = (0, cuts[at][1], place.size)

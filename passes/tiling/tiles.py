@@ -1,4 +1,4 @@
-"""Run a region tile by tile: `Tiled` for equal tiles, ops of their own for the others."""
+"""Run a region tile by tile: `Tiled` for equal tiles, else ops of their own."""
 
 from __future__ import annotations
 
@@ -198,9 +198,7 @@ class _Tiler:
             if v not in first.spans and not isinstance(v, Constant)
         ]
         number = Parameter(NUMBER, "number")
-        carried = [
-            Parameter(v.type, f"state_{i}") for i, v in enumerate(self.merged)
-        ]
+        carried = [Parameter(v.type, f"state_{i}") for i, v in enumerate(self.merged)]
         given: dict[Value, Value] = {}
         tiles, sizes = [], []
         for i, v in enumerate(cut):
@@ -218,9 +216,7 @@ class _Tiler:
             *states,
             *cut,
             *whole,
-            bodies=[
-                Graph([number, *carried, *tiles, *captured], made, name="tile")
-            ],
+            bodies=[Graph([number, *carried, *tiles, *captured], made, name="tile")],
             count=group.count,
             states=len(states),
             captures=len(whole),
