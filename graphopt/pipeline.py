@@ -27,9 +27,9 @@ from .text import format_op
 class Pass:
     """A function from Graph to Graph.
 
-    ``name`` is how people call it; ``level`` is the lowest ``-O`` that runs it. One that
-    ``trades`` (time for memory) runs once, when the others are done; its result is not
-    held to have no more ops.
+    ``name`` is how people call it; ``level`` is the lowest ``-O`` that runs it. One
+    that ``trades`` (time for memory) runs once, when the others are done; its result is
+    not held to have no more ops.
     """
 
     name: ClassVar[str] = ""

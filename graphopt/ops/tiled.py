@@ -39,7 +39,7 @@ NUMBER: Final = TensorType(DType.I64, ())
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Tile i of an operand: ``[start + i * step, start + i * step + size)`` of a dim."""
+    """Tile i of an operand: ``size`` positions of a dim from ``start + i * step``."""
 
     axis: int
     start: int
@@ -122,7 +122,9 @@ class Tiled(Composite, Control):
                 raise self.error(f"the last tile ends at {end}, the dim at {extent}")
         types: list[Type] = [
             holds(formal.type, value.type)
-            for formal, value in zip(body.inputs[1:], body.outputs[:states])
+            for formal, value in zip(
+                body.inputs[1:], body.outputs[:states], strict=False
+            )
         ]
         pieces = zip(body.outputs[states:], self.result_axes, strict=True)
         return [*types, *(_lined_up(piece.type, axis, count) for piece, axis in pieces)]
@@ -139,7 +141,7 @@ class Tiled(Composite, Control):
             parts.append(resized(self.types[i], axis, extent))
         return [NUMBER, *given], [*self.types[: int(self.states)], *parts]
 
-    def compute(
+    def compute(  # type: ignore[override]
         self, xp: Namespace, *operands: Array, run: Run
     ) -> Array | tuple[Array, ...]:
         where, count = self.parts, int(self.count)
@@ -226,8 +228,8 @@ class Tiled(Composite, Control):
                 parameter = Parameter(x.type, tile.name)
                 captured.append(parameter)
                 kept.append(x)
-                first = Add(Mul(number, _int(cut.step)), _int(cut.start))
-                first = Reshape(first, vector(1))
+                along = Add(Mul(number, _int(cut.step)), _int(cut.start))
+                first = Reshape(along, vector(1))
                 last = Add(first, vector(cut.size))
                 given.append(_part(parameter, cut.axis, first, last))
         whole = body.inputs[1 + where.stop :]
@@ -303,9 +305,8 @@ def _int(number: int) -> Value:
 
 def _part(x: Value | None, axis: int, first: Value, last: Value) -> Value:
     assert x is not None
-    if isinstance(first, Constant) and x.shape is not None:
-        if first.ints == (0,) and last.ints == (x.shape[axis],):
-            return x
+    if x.shape and first.ints == (0,) and last.ints == (x.shape[axis],):
+        return x
     return Slice(x, first, last, vector(axis))
 
 

@@ -1,4 +1,4 @@
-"""Which region to tile next, and how finely: what costs least and comes under a budget."""
+"""Which region to tile next, and how finely: for the least, to come under a budget."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
 
 
 def sizes(extent: int) -> list[int]:
-    """Sizes of tiles to try, the largest first: equal ones, and at most one remainder."""
+    """Sizes of tiles to try, the largest first: equal ones, and one remainder."""
     found: dict[int, None] = {}
     count = 2
     while count <= min(extent, FINEST):

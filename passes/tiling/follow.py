@@ -1,4 +1,4 @@
-"""Which dims of a region's values move together with one of them: its index maps say."""
+"""Which dims of a region's values move together with one of them, by index maps."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _closed(
 ) -> Followed | Miss:
     """The outputs of what is cut; a miss where a part of it needs all of another."""
     ordered = {op: axes[op] for op in graph.ops if op in axes}
-    kept = {v for v in graph.outputs}
+    kept = set(graph.outputs)
     outputs: list[Value] = []
     after: set[Op] = set()  # ops beside the region that need it
     for op in graph.ops:
@@ -179,8 +179,12 @@ def _moved(domain: Domain, term: Term, ratio: Fraction) -> Axis | str:
         return Axis(term.axes[0], ratio / max(inner, 1))
     if isinstance(term, Affine) and term.axes:
         written = {a for map_ in domain.maps.results for t in map_ for a in t.axes}
-        moving = [(a, c) for a, c in term.coefficients if a in written]
-        if len(moving) == 1 and isinstance(moving[0][1], int) and moving[0][1] > 0:
+        moving = [
+            (name, step)
+            for name, step in term.coefficients
+            if name in written and isinstance(step, int) and step > 0
+        ]
+        if len(moving) == 1:
             name, step = moving[0]
             return Axis(name, ratio / step)
     return f"the dim {term} does not move along one axis"

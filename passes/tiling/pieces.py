@@ -145,7 +145,7 @@ def _lying(op: Any) -> Lying | None:
     if isinstance(op, Conv | QLinearConv):
         return op.known_windows()
     shape = op.operands[0].shape
-    return None if shape is None else op.windows(shape[2:])  # type: ignore[no-any-return]
+    return None if shape is None else op.windows(shape[2:])
 
 
 def _plain(op: Op, operands: Operands, place: Place) -> Op | Miss:

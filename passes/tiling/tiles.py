@@ -1,4 +1,4 @@
-"""Run a region tile by tile: `Tiled` for equal tiles, ops of their own for the others."""
+"""Run a region tile by tile: `Tiled` for equal tiles, else ops of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one tile reads and makes of each value of a region, from its results backwards."""
+"""What one tile reads and makes of each value of a region, results first."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Windows:
             rows.append((start - self.spans[value][0], stop - start))
         for op, part in self.parts.items():
             rows.append(part.span[1] - part.span[0])
-            for value, read in zip(op.operands, part.reads, strict=True):
-                if value is not None and read is not None:
-                    start = read.span[0] - self.spans[value][0]
+            for operand, read in zip(op.operands, part.reads, strict=True):
+                if operand is not None and read is not None:
+                    start = read.span[0] - self.spans[operand][0]
                     rows.append((start, read.span[1] - read.span[0]))
                     rows.append((read.before, read.after))
         return tuple(rows)
@@ -86,9 +86,9 @@ def windows(region: Followed, lo: int, hi: int) -> Windows | Miss:
                 made = _scaled(*wanted, region.marks[result].ratio / axis.ratio)
                 assert made is not None
                 spans[result] = made
-        for value, read in zip(op.operands, part.reads, strict=True):
-            if value is not None and read is not None:
-                spans[value] = hull(spans.get(value), read.span)
+        for operand, read in zip(op.operands, part.reads, strict=True):
+            if operand is not None and read is not None:
+                spans[operand] = hull(spans.get(operand), read.span)
     return Windows(dict(reversed(parts.items())), spans, outputs)
 
 
