@@ -6,10 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-<<<<<<< HEAD
-=======
 from typing import Any, TypeAlias
->>>>>>> order
 
 import numpy as np
 
