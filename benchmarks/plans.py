@@ -1,4 +1,4 @@
-"""Memory plans of real models: peak against its bound, in the file's order and the best.
+"""Memory plans of real models: the arena against what is live, in two orders.
 
 For each model: ops and buffers, the arena in the order of the file and the most that is
 live in it, the same in the best order that was found, what is proved of that order, and
