@@ -108,7 +108,7 @@ def _same_meaning(kind: str, version: int, other: int) -> bool:
 
 def _lowest(graph: Graph, source: int) -> Opset:
     chosen = Opset(source)
-    for inner, op in graph.walk():
+    for inner, op in sorted(graph.walk(), key=lambda pair: bool(pair[1].bodies)):
         used = used_results(inner, op)
         if node_of(op, used, chosen.version) is None:
             needed = _first_opset(op, used, chosen.version)

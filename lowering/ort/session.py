@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from graphopt.errors import BackendMissing, GraphoptError, UnsupportedModel, UsageError
+from graphopt.errors import (
+    BackendMissing,
+    GraphoptError,
+    InvalidModel,
+    UnsupportedModel,
+    UsageError,
+)
 from graphopt.exporter.storage import data_path
 from graphopt.types import DType
 
 from .. import Array, Executable
 from .arena import given
 from .binding import Binding
+from .declared import hold_against
 from .libraries import CUDA_PROVIDER, unloadable, why_no_gpu
 from .processor import processor
 from .recipe import PROVIDERS, Recipe
@@ -39,6 +46,9 @@ _FOLDER_ENTRY: Final = "session.model_external_initializers_file_folder_path"
 _COUNTS_ENTRY: Final = "session.collect_node_memory_stats_to_file"
 
 _RECORD_ENTRY: Final = "session.record_ep_graph_assignment_info"
+
+_NO_MODEL: Final = ("INVALID_PROTOBUF", "No graph was found in the protobuf")
+"""What the runtime says of bytes that are no model."""
 
 _NARROW: Final = {
     f"tensor({name})": DType[ours]
@@ -157,8 +167,9 @@ class Session(Executable):
     folder for what the runtime makes of the model, and the times of its nodes;
     ``executed`` is a file for the former alone, ``counts`` one for what nodes allocate.
 
-    Raises BackendMissing, Refused where the runtime does not take the model, and
-    UsageError for a recipe that this runtime does not understand.
+    Raises OSError where the file cannot be read, InvalidModel where it is no model,
+    BackendMissing, Refused where the runtime does not take the model, and UsageError
+    for a recipe that this runtime does not understand.
     """
 
     def __init__(
@@ -191,6 +202,8 @@ class Session(Executable):
             options.add_session_config_entry(_COUNTS_ENTRY, os.fspath(counts))
         if not isinstance(model, bytes):
             model = os.fspath(model)
+            with open(model, "rb"):
+                pass  # which says why it cannot be read
         if self.recipe.provider != "cpu":
             options.add_session_config_entry(_RECORD_ENTRY, "1")
             _preload(onnxruntime)
@@ -215,10 +228,14 @@ class Session(Executable):
             i.name for i in self.session.get_overridable_initializers()
         )
         self.output_names = tuple(o.name for o in self.session.get_outputs())
+        self._needed = frozenset(self.input_names)
+        self._known = self._needed.union(self.optional_names)
         self.narrow = any(o.type in _NARROW for o in self.session.get_outputs())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self._check_names(inputs)
+        given = inputs.keys()
+        if not self._needed <= given <= self._known:
+            hold_against(self.session, inputs)
         narrow = self.narrow or any(map(_is_narrow, inputs.values()))
         try:
             if self._binding is not None:
@@ -232,6 +249,7 @@ class Session(Executable):
         except UsageError:
             raise
         except Exception as error:
+            hold_against(self.session, inputs)  # of which the runtime says too little
             raise RunFailed(f"ONNX Runtime failed: {_said(error)}") from None
         return dict(zip(self.output_names, results, strict=True))
 
@@ -300,16 +318,6 @@ class Session(Executable):
             options.add_run_config_entry(name, str(value))
         return options
 
-    def _check_names(self, inputs: Mapping[str, Array]) -> None:
-        known = (*self.input_names, *self.optional_names)
-        for name in inputs:
-            if name not in known:
-                listed = ", ".join(map(repr, known)) or "no inputs"
-                raise UsageError(f"no input is called {name!r}; the model has {listed}")
-        for name in self.input_names:
-            if name not in inputs:
-                raise UsageError(f"input {name!r} is missing")
-
     def _value(self, array: Array) -> Any:
         values = runtime().OrtValue
         if not _is_narrow(array):
@@ -347,6 +355,9 @@ def _opened(
             model, options, providers=providers, enable_fallback=0
         )
     except Exception as error:  # the runtime's errors have no base of their own
+        if any(said in str(error) for said in _NO_MODEL):
+            where = model if isinstance(model, str) else None
+            raise InvalidModel("not an ONNX model", where=where) from None
         raise Refused(f"ONNX Runtime refuses the model: {_said(error)}") from None
 
 
