@@ -11,11 +11,12 @@ import pytest
 from ordered_graphs import branchy, some_order
 
 import graphopt
-from graphopt import ops
+from graphopt import load, ops
 from graphopt.errors import BackendMissing, UnsupportedModel, UsageError
 from graphopt.exporter import save, to_proto
 from graphopt.exporter.storage import data_path
-from graphopt.ir import Graph, Op, Parameter
+from graphopt.ir import Graph, Parameter
+from graphopt.lowering.ort.measured import numbered
 from graphopt.lowering.ort.ordered import KEPT, honoured, reordered
 from graphopt.lowering.ort.recipe import Recipe, recipe_path
 from graphopt.lowering.ort.session import Session
@@ -65,7 +66,8 @@ def test_by_itself_the_runtime_has_another_order(tmp_path: Path) -> None:
 
 def test_nothing_but_the_order_changes() -> None:
     model = to_proto(branchy(1))
-    made = reordered(model, lambda graph: some_order(graph, 5))
+    graph = load(numbered(model))
+    made = reordered(model, graph, some_order(graph, 5))
     before, after = list(model.graph.node), list(made.graph.node)
     assert before != after
     assert sorted(map(str, before)) == sorted(map(str, after))
@@ -86,14 +88,9 @@ def test_what_bodies_read_comes_before_them() -> None:
         }"""
     model = onnx.parser.parse_model(text)
 
-    def order_of(graph: Graph) -> list[Op]:
-        exp, add, branch = (
-            next(op for op in graph.ops if op.kind == kind)
-            for kind in ("Exp", "Add", "If")
-        )
-        return [add, exp, branch]
-
-    made = reordered(model, order_of)
+    graph = load(numbered(model))
+    by_kind = {op.kind: op for op in graph.ops}
+    made = reordered(model, graph, [by_kind[kind] for kind in ("Add", "Exp", "If")])
     onnx.checker.check_model(made)
     kinds = [node.op_type for node in made.graph.node]
     assert kinds == ["Constant", "Add", "Exp", "If"]

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from onnx import ModelProto
 
@@ -24,6 +24,7 @@ from graphopt.importer import load
 from graphopt.ir import Graph, Op
 from graphopt.proto import free_names, subgraphs
 
+from .measured import measured, numbered
 from .recipe import Recipe
 from .session import Session, made_here
 
@@ -48,13 +49,15 @@ def honoured(
     order_of: OrderOf,
     *,
     recipe: Recipe | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Write ``source`` as the runtime optimizes it, in an order that is kept.
 
-    ``recipe`` says how ``source`` is opened, by default on the CPU. The recipe for
-    ``to`` comes back and is written beside it: sessions that `graphopt.session` opens
-    run its nodes in that order. Raises Refused, UsageError where ``order_of`` gives no
-    order, and UnsupportedModel for providers that write no models.
+    ``recipe`` says how ``source`` is opened, by default on the CPU. With ``inputs`` it
+    runs once, so that ``order_of`` is told of all types. The recipe for ``to`` comes
+    back and is written beside it: sessions that `graphopt.session` opens run its nodes
+    in that order. Raises Refused, UsageError where ``order_of`` gives no order, and
+    UnsupportedModel for providers that write no models.
     """
     recipe = recipe or Recipe()
     if recipe.provider != "cpu":
@@ -62,40 +65,39 @@ def honoured(
             f"models optimized for {recipe.provider} cannot be written and put in order"
         )
     target = Path(to)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".graphopt-") as folder:
-        executed = Path(folder, target.name)
-        Session(source, recipe=recipe, executed=executed)
-        model = ModelProto.FromString(executed.read_bytes())
-        ordered = reordered(model, order_of, executed.parent)
-        executed.write_bytes(ordered.SerializeToString(deterministic=True))
-        if data_path(executed).exists():
-            os.replace(data_path(executed), data_path(target))
-        os.replace(executed, target)
     kept = replace(
         recipe,
         session={**recipe.session, **KEPT},
         made_for=made_here(),
         reasons={**recipe.reasons, **_REASONS},
     )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".graphopt-") as folder:
+        executed = Path(folder, target.name)
+        Session(source, recipe=recipe, executed=executed)
+        model = ModelProto.FromString(executed.read_bytes())
+        if inputs is None:
+            graph = load(numbered(model), folder=executed.parent, apart=True)
+        else:
+            found = measured(model, inputs, folder=executed.parent, recipe=kept)
+            graph = found.graph
+        ordered = reordered(model, graph, order_of(graph))
+        executed.write_bytes(ordered.SerializeToString(deterministic=True))
+        Session(executed, recipe=kept)  # raises where it does not take its own model
+        if data_path(executed).exists():
+            os.replace(data_path(executed), data_path(target))
+        os.replace(executed, target)
     kept.save(target)
     return kept
 
 
-def reordered(
-    model: ModelProto, order_of: OrderOf, folder: Path | None = None
-) -> ModelProto:
-    """The model with its nodes in the order of ``order_of``; all else stays as it is.
+def reordered(model: ModelProto, graph: Graph, order: Sequence[Op]) -> ModelProto:
+    """The model with its nodes in an order of the ops of ``graph``, and nothing else.
 
-    What no op of the graph stands for comes before what reads it. Raises UsageError
-    where an op comes before what it reads, or is missing.
+    The graph is that of the `numbered` model. What no op of it stands for comes before
+    what reads it. Raises UsageError where an op comes before what it reads, or lacks.
     """
-    numbered = ModelProto()
-    numbered.CopyFrom(model)
-    for i, node in enumerate(numbered.graph.node):
-        node.name = str(i)
-    graph = load(numbered, folder=folder, apart=True)
     ranks: dict[int, int] = {}
-    for op, rank in ranks_of(order_of(graph), graph).items():
+    for op, rank in ranks_of(order, graph).items():
         for name in graph.sources.get(op, ()):
             if name.isdecimal():
                 ranks.setdefault(int(name), rank)

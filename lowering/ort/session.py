@@ -43,6 +43,8 @@ EXECUTED: Final = "executed.onnx"
 
 _FOLDER_ENTRY: Final = "session.model_external_initializers_file_folder_path"
 
+_COUNTS_ENTRY: Final = "session.collect_node_memory_stats_to_file"
+
 _RECORD_ENTRY: Final = "session.record_ep_graph_assignment_info"
 
 _NO_MODEL: Final = ("INVALID_PROTOBUF", "No graph was found in the protobuf")
@@ -163,7 +165,7 @@ class Session(Executable):
     and nodes end on the CPU for want of a kernel, or all of them for want of CUDA, a
     warning says so, `CpuFallback`; with ``strict`` that is an error. ``traces`` is a
     folder for what the runtime makes of the model, and the times of its nodes;
-    ``executed`` is a file for the former alone.
+    ``executed`` is a file for the former alone, ``counts`` one for what nodes allocate.
 
     Raises OSError where the file cannot be read, InvalidModel where it is no model,
     BackendMissing, Refused where the runtime does not take the model, and UsageError
@@ -181,6 +183,7 @@ class Session(Executable):
         strict: bool = False,
         traces: str | os.PathLike[str] | None = None,
         executed: str | os.PathLike[str] | None = None,
+        counts: str | os.PathLike[str] | None = None,
     ) -> None:
         onnxruntime = runtime()
         self.recipe = recipe or Recipe()
@@ -195,6 +198,8 @@ class Session(Executable):
             _trace(options, Path(traces))
         if executed is not None:
             _write(options, Path(executed))
+        if counts is not None:
+            options.add_session_config_entry(_COUNTS_ENTRY, os.fspath(counts))
         if not isinstance(model, bytes):
             model = os.fspath(model)
             with open(model, "rb"):
