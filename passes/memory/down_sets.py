@@ -37,7 +37,7 @@ Step: TypeAlias = tuple[int, int, Waits, Pairs]
 """(bytes added at the step, bytes added after it, what more may die, in place)."""
 
 State: TypeAlias = tuple[int, int, int]
-"""(bits of the runs that are done, bytes live after them, bits of those that can run)."""
+"""(bits of the runs that are done, bytes live then, bits of those that can run)."""
 
 
 @dataclass
