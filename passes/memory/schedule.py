@@ -17,7 +17,7 @@ from .tasks import Order, Tasks, check_order, part, walk
 Proof: TypeAlias = Literal["optimal", "bound", "none"]
 """That no order is better; else whether the bound is of more than single steps."""
 
-STEPS: Final = 1_000_000
+STEPS: Final = 3_000_000
 """Steps that a search may cost, unless it is told; some seconds' worth."""
 
 LARGEST: Final = 20_000
