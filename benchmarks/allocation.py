@@ -1,9 +1,9 @@
 """Offsets for buffers: what greedy orders and what the search find, and how soon.
 
-Reads files NAME.CAPACITY.csv with the columns id, lower, upper, size (those of Google's
-MiniMalloc, benchmarks/challenging). Each is packed to its capacity, or with `--least` as
-low as can be found. Peaks are relative to the capacity, and checked apart from what made
-them. The exit status is 1 if an instance is not packed to its capacity.
+Reads files NAME.CAPACITY.csv with the columns id, lower, upper, size, such as those in
+benchmarks/challenging of Google's MiniMalloc. Each is packed to its capacity, or with
+`--least` as low as can be found. Peaks are relative to the capacity; no line is printed
+before its packing is checked. The exit status is 1 if one is above its capacity.
 
 Without numba the search is plain Python; with it, it is compiled where that pays.
 """
@@ -22,6 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.passes.memory import STEPS, Buffer, lower_bound, pack
+
+COLUMNS = (
+    *("buffers", "bound", "best greedy", "peak", "proof"),
+    *("method", "steps", "s", "CPU s"),
+)
 
 
 def main() -> int:
@@ -73,7 +78,8 @@ def main() -> int:
         print(
             f"| {row['instance']} | {row['buffers']} | {row['bound']:.4f}"
             f" | {row['greedy']:.3f} | {row['peak']:.4f} | {row['proof']}"
-            f" | {row['method']} | {row['steps']} | {seconds:.2f} | {cpu_seconds:.2f} |",
+            f" | {row['method']} | {row['steps']}"
+            f" | {seconds:.2f} | {cpu_seconds:.2f} |",
             flush=True,
         )
     packed = sum(row["peak"] <= 1 for row in rows)
@@ -97,7 +103,7 @@ def read(path: Path) -> tuple[list[Buffer], int]:
 
 
 def check(buffers: Sequence[Buffer], offsets: Mapping[Any, int], peak: int) -> None:
-    """Raise AssertionError unless no two live buffers overlap, and the peak is right."""
+    """Raise AssertionError where live buffers overlap, or for a wrong peak."""
     top = 0
     for i, a in enumerate(buffers):
         start, stop = offsets[a.id], offsets[a.id] + a.size
