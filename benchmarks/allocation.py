@@ -43,10 +43,8 @@ def main() -> int:
     options = parser.parse_args()
     methods = ("search",) if options.no_solver else ("search", "constraint")
     print(_versions(), end="\n\n")
-    print(
-        "| | buffers | bound | best greedy | peak | proof | method | steps | s | CPU s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(f"| | {' | '.join(COLUMNS)} |")
+    print("|---" * (1 + len(COLUMNS)) + "|", flush=True)
     rows = []
     for path in _files(options.paths):
         buffers, capacity = read(path)

@@ -50,8 +50,6 @@ RUN: Final = 1600
 """Steps of the first runs; each round of runs has a fifth more."""
 PATIENCE: float = 3.0
 """Seconds after which it pays to load the compiled search; it finds the same."""
-COMPILING: Final = 20.0
-"""Seconds that must be left for that, as it may have to be compiled first."""
 SLICE: Final = {False: 10, True: 5000}
 """Steps between two looks at the clock: plain, compiled."""
 NOISE: Final = 0.3
@@ -78,7 +76,7 @@ def search(
     """Pack into ``capacity`` units by at most ``steps`` nodes of the tree.
 
     Found is the same with and without numba, unless `time.monotonic` passes the
-    deadline. With ``compile`` false numba is not asked for.
+    deadline. With ``compile`` false numba is not asked for: it may take its time.
     """
     taken = number = 0
     compiling = time.monotonic() + PATIENCE if compile else float("inf")
@@ -122,7 +120,7 @@ class _Run:
         """Visit so many nodes; from the moment ``compiling`` on by numba."""
         function: Advance = advance
         while self.steps < steps and (now := time.monotonic()) < deadline:
-            if now >= compiling and now + COMPILING <= deadline:
+            if now >= compiling:
                 function = self._compiled() or advance
             part = min(SLICE[function is not advance], steps - self.steps)
             status = function(self.problem, self.tree, self.room, self.choice, part)
