@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -346,6 +347,11 @@ def improve(
         notes.append(f"kept the original: {worse}")
     elif graph is start and original is given and narrow is None:
         notes.append("nothing to do")
+    elif target in RUNTIMES:
+        from .lowering.ort.costs import slower  # only for that runtime
+
+        fired = sum((Counter(record.fired) for record in records), Counter[str]())
+        notes += slower(fired, target.removeprefix("ort-"))
     if narrow is not None:
         checking = dataclasses.replace(checking, budget=narrow.allowed, keep_io=keep_io)
         graph, record, said = put(narrow, graph, target, opset)
