@@ -31,6 +31,7 @@ from .lowering.xla.platforms import (
 from .ops.schema import LATEST
 from .passes import ALL
 from .passes.raise_activations import RaiseActivations
+from .passes.tiling import Flash, Tile
 from .pipeline import Pass, Pipeline
 from .plan import Plan
 from .plugins import KNOWN, find
@@ -328,8 +329,7 @@ def improve(
             " for an XLA target with --inputs (inputs=… in Python) that take the other"
         )
     notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
-    trades = any(p.trades for p in pipeline.every)
-    if not trades and (worse := reason_to_keep(start, graph)):
+    if not pipeline.trading and (worse := reason_to_keep(start, graph)):
         graph = start
         notes.append(f"kept the original: {worse}")
     elif graph is start and original is given and narrow is None:
@@ -441,11 +441,9 @@ def choose(
         chosen = [p for p in chosen if p.name != name]
     if level == 1:
         chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
-    last = tuple([p for p in chosen if p.trades])
-    chosen = [p for p in chosen if not p.trades]
-    pipeline = Pipeline(tuple(chosen) if level or passes is not None else ())
-    if last:
-        pipeline = dataclasses.replace(pipeline, then=Pipeline(last, rounds=1))
+    if target in PLATFORMS and {p.name for p in chosen if p.trades} == {Tile.name}:
+        chosen.insert(0, Flash())  # there a loop over blocks costs nothing
+    pipeline = Pipeline.of(chosen if level or passes is not None else ())
     if target not in RUNTIMES or passes is not None or level < 2:
         return pipeline
     from .lowering.ort.pipeline import lowered  # which reads the table of kernels

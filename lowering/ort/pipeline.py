@@ -106,7 +106,8 @@ def lowered(
         if chosen[cls.name] != "none"
     )
     tidy = tuple([cls() for cls in TIDY])
-    first = (
+    causal = where_on(TileCausal())
+    lowering = (
         LowerAttention(),
         LowerRotary(),
         SinkTransposes(),
@@ -118,8 +119,10 @@ def lowered(
     last = where_on(SpellForOrt())
     # Sums are spelled last: Algebra would have them be additions again.
     merging = where_on(MergeSiblings())
-    then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
-    if pipeline.then is not None:  # what tiles finds causal attention in parts already
-        then = replace(pipeline.then, then=then)
-    then = Pipeline(where_on(TileCausal()), then=then)
+    after = Pipeline((*merging, *tidy), then=Pipeline(last))
+    if pipeline.trading:  # which find causal attention in parts already
+        then = Pipeline(lowering, then=after)
+        then = Pipeline(causal, then=Pipeline(pipeline.trading, rounds=1, then=then))
+    else:
+        then = Pipeline((*causal, *lowering), then=after)
     return replace(pipeline, then=then, opset=kernels.opset)
