@@ -120,9 +120,7 @@ def lowered(
     # Sums are spelled last: Algebra would have them be additions again.
     merging = where_on(MergeSiblings())
     after = Pipeline((*merging, *tidy), then=Pipeline(last))
+    then = Pipeline(lowering, then=after)
     if pipeline.trading:  # which find causal attention in parts already
-        then = Pipeline(lowering, then=after)
-        then = Pipeline(causal, then=Pipeline(pipeline.trading, rounds=1, then=then))
-    else:
-        then = Pipeline((*causal, *lowering), then=after)
-    return replace(pipeline, then=then, opset=kernels.opset)
+        then = Pipeline(pipeline.trading, rounds=1, then=then)
+    return replace(pipeline, then=Pipeline(causal, then=then), opset=kernels.opset)
