@@ -355,13 +355,13 @@ def improve(
         from .limits import fitted_to, with_tiles  # with all that plans memory
 
         def remade(tile: Tile) -> Graph:
-            tiled = made(with_tiles(pipeline, tile))[0]
+            tiled = made(with_tiles(pipeline, tile, target))[0]
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
         fitted = fitted_to(limits, graph, original, target, remade)
         graph = fitted.graph
         if fitted.tile is not None:
-            pipeline = with_tiles(pipeline, fitted.tile)
+            pipeline = with_tiles(pipeline, fitted.tile, target)
     if narrow is not None:
         pipeline = pipeline.followed(narrow)
     written = choose_opset(graph, opset)
