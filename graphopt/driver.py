@@ -341,8 +341,7 @@ def improve(
             " for an XLA target with --inputs (inputs=… in Python) that take the other"
         )
     notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
-    trades = any(p.trades for p in pipeline.every)
-    if not trades and (worse := reason_to_keep(start, graph)):
+    if not pipeline.trading and (worse := reason_to_keep(start, graph)):
         graph = start
         notes.append(f"kept the original: {worse}")
     elif graph is start and original is given and narrow is None:
@@ -362,13 +361,13 @@ def improve(
         from .limits import fitted_to, with_tiles  # with all that plans memory
 
         def remade(tile: Tile) -> Graph:
-            tiled = made(with_tiles(pipeline, tile))[0]
+            tiled = made(with_tiles(pipeline, tile, target))[0]
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
         fitted = fitted_to(limits, graph, original, target, remade)
         graph = fitted.graph
         if fitted.tile is not None:
-            pipeline = with_tiles(pipeline, fitted.tile)
+            pipeline = with_tiles(pipeline, fitted.tile, target)
     if narrow is not None:
         pipeline = pipeline.followed(narrow)
     written = choose_opset(graph, opset)
