@@ -11,11 +11,14 @@ from onnx import parser
 from ordered_graphs import branchy, some_order
 from real_models import every_model
 
+import graphopt
 from graphopt import Graph, load, ops
 from graphopt.errors import UsageError
 from graphopt.exporter import save, to_proto
 from graphopt.inputs import bindings, random_inputs
 from graphopt.ir import Parameter
+from graphopt.lowering.meters import MeterFailed
+from graphopt.lowering.ort.advice import bounded
 from graphopt.lowering.ort.allocation import ALIASES, IN_PLACE, predicted
 from graphopt.lowering.ort.arena import (
     UNLIMITED,
@@ -29,8 +32,8 @@ from graphopt.lowering.ort.arena import (
 )
 from graphopt.lowering.ort.books import books
 from graphopt.lowering.ort.measured import measured, numbered
-from graphopt.lowering.ort.meter import MeterFailed, realised_peak
-from graphopt.lowering.ort.ordered import KEPT
+from graphopt.lowering.ort.meter import realised_peak
+from graphopt.lowering.ort.ordered import KEPT, honoured
 from graphopt.lowering.ort.recipe import Recipe
 from graphopt.lowering.ort.session import RunFailed, Session
 from graphopt.types import DType, tensor
@@ -244,12 +247,10 @@ def check_foreseen(path: Path, tmp_path: Path) -> None:
         folder=tmp_path,
         recipe=PLAIN,
     )
-    foreseen = predicted(
-        found.graph, binding=sizes, workspace=found.workspace, known=found.known
-    )
+    foreseen = found.foreseen()
     assert foreseen is not None
     real = realised_peak(executed, fed, recipe=PLAIN)
-    assert real.in_use == foreseen.in_use
+    assert real.counted == foreseen.in_use
     assert real.peak == pytest.approx(foreseen.block, rel=0.02)
 
 
@@ -259,15 +260,49 @@ def check_foreseen(path: Path, tmp_path: Path) -> None:
 def test_the_meter_finds_the_smallest_arena() -> None:
     model = to_proto(chain()).SerializeToString()
     found = realised_peak(model, WIDE, recipe=PLAIN)
-    assert (found.peak, found.in_use, found.resident) == (3 * MiB, 3 * MiB, 0)
+    assert (found.peak, found.counted, found.resident) == (3 * MiB, 3 * MiB, 0)
     assert found.growth is None or 0.9 * found.peak < found.growth < 2 * found.peak
 
 
 def test_the_meter_says_what_does_not_run(tmp_path: Path) -> None:
-    with pytest.raises(MeterFailed, match="refuses the model"):
+    with pytest.raises(MeterFailed, match="not an ONNX model"):
         realised_peak(b"no model", WIDE)
     model = to_proto(chain()).SerializeToString()
-    with pytest.raises(MeterFailed, match="input 'x' is missing"):
+    with pytest.raises(MeterFailed, match="'x'.* is missing"):
         realised_peak(model, {})
     with pytest.raises(MeterFailed, match=r"not measured after 0.01 s"):
         realised_peak(model, WIDE, limit_s=0.01)
+
+
+def test_a_recipe_holds_a_session_to_what_was_found(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    save(chain(), path)
+    found = realised_peak(path, WIDE, recipe=PLAIN, threads=0)
+    bounded(PLAIN, found.peak, found.resident).save(path)
+    session = graphopt.session(path)
+    for _ in range(3):
+        session(WIDE)
+    bounded(PLAIN, found.peak - 256, found.resident).save(path)
+    with pytest.raises(RunFailed):
+        graphopt.session(path)(WIDE)
+    with pytest.raises(UsageError, match="only sessions on the CPU"):
+        bounded(Recipe("cuda"), found.peak, 0)
+
+
+def test_memory_is_never_more_than_in_the_order_of_the_runtime(tmp_path: Path) -> None:
+    source, path = tmp_path / "model.onnx", tmp_path / "ordered.onnx"
+    peaks = []
+    for seed in range(2):
+        save(branchy(seed), source)
+        Session(source, executed=tmp_path / f"{seed}.onnx", threads=1)
+        own = realised_peak(tmp_path / f"{seed}.onnx", INPUT, recipe=PLAIN).peak
+        recipe = honoured(
+            source,
+            path,
+            lambda graph, seed=seed: some_order(graph, seed),  # type: ignore[misc]
+            recipe=Recipe(session={"enable_mem_pattern": False}),
+            inputs=INPUT,
+        )
+        peaks.append((own, realised_peak(path, INPUT, recipe=recipe).peak))
+    assert all(mine <= own for own, mine in peaks)
+    assert any(mine < own for own, mine in peaks)

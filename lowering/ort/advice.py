@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from graphopt import dims
 from graphopt.cost import op_cost
+from graphopt.errors import UsageError
 from graphopt.exporter.spelled import choose_opset, used_results
 from graphopt.ir import Graph, Op
 from graphopt.ops.constant import Constant
@@ -16,6 +17,7 @@ from graphopt.provenance import place
 from graphopt.types import DType, TensorType
 from graphopt.versions.spelling import type_name
 
+from .arena import one_block
 from .kernels import Kernels
 from .recipe import Recipe
 
@@ -74,6 +76,37 @@ def recipe(
         reasons=chosen.reasons,
         declined=chosen.declined,
         fallbacks=fallbacks,
+    )
+
+
+def bounded(recipe: Recipe, activations: int, resident: int) -> Recipe:
+    """A recipe for the CPU under which a run takes so many bytes, and never more.
+
+    These are what `meter.realised_peak` finds for ``recipe`` (``peak``, ``resident``)
+    with as many threads as the session will have. Raises UsageError for other
+    providers.
+    """
+    if recipe.provider != "cpu":
+        raise UsageError(
+            "only sessions on the CPU have an arena that they can be given"
+        )
+    block = "one block that was measured: nothing is lost between blocks"
+    why = {
+        "arena_extend_strategy": block,
+        "initial_chunk_size_bytes": block,
+        "max_dead_bytes_per_chunk": "pieces are split, however little is left",
+        "max_mem": "the block, and weights that are copied; more is an error",
+    }
+    pattern = "the pattern of the first run would take a block of its own in the second"
+    return replace(
+        recipe,
+        session={**recipe.session, "enable_mem_pattern": False},
+        arena=one_block(activations, resident),
+        reasons={
+            **recipe.reasons,
+            "enable_mem_pattern": pattern,
+            **{f"arena {name}": said for name, said in why.items()},
+        },
     )
 
 

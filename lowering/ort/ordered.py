@@ -18,13 +18,13 @@ from typing import Any, Final, TypeAlias
 from onnx import ModelProto
 
 from graphopt.errors import UnsupportedModel
-from graphopt.exporter.order import by_rank, ranks_of
+from graphopt.exporter.order import by_rank, ranks_of, source_order
 from graphopt.exporter.storage import data_path
 from graphopt.importer import load
 from graphopt.ir import Graph, Op
 from graphopt.proto import free_names, subgraphs
 
-from .measured import measured, numbered
+from .measured import Measured, measured, numbered
 from .recipe import Recipe
 from .session import Session, made_here
 
@@ -54,10 +54,11 @@ def honoured(
     """Write ``source`` as the runtime optimizes it, in an order that is kept.
 
     ``recipe`` says how ``source`` is opened, by default on the CPU. With ``inputs`` it
-    runs once, so that ``order_of`` is told of all types. The recipe for ``to`` comes
-    back and is written beside it: sessions that `graphopt.session` opens run its nodes
-    in that order. Raises Refused, UsageError where ``order_of`` gives no order, and
-    UnsupportedModel for providers that write no models.
+    runs once, so that ``order_of`` is told of all types; and where the order is
+    foreseen to take more memory than the runtime's own, that is written. The recipe for
+    ``to`` comes back and is written beside it: sessions that `graphopt.session` opens
+    run its nodes in that order. Raises Refused, UsageError where ``order_of`` gives no
+    order, and UnsupportedModel for providers that write no models.
     """
     recipe = recipe or Recipe()
     if recipe.provider != "cpu":
@@ -77,10 +78,12 @@ def honoured(
         model = ModelProto.FromString(executed.read_bytes())
         if inputs is None:
             graph = load(numbered(model), folder=executed.parent, apart=True)
+            order = order_of(graph)
         else:
             found = measured(model, inputs, folder=executed.parent, recipe=kept)
             graph = found.graph
-        ordered = reordered(model, graph, order_of(graph))
+            order = _least(found, order_of(graph))
+        ordered = reordered(model, graph, order)
         executed.write_bytes(ordered.SerializeToString(deterministic=True))
         Session(executed, recipe=kept)  # raises where it does not take its own model
         if data_path(executed).exists():
@@ -88,6 +91,17 @@ def honoured(
         os.replace(executed, target)
     kept.save(target)
     return kept
+
+
+def _least(found: Measured, order: Sequence[Op]) -> Sequence[Op]:
+    """An order, or the runtime's own where that needs a smaller arena.
+
+    The runtime writes what it executes in the order of execution.
+    """
+    ranks_of(order, found.graph)
+    mine, own = found.foreseen(order), found.foreseen()
+    worse = mine is not None and own is not None and own.block < mine.block
+    return source_order(found.graph) if worse else order
 
 
 def reordered(model: ModelProto, graph: Graph, order: Sequence[Op]) -> ModelProto:
