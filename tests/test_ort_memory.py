@@ -191,16 +191,18 @@ def test_which_kernels_work_in_place(kind: str) -> None:
         assert (free, kept) == (size, size)
 
 
+@pytest.mark.parametrize("reuse", [True, False])
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_in_use_is_foreseen_to_the_byte(seed: int) -> None:
+def test_what_is_in_use_is_foreseen_to_the_byte(seed: int, reuse: bool) -> None:
     graph = branchy(seed)
-    for order in (some_order(graph, seed), some_order(graph, seed + 100)):
-        model = numbered(to_proto(graph, order=order))
-        recipe = Recipe(session=PLAIN.session, arena=UNLIMITED)
-        (entries,) = books(model.SerializeToString(), INPUT, recipe=recipe, threads=1)
-        found = predicted(graph, order)
-        assert found is not None
-        assert entries[-1].peak - entries[0].before == found.in_use
+    order = some_order(graph, seed + 100 * reuse)
+    model = numbered(to_proto(graph, order=order)).SerializeToString()
+    session = {**PLAIN.session, "enable_mem_reuse": reuse}
+    recipe = Recipe(session=session, arena=UNLIMITED)
+    (entries,) = books(model, INPUT, recipe=recipe, threads=1)
+    found = predicted(graph, order, reuse=reuse)
+    assert found is not None
+    assert entries[-1].peak - entries[0].before == found.in_use
 
 
 def test_orders_differ_in_what_they_take() -> None:
@@ -268,7 +270,7 @@ def test_the_meter_says_what_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(MeterFailed, match="not an ONNX model"):
         realised_peak(b"no model", WIDE)
     model = to_proto(chain()).SerializeToString()
-    with pytest.raises(MeterFailed, match="'x'.* is missing"):
+    with pytest.raises(MeterFailed, match=r"'x'.* is missing"):
         realised_peak(model, {})
     with pytest.raises(MeterFailed, match=r"not measured after 0.01 s"):
         realised_peak(model, WIDE, limit_s=0.01)

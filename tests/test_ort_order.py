@@ -64,6 +64,14 @@ def test_by_itself_the_runtime_has_another_order(tmp_path: Path) -> None:
     assert executed(path, Recipe(session=KEPT)) == of_file(path)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_runtime_writes_nodes_as_it_runs_them(seed: int, tmp_path: Path) -> None:
+    source, path = tmp_path / "model.onnx", tmp_path / "executed.onnx"
+    save(branchy(seed), source)
+    Session(source, executed=path)
+    assert executed(source) == of_file(path)
+
+
 def test_nothing_but_the_order_changes() -> None:
     model = to_proto(branchy(1))
     graph = load(numbered(model))

@@ -20,12 +20,12 @@ from graphopt.lowering.xla.meter import of_report, realised_peak
 from graphopt.lowering.xla.report import Examined
 
 MiB = 1 << 20
-SIDE = 2048
+SIDE = 1024
 X = Parameter(tensor(DType.F32, SIDE, SIDE), "x")
 
 
 def products() -> Graph:
-    """Two products of 16 MiB, one of the other."""
+    """Two products of 4 MiB, one of the other."""
     square = ops.MatMul(X, X)
     return Graph([X], [ops.ReduceSum(ops.MatMul(square, square), keepdims=0)])
 
@@ -41,7 +41,7 @@ def test_what_the_compiler_counts_and_what_is_seen() -> None:
     assert found.resident == 0
     if sys.platform == "linux":  # jaxlib 0.10.2 counts 4 bytes: kernels hide the rest
         assert found.growth is not None
-        assert size <= found.growth <= 8 * size
+        assert size <= found.growth <= 16 * size
 
 
 def test_what_does_not_run_is_said() -> None:

@@ -71,13 +71,15 @@ def predicted(
     *,
     workspace: Workspace = lambda op: 0,
     known: Known = own_shape,
+    reuse: bool = True,
 ) -> Predicted | None:
     """What a session takes for a graph that it runs as it is, in the order of its file.
 
     ``order`` is by default that in which the graph is written; ``binding`` gives
-    symbolic dims their sizes. None where a size is not known.
+    symbolic dims their sizes; ``reuse`` is the session's ``enable_mem_reuse``. None
+    where a size is not known.
     """
-    found = events(graph, order, binding or {}, workspace, known)
+    found = events(graph, order, binding or {}, workspace, known, reuse)
     if found is None:
         return None
     return Predicted(most_in_use(found), smallest_block(found))
@@ -89,9 +91,11 @@ def events(
     binding: Mapping[str, int],
     workspace: Workspace,
     known: Known = own_shape,
+    reuse: bool = True,
 ) -> list[Event] | None:
     """What is asked of the arena and given back, in turn."""
-    plan = _Plan(graph, kept(source_order(graph) if order is None else order), known)
+    order = kept(source_order(graph) if order is None else order)
+    plan = _Plan(graph, order, known, reuse)
     found: list[Event] = []
     for i, op in enumerate(plan.order):
         for root in plan.taken[i]:
@@ -131,9 +135,12 @@ def _inside(op: Op, binding: Mapping[str, int], workspace: Workspace) -> int:
 class _Plan:
     """Which value has the memory of which; by step, what is taken and what is freed."""
 
-    def __init__(self, graph: Graph, order: Sequence[Op], known: Known) -> None:
+    def __init__(
+        self, graph: Graph, order: Sequence[Op], known: Known, reuse: bool
+    ) -> None:
         self.order = order
         self._known = known
+        self._reuse = reuse
         self.taken: list[list[Value]] = [[] for _ in order]
         self.freed: list[list[Value]] = [[] for _ in order]
         self._outputs = set(graph.outputs)
@@ -200,7 +207,7 @@ class _Plan:
 
     def _found(self, result: Value) -> Value | None:
         """A free buffer like the result's, the one that was freed last."""
-        if not self._known(result):
+        if not self._reuse or not self._known(result):
             return None
         for i, root in enumerate(self._free):
             if self._alike(root, result):

@@ -41,13 +41,20 @@ class Measured:
     workspace: Workspace
     known: Known
 
-    def foreseen(self, order: Sequence[Op] | None = None) -> Predicted | None:
+    def foreseen(
+        self, order: Sequence[Op] | None = None, *, reuse: bool = True
+    ) -> Predicted | None:
         """What a session takes that runs the graph in an order, or in that of its file.
 
-        None where a size is not known.
+        ``reuse`` is the session's ``enable_mem_reuse``. None where a size is not known.
         """
         return predicted(
-            self.graph, order, self.sizes, workspace=self.workspace, known=self.known
+            self.graph,
+            order,
+            self.sizes,
+            workspace=self.workspace,
+            known=self.known,
+            reuse=reuse,
         )
 
 
