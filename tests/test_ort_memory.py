@@ -26,6 +26,7 @@ from graphopt.lowering.ort.arena import (
     Free,
     Take,
     fits,
+    grown,
     most_in_use,
     one_block,
     smallest_block,
@@ -88,6 +89,14 @@ def test_the_smallest_piece_that_is_large_enough_is_taken() -> None:
         *(Free("a"), Free("c"), Take("e", 256), Take("f", 512)),
     ]
     assert fits(events, 1280)
+
+
+def test_blocks_share_nothing() -> None:
+    one_by_one: list[Event] = [Take("a", 512), Free("a"), Take("b", 768), Free("b")]
+    assert grown(one_by_one, runs=1) == grown(one_by_one) == 1280
+    half: list[Event] = [Take("a", 768), Free("a"), Take("b", 512), Take("c", 256)]
+    assert grown(half, runs=1) == 768 + 256  # b has all of a
+    assert smallest_block(half) == 768
 
 
 # --- an arena of a session's own ----------------------------------------------------
@@ -203,6 +212,31 @@ def test_what_is_in_use_is_foreseen_to_the_byte(seed: int, reuse: bool) -> None:
     found = predicted(graph, order, reuse=reuse)
     assert found is not None
     assert entries[-1].peak - entries[0].before == found.in_use
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_arena_that_grows_takes_what_is_foreseen(seed: int) -> None:
+    graph = branchy(seed)
+    order = some_order(graph, seed)
+    model = to_proto(graph, order=order).SerializeToString()
+    found = predicted(graph, order)
+    assert found is not None
+    weights = sum(tensor.nbytes for tensor in graph.tensors())
+
+    def runs(size: int) -> bool:
+        limit = size + weights
+        arena = {"arena_extend_strategy": "kSameAsRequested", "max_mem": limit}
+        recipe = Recipe(session=PLAIN.session, arena=arena)
+        session = Session(model, recipe=recipe, threads=1)
+        try:
+            session(INPUT)
+            session(INPUT)
+        except RunFailed:
+            return False
+        return True
+
+    assert runs(found.grown)
+    assert not runs(found.grown - 256)
 
 
 def test_orders_differ_in_what_they_take() -> None:

@@ -50,7 +50,9 @@ def recipe(
     """What suits a graph on a provider, "cpu" or "cuda".
 
     ``precision`` "fp32" keeps float32 products from being rounded to TF32. ``memory``
-    is the peak in bytes of the runtime's arena that a plan promises. Raises UsageError.
+    is the peak in bytes of the runtime's arena that a plan promises: of one that grows
+    by what is asked for, which loses what lies between blocks (`Predicted.grown`).
+    Raises UsageError.
     """
     kernels = Kernels.of(provider)
     fallbacks = {place(graph, op): why for op, why in _fallbacks(graph, kernels)}

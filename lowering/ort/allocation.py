@@ -23,7 +23,7 @@ from graphopt.ir import Graph, Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.types import DType
 
-from .arena import Event, Free, Take, most_in_use, smallest_block
+from .arena import Event, Free, Take, grown, most_in_use, smallest_block
 
 ALIASES: Final = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
 """Kinds whose result always is the memory of their first operand."""
@@ -58,10 +58,15 @@ def own_shape(value: Value) -> Shape | None:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Bytes of a session's arena: most in use, and the block that best fit needs."""
+    """Bytes of a session's arena.
+
+    Most of what is in use at once; the smallest block that holds it, as pieces are
+    given out; the sum of blocks where the arena grows by what is asked for.
+    """
 
     in_use: int
     block: int
+    grown: int
 
 
 def predicted(
@@ -82,7 +87,7 @@ def predicted(
     found = events(graph, order, binding or {}, workspace, known, reuse)
     if found is None:
         return None
-    return Predicted(most_in_use(found), smallest_block(found))
+    return Predicted(most_in_use(found), smallest_block(found), grown(found))
 
 
 def events(
