@@ -300,6 +300,12 @@ def test_the_meter_finds_the_smallest_arena() -> None:
     assert found.growth is None or 0.9 * found.peak < found.growth < 2 * found.peak
 
 
+def test_a_model_without_nodes_takes_nothing() -> None:
+    graph = Graph([], [ops.Constant(np.ones(4096, np.float32))])
+    found = realised_peak(to_proto(graph).SerializeToString(), {}, recipe=PLAIN)
+    assert (found.peak, found.counted, found.resident) == (0, 0, 0)
+
+
 def test_the_meter_says_what_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(MeterFailed, match="not an ONNX model"):
         realised_peak(b"no model", WIDE)

@@ -46,7 +46,8 @@ def realised_peak(
     recipe = recipe or Recipe()
     asked = _Asked(model, folder, replace(recipe, arena={}), threads, inputs)
     peak, counted, resident = asked.of("peak", limit_s)
-    own = replace(recipe, arena=one_block(peak, resident))
+    arena = one_block(peak, resident) if peak else {}  # no node runs: all is copied
+    own = replace(recipe, arena=arena)
     (grown,) = replace(asked, recipe=own).of("growth", limit_s)
     return Footprint("ort-cpu", peak, counted, resident, grown)
 
