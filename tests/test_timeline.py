@@ -53,7 +53,7 @@ def test_the_object_has_each_block_and_step(command: Command, model: Path) -> No
         found[f"{kind}_bytes"] for kind in ("peak", "constant", "input", "output")
     )
     live = [step["live_bytes"] for step in found["steps"]]
-    assert max(live) == live[found["peak_step"]] == found["lower_bound_bytes"]
+    assert max(live) == live[found["peak_step"]] <= found["lower_bound_bytes"]
     assert sum(b["bytes"] for b in found["at_peak"]) == max(live)
     assert found["orders"]["best"] <= found["orders"]["file"]
     code, out, _ = command(*words, "--order", "best")

@@ -2,14 +2,15 @@
 
 A plan is made of a graph, an order and a memory space; `validate` doubts it, and
 `run_in_arena` computes the graph inside of one byte array at the planned offsets.
+`allocate` finds offsets for any buffers, `schedule` orders for any tasks.
 """
 
 from __future__ import annotations
 
-from .allocate import pack
+from .allocate import METHODS, STEPS, Method, allocate, pack
 from .arena import run_in_arena
 from .buckets import Plans
-from .buffers import Buffer
+from .buffers import Buffer, Packing, Proof, components, lower_bound
 from .plan import MemoryPlan, Placement, plan_memory
 from .schedule import Schedule, schedule
 from .space import SPACES, Space
@@ -17,16 +18,24 @@ from .tasks import Task, Tasks, peak, profile
 from .validate import PlanIsWrong, validate
 
 __all__ = [
+    "METHODS",
     "SPACES",
+    "STEPS",
     "Buffer",
     "MemoryPlan",
+    "Method",
+    "Packing",
     "Placement",
     "PlanIsWrong",
     "Plans",
+    "Proof",
     "Schedule",
     "Space",
     "Task",
     "Tasks",
+    "allocate",
+    "components",
+    "lower_bound",
     "pack",
     "peak",
     "plan_memory",

@@ -48,12 +48,10 @@ def _is_pointwise(op: Op, operand: Value) -> bool:
 
 def _indexed_alike(op: Op, place: int) -> bool:
     maps = op.index_maps() if isinstance(op, Structured) else None
-    if maps is None or place >= len(maps.operands):
+    if maps is None or place >= len(maps.operands) or len(maps.results) != 1:
         return False
-    (result,) = maps.results
-    return maps.operands[place] == result and not (
-        maps.whole or maps.carried or maps.reduced
-    )
+    alike = maps.operands[place] == maps.results[0]
+    return alike and not (maps.whole or maps.carried or maps.reduced)
 
 
 def _body_is_pointwise(op: Composite, operand: Value) -> bool:

@@ -37,7 +37,7 @@ Step: TypeAlias = tuple[int, int, Waits, Pairs]
 """(bytes added at the step, bytes added after it, what more may die, in place)."""
 
 State: TypeAlias = tuple[int, int, int]
-"""(runs that are done, bytes live after them, runs that can come next); bits of runs."""
+"""(bits of the runs that are done, bytes live after them, bits of those that can run)."""
 
 
 @dataclass

@@ -30,6 +30,9 @@ BRANCHES: Final = 2_000
 WINDOWS: Final = (16, 32, SMALL)
 """Tasks that are ordered anew around a peak, the fewest first."""
 
+WALK: Final = 10
+"""Tasks that are walked over in the time in which a step is costed."""
+
 WINDOW_STEPS: Final = 20_000
 """Steps that one window may cost."""
 
@@ -121,7 +124,7 @@ class Part:
         while window.peak == before and window.bound < before and share.spend(0):
             window.search(floor, share)
             window.width *= WIDER
-        meter.spend(share.spent)
+        meter.spend(share.spent + len(self.order) // WALK)
         if window.peak == before:
             return False
         members = self.order[start:stop]

@@ -48,9 +48,9 @@ class Placement:
 class MemoryPlan:
     """Where everything lies, for one device, one memory space and one set of sizes.
 
-    All sizes are in bytes. ``peak`` is what the arena takes, ``lower_bound`` the most
-    that is live at one step in this order: no arena is smaller. ``proof`` is of the
-    offsets: "optimal" where the peak is as small as it can be for this order.
+    All sizes are in bytes. ``peak`` is what the arena takes, ``lower_bound`` what it
+    takes at least in this order: the most that is ``live`` at one step, or more where a
+    search proved it. ``proof`` is "optimal" where the peak is that.
     ``inputs``, ``outputs`` and ``constants`` lie outside; so do ``unknown`` values,
     which have no size before the run.
     """

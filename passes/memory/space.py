@@ -18,7 +18,8 @@ class Space:
     reshape gives the same bytes. ``in_place``: an elementwise op may write over an
     operand that nothing reads later. ``outputs``: those of the graph lie in the arena;
     else the caller has them, as he has the inputs. ``padded``: the last two dims fill
-    whole tiles of `LANES`.
+    whole tiles of `LANES`. ``joins``: parts of a result are copied into it when all are
+    there; else each is written to its place.
     """
 
     alignment: int = 64
@@ -26,6 +27,7 @@ class Space:
     in_place: bool = True
     outputs: bool = False
     padded: bool = False
+    joins: bool = True
 
     def size(self, shape: tuple[int, ...], bits: int) -> int:
         """Bytes that a tensor takes here."""
@@ -43,9 +45,9 @@ SPACES: Final = {
     "reference": Space(),
     "ort-cpu": Space(alignment=256),
     "ort-cuda": Space(alignment=256),
-    "xla-cpu": Space(),
-    "xla-cuda": Space(alignment=256),
-    "xla-tpu": Space(alignment=512, padded=True),
+    "xla-cpu": Space(joins=False),
+    "xla-cuda": Space(alignment=256, joins=False),
+    "xla-tpu": Space(alignment=512, padded=True, joins=False),
 }
 """The main memory of each target.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from graphopt.ir import Op, Value
-from graphopt.ops import Einsum, Gemm, Loop, MatMul, Scan
+from graphopt.ops import Einsum, Gemm, Loop, MatMul, Scan, Tiled
 from graphopt.ops.structured import Composite
+from graphopt.ops.tiled import WRITTEN_OUT
 
 from .sizes import Sizes
 
@@ -20,17 +21,31 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
     before. Elementwise parts of a composite op are fused in any kernel; a product that
     something else reads is there as a whole: the scores of attention.
     """
-    turn = sum(sizes.of(value) or 0 for value in _carried(op))
-    inner = max((sizes.of(value) or 0 for value in _products(op)), default=0)
-    return turn + inner + max(bodies, default=0)
+    if op.bodies:
+        return max(bodies) + _total(_turn(op), sizes) + _total(_parts(op, sizes), sizes)
+    return max((sizes.of(value) or 0 for value in _products(op)), default=0)
 
 
-def _carried(op: Op) -> Sequence[Value]:
+def _total(values: Iterable[Value], sizes: Sizes) -> int:
+    return sum(sizes.of(value) or 0 for value in values)
+
+
+def _turn(op: Op) -> Sequence[Value]:
+    """What one turn has beside the values of its body: states, parts of operands."""
     if isinstance(op, Loop):
         return op.bodies[0].outputs[1 : 1 + op.carried]
     if isinstance(op, Scan):
         return op.bodies[0].outputs[: op.states]
+    if isinstance(op, Tiled):
+        return [*op.bodies[0].outputs[: int(op.states)], *op.tiles]
     return ()
+
+
+def _parts(op: Op, sizes: Sizes) -> Sequence[Value]:
+    """Results of which all parts are there beside the whole."""
+    if not isinstance(op, Tiled) or not sizes.space.joins or op.count > WRITTEN_OUT:
+        return ()
+    return op.results[int(op.states) :]
 
 
 def _products(op: Op) -> Iterator[Value]:
