@@ -46,18 +46,20 @@ def recipe(
     precision: str | None = None,
     memory: int | None = None,
     device: int = 0,
+    ordered: bool = False,
 ) -> Recipe:
     """What suits a graph on a provider, "cpu" or "cuda".
 
     ``precision`` "fp32" keeps float32 products from being rounded to TF32. ``memory``
     is the peak in bytes of the runtime's arena that a plan promises: of one that grows
     by what is asked for, which loses what lies between blocks (`Predicted.grown`).
-    Raises UsageError.
+    ``ordered`` tells that the order of the file was planned. Raises UsageError.
     """
     kernels = Kernels.of(provider)
     fallbacks = {place(graph, op): why for op, why in _fallbacks(graph, kernels)}
     if kernels.provider == "cpu":
-        return Recipe("cpu", fallbacks=fallbacks)
+        plain = Recipe("cpu", fallbacks=fallbacks)
+        return _in_order(plain, graph) if ordered else plain
     chosen = _Choices()
     chosen.take("device_id", str(device), "the GPU that was asked for, or the first")
     if _has(graph, DType.F32):
@@ -79,6 +81,26 @@ def recipe(
         declined=chosen.declined,
         fallbacks=fallbacks,
     )
+
+
+def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
+    """The recipe under which nodes run in the order of the file, or nearly so."""
+    session = {"execution_order": "PRIORITY_BASED"}
+    reasons = {
+        "execution_order": "nodes run in the order of the file, which was planned"
+    }
+    declined: dict[str, tuple[str, ...]] = {}
+    level = "graph_optimization_level"
+    if any(op.kind in _CONVS for _, op in graph.walk()):
+        why = (
+            "convolutions want the runtime's blocked layouts, so the order is kept but"
+            " for the nodes that these replace; `ordered.honoured` keeps it whole"
+        )
+        declined[f"{level} ORT_DISABLE_ALL"] = (why,)
+    else:
+        session[level] = "ORT_DISABLE_ALL"
+        reasons[level] = "nodes that the runtime makes would run out of order"
+    return replace(recipe, session=session, reasons=reasons, declined=declined)
 
 
 def bounded(recipe: Recipe, activations: int, resident: int) -> Recipe:
