@@ -169,7 +169,7 @@ def write_model(
     if target.startswith("ort-"):
         from .lowering.ort.advice import recipe  # only for that runtime
 
-        recipe(graph, target).save(to)
+        recipe(graph, target, ordered=bool(order)).save(to)
 
 
 def place(
