@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +19,7 @@ from .ir import Graph, Value
 from .lowering import Executable, Target
 from .lowering.isolated import Artifact as Artifact, run
 from .ops.random import is_random
-from .reference import Evaluator, run as reference, schedule
+from .reference import Evaluator, clock, run as reference, schedule
 from .report import Trial
 
 RUNTIME: Final = "ONNX Runtime"
@@ -93,7 +92,7 @@ def try_program(graph: Graph, program: Executable, feeds: Iterable[Feed]) -> Tri
     """
     if any(is_random(op) for _, op in graph.walk()):
         return Trial(XLA, None, note="the model draws random numbers")
-    deadline = time.monotonic() + SECONDS
+    deadline = clock() + SECONDS
     done: list[float] = []
     reason = ""
     for feed in feeds:

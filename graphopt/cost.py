@@ -7,7 +7,7 @@ what their bodies cost, ops with regions what a run of these costs.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -16,6 +16,7 @@ from .dims import Dim
 from .ir import Graph, Op, Value
 from .ops import Constant, If, Loop, Scan
 from .ops.structured import Composite, Structured
+from .ops.tiled import Tiled
 from .types import TensorType
 
 
@@ -129,7 +130,7 @@ def _cost_of_regions(op: Op, binding: Mapping[str, int]) -> tuple[OpCost, Counte
 
     Nothing where it is not known how often they run.
     """
-    if isinstance(op, Composite):
+    if isinstance(op, Composite) and not isinstance(op, Tiled):
         return _cost_of_body(op), Counter()
     bodies = [_cost_of(body, binding) for body in op.bodies]
     if isinstance(op, If):
@@ -147,6 +148,8 @@ def _trips(op: Op) -> Dim:
     """How often an op runs its body."""
     if isinstance(op, Loop):
         return op.trips()
+    if isinstance(op, Tiled):
+        return int(op.count)
     return op.length() if isinstance(op, Scan) else None
 
 
@@ -188,14 +191,15 @@ def peak_memory(graph: Graph, binding: Mapping[str, int]) -> Dim:
     """Most bytes of values alive at once, ops in graph order, freed at last use.
 
     Every result has memory of its own. Inputs count until their last use, constants
-    never; while an op runs its bodies, the most that one of them needs is added. An
-    expression where ``binding`` leaves symbols; None where a size is unknown.
+    never; while an op runs its bodies, the most that one of them needs is added: of
+    tiles, that is one. An expression where ``binding`` leaves symbols; None where a
+    size is unknown.
     """
-    return _peak(graph, binding, given=True)
+    return _peak(graph, binding, graph.inputs)
 
 
-def _peak(graph: Graph, binding: Mapping[str, int], *, given: bool) -> Dim:
-    """``given`` tells whether the inputs take memory that counts here."""
+def _peak(graph: Graph, binding: Mapping[str, int], given: Sequence[Value]) -> Dim:
+    """``given`` are the inputs that take memory which counts here."""
     last: dict[Value, int] = {}
     for i, op in enumerate(graph.ops):
         for value in op.operands:
@@ -205,7 +209,7 @@ def _peak(graph: Graph, binding: Mapping[str, int], *, given: bool) -> Dim:
         last[value] = len(graph.ops)
     sizes: dict[Value, Dim] = dict.fromkeys(graph.inputs, 0)
     made = [r for op in graph.ops if not isinstance(op, Constant) for r in op.results]
-    for value in [*(graph.inputs if given else ()), *made]:
+    for value in [*given, *made]:
         size = dims.substitute(_bytes_of(value), binding)
         if size is None:
             return None
@@ -218,7 +222,8 @@ def _peak(graph: Graph, binding: Mapping[str, int], *, given: bool) -> Dim:
     for i, op in enumerate(graph.ops):
         if isinstance(op, Constant):
             continue
-        inside = [_peak(body, binding, given=False) for body in op.bodies]
+        parts = op.tiles if isinstance(op, Tiled) else ()
+        inside = [_peak(body, binding, parts) for body in op.bodies]
         alive = dims.add(alive, _sum(sizes[r] for r in op.results))
         for need in [0, *inside]:
             if need is None:

@@ -12,16 +12,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from .bisect import Culprit, culprit
 from .debug import timed, verifies
-from .errors import CheckFailed, UsageError, nearest
+from .errors import CheckFailed, UsageError
 from .explain import misses
 from .exporter import Wanted, choose_opset
 from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
+from .levels import RUNTIMES as RUNTIMES, Fuse, choose as choose
 from .lowering import Executable, find as find_target, known_targets
 from .lowering.xla.platforms import (
     PLATFORMS as PLATFORMS,
@@ -29,11 +30,8 @@ from .lowering.xla.platforms import (
     refuse_described,
 )
 from .ops.schema import LATEST
-from .passes import ALL
-from .passes.raise_activations import RaiseActivations
-from .pipeline import Pass, Pipeline
+from .pipeline import Pass, PassRecord, Pipeline
 from .plan import Plan
-from .plugins import KNOWN, find
 from .provenance import place
 from .report import (
     Change,
@@ -49,17 +47,11 @@ from .verify import element_types, verify
 
 if TYPE_CHECKING:
     from .check import CheckResult
-
-RUNTIMES: Final = ("ort-cpu", "ort-cuda")
-"""Targets that take a model with ops of ONNX Runtime."""
+    from .limits import Limits
+    from .passes.tiling import Tile
 
 TARGETS: Final = ("onnx", *RUNTIMES, "xla-cpu", "xla-cuda", "xla-tpu")
 """What `optimize` can write for; `graphopt.lowering.targets` are those that can run."""
-
-Fuse: TypeAlias = Literal["auto", "max"]
-
-LEVELS: Final = (0, 1, 2)
-"""0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +211,8 @@ def optimize(
     keep_io: bool = True,
     fuse: Fuse = "auto",
     tune: bool | Tune = False,
+    max_memory: int | str | None = None,
+    max_activations: int | str | None = None,
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
 
@@ -239,8 +233,11 @@ def optimize(
     A model becomes "fp16", "bf16" or "mixed" (products in float16) where the error
     allows: ``budget``, a share of each output's largest number, and else 16 roundings.
     Its inputs and outputs stay float32, unless ``keep_io`` is false.
+    ``max_memory`` is what a run may hold at its peak, in bytes or as "512MiB": weights,
+    inputs, outputs and activations; ``max_activations`` is for the last alone. Ops are
+    put in order and run in tiles until that is kept to.
 
-    Raises UsageError, InvalidModel, UnsupportedModel, and CheckFailed.
+    Raises UsageError, InvalidModel, UnsupportedModel, CheckFailed, and DoesNotFit.
     """
     result = improve(
         source,
@@ -258,8 +255,18 @@ def optimize(
         tune=Tune() if tune is True else tune or None,
         budget=budget,
         keep_io=keep_io,
+        limits=limits_of(max_memory, max_activations),
     )
     return result.checked()
+
+
+def limits_of(memory: int | str | None, activations: int | str | None) -> Limits | None:
+    """Limits, in bytes or as "512MiB"; None for none. Raises UsageError."""
+    if memory is None and activations is None:
+        return None
+    from .limits import Limits
+
+    return Limits.of(memory, activations)
 
 
 def improve(
@@ -277,6 +284,7 @@ def improve(
     tune: Tune | None = None,
     budget: float = 0.0,
     keep_io: bool = True,
+    limits: Limits | None = None,
 ) -> Result:
     """What `optimize` does, but for the check."""
     began = time.process_time()
@@ -318,8 +326,12 @@ def improve(
         pipeline, tuning = tuned(
             start, pipeline, target, tune, checking, opset=opset, worse=reason_to_keep
         )
-    with timed("passes"):
-        graph, records = pipeline.run(start, verify=verify if verifies() else None)
+
+    def made(pipeline: Pipeline) -> tuple[Graph, list[PassRecord]]:
+        with timed("passes"):
+            return pipeline.run(start, verify=verify if verifies() else None)
+
+    graph, records = made(pipeline)
     never = (*special.forbidden, *(why for record in records for why in record.never))
     if never and target == "onnx" and original is not given:
         raise UsageError(
@@ -328,7 +340,8 @@ def improve(
             " for an XLA target with --inputs (inputs=… in Python) that take the other"
         )
     notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
-    if worse := reason_to_keep(start, graph):
+    trades = any(p.trades for p in pipeline.every)
+    if not trades and (worse := reason_to_keep(start, graph)):
         graph = start
         notes.append(f"kept the original: {worse}")
     elif graph is start and original is given and narrow is None:
@@ -337,7 +350,21 @@ def improve(
         checking = dataclasses.replace(checking, budget=narrow.allowed, keep_io=keep_io)
         graph, record, said = put(narrow, graph, target, opset)
         records.append(record)
-        pipeline, notes = pipeline.followed(narrow), notes + said
+        notes += said
+    fitted = None
+    if limits is not None:
+        from .limits import fitted_to, with_tiles  # with all that plans memory
+
+        def remade(tile: Tile) -> Graph:
+            tiled = made(with_tiles(pipeline, tile))[0]
+            return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
+
+        fitted = fitted_to(limits, graph, original, target, remade)
+        graph = fitted.graph
+        if fitted.tile is not None:
+            pipeline = with_tiles(pipeline, fitted.tile)
+    if narrow is not None:
+        pipeline = pipeline.followed(narrow)
     written = choose_opset(graph, opset)
     if written.forced_by is not None:
         who = place(graph, written.forced_by)
@@ -352,12 +379,13 @@ def improve(
         seconds=time.process_time() - began,
         notes=tuple(notes),
         tuning=tuning,
+        memory=fitted,
         input=None if origin is None else str(origin),
     )
     return Result(
         graph,
         special,
-        Plan(),
+        Plan() if fitted is None else Plan(order=fitted.plan.order),
         report,
         pipeline,
         checking,
@@ -404,59 +432,6 @@ def _tried(given: Graph, special: Specialized, seed: int) -> str:
     from .freed import try_sizes  # which runs graphs; most are not freed
 
     return try_sizes(given, special, seed)
-
-
-def choose(
-    *,
-    level: int = 2,
-    passes: Iterable[str | Pass] | None = None,
-    add: Iterable[str | Pass] = (),
-    skip: Iterable[str] = (),
-    target: str = "onnx",
-    fuse: Fuse = "auto",
-) -> Pipeline:
-    """The pipeline for a level, or of just these ``passes``; see `optimize`.
-
-    A pass that is added takes the place of one of its name, or comes last.
-    """
-    if level not in LEVELS:
-        raise UsageError(f"there is no level {level}; known: 0, 1, 2")
-    if passes is not None:
-        chosen = [_pass(p) for p in _listed(passes)]
-    else:
-        chosen = [cls() for cls in ALL if cls.level <= level]
-        if target == "onnx":  # any runtime: few have Swish
-            plain = RaiseActivations(swish=False)
-            chosen = [plain if p == RaiseActivations() else p for p in chosen]
-    for extra in map(_pass, _listed(add)):
-        names = [p.name for p in chosen]
-        if extra.name in names:
-            chosen[names.index(extra.name)] = extra
-        else:
-            chosen.append(extra)
-    for name in [skip] if isinstance(skip, str) else skip:
-        if name not in KNOWN and all(p.name != name for p in chosen):
-            raise UsageError(f"unknown pass {name!r}{nearest(name, KNOWN)}")
-        chosen = [p for p in chosen if p.name != name]
-    if level == 1:
-        chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
-    pipeline = Pipeline(tuple(chosen) if level or passes is not None else ())
-    if target not in RUNTIMES or passes is not None or level < 2:
-        return pipeline
-    from .lowering.ort.pipeline import lowered  # which reads the table of kernels
-
-    return lowered(pipeline, target, most=fuse == "max")
-
-
-def _listed(given: str | Pass | type[Pass] | Iterable[str | Pass]) -> list[Any]:
-    """One pass, or several."""
-    return [given] if isinstance(given, str | Pass | type) else list(given)
-
-
-def _pass(spec: str | Pass | type[Pass]) -> Pass:
-    if isinstance(spec, type) and issubclass(spec, Pass):
-        return spec()
-    return spec if isinstance(spec, Pass) else find(spec)
 
 
 def with_opset(graph: Graph, opset: Wanted) -> Graph:

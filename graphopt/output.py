@@ -1,7 +1,8 @@
 """Put an optimized model in place: staged, read back, checked, tried, then renamed.
 
 Nothing stands under the final name before all of that is done, and the original is
-never written to. A candidate that fails the check is kept as ``NAME.rejected.onnx``.
+never written to. A candidate that fails the check is kept as ``NAME.rejected.onnx``,
+in the place of an earlier one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .errors import CheckFailed, UsageError
+from .errors import CheckFailed, GraphoptError, UsageError
 from .exporter import Wanted, save
 from .exporter.storage import Weights, data_path
 from .files import refuse_special
 from .importer import load
 from .interface import SUFFIX, is_program, read_interface
-from .ir import Graph
+from .ir import Graph, Op
 from .lowering.ort.recipe import recipe_path
 from .plan import annotated
 from .report import Change, Trial, check_to_json
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 REJECTED: Final = ".rejected"
 """What the name of a candidate that failed ends in, before its suffix."""
+
+REJECTED_KEY: Final = "graphopt.rejected"
+"""The entry of its ``metadata_props`` that says why it failed."""
 
 
 class Rejected(CheckFailed):
@@ -120,9 +124,20 @@ def put_in_place(
         )
     folder = path.parent
 
-    def write(to: Path) -> None:
+    def write(to: Path, failed: str = "") -> None:
+        metadata = dict(graph.header.metadata)
+        metadata.pop(REJECTED_KEY, None)  # of a candidate that this was made of
+        if failed:
+            metadata[REJECTED_KEY] = failed
+        marked = graph.with_header(metadata=metadata)
         write_model(
-            graph, to, result.report.target, result.opset, weights, folder=folder
+            marked,
+            to,
+            result.report.target,
+            result.opset,
+            weights,
+            folder=folder,
+            order=result.plan.order,
         )
         if shares and weights_path(to).exists():
             raise UsageError(
@@ -144,9 +159,13 @@ def write_model(
     weights: Weights = "auto",
     *,
     folder: Path | None = None,
+    order: Sequence[Op] = (),
 ) -> None:
-    """Write what `optimize` made: the model, its weights, its session recipe."""
-    save(graph, to, opset=opset, weights=weights, folder=folder)
+    """Write what `optimize` made: the model, its weights, its session recipe.
+
+    ``order`` is the one that was planned, empty for that of the source.
+    """
+    save(graph, to, opset=opset, weights=weights, folder=folder, order=order or None)
     if target.startswith("ort-"):
         from .lowering.ort.advice import recipe  # only for that runtime
 
@@ -156,28 +175,32 @@ def write_model(
 def place(
     result: Result,
     path: Path,
-    write: Callable[[Path], None],
+    write: Callable[[Path, str], None],
     prove: Callable[[Path], tuple[CheckResult, Trial | None]],
     *,
     shared: int = 0,
 ) -> Result:
     """Stage a result, prove what was staged, and rename it; the final report with it.
 
-    ``write`` puts it, and its weights, where it is told; ``shared`` are bytes that it
-    refers to. Raises Rejected where ``prove`` raises CheckFailed: what was rejected is
-    written once more, to be kept.
+    ``write`` puts it, and its weights, where it is told, with why it failed if it did;
+    ``shared`` are bytes that it refers to. Raises Rejected where ``prove`` raises
+    CheckFailed: what was rejected is written once more, to be kept.
     """
     with stage(path) as staged:
-        write(staged)
+        write(staged, "")
         check, trial = result.report.check, None
         if result.checking.wanted:
             try:
                 check, trial = prove(staged)
             except CheckFailed as error:
-                kept = free_name(path)
-                write(kept)
+                kept = rejected_name(path, result)
+                again = staged.with_name(kept.name)
+                write(again, error.message)
+                for file in beside(kept):
+                    file.unlink(missing_ok=True)
+                replace(_files(again), kept)
                 raise Rejected(error, kept, getattr(error, "check", None)) from None
-        written = [file for file in (*beside(staged), staged) if file.exists()]
+        written = _files(staged)
         size = sum(file.stat().st_size for file in written)
         replace(written, path)
     report = dataclasses.replace(
@@ -190,16 +213,41 @@ def place(
     return dataclasses.replace(result, report=report)
 
 
-def free_name(path: Path) -> Path:
-    """Where a rejected candidate can go: NAME.rejected.onnx, or with a number."""
+def _files(path: Path) -> list[Path]:
+    """The files of a model or program that are there, itself the last one."""
+    return [file for file in (*beside(path), path) if file.exists()]
+
+
+def rejected_name(path: Path, result: Result) -> Path:
+    """Where a rejected candidate goes: NAME.rejected.onnx, or with a number.
+
+    An earlier candidate is replaced, unless it is the input; nothing else is.
+    """
     suffix = SUFFIX if is_program(path) else ".onnx"
     stem = path.name.removesuffix(suffix)
+    inputs = [*filter(None, [result.origin]), *data_files(result.original)]
     for number in count(1):
         again = f".{number}" if number > 1 else ""
         kept = path.with_name(f"{stem}{again}{REJECTED}{suffix}")
-        if not (os.path.lexists(kept) or os.path.lexists(weights_path(kept))):
+        files = [kept, *beside(kept)]
+        if not any(map(os.path.lexists, files)):
+            return kept
+        read = any(same_file(file, other) for file in files for other in inputs)
+        if not read and _is_rejected(kept):
             return kept
     raise AssertionError
+
+
+def _is_rejected(path: Path) -> bool:
+    """True for a file that graphopt wrote as a rejected candidate."""
+    if path.is_symlink():
+        return False
+    try:
+        if is_program(path):
+            return bool(read_interface(path).graphopt)
+        return REJECTED_KEY in load(path).header.metadata
+    except (GraphoptError, OSError):
+        return False
 
 
 def replace(written: Sequence[Path], path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, TypeAlias
 
-from .report import Change, shown_kinds
+from .report import Change, mib, shown_kinds
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -80,6 +80,7 @@ def page(report: Json) -> str:
             _ops(report),
             _check(report),
             _tuning(report),
+            _memory(report),
             _passes(report),
             _missed(report),
             _notes(report),
@@ -306,6 +307,26 @@ def _tuning(report: Json) -> str:
     stopped = f"<p>Stopped early: {tuning['stopped']}.</p>" if tuning["stopped"] else ""
     verdict = f"<p>{escape(tuning['verdict'])}.</p>{stopped}"
     return _section("Tuning", heads, rows, verdict)
+
+
+def _memory(report: Json) -> str:
+    memory = report["memory"]
+    if memory is None:
+        return ""
+    rows = [
+        f'<tr><td class="text">{escape(step["what"])}</td>'
+        f"<td>{mib(step['before'])}</td><td>{mib(step['after'])}</td>"
+        f"<td>{step['flops']:+,}</td></tr>"
+        for step in memory["steps"]
+    ]
+    sizes = ", ".join(f"{escape(n)} = {size}" for n, size in memory["sizes"].items())
+    said = (
+        f"<p>{mib(memory['resident_bytes'])} are resident at the peak, of which"
+        f" {mib(memory['activation_bytes'])} are activations"
+        f"{f', with {sizes}' if sizes else ''}.</p>"
+    )
+    heads = (("step", "text"), ("before", ""), ("after", ""), ("operations", ""))
+    return _section("Memory", heads, rows, said)
 
 
 def _missed(report: Json) -> str:

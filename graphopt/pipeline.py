@@ -27,11 +27,14 @@ from .text import format_op
 class Pass:
     """A function from Graph to Graph.
 
-    ``name`` is how people call it; ``level`` is the lowest ``-O`` that runs it.
+    ``name`` is how people call it; ``level`` is the lowest ``-O`` that runs it. One
+    that ``trades`` (time for memory) runs once, when the others are done; its result is
+    not held to have no more ops.
     """
 
     name: ClassVar[str] = ""
     level: ClassVar[int] = 1
+    trades: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from .errors import InvalidModel
-from .ir import Graph, Value
+from .ir import Graph, Op, Value
 
 METADATA_KEY: Final = "graphopt.plan"
 """The entry of ONNX's ``metadata_props`` that holds a plan."""
@@ -25,23 +25,29 @@ SCHEMA: Final = 1
 class Plan:
     """What was decided about values: by value, then by the name of the decision.
 
-    Decisions are JSON values. An empty plan is false, and is not written.
+    Decisions are JSON values. ``order`` is that in which the ops of the graph run; it
+    needs no text of its own, as a file has its nodes in that order. An empty plan is
+    false.
     """
 
     decisions: Mapping[Value, Mapping[str, Any]] = field(default_factory=dict)
+    order: tuple[Op, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.decisions)
+        return bool(self.decisions or self.order)
 
     def follow(self, new: Mapping[Value, Value]) -> Plan:
         """The plan after a rewrite that put ``new[v]`` in the place of ``v``.
 
-        Where two values became one, the decisions of the later one win.
+        Where two values became one, the decisions of the later one win, and its op runs
+        where the earlier one did.
         """
         moved: dict[Value, dict[str, Any]] = {}
         for value, decided in self.decisions.items():
             moved.setdefault(new.get(value, value), {}).update(decided)
-        return Plan(moved)
+        order = [new.get(op.results[0], op.results[0]).op for op in self.order]
+        kept = dict.fromkeys(op for op in order if op is not None)
+        return Plan(moved, tuple(kept))
 
     def to_json(self, name_of: Callable[[Value], str]) -> str:
         """The plan as text, keyed by the names that the values are written under."""
@@ -75,7 +81,7 @@ class Plan:
 
 def annotated(graph: Graph, plan: Plan) -> Graph:
     """The graph with a plan in its metadata; planned values get names of their own."""
-    if not plan:
+    if not plan.decisions:
         return graph
     names = dict(graph.names)
     taken = {*names.values(), *graph.input_names, *graph.output_names}

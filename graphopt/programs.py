@@ -61,7 +61,7 @@ def put_program_in_place(
         precision=result.precision,
     )
 
-    def write(to: Path) -> None:
+    def write(to: Path, failed: str = "") -> None:
         _renamed(program, to).save(to)
 
     def prove(staged: Path) -> tuple[CheckResult, Trial]:

@@ -13,6 +13,7 @@ from .pipeline import PassRecord
 
 if TYPE_CHECKING:
     from .check import CheckResult
+    from .limits import Fitted
     from .tuning import Tuning
 
 SCHEMA: Final = 1
@@ -84,6 +85,7 @@ class Report:
     trial: Trial | None = None
     missed: tuple[Missed, ...] = ()
     tuning: Tuning | None = None
+    memory: Fitted | None = None
     input: str | None = None
     output: str | None = None
     program: Mapping[str, Any] | None = None
@@ -142,6 +144,7 @@ class Report:
                 for m in self.missed
             ],
             "tuning": None if self.tuning is None else self.tuning.to_json(),
+            "memory": None if self.memory is None else self.memory.to_json(),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 6),
             **({} if self.program is None else {"program": dict(self.program)}),
@@ -172,6 +175,9 @@ class Report:
         yield ""
         if self.tuning is not None:
             yield from self.tuning.lines()
+            yield ""
+        if self.memory is not None:
+            yield from self.memory.lines()
             yield ""
         yield from check_lines(self.check)
         if self.trial is not None:
@@ -205,6 +211,11 @@ def shown_kinds(
     rest = [change for _, change in ordered[rows:]]
     others = Change(sum(c.before for c in rest), sum(c.after for c in rest))
     return [*ordered[:rows], (f"{len(rest)} other kinds", others)]
+
+
+def mib(size: int) -> str:
+    """Bytes, as people read them."""
+    return f"{size / (1 << 20):,.2f} MiB"
 
 
 def table(rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from .lowering import Executable
 from .lowering.ort.pipeline import SWITCHES, choices, lowered, settings, settings_of
 from .output import weights_path, write_model
 from .pipeline import PassRecord, Pipeline
+from .specialize import refuse_empty
 from .tuning import Measured, Settings, Space, Tune, Tuning, search
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class Models:
         self._original = original.digest
         for given in wanted or ({},):
             fixed = {known[name]: size for name, size in given.items()}
+            refuse_empty(self.start, fixed)
             candidates = chain([usual(self.start, fixed)], bindings(self.start, fixed))
             error: GraphoptError | None = None
             for sizes in islice(candidates, ATTEMPTS):

@@ -6,14 +6,16 @@ number whose logarithm is taken is positive. `graphopt.inputs` draws accordingly
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from . import dims
 from .dims import Dim
 from .ir import Graph, Op, Value
 from .ops.constant import Constant
+from .ops.structured import Composite
 from .types import DType
 
 
@@ -136,21 +138,38 @@ def roles(
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a value is followed: a graph, or the body of a composite op.
+
+    ``leaves`` maps results of the body to those of the op, where they go on.
+    """
+
+    users: Mapping[Value, Sequence[tuple[Op, int]]]
+    leaves: Mapping[Value, tuple[_Place, Value]] = field(default_factory=dict)
+
+
 def _trace(graph: Graph, start: Value, symbols: Mapping[str, int]) -> Role:
     counts = start.dtype is None or not start.dtype.is_float
     role = Role()
-    seen: set[tuple[Graph, Value]] = {(graph, start)}
-    pending: list[tuple[Graph, Value, int]] = [(graph, start, 0)]
+    outermost = _Place(graph.users)
+    seen: set[tuple[_Place, Value]] = {(outermost, start)}
+    pending: list[tuple[_Place, Value, int]] = [(outermost, start, 0)]
+    places: dict[Graph | tuple[_Place, Op], _Place] = {}
 
-    def go(place: Graph, value: Value, shift: int) -> None:
+    def go(place: _Place, value: Value, shift: int) -> None:
         if (place, value) not in seen and len(seen) < _FAR:
             seen.add((place, value))
             pending.append((place, value, shift))
 
     while pending:
         place, value, shift = pending.pop()
+        if value in place.leaves:
+            go(*place.leaves[value], shift)
         for op, index in place.users.get(value, ()):
-            role = role.also(_use(op, index, shift, symbols))
+            use = _use(op, index, shift, symbols)
+            if place is outermost or not place.leaves or op.kind in _LOOKUPS:
+                role = role.also(use)
             moves = _MOVES.get(op.kind, _COUNTS.get(op.kind, ()) if counts else ())
             if moves is None or index in moves:
                 for result in op.results:
@@ -158,8 +177,32 @@ def _trace(graph: Graph, start: Value, symbols: Mapping[str, int]) -> Role:
             for body in op.bodies:
                 inner = index - len(op.operands) + len(body.inputs)
                 if 0 <= inner < len(body.inputs):
-                    go(body, body.inputs[inner], shift)
+                    within = places.setdefault(body, _Place(body.users))
+                    go(within, body.inputs[inner], shift)
+            if counts and use == Role() and isinstance(op, Composite):
+                if (place, op) not in places:
+                    places[place, op] = _within(op, place)
+                go(places[place, op], value, shift)
     return role
+
+
+def _within(op: Composite, around: _Place) -> _Place:
+    """The body of a composite op; empty where it is not known."""
+    results = op.expansion or ()
+    users: dict[Value, list[tuple[Op, int]]] = defaultdict(list)
+    pending = [made.op for made in results]
+    seen: set[Op | None] = {None, *(v.op for v in op.operands if v is not None)}
+    while pending:
+        inner = pending.pop()
+        if inner is None or inner in seen:
+            continue
+        seen.add(inner)
+        for index, operand in enumerate(inner.operands):
+            if operand is not None:
+                users[operand].append((inner, index))
+                pending.append(operand.op)
+    leaves = {a: (around, b) for a, b in zip(results, op.results, strict=False)}
+    return _Place(users, leaves)
 
 
 def _use(op: Op, index: int, shift: int, symbols: Mapping[str, int]) -> Role:
@@ -248,6 +291,9 @@ _TABLES: Final[Mapping[tuple[str, int], Callable[[Op], Dim]]] = {
     ("Squeeze", 1): lambda op: 1,
     ("CumSum", 1): lambda op: 1,
 }
+
+_LOOKUPS: Final = frozenset(("Gather", "GatherElements", "GatherND"))
+"""What is believed in bodies of composite ops: that something is an index."""
 
 _COUNTED_FROM_ONE: Final = frozenset({"LSTM", "GRU", "RNN", "ReverseSequence"})
 _FAR: Final = 10_000  # values that one trace may look at

@@ -51,8 +51,9 @@ def specialize(
 
     ``dims_`` maps a symbol or an axis to a size or a new symbol: ``{"batch": 8}``,
     ``{"x:0": "batch"}``. ``input_shapes`` gives all dims of an input at once. Raises
-    UsageError for what is not there, and where an op forbids it, which it names. A
-    branch that forbids it keeps its dims where the other one does not: it is not taken.
+    UsageError for what is not there, for a size that leaves nothing to compute, and
+    where an op forbids it, which it names. A branch that forbids it keeps its dims
+    where the other one does not: it is not taken.
     """
     request = _Request(graph)
     for name, shape in (input_shapes or {}).items():
@@ -64,7 +65,31 @@ def specialize(
             request.bind(name, value)
         else:
             request.set_axis(name, value)
-    return request.made()
+    made = request.made()
+    asked = dict(dims_ or {})
+    for name, shape in (input_shapes or {}).items():
+        asked |= {f"{name}:{axis}": value for axis, value in enumerate(shape)}
+    refuse_empty(made.graph, asked)
+    return made
+
+
+def refuse_empty(graph: Graph, sizes: Mapping[str, int | str]) -> None:
+    """Raises UsageError for sizes that leave no output with an element.
+
+    A length of 0 can be meant, that of a past that is still to come; a batch of 0 not.
+    """
+    empty = [name.removeprefix("?") for name, size in sizes.items() if size == 0]
+    if not empty or not graph.outputs:
+        return
+    numbers = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    for value in graph.outputs:
+        try:
+            shape = [dims.substitute(d, numbers) for d in _dims_of(value.type)]
+        except ZeroDivisionError:
+            raise UsageError(f"with {empty[0]}=0 a dim is divided by 0") from None
+        if 0 not in shape:
+            return
+    raise UsageError(f"{empty[0]}=0 leaves nothing to compute: every output is empty")
 
 
 def symbols_of(graph: Graph) -> set[str]:

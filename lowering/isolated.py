@@ -51,7 +51,7 @@ def run(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": _search_path()},
+        env=os.environ | {"PYTHONPATH": search_path()},
     )
     late = False
     try:
@@ -67,11 +67,12 @@ def run(
         raise
     outcomes = [Outcome(*answer) for answer in _read(said)]
     for _ in artifacts[len(outcomes) :]:
-        outcomes.append(Outcome(None, _end(child.returncode, late, limit_s)))
+        late_said = f"ONNX Runtime was not done after {limit_s:g} s"
+        outcomes.append(Outcome(None, late_said if late else ended(child.returncode)))
     return outcomes
 
 
-def _search_path() -> str:
+def search_path() -> str:
     """Where the child finds this very graphopt."""
     home = str(Path(graphopt.__file__).parents[1])
     return os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -101,9 +102,8 @@ _ML_DTYPES: Final = frozenset(
 _NUMPY: Final = ("ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar")
 
 
-def _end(code: int, late: bool, limit_s: float) -> str:
-    if late:
-        return f"ONNX Runtime was not done after {limit_s:g} s"
+def ended(code: int) -> str:
+    """How a child ended that gave no answer, in words."""
     if code < 0:
         return f"ONNX Runtime died ({signal.Signals(-code).name})"
     return f"ONNX Runtime ended with exit code {code}"

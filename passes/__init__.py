@@ -30,6 +30,7 @@ from .regions import Regions
 from .sequences import Sequences
 from .shapes import Shapes
 from .sink import Sink
+from .tiling import Tile
 
 ALL: tuple[type[Pass], ...] = (
     Regions,
@@ -61,6 +62,9 @@ ALL: tuple[type[Pass], ...] = (
 )
 """Every pass that comes with graphopt, in the order of the default pipeline."""
 
-BY_NAME: dict[str, type[Pass]] = {cls.name: cls for cls in ALL}
+ASKED: tuple[type[Pass], ...] = (Tile,)
+"""Passes that trade one thing for another: they run when they are asked for."""
 
-__all__ = ["ALL", "BY_NAME", *(cls.__name__ for cls in ALL)]
+BY_NAME: dict[str, type[Pass]] = {cls.name: cls for cls in (*ALL, *ASKED)}
+
+__all__ = ["ALL", "ASKED", "BY_NAME", *(cls.__name__ for cls in (*ALL, *ASKED))]

@@ -50,6 +50,18 @@ def split_causal(mask: Value, queries: Dim, keys: Dim) -> Causal | None:
     return Causal(left)
 
 
+def sees_a_key(condition: Value) -> bool:
+    """True where for each query, the last dim but one, the condition holds of a key."""
+    shape, tensor = condition.shape, condition.constant
+    if tensor is not None:
+        if not shape or tensor.size > READ_LIMIT**2:
+            return False
+        return bool(tensor.array().any(-1).all())
+    if not shape or len(shape) < 2:
+        return False
+    return is_causal(condition, shape[-2], shape[-1])  # the first one
+
+
 def is_causal(condition: Value, queries: Dim, keys: Dim) -> bool:
     """True for ``column <= row``, both counted from 0, over just these last two dims.
 

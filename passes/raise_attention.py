@@ -64,6 +64,9 @@ def attention(op: MatMul, scene: Scene) -> Outcome:
     scores = read_scores(softmax.operands[0], scene)
     if scores is None:
         return miss("the scores are no scaled and masked product", softmax)
+    scores = scores.settled()
+    if scores is None:
+        return miss("what hides scores is not known to be far below all of them", op)
     left, right = scores.product.operands
     if left is None or right is None or {left.rank, right.rank, v.rank} != {op.rank}:
         return miss("queries, keys and values differ in rank", scores.product)

@@ -39,8 +39,12 @@ from graphopt.ops.bodies import scalar
 from graphopt.rewrite import Scene
 from graphopt.types import DType
 
-from .match import axis_of, is_zero, same_shape, uniform
+from .bounds import largest
+from .causal import sees_a_key
+from .match import READ_LIMIT, axis_of, is_zero, same_shape, uniform
 from .raise_gelu import plus
+
+_FLOATS = (DType.F64, DType.F32, DType.F16, DType.BF16)
 
 HIDING = -1e30
 """Numbers at most this hide a score: added to one, even in float64, they stay."""
@@ -48,12 +52,36 @@ HIDING = -1e30
 
 @dataclass(frozen=True)
 class Scores:
-    """``softcap(scale * product) + masks``; bool masks hide where they are False."""
+    """``softcap(scale * product) + masks``; bool masks hide where they are False.
+
+    ``chosen`` marks those of which one stands in the stead of scores, by a number that
+    is too near to them to be added: they are no sum yet.
+    """
 
     product: MatMul
     scale: float = 1.0
     softcap: float = 0.0
     masks: tuple[Value, ...] = ()
+    chosen: bool = False
+
+    def above(self, number: float) -> bool:
+        """True where the exponential of ``number``, beside that of any score, is 0."""
+        if number <= HIDING:
+            return True
+        bound = self.softcap or abs(self.scale) * largest(self.product)
+        return number < -1000 - 4 * bound  # twice of what is exact, for rounding
+
+    def settled(self) -> Scores | None:
+        """These, with a condition for their only mask where it hides for certain.
+
+        That is where each query sees some key, beside whose score the others are
+        nothing. None for a choice that may count.
+        """
+        if len(self.masks) == 1:
+            found = _condition(self.masks[0])
+            if found is not None and sees_a_key(found[0]) and self.above(found[1]):
+                return replace(self, masks=(found[0],), chosen=False)
+        return None if self.chosen else self
 
 
 def read_scores(value: Value, scene: Scene) -> Scores | None:
@@ -63,10 +91,11 @@ def read_scores(value: Value, scene: Scene) -> Scores | None:
     unmerged = same_rows(value)
     if unmerged is not None:
         return read_scores(unmerged, scene)
-    for x, mask in _masked(value):
+    for x, mask, chosen in _masked(value):
         inner = read_scores(x, scene)
         if inner is not None:
-            return replace(inner, masks=(*inner.masks, mask))
+            masks = (*inner.masks, mask)
+            return replace(inner, masks=masks, chosen=inner.chosen or chosen)
     outer = scaled_by(value)
     if outer is not None and isinstance(outer[0], Tanh) and scene.single(outer[0]):
         inner = _scaled(outer[0].operands[0], scene)
@@ -120,23 +149,23 @@ def unscaled(value: Value) -> tuple[Value, float]:
     return value, scale
 
 
-def _masked(value: Value) -> Iterator[tuple[Value, Value]]:
-    """Pairs of x and a mask whose sum, or choice, ``value`` is."""
+def _masked(value: Value) -> Iterator[tuple[Value, Value, bool]]:
+    """x and a mask whose sum, or choice, ``value`` is; True where it is no sum."""
     if isinstance(value, Where):
         condition, *branches = value.operands
         for x, number in (branches, branches[::-1]):
             hidden = uniform(number)
-            if hidden is None or hidden > HIDING or condition is None or x is None:
+            if hidden is None or not hidden < 0 or condition is None or x is None:
                 continue
             if not same_shape(x, value) or x.dtype is None:
                 continue
-            seen = condition if x is branches[0] else Not(condition)
+            seen = condition if x is branches[0] else _negated(condition)
             if hidden != -math.inf:
                 seen = Where(seen, scalar(0, x.dtype), number)
-            yield x, seen
+            yield x, seen, hidden > HIDING
     for x, mask in plus(value):
         if same_shape(x, value):
-            yield x, mask
+            yield x, mask, False
 
 
 def joined_mask(masks: Sequence[Value], dtype: DType) -> Value | None:
@@ -149,25 +178,43 @@ def joined_mask(masks: Sequence[Value], dtype: DType) -> Value | None:
         elif not is_zero(mask):
             added = mask if added is None else Add(added, mask)
     if seen is None and added is not None:
-        seen = _condition(added)
-        return added if seen is None else seen
+        seen, number = _condition(added) or (None, 0.0)
+        return added if seen is None or number != -math.inf else seen
     if seen is None or added is None:
         return seen
     return Where(seen, added, scalar(-math.inf, dtype))
 
 
-def _condition(mask: Value) -> Value | None:
-    """The condition c, where a mask is 0 where c holds, and else -inf."""
+def _condition(mask: Value) -> tuple[Value, float] | None:
+    """The condition and the number of a mask that is 0 where it holds, else that.
+
+    Of a constant with several numbers, it is the one that is nearest to 0.
+    """
+    if mask.constant is not None and mask.dtype in _FLOATS:
+        if mask.constant.size > READ_LIMIT**2:
+            return None
+        array = mask.constant.array()
+        seen = array == 0
+        if seen.all() or not (array <= 0).all():
+            return None
+        return Constant(seen), float(array[~seen].max())
     if not isinstance(mask, Where):
         return None
     condition, none, hidden = mask.operands
     if condition is None or condition.rank != mask.rank:
         return None
-    if is_zero(none) and uniform(hidden) == -math.inf:
-        return condition
-    if is_zero(hidden) and uniform(none) == -math.inf:
-        return Not(condition)
+    for one, other, holds in ((none, hidden, True), (hidden, none, False)):
+        number = uniform(other)
+        if is_zero(one) and number is not None and number < 0:
+            return condition if holds else _negated(condition), float(number)
     return None
+
+
+def _negated(condition: Value) -> Value:
+    tensor = condition.constant
+    if tensor is None or tensor.size > READ_LIMIT**2:
+        return Not(condition)
+    return Constant(~tensor.array())
 
 
 def softmax_of(weights: Value, scene: Scene) -> Softmax | None:

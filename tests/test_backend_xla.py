@@ -35,9 +35,9 @@ REFUSED: Final = {
 LEFT_OUT: Final = re.compile("test_bernoulli|test_squeezenet$")
 """Cases without a right answer on XLA.
 
-Bernoulli draws random numbers, and does not say how. SqueezeNet with made-up weights has
-a Softmax of logits of 1e10: XLA computes them twice, once inside a fused multiply-add,
-and one unit in the last place of 1e10 is 1024, more than exp can take.
+Bernoulli draws random numbers, and does not say how. SqueezeNet with made-up weights
+has a Softmax of logits of 1e10: XLA computes them twice, once inside a fused
+multiply-add, and a unit in the last place of 1e10 is 1024, more than exp can take.
 """
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from graphopt import Graph, UsageError
 from graphopt.bench import clock_of, difference, measure, threads_of
+from graphopt.dims import symbol
 from graphopt.exporter import save
 from graphopt.ir import Parameter, Value
 from graphopt.ops import Sin
@@ -91,6 +92,28 @@ def test_what_the_head_says(
     code, _, err = command(*line, "--threads", "7")
     assert code == 2
     assert "all threads" in err
+
+
+def test_sizes_are_those_that_callers_have(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    tokens = Parameter(tensor(DType.F32, symbol("batch"), symbol("seq"), 4), "tokens")
+    model = tmp_path / "m.onnx"
+    save(Graph([tokens], [Sin(tokens)]).with_header(opsets={"": 17}), model)
+    line = ("bench", model, "--target", "reference", "--rounds", "1")
+    head, sizes, *_ = command(*line)[1].splitlines()
+    assert head.endswith("tokens [1, 128, 4]")
+    assert sizes == "sizes that nobody gave: --dim batch=1 --dim seq=128"
+    head, sizes, *_ = command(*line, "--dim", "batch=3")[1].splitlines()
+    assert head.endswith("tokens [3, 128, 4]")
+    assert sizes == "sizes that nobody gave: --dim seq=128"
+    members = json.loads(command(*line, "--dim", "seq=5", "--json")[1])
+    assert members["sizes"] == {"batch": 1, "seq": 5}
+    assert members["default_sizes"] == ["batch"]
+    np.savez(tmp_path / "in.npz", tokens=np.ones((2, 3, 4), np.float32))
+    members = json.loads(command(*line, "--inputs", tmp_path / "in.npz", "--json")[1])
+    assert (members["sizes"], members["default_sizes"]) == ({}, [])
+    assert members["inputs"] == {"tokens": [2, 3, 4]}
 
 
 def test_a_control_and_what_differs(

@@ -298,8 +298,9 @@ def test_a_failed_check_keeps_the_candidate(
     code, out, _ = command("optimize", digits, "--add", "damp", "--json")
     error = json.loads(out)["error"]
     assert error["code"] == code == 4
-    assert error["rejected"].endswith("digits.opt.2.rejected.onnx")
+    assert error["rejected"].endswith("digits.opt.rejected.onnx")
     assert error["check"]["passed"] is False
+    assert only(digits.parent, "digits.onnx", "digits.opt.rejected.onnx")
 
 
 def test_weights_beside_and_shared(command: Command, digits: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands beside optimize, and what several commands share."""
+"""The commands that run or read models, and what several commands share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from broken import Damp
 from conftest import Command
 from onnx import numpy_helper
 
-from graphopt import driver
 from graphopt.cli.run import described
 from graphopt.types import DType
 
@@ -228,47 +226,7 @@ def test_extract(command: Command, digits: Path) -> None:
     assert "'feature'" in err
 
 
-def test_passes(command: Command) -> None:
-    code, out, _ = command("passes", "--json")
-    rows = json.loads(out)["passes"]
-    assert code == 0
-    assert {"fold", "fold-affine"} <= {row["name"] for row in rows}
-    assert all(row["summary"] for row in rows)
-    _, out, _ = command("passes", "fold")
-    assert "limit" in out
-    assert command("passes", "flod")[0] == 2
-
-
-def test_explain(command: Command, digits: Path) -> None:
-    name = "/convolutions/convolutions.1/BatchNormalization"
-    code, out, _ = command("explain", digits, "--op", name)
-    assert code == 0
-    assert "after_linear: fired" in out
-    _, out, _ = command("explain", digits, "--json")
-    events = json.loads(out)["events"]
-    assert events
-    assert {event["fired"] for event in events} == {True, False}
-    assert all(event["fired"] or event["reason"] for event in events)
-    for words in (["--op", "nothing"], ["--rule", "nothing"]):
-        code, _, err = command("explain", digits, *words)
-        assert code == 2
-        assert "'nothing'" in err
-
-
-def test_bisect(
-    command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "nothing to find" in command("bisect", digits)[1]
-    assert only(digits.parent, "digits.onnx")
-    monkeypatch.setattr(driver, "find", lambda spec: Damp())
-    code, out, _ = command("bisect", digits, "--add", "damp")
-    assert code == 0
-    assert "pass damp, rule damped_sigmoid, on Sigmoid node" in out
-    part = onnx.load(digits.with_name("digits.bisect.onnx"))
-    assert [node.op_type for node in part.graph.node] == ["Sigmoid"]
-
-
-@pytest.mark.parametrize("name", ["inspect", "run", "bench"])
+@pytest.mark.parametrize("name", ["inspect", "run", "bench", "check"])
 def test_sizes_are_those_of_dims_that_there_are(
     command: Command, digits: Path, name: str
 ) -> None:
@@ -276,11 +234,26 @@ def test_sizes_are_those_of_dims_that_there_are(
         (["--dim", "bach=3"], "did you mean 'batch'?"),
         (["--dim", "batch=b"], "'b' is no size"),
         (["--dim", "batch=-3"], "no size"),
+        (["--dim", "batch=0"], "batch=0 leaves nothing to compute"),
         (["--dim", f"batch={10**30}"], "no size"),
     ):
-        code, _, err = command(name, digits, *words)
+        models = [digits] * (2 if name == "check" else 1)
+        code, _, err = command(name, *models, *words)
         assert code == 2
         assert told in err
+
+
+def test_a_batch_of_nothing_is_refused_before_any_work(
+    command: Command, digits: Path
+) -> None:
+    for words in (
+        ("--dim", "batch=0"),
+        ("--dim", "images:0=0"),
+        ("--input-shape", "images=0,8,8"),
+    ):
+        code, _, err = command("optimize", digits, "--target", "ort-cpu", *words)
+        assert code == 2
+        assert "=0 leaves nothing to compute" in err
 
 
 def test_a_seed_is_a_natural_number(command: Command, digits: Path) -> None:
@@ -463,7 +436,7 @@ def test_sizes_on_which_a_model_runs_are_found(
     target = ("--target", "reference", "--rounds", "1")
     code, out, _ = command("bench", path, *target, "--dim", "n=4")
     assert code == 0
-    assert "--dim n=4 --dim k=5" in out
+    assert "sizes that nobody gave: --dim k=5" in out
     code, _, err = command("run", path, "--dim", "k=7", "--dim", "n=1")
     assert code == 3
     assert "[1, 7]" in err

@@ -26,6 +26,7 @@ from graphopt.ops import (
     Neg,
     Range,
     Reshape,
+    RotaryEmbedding,
     Slice,
     Sqrt,
     Sub,
@@ -33,6 +34,7 @@ from graphopt.ops import (
     TopK,
     Unsqueeze,
     Where,
+    contrib,
 )
 from graphopt.reference import evaluate
 from graphopt.types import (
@@ -117,6 +119,39 @@ def test_indices_stay_below_the_rows_of_their_table() -> None:
     floats = drawn(tensor(DType.F32, 50, 40), lambda x: far(Cast(x, to=DType.I64)))
     assert (floats.min(), floats.max()) == (0, 6)
     assert np.array_equal(floats, np.rint(floats))
+
+
+def test_composite_ops_say_by_their_bodies_what_they_look_up() -> None:
+    weights, vector = rows(7), Constant(np.zeros(2, np.float32))
+    angles = Constant(np.zeros((6, 4), np.float32))
+    x = Constant(np.zeros((50, 2, 40, 8), np.float32))
+
+    def embedded(place: int) -> Any:
+        def use(ids: Value) -> Value:
+            operands = [Constant(np.zeros((50, 40), np.int32))] * 2
+            operands += [weights, rows(11), rows(3), vector, vector]
+            made: list[Value | None] = [*operands, None, operands[0]]
+            made[place] = ids
+            return contrib.EmbedLayerNormalization(*made)
+
+        return use
+
+    def quantized(ids: Value) -> Value:
+        table = Constant(np.zeros((9, 16), np.uint8))
+        scales = Constant(np.ones((9, 2), np.float32))
+        return contrib.GatherBlockQuantized(table, ids, scales, block_size=16, bits=4)
+
+    narrow = tensor(DType.I32, 50, 40)
+    for type_, use, high in [
+        (narrow, embedded(0), 7),
+        (narrow, embedded(1), 3),
+        (narrow, embedded(8), 11),
+        (narrow, quantized, 9),
+        (IDS, lambda ids: RotaryEmbedding(x, angles, angles, ids), 6),
+        (IDS, lambda ids: contrib.RotaryEmbedding(x, ids, angles, angles), 6),
+    ]:
+        array = drawn(type_, use)
+        assert (array.min(), array.max()) == (0, high - 1), high
 
 
 def test_rows_may_be_symbolic() -> None:

@@ -18,6 +18,7 @@ from graphopt.exporter import save
 from graphopt.ir import Parameter
 from graphopt.lowering.isolated import Artifact, Outcome
 from graphopt.ops import Add, Constant, Identity, RandomNormalLike, Relu
+from graphopt.output import REJECTED_KEY
 from graphopt.plan import METADATA_KEY, Plan
 from graphopt.types import DType, tensor
 from graphopt.weights import Tensor
@@ -191,6 +192,35 @@ def test_a_rejected_candidate_replaces_nothing(
         result.save(tmp_path / "out.onnx")
     assert precious.read_text() == "precious"
     onnx.load(tmp_path / "out.2.rejected.onnx")
+
+
+def test_a_rejected_candidate_replaces_an_earlier_one(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "out.rejected.onnx"
+    for said in ("it died", "it died again"):
+        runs(monkeypatch, same, said)
+        with pytest.raises(CheckFailed, match=r"kept as .*out\.rejected\.onnx"):
+            result.save(tmp_path / "out.onnx", weights="external")
+        assert sorted(os.listdir(tmp_path)) == [kept.name, f"{kept.name}.data"]
+        assert said in load(kept).header.metadata[REJECTED_KEY]
+
+
+def test_a_rejected_candidate_does_not_replace_the_one_that_it_was_made_of(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs(monkeypatch, same, "died")
+    with pytest.raises(CheckFailed):
+        result.save(tmp_path / "out.onnx")
+    source = tmp_path / "out.rejected.onnx"
+    before = source.read_bytes()
+    again = graphopt.optimize(source)
+    with pytest.raises(CheckFailed, match=r"out\.2\.rejected\.onnx"):
+        again.save(tmp_path / "out.onnx")
+    assert source.read_bytes() == before
+    runs(monkeypatch, same, same)
+    again.save(tmp_path / "good.onnx")
+    assert REJECTED_KEY not in load(tmp_path / "good.onnx").header.metadata
 
 
 def test_data_of_overridable_initializers_belongs_to_the_input(tmp_path: Path) -> None:

@@ -75,6 +75,19 @@ def test_parse_shape() -> None:
 # --- fixing -------------------------------------------------------------------------
 
 
+def test_a_size_of_nothing_is_for_what_leaves_something() -> None:
+    """The past of a decoder can have no length; a batch has some."""
+    past, new = (Parameter(tensor(DType.F32, symbol(n), 4), n) for n in ("past", "new"))
+    whole = graph([Concat(past, new, axis=0)], past, new)
+    assert shapes(specialize(whole, {"past": 0}).graph)[0] == (0, 4)
+    with pytest.raises(UsageError, match="past=0 leaves nothing to compute"):
+        specialize(whole, {"past": 0, "new": 0})
+    each = graph([Relu(past), Relu(new)], past, new)
+    assert shapes(specialize(each, {"past": 0}).graph)[0] == (0, 4)
+    with pytest.raises(UsageError, match="new:0=0 leaves nothing"):
+        specialize(each, None, {"new": (0, 4), "past": (0, 4)})
+
+
 def dynamic() -> Graph:
     n = symbol("n")
     x, y = Parameter(tensor(DType.F32, n, 3), "x"), Parameter(tensor(DType.F32, n), "y")

@@ -325,6 +325,7 @@ def test_the_command(
         (("--tune-seconds", "8"), "is for --tune"),
         (("--tune-threads", "0"), "is for --tune"),
         (("--tune", "--tune-sizes", "n=batch"), "is no size"),
+        (("--tune", "--tune-sizes", "n=0"), "n=0 leaves nothing to compute"),
         (("--tune", "--tune-sizes", "m=3"), "no dim of an input is called 'm'"),
     ):
         code, _, err = command(*line, *wrong)

@@ -130,14 +130,14 @@ def check(
     """Run both graphs and compare their outputs.
 
     ``inputs`` replace random ones from ``seed``, of which ``sizes`` fix some dims.
-    ``mode``: "full" compares whole runs
-    whatever they take, "regions" goes from value to value within ``seconds``, "auto"
-    takes the former where it will do, "off" runs nothing. ``budget``, a share of each
-    output's largest number, is what a lossy result may be off in any case; it is
-    compared as a whole, as its parts are not those of the original. ``exact`` wants
-    equal bits, ``declared`` the very types that the interface of ``before`` states. No
-    run may hold more than ``limit_bytes``. Raises UsageError for bad inputs, also for
-    those on which the original does not run.
+    ``mode``: "full" compares whole runs whatever they take, "regions" goes from value
+    to value within ``seconds`` of work (waiting is none), "auto" takes the former where
+    it will do, "off" runs nothing. ``budget``, a share of each output's largest number,
+    is what a lossy result may be off in any case; it is compared as a whole, as its
+    parts are not those of the original. ``exact`` wants equal bits, ``declared`` the
+    very types that the interface of ``before`` states. No run may hold more than
+    ``limit_bytes``. Raises UsageError for bad inputs, also for those on which the
+    original does not run.
     """
     began = time.monotonic()
     if mode not in MODES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -11,7 +10,7 @@ from ..cost import peak_memory
 from ..errors import GraphoptError
 from ..inputs import STYLES, WIDE_STYLES, Sizes, bindings, neighbours
 from ..ir import Graph
-from ..reference import OutOfBudget, OutOfTime
+from ..reference import OutOfBudget, OutOfTime, clock
 from .regions import Outcome, by_regions, seconds_for
 from .sides import Setting, Sides
 from .tolerance import UNDECIDED, OutputCheck
@@ -62,7 +61,7 @@ class Checker:
 
     def _within(self, seconds: float) -> Bounds:
         """The bounds with a deadline in so many seconds, if not earlier."""
-        deadline = time.monotonic() + seconds
+        deadline = clock() + seconds
         return replace(
             self.bounds, deadline=min(deadline, self.bounds.deadline or deadline)
         )
@@ -173,7 +172,7 @@ class Checker:
 
     def _over(self) -> bool:
         deadline = self.bounds.deadline
-        return deadline is not None and time.monotonic() > deadline
+        return deadline is not None and clock() > deadline
 
     def _best(
         self, sides: Sides, setting: Setting, styles: Sequence[str], bounds: Bounds
@@ -209,7 +208,7 @@ class Checker:
         for sides in self.sides.ways():
             outcome = Outcome(sides.unchecked)
             for sizes in islice(self._sizes(), _attempts(sides)):
-                setting, began = Setting(sizes, self.bounds.seed), time.monotonic()
+                setting, began = Setting(sizes, self.bounds.seed), clock()
                 try:
                     by_regions(sides, setting, self.bounds, outcome)
                 except OutOfTime:
@@ -222,7 +221,7 @@ class Checker:
                     outcome.starved |= isinstance(error, OutOfBudget)
                     reasons.append(str(error))
                     continue
-                took = time.monotonic() - began
+                took = clock() - began
                 settled = not sizes or outcome.failed or len(outcome.sizes) > 1
                 if settled or not self._left(1.5 * took):
                     break
@@ -239,7 +238,7 @@ class Checker:
     def _left(self, seconds: float) -> bool:
         """True where so much time is left."""
         deadline = self.bounds.deadline
-        return deadline is None or time.monotonic() + seconds < deadline
+        return deadline is None or clock() + seconds < deadline
 
 
 class _Candidates:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, Final
@@ -13,7 +12,7 @@ from ..errors import GraphoptError
 from ..feeds import bind
 from ..inputs import Sizes, bindings, neighbours, random_inputs
 from ..ir import Graph
-from ..reference import Evaluator
+from ..reference import Evaluator, clock
 
 MEMORY: Final = 1 << 30
 SECONDS: Final = 5.0
@@ -28,7 +27,7 @@ def sizes_that_run(
 
     None where there are no symbolic dims, or none was found in so many seconds.
     """
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     for sizes in islice(bindings(graph, fixed), _ATTEMPTS):
         if sizes and _runs(graph, sizes, {}, deadline):
             return sizes
@@ -45,7 +44,7 @@ def running_sizes(
     Another size of such a dim was tried, and did not run. ``given`` are arrays for some
     inputs. No sizes where none was found in so many seconds.
     """
-    deadline, given = time.monotonic() + seconds, given or {}
+    deadline, given = clock() + seconds, given or {}
     for sizes in chain(_stated(graph, given), islice(bindings(graph), _ATTEMPTS)):
         if _runs(graph, sizes, given, deadline):
             break
@@ -70,7 +69,7 @@ def tied_dims(
 
     ``sizes`` are those that `running_sizes` found.
     """
-    deadline, given = time.monotonic() + seconds, given or {}
+    deadline, given = clock() + seconds, given or {}
     for near in neighbours(graph, dict(sizes)) if sizes else ():
         changed = [n for n in near if near[n] != sizes.get(n)]
         if len(changed) < 2 or not _runs(graph, near, given, deadline):

@@ -189,10 +189,10 @@ def sizes_of(
 ) -> dict[str, int]:
     """What ``--dim`` says of the symbolic dims of a graph's inputs.
 
-    Raises UsageError for a dim that no input has, for what is no size, and where the
-    ``inputs`` that the user gave have another one.
+    Raises UsageError for a dim that no input has, for what is no size or leaves nothing
+    to compute, and where the ``inputs`` that the user gave have another one.
     """
-    from ..specialize import parse_dim, symbols_of
+    from ..specialize import parse_dim, refuse_empty, symbols_of
 
     known = {name: name for name in symbols_of(graph)}
     for parameter in graph.inputs:  # dims without a name go by their place
@@ -208,6 +208,7 @@ def sizes_of(
                 f"no dim of an input is called {name!r}{nearest(name, known)}"
             )
         found[known[name]] = value
+    refuse_empty(graph, found)
     if found and inputs is not None:
         _agree(found, graph, inputs)
     return found

@@ -6,6 +6,9 @@ CPU time, of all threads, with the wall time beside it; on GPUs and TPUs they ar
 wall time, with the way there and back. The control is the first model, opened once
 more: as far as its ratio misses 1, no difference means anything. A model whose outputs
 are not those of the first one is marked with "!".
+
+Symbolic dims without a --dim are 1 for a batch, 224 for sides of pictures, else 128, or
+what the model runs on.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 from ..bench import Clock, Timing, clock_of, measure, threads_of
 from ..errors import UsageError
 from ..report import table
+from ..specialize import parse_dim
 from .arguments import (
     add_inputs,
     add_sizes,
     add_target,
     natural,
+    pairs,
     say,
     target_of,
 )
@@ -88,7 +93,9 @@ def run(options: argparse.Namespace) -> int:
                 progress=progress,
             )
 
-        (*timings, control), fed, sizes = feeding(options, options.models[0], timed)
+        (*timings, control), fed, sizes = feeding(
+            options, options.models[0], timed, timed=True
+        )
         profiles = []
         if options.profile:
             progress("profiling")
@@ -97,13 +104,23 @@ def run(options: argparse.Namespace) -> int:
     said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     who = "1 thread" if threads == 1 else f"{threads or 'all'} threads"
     head = f"{options.target}, {who}, {options.rounds} rounds; {said}"
+    given = pairs(options.dim, parse_dim)
+    sizes = {name.removeprefix("?"): size for name, size in sizes.items()}
+    unasked = {name: size for name, size in sizes.items() if name not in given}
     say(
         options,
         [
-            *(head, *told(sizes), "", *_lines(timings, control, clock)),
+            *(
+                head,
+                *told(unasked, "sizes that nobody gave"),
+                "",
+                *_lines(timings, control, clock),
+            ),
             *(line for found in profiles for line in ("", *found.lines())),
         ],
         inputs=shapes,
+        sizes=sizes,
+        default_sizes=list(unasked),
         target=options.target,
         threads=threads,
         clock=clock.lower(),

@@ -16,10 +16,13 @@ from ..importer import load
 from ..ir import Graph
 from ..output import check_destination, files_of
 from ..pipeline import count_ops
+from ..specialize import parse_dim, parse_shape, specialize
 from .arguments import (
+    add_dims,
     add_inputs,
     add_output,
     add_pipeline,
+    pairs,
     pipeline_of,
     read_arrays,
     say,
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL")
     add_output(parser, "where to write the failing part (default: MODEL.bisect.onnx)")
     add_pipeline(parser)
+    add_dims(parser)
     add_inputs(parser)
 
 
@@ -43,7 +47,11 @@ def run(options: argparse.Namespace) -> int:
         target, source, overwrite=options.force, inputs=files_of(source, options.inputs)
     )
     pipeline = pipeline_of(options)
-    graph = load(source)
+    graph = specialize(
+        load(source),
+        pairs(options.dim, parse_dim),
+        pairs(options.input_shape, parse_shape),
+    ).graph
     checking = Checking("auto", read_arrays(options.inputs, source), options.seed)
     alone = Checking("auto", None, options.seed)  # a part has inputs of its own
     with Progress(options) as progress:

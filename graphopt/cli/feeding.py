@@ -16,7 +16,7 @@ from ..errors import (
     UnsupportedModel,
 )
 from ..importer import load
-from ..inputs import Sizes, random_inputs
+from ..inputs import Sizes, random_inputs, usual
 from ..interface import is_program, read_interface
 from ..ir import Graph
 from .arguments import read_arrays, sizes_of
@@ -29,9 +29,16 @@ _WHATEVER_SIZES: Final = (BackendMissing, InvalidModel, NoReference, Unsupported
 
 
 def feeding(
-    options: argparse.Namespace, model: Path, use: Callable[[Feeds], T]
+    options: argparse.Namespace,
+    model: Path,
+    use: Callable[[Feeds], T],
+    *,
+    timed: bool = False,
 ) -> tuple[T, Feeds, Sizes]:
-    """What ``use`` makes of the user's arrays or of random ones; those; `on_sizes`."""
+    """What ``use`` makes of the user's arrays or of random ones; those; `on_sizes`.
+
+    Random ones are small, or, to be ``timed``, of the sizes that callers have.
+    """
     given = read_arrays(options.inputs, model)
     if given is not None and not options.dim:
         return use(given), given, {}
@@ -43,21 +50,26 @@ def feeding(
         fed = random_inputs(graph, options.seed, sizes) if given is None else given
         return use(fed), fed
 
-    if given is not None or program:
+    wanted = usual(graph, sizes) if timed and given is None else {}
+    if given is not None or (program and not wanted):
         return *drawn(sizes), {}
-    (made, fed), found = on_sizes(graph, sizes, drawn)
+    (made, fed), found = on_sizes(graph, sizes, drawn, wanted)
     return made, fed, found
 
 
 def on_sizes(
-    graph: Graph, sizes: Sizes, use: Callable[[Mapping[str, int]], T]
+    graph: Graph,
+    sizes: Sizes,
+    use: Callable[[Mapping[str, int]], T],
+    wanted: Sizes | None = None,
 ) -> tuple[T, Sizes]:
     """What ``use`` makes of these sizes, or of others that were found, and those.
 
-    Where it fails, sizes are looked for on which the reference runs the graph.
+    ``wanted`` has more of them, to begin with. Where it fails, sizes are looked for on
+    which the reference runs the graph.
     """
     try:
-        return use(sizes), {}
+        return use(wanted or sizes), wanted or {}
     except _WHATEVER_SIZES:
         raise
     except GraphoptError as error:
@@ -70,9 +82,11 @@ def on_sizes(
             raise error from None
 
 
-def told(sizes: Mapping[str, int]) -> list[str]:
+def told(
+    sizes: Mapping[str, int], what: str = "sizes on which the model runs"
+) -> list[str]:
     """A line on sizes that were found."""
     if not sizes:
         return []
     listed = " ".join(f"--dim {n.removeprefix('?')}={s}" for n, s in sizes.items())
-    return [f"sizes on which the model runs: {listed}"]
+    return [f"{what}: {listed}"]

@@ -1,6 +1,7 @@
 """What a model consists of and costs: interface, ops, parameters, FLOPs, bytes, memory.
 
 Costs of symbolic dims are expressions; --dim gives sizes. --text prints the graph.
+--memory plans the memory of a run: what lies where in one arena, and when; -o draws it.
 --target compiles the model instead, and says what the program needs. TPUs need not be
 here: xla-tpu:v5e:2x2 (v4, v5e, v5p, v6e, tpu7x). Exit code 6 where it does not fit.
 """
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cost import cost
-from ..errors import UsageError
+from ..errors import UsageError, nearest
+from ..files import atomic_write
 from ..importer import load
+from ..inputs import usual
 from ..ir import Graph
 from ..lowering import Compiler
 from ..report import kinds_of, table
+from ..specialize import specialize
 from .arguments import (
     add_inputs,
     add_precision,
@@ -43,6 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="compile for this target of XLA: xla-cpu, xla-cuda, xla-tpu:CHIP[:GRID]",
     )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="live bytes over the steps, and what is live at the peak; with --target, "
+        "aligned as there (symbolic dims without --dim take usual sizes)",
+    )
+    parser.add_argument(
+        "--order",
+        choices=("file", "best"),
+        default="file",
+        help="with --memory: ops as in the file, or in the best order that is found",
+    )
+    parser.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        metavar="FILE",
+        help="with --memory: draw the plan (.svg or .html)",
+    )
     add_precision(parser)
     add_sizes(parser, "size of a symbolic dim, for the costs or the program")
     add_inputs(parser)
@@ -54,6 +77,10 @@ def run(options: argparse.Namespace) -> int:
     if options.text:
         say(options, str(graph).splitlines(), text=str(graph))
         return 0
+    if options.memory:
+        return memory(options, graph)
+    if options.output is not None:
+        raise UsageError("-o draws a plan of the memory: add --memory")
     if options.target is not None:
         return compile_only(options, graph)
     if options.precision or options.inputs:
@@ -111,6 +138,45 @@ def compile_only(options: argparse.Namespace, graph: Graph) -> int:
     lines = [*told(chosen), *_lines_of_program(graph.name, found)]
     say(options, lines, name=graph.name, **found)
     return 0
+
+
+def memory(options: argparse.Namespace, graph: Graph) -> int:
+    """Plan the memory of one run, print it, draw it. Raises UsageError."""
+    from ..passes.memory import SPACES, plan_memory
+    from ..timeline import memory_facts, memory_lines, memory_page, memory_picture
+
+    name = (options.target or "reference").partition(":")[0]
+    if name not in SPACES:
+        raise UsageError(f"no target is called {name!r}{nearest(name, SPACES)}")
+    graph, sizes = at_sizes(graph, usual(graph, sizes_of(options, graph)))
+    space = SPACES[name]
+    plan = plan_memory(graph, sizes, space=space)
+    with Slow(options, "looking for the order that holds the least"):
+        best = plan_memory(graph, sizes, space=space, reorder=True)
+    shown = best if options.order == "best" else plan
+    found = memory_facts(shown, graph) | {
+        "sizes": sizes,
+        "order": options.order,
+        "orders": {"file": plan.peak, "best": best.peak},
+    }
+    path: Path | None = options.output
+    if path is not None:
+        drawn = {".svg": memory_picture, ".html": memory_page}.get(path.suffix)
+        if drawn is None:
+            raise UsageError(f"cannot draw into {path}: write .svg or .html")
+        title = f"memory of {options.model.name}"
+        atomic_write(path, drawn(found, title).encode())
+    say(options, memory_lines(found), target=name, **found)
+    return 0
+
+
+def at_sizes(graph: Graph, sizes: Mapping[str, int]) -> tuple[Graph, Mapping[str, int]]:
+    """The graph with its dims fixed where they can be: more shapes are known then."""
+    fixed = {name.removeprefix("?"): size for name, size in sizes.items()}
+    try:
+        return specialize(graph, fixed).graph, fixed
+    except UsageError:
+        return graph, sizes
 
 
 def _plain(dim: Any) -> int | str | None:

@@ -95,6 +95,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="inputs and outputs of a narrow model become narrow, too",
     )
+    parser.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="what a run may hold at its peak: weights, inputs, outputs and activations"
+        " (512MiB); ops are put in order, and run in tiles, until it does; exit code 6"
+        " where nothing helps",
+    )
+    parser.add_argument(
+        "--max-activations", metavar="SIZE", help="the same for activations alone"
+    )
     add_pipeline(parser)
     parser.add_argument(
         "--check",
@@ -187,6 +197,7 @@ def run(options: argparse.Namespace) -> int:
             budget=options.budget,
             keep_io=not options.io_precision,
             tune=tune if options.tune else None,
+            limits=driver.limits_of(options.max_memory, options.max_activations),
         )
         if target is None:
             progress("checking")

@@ -1,68 +1,98 @@
-"""List the passes, or explain one: its options, its rules, what it does to a graph."""
+"""List the passes, or explain one: its options, its rules, what it does to a graph.
+
+With --target, those that run for it, in their order, with what lowers to it at the end.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import inspect
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from typing import Any
 
+from ..driver import RUNTIMES, choose, require_target
 from ..errors import UsageError, nearest
 from ..passes import BY_NAME
 from ..pipeline import Pass, RulePass
-from ..plugins import KNOWN
+from ..plugins import KNOWN, plugins
 from .arguments import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="explain this pass")
+    parser.add_argument(
+        "--target", metavar="T", help="those that optimize runs for this target"
+    )
+    parser.add_argument(
+        "--fuse",
+        choices=("auto", "max"),
+        help=f"with --target {' or '.join(RUNTIMES)}: as of optimize",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print all passes in pipeline order, or one in full."""
+    running = _running(options)
     if options.name is not None:
         name = options.name.replace("_", "-")
-        if name not in KNOWN:
-            raise UsageError(f"unknown pass {name!r}{nearest(name, KNOWN)}")
-        row = _row(name)
-        say(options, _explained(KNOWN[name], row), passes=[row])
+        known = KNOWN if running is None else [p.name for p in running]
+        if name not in known:
+            raise UsageError(f"unknown pass {name!r}{nearest(name, known)}")
+        chosen = next((p for p in running or () if p.name == name), None)
+        row = _row(name, chosen)
+        about = inspect.getdoc(KNOWN[name] if chosen is None else chosen) or ""
+        say(options, _explained(about, row), passes=[row])
         return 0
-    rows = [_row(name) for name in KNOWN]
-    width = max(len(row["name"]) for row in rows)
-    lines = [f"{row['name']:{width}}  {row['summary']}" for row in rows]
-    say(options, lines, passes=rows)
+    if running is None:
+        listed = [(name, _row(name)) for name in KNOWN]
+    else:
+        listed = [(str(each), _row(each.name, each)) for each in running]
+    width = max((len(shown) for shown, _ in listed), default=0)
+    lines = [f"{shown:{width}}  {row['summary']}" for shown, row in listed]
+    say(options, lines, passes=[row for _, row in listed])
     return 0
 
 
-def _row(name: str) -> dict[str, Any]:
-    """What there is to say about a pass; for a broken plugin, why it is one."""
+def _running(options: argparse.Namespace) -> tuple[Pass, ...] | None:
+    """The passes of the target, in their order; None where none is named."""
+    if options.fuse is not None and options.target not in RUNTIMES:
+        raise UsageError(f"--fuse is for --target {' and '.join(RUNTIMES)}")
+    if options.target is None:
+        return None
+    require_target(options.target)
+    return choose(target=options.target, fuse=options.fuse or "auto").every
+
+
+def _row(name: str, chosen: Pass | None = None) -> dict[str, Any]:
+    """What there is to say about a pass; for a broken plugin, why it is one.
+
+    Options are those of the ``chosen`` one, else the default ones.
+    """
     try:
-        cls = KNOWN[name]
+        cls = KNOWN[name] if chosen is None else type(chosen)
     except UsageError as error:
         return {"name": name, "summary": str(error), "options": {}, "rules": []}
+    options = {f.name: getattr(chosen, f.name, f.default) for f in fields(cls)}
     return {
         "name": name,
         "summary": (inspect.getdoc(cls) or "").split("\n")[0],
         "level": cls.level,
-        "plugin": name not in BY_NAME,
-        "options": {
-            f.name: None if f.default is dataclasses.MISSING else f.default
-            for f in dataclasses.fields(cls)
-        },
-        "rules": list(_rules(cls)),
+        "plugin": name not in BY_NAME and name in plugins(),
+        "options": {n: None if v is MISSING else v for n, v in options.items()},
+        "rules": list(_rules(chosen or cls() if issubclass(cls, RulePass) else None)),
     }
 
 
-def _rules(cls: type[Pass]) -> Iterator[dict[str, Any]]:
-    if issubclass(cls, RulePass):
-        for rule in cls().rules():
+def _rules(pass_: Pass | None) -> Iterator[dict[str, Any]]:
+    if isinstance(pass_, RulePass):
+        for rule in pass_.rules():
             yield {"name": rule.name, "equation": rule.equation, "exact": rule.exact}
 
 
-def _explained(cls: type[Pass], row: dict[str, Any]) -> Iterator[str]:
-    yield f"{row['name']}: " + (inspect.getdoc(cls) or "")
+def _explained(about: str, row: dict[str, Any]) -> Iterator[str]:
+    yield f"{row['name']}: {about}"
     if row["options"]:
         yield "\noptions"
         yield from (f"  {name} = {value!r}" for name, value in row["options"].items())

@@ -16,10 +16,11 @@ from ..ops.registry import UNNAMED
 from ..proto import defined_names, write_type
 from ..types import DType, TensorType
 from .graphs import GraphWriter, Level, live
+from .order import ranks_of, source_order
 from .spelled import Opset, choose_opset, spelled
 from .storage import Storage, Weights
 
-__all__ = ["Opset", "Wanted", "choose_opset", "save", "to_proto"]
+__all__ = ["Opset", "Wanted", "choose_opset", "save", "source_order", "to_proto"]
 
 _FIRST_IR = {
     DType.F8E4M3FN: 9,
@@ -43,15 +44,18 @@ def to_proto(
     *,
     opset: Wanted = None,
     ir_version: int | None = None,
+    order: Sequence[Op] | None = None,
 ) -> ModelProto:
     """The graph as a ModelProto with its weights inside.
 
     ``opset`` is that of the default domain: "keep" the source's, "latest", a number;
     by default the source's, or the lowest above that can say every op
-    (`choose_opset` tells which op asked for more). Raises UnsupportedModel where the
-    opset cannot say an op, and UsageError for weights over 2 GB.
+    (`choose_opset` tells which op asked for more). ``order`` is that of the nodes, all
+    ops of the graph with operands first; by default the source's. Raises
+    UnsupportedModel where the opset cannot say an op, and UsageError for an order that
+    is none and for weights over 2 GB.
     """
-    return _written(graph, opset, ir_version, Storage("inline", None))
+    return _written(graph, opset, ir_version, Storage("inline", None), order)
 
 
 def save(
@@ -62,6 +66,7 @@ def save(
     ir_version: int | None = None,
     weights: Weights = "auto",
     folder: Path | None = None,
+    order: Sequence[Op] | None = None,
 ) -> None:
     """Write the graph to a file, whole or not at all.
 
@@ -74,7 +79,7 @@ def save(
     target = Path(path)
     storage = Storage(weights, target, folder)
     try:
-        model = _written(graph, opset, ir_version, storage)
+        model = _written(graph, opset, ir_version, storage, order)
         with StagedFile(target) as staged:
             staged.file.write(model.SerializeToString(deterministic=True))
             if storage.writer is not None:
@@ -86,12 +91,17 @@ def save(
 
 
 def _written(
-    graph: Graph, wanted: Wanted, ir_version: int | None, storage: Storage
+    graph: Graph,
+    wanted: Wanted,
+    ir_version: int | None,
+    storage: Storage,
+    order: Sequence[Op] | None,
 ) -> ModelProto:
     header = graph.header
     kept = ModelProto.FromString(header.verbatim)
     chosen = choose_opset(graph, wanted)
-    level = live(spelled(graph, chosen.version))
+    ranks = None if order is None else ranks_of(order, graph)
+    level = live(spelled(graph, chosen.version, ranks=ranks))
     opsets = _opsets(level, chosen.version)
     source = header.opsets.get("", 0)
     model = ModelProto(

@@ -26,7 +26,7 @@ from ..proto import (
 )
 from ..versions import Node, spelling
 from .naming import Names
-from .order import in_source_order
+from .order import in_order, ranks_of_source
 from .spelled import Spelled
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def live(spelled: Spelled) -> Level:
         needed.update([v for v in spelled.nodes[op].operands if v is not None])
         if isinstance(op, Control):
             needed.update([v for v in op.captured if v is not None])
-    ops = in_source_order(ops[::-1], graph)
+    ranks = ranks_of_source(graph) if spelled.ranks is None else spelled.ranks
+    ops = in_order(ops[::-1], ranks)
     constants: dict[Constant, None] = {}
     for value in graph.outputs:
         if isinstance(value, Constant):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -42,11 +42,15 @@ class Opset:
 
 @dataclass(slots=True)
 class Spelled:
-    """A graph whose every op has its node. ``bodies`` are those of its control flow."""
+    """A graph whose every op has its node. ``bodies`` are those of its control flow.
+
+    ``ranks`` are the places of ops in a planned order; None: that of the source.
+    """
 
     graph: Graph
     nodes: dict[Op, Node] = field(default_factory=dict)
     bodies: dict[Op, list[Spelled]] = field(default_factory=dict)
+    ranks: Mapping[Op, int] | None = None
 
 
 def choose_opset(graph: Graph, wanted: str | int | None = None) -> Opset:
@@ -104,7 +108,7 @@ def _same_meaning(kind: str, version: int, other: int) -> bool:
 
 def _lowest(graph: Graph, source: int) -> Opset:
     chosen = Opset(source)
-    for inner, op in graph.walk():
+    for inner, op in sorted(graph.walk(), key=lambda pair: bool(pair[1].bodies)):
         used = used_results(inner, op)
         if node_of(op, used, chosen.version) is None:
             needed = _first_opset(op, used, chosen.version)
@@ -197,11 +201,19 @@ def expansion(op: Op) -> tuple[Value, ...] | None:
     return op.expansion if isinstance(op, Composite) else None
 
 
-def spelled(graph: Graph, version: int, *, body: bool = False) -> Spelled:
+def spelled(
+    graph: Graph,
+    version: int,
+    *,
+    body: bool = False,
+    ranks: Mapping[Op, int] | None = None,
+) -> Spelled:
     """The graph at an opset; composite ops that it cannot say become their bodies.
 
-    Raises UnsupportedModel, with the op that the opset cannot say.
+    ``ranks`` are the places of its ops in a planned order; what comes in the place of
+    an op has its rank. Raises UnsupportedModel, with the op that the opset cannot say.
     """
+    ranks = None if ranks is None else dict(ranks)
     for _ in range(MAX_EXPANSIONS):
         graph = _with_own_outputs(graph, body)
         nodes: dict[Op, Node] = {}
@@ -218,13 +230,23 @@ def spelled(graph: Graph, version: int, *, body: bool = False) -> Spelled:
                 for op in graph.ops
                 if op.bodies
             }
-            return Spelled(graph, nodes, bodies)
-        graph = rebuild(graph, _expander(graph, missing, version))
+            return Spelled(graph, nodes, bodies, ranks)
+        graph = rebuild(graph, _expander(graph, missing, version, ranks))
     raise UnsupportedModel(f"bodies of composite ops nested over {MAX_EXPANSIONS} deep")
 
 
-def _expander(graph: Graph, missing: set[Op], version: int) -> Build:
+def _expander(
+    graph: Graph, missing: set[Op], version: int, ranks: dict[Op, int] | None
+) -> Build:
     def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
+        made = simpler(op, operands)
+        if ranks is not None and op in ranks:
+            for value in made.results if isinstance(made, Op) else made:
+                if value.op is not None:
+                    ranks.setdefault(value.op, ranks[op])
+        return made
+
+    def simpler(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
         if op not in missing:
             return op if operands == op.operands else op.with_operands(operands)
         made = expansion(op.with_operands(operands))

@@ -301,6 +301,7 @@ from .support_vectors import (
     SVMClassifier as SVMClassifier,
     SVMRegressor as SVMRegressor,
 )
+from .tiled import Tiled as Tiled
 from .trees import (
     TreeEnsemble as TreeEnsemble,
     TreeEnsembleClassifier as TreeEnsembleClassifier,

@@ -107,7 +107,6 @@ def lowered(
     )
     tidy = tuple([cls() for cls in TIDY])
     first = (
-        *where_on(TileCausal()),
         LowerAttention(),
         LowerRotary(),
         SinkTransposes(),
@@ -120,4 +119,8 @@ def lowered(
     # Sums are spelled last: Algebra would have them be additions again.
     merging = where_on(MergeSiblings())
     then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
+    trades = pipeline.then
+    if trades is not None and any(p.trades for p in trades.passes):
+        then = replace(trades, then=then)  # which find causal attention in parts
+    then = Pipeline(where_on(TileCausal()), then=then)
     return replace(pipeline, then=then, opset=kernels.opset)

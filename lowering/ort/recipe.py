@@ -17,18 +17,29 @@ from typing import Any, Final, Self
 from graphopt.errors import UsageError, nearest
 from graphopt.files import atomic_write
 
+from .arena import MEMBERS as ARENA
+
 SCHEMA: Final = 1
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Our names of ONNX Runtime's execution providers, and its own."""
 
-CONFIG: Final = ("session.disable_cpu_ep_fallback", "session.set_denormal_as_zero")
+CONFIG: Final = (
+    "session.disable_cpu_ep_fallback",
+    "session.disable_prepacking",
+    "session.set_denormal_as_zero",
+)
 """Entries of a session's configuration that a recipe may hold: no paths, no code."""
+
+RUN: Final = ("memory.enable_memory_arena_shrinkage",)
+"""Entries of the configuration of each run that a recipe may hold."""
 
 SESSION: Final = (
     "enable_cpu_mem_arena",
     "enable_mem_pattern",
+    "enable_mem_reuse",
     "execution_mode",
+    "execution_order",
     "graph_optimization_level",
     "inter_op_num_threads",
     "intra_op_num_threads",
@@ -52,12 +63,18 @@ class Recipe:
 
     ``fallbacks`` are ops that the provider has no kernel for, with the reason: they run
     on the CPU. ``bound`` tells that inputs and outputs should stay on the device.
+    ``arena`` is one of the session's own (see `arena`), ``run`` are options of each
+    run. ``made_for`` says by name where alone the model may be opened: it holds what
+    one version of the runtime wrote for one processor (see `ordered`).
     """
 
     provider: str = "cpu"
     options: Mapping[str, str] = field(default_factory=dict)
     session: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
+    run: Mapping[str, str] = field(default_factory=dict)
+    arena: Mapping[str, Any] = field(default_factory=dict)
+    made_for: Mapping[str, str] = field(default_factory=dict)
     bound: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict)
     declined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -84,6 +101,9 @@ class Recipe:
             "providers": [{"name": n, "options": o} for n, o in self.providers],
             "session": dict(self.session),
             "config": dict(self.config),
+            "run": dict(self.run),
+            "arena": dict(self.arena),
+            "made_for": dict(self.made_for),
             "io_binding": self.bound,
             "reasons": dict(self.reasons),
             "declined": {name: list(why) for name, why in self.declined.items()},
@@ -107,6 +127,9 @@ class Recipe:
                 options={str(k): str(v) for k, v in first.get("options", {}).items()},
                 session=_known(found.get("session", {}), SESSION, where),
                 config=_known(found.get("config", {}), CONFIG, where),
+                run=_known(found.get("run", {}), RUN, where),
+                arena=_known(found.get("arena", {}), ARENA, where),
+                made_for=dict(found.get("made_for", {})),
                 bound=bool(found.get("io_binding", False)),
                 reasons=dict(found.get("reasons", {})),
                 declined={k: tuple(v) for k, v in found.get("declined", {}).items()},
@@ -134,11 +157,14 @@ class Recipe:
     def lines(self) -> Iterator[str]:
         """What was chosen and why, what was not, and what runs on the CPU."""
         yield f"provider {PROVIDERS[self.provider]}"
-        chosen = {**self.options, **self.session, **self.config}
+        chosen = {**self.options, **self.session, **self.config, **self.run}
+        chosen |= {f"arena {name}": value for name, value in self.arena.items()}
         for name, value in chosen.items():
             yield f"  {name} = {value}: {self.reasons.get(name, 'as asked')}"
         if self.bound:
             yield f"  inputs and outputs bound: {self.reasons['io_binding']}"
+        for name, value in self.made_for.items():
+            yield f"  only for {name} {value}"
         for name, why in self.declined.items():
             yield f"  no {name}: {'; '.join(why)}"
         for op, said in self.fallbacks.items():

@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from graphopt.errors import BackendMissing, GraphoptError, UnsupportedModel, UsageError
+from graphopt.errors import (
+    BackendMissing,
+    GraphoptError,
+    InvalidModel,
+    UnsupportedModel,
+    UsageError,
+)
+from graphopt.exporter.storage import data_path
 from graphopt.types import DType
 
 from .. import Array, Executable
+from .arena import given
 from .binding import Binding
+from .declared import hold_against
 from .libraries import CUDA_PROVIDER, unloadable, why_no_gpu
+from .processor import processor
 from .recipe import PROVIDERS, Recipe
 
 if TYPE_CHECKING:
@@ -33,7 +43,12 @@ EXECUTED: Final = "executed.onnx"
 
 _FOLDER_ENTRY: Final = "session.model_external_initializers_file_folder_path"
 
+_COUNTS_ENTRY: Final = "session.collect_node_memory_stats_to_file"
+
 _RECORD_ENTRY: Final = "session.record_ep_graph_assignment_info"
+
+_NO_MODEL: Final = ("INVALID_PROTOBUF", "No graph was found in the protobuf")
+"""What the runtime says of bytes that are no model."""
 
 _NARROW: Final = {
     f"tensor({name})": DType[ours]
@@ -91,6 +106,25 @@ def why_no_cuda() -> str | None:
     return None if no_gpu is None else f"{no_gpu}{then}"
 
 
+def made_here() -> dict[str, str]:
+    """What a model that the runtime has written may be opened with: this, and here.
+
+    Its layouts follow the width of vectors, its fusions the version.
+    """
+    return {"onnxruntime": runtime().__version__, "processor": processor()}
+
+
+def check_made_for(made_for: Mapping[str, str]) -> None:
+    """Raises BackendMissing where a recipe is for another version or processor."""
+    here = made_here() if made_for else {}
+    for name, value in made_for.items():
+        if here.get(name) != value:
+            raise BackendMissing(
+                f"the model was made for {name} {value}, this is {here.get(name)};"
+                " make it anew here"
+            )
+
+
 def session_options(*, optimized: bool = True, threads: int = 0) -> Any:
     """How every session is made; 0 threads: as many as the runtime likes."""
     onnxruntime = runtime()
@@ -110,6 +144,7 @@ def with_recipe(options: Any, recipe: Recipe) -> None:
     onnxruntime = runtime()
     enums = {
         "execution_mode": onnxruntime.ExecutionMode,
+        "execution_order": onnxruntime.ExecutionOrder,
         "graph_optimization_level": onnxruntime.GraphOptimizationLevel,
     }
     for name, value in recipe.session.items():
@@ -129,10 +164,12 @@ class Session(Executable):
     ``recipe`` says how it is opened; by default, on the CPU. Where that asks for CUDA
     and nodes end on the CPU for want of a kernel, or all of them for want of CUDA, a
     warning says so, `CpuFallback`; with ``strict`` that is an error. ``traces`` is a
-    folder for what the runtime makes of the model, and the times of its nodes.
+    folder for what the runtime makes of the model, and the times of its nodes;
+    ``executed`` is a file for the former alone, ``counts`` one for what nodes allocate.
 
-    Raises BackendMissing, Refused where the runtime does not take the model, and
-    UsageError for a recipe that this runtime does not understand.
+    Raises OSError where the file cannot be read, InvalidModel where it is no model,
+    BackendMissing, Refused where the runtime does not take the model, and UsageError
+    for a recipe that this runtime does not understand.
     """
 
     def __init__(
@@ -145,9 +182,12 @@ class Session(Executable):
         recipe: Recipe | None = None,
         strict: bool = False,
         traces: str | os.PathLike[str] | None = None,
+        executed: str | os.PathLike[str] | None = None,
+        counts: str | os.PathLike[str] | None = None,
     ) -> None:
         onnxruntime = runtime()
         self.recipe = recipe or Recipe()
+        check_made_for(self.recipe.made_for)
         options = session_options(optimized=optimized, threads=threads)
         with_recipe(options, self.recipe)
         if threads:
@@ -156,21 +196,28 @@ class Session(Executable):
             options.add_session_config_entry(_FOLDER_ENTRY, os.fspath(folder))
         if traces is not None:
             _trace(options, Path(traces))
+        if executed is not None:
+            _write(options, Path(executed))
+        if counts is not None:
+            options.add_session_config_entry(_COUNTS_ENTRY, os.fspath(counts))
         if not isinstance(model, bytes):
             model = os.fspath(model)
+            with open(model, "rb"):
+                pass  # which says why it cannot be read
         if self.recipe.provider != "cpu":
             options.add_session_config_entry(_RECORD_ENTRY, "1")
             _preload(onnxruntime)
         there = onnxruntime.get_available_providers()
         providers = [each for each in self.recipe.providers if each[0] in there]
         why = ""
-        try:
-            self.session = _opened(model, options, providers)
-        except Refused as error:
-            if self.recipe.provider == "cpu":
-                raise
-            why = error.message
-            self.session = _opened(model, options, Recipe().providers)
+        with given(onnxruntime, options, self.recipe.arena):
+            try:
+                self.session = _opened(model, options, providers)
+            except Refused as error:
+                if self.recipe.provider == "cpu":
+                    raise
+                why = error.message
+                self.session = _opened(model, options, Recipe().providers)
         self.version: str = onnxruntime.__version__
         if said := self._fallback(why):
             if strict:
@@ -181,23 +228,28 @@ class Session(Executable):
             i.name for i in self.session.get_overridable_initializers()
         )
         self.output_names = tuple(o.name for o in self.session.get_outputs())
+        self._needed = frozenset(self.input_names)
+        self._known = self._needed.union(self.optional_names)
         self.narrow = any(o.type in _NARROW for o in self.session.get_outputs())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self._check_names(inputs)
+        given = inputs.keys()
+        if not self._needed <= given <= self._known:
+            hold_against(self.session, inputs)
         narrow = self.narrow or any(map(_is_narrow, inputs.values()))
         try:
             if self._binding is not None:
                 results: Sequence[Array] = self._binding(inputs)
             elif narrow:
                 fed = {name: self._value(array) for name, array in inputs.items()}
-                values = self.session.run_with_ort_values(None, fed)
+                values = self.session.run_with_ort_values(None, fed, self._run)
                 results = [_array(value) for value in values]
             else:
-                results = self.session.run(None, dict(inputs))
+                results = self.session.run(None, dict(inputs), self._run)
         except UsageError:
             raise
         except Exception as error:
+            hold_against(self.session, inputs)  # of which the runtime says too little
             raise RunFailed(f"ONNX Runtime failed: {_said(error)}") from None
         return dict(zip(self.output_names, results, strict=True))
 
@@ -256,15 +308,15 @@ class Session(Executable):
         index = int(self.recipe.options.get("device_id", 0))
         return Binding(self.session, "cuda", index)
 
-    def _check_names(self, inputs: Mapping[str, Array]) -> None:
-        known = (*self.input_names, *self.optional_names)
-        for name in inputs:
-            if name not in known:
-                listed = ", ".join(map(repr, known)) or "no inputs"
-                raise UsageError(f"no input is called {name!r}; the model has {listed}")
-        for name in self.input_names:
-            if name not in inputs:
-                raise UsageError(f"input {name!r} is missing")
+    @cached_property
+    def _run(self) -> Any:
+        """The options of each run that the recipe has; None where it has none."""
+        if not self.recipe.run:
+            return None
+        options = runtime().RunOptions()
+        for name, value in self.recipe.run.items():
+            options.add_run_config_entry(name, str(value))
+        return options
 
     def _value(self, array: Array) -> Any:
         values = runtime().OrtValue
@@ -280,9 +332,17 @@ def _trace(options: Any, folder: Path) -> None:
     """Have the runtime write its times, and the graph that it executes, to a folder."""
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "times")
-    options.optimized_model_filepath = str(folder / EXECUTED)
+    _write(options, folder / EXECUTED)
+
+
+def _write(options: Any, path: Path) -> None:
+    """Have the runtime write the graph that it executes, its weights in a file beside.
+
+    That is called as by our exporter, and must not be there yet.
+    """
+    options.optimized_model_filepath = str(path)
     prefix = "session.optimized_model_external_initializers"
-    options.add_session_config_entry(f"{prefix}_file_name", f"{EXECUTED}.data")
+    options.add_session_config_entry(f"{prefix}_file_name", data_path(path).name)
     options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
 
 
@@ -295,6 +355,9 @@ def _opened(
             model, options, providers=providers, enable_fallback=0
         )
     except Exception as error:  # the runtime's errors have no base of their own
+        if any(said in str(error) for said in _NO_MODEL):
+            where = model if isinstance(model, str) else None
+            raise InvalidModel("not an ONNX model", where=where) from None
         raise Refused(f"ONNX Runtime refuses the model: {_said(error)}") from None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import onnx
 
+from .recipe import Recipe
 from .session import EXECUTED, Session
 
 _ENDING: Final = "_kernel_time"
@@ -40,13 +41,15 @@ def trace(
     *,
     runs: int = 10,
     threads: int = 1,
+    recipe: Recipe | None = None,
 ) -> list[NodeTime]:
     """The times of a model's nodes on the CPU, in the order of execution.
 
-    A node with bodies has the time of what they hold. Raises what `Session` raises.
+    A node with bodies has the time of what they hold. ``recipe`` says how the model is
+    opened. Raises what `Session` raises.
     """
     with tempfile.TemporaryDirectory() as folder:
-        session = Session(model, threads=threads, traces=folder)
+        session = Session(model, threads=threads, recipe=recipe, traces=folder)
         for _ in range(1 + runs):  # the first one warms up
             session(inputs)
         events = json.loads(Path(session.session.end_profiling()).read_bytes())
@@ -57,12 +60,12 @@ def trace(
 def _joined(
     nodes: Sequence[onnx.NodeProto], events: Sequence[Mapping[str, Any]]
 ) -> Iterator[NodeTime]:
-    """Each node with its times; those of nodes inside of bodies are left out.
+    """Each node with its times, as they ran; those inside of bodies are left out.
 
     The runtime calls a node without a name by its kind and a number of its own; those
     of one kind go by their order.
     """
-    samples: dict[tuple[str, str], list[float]] = {}
+    samples: dict[tuple[str, str], list[float]] = {}  # in the order of execution
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith(_ENDING):
             key = event["name"].removesuffix(_ENDING), event["args"]["op_name"]
@@ -72,6 +75,7 @@ def _joined(
     for name, kind in samples:
         if (name, kind) not in named and name.removeprefix(f"{kind}_").isdigit():
             numbered.setdefault(kind, []).append((name, kind))
+    found: dict[tuple[str, str], NodeTime] = {}
     for node in nodes:
         key = node.name, node.op_type
         if not node.name and numbered.get(node.op_type):
@@ -82,4 +86,6 @@ def _joined(
         outputs = [name for name in node.output if name]
         if node.name.endswith(_BLOCKED):
             outputs.append(node.name.removesuffix(_BLOCKED))
-        yield NodeTime(node.name, kind, min(samples[key][1:]), tuple(outputs))
+        seconds = min(samples[key][1:])
+        found[key] = NodeTime(node.name, kind, seconds, tuple(outputs))
+    yield from [found[key] for key in samples if key in found]

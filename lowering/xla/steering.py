@@ -14,6 +14,7 @@ from graphopt.ops.control import Control, If, Loop, Scan
 from graphopt.ops.generation import Shape, Size
 from graphopt.ops.sequence import OptionalHasElement, SequenceLength
 from graphopt.ops.structured import Computed
+from graphopt.ops.tiled import Tiled
 from graphopt.types import TensorType
 
 STRUCTURAL: Final = (Shape, Size, SequenceLength, OptionalHasElement)
@@ -80,13 +81,16 @@ def _enter(op: Control, found: set[Value]) -> None:
 def _fed(op: Control, body: Graph) -> Iterator[tuple[Value, Value]]:
     """Each parameter of a body with what it is given: operands, and carried results."""
     operands = op.operands[1:] if isinstance(op, If) else op.operands
-    for parameter, operand in zip(body.inputs, operands, strict=False):
+    parameters = body.inputs[1:] if isinstance(op, Tiled) else body.inputs
+    for parameter, operand in zip(parameters, operands, strict=False):
         if operand is not None:
             yield parameter, operand
     if isinstance(op, Loop):
         yield from zip(body.inputs[1:], body.outputs[: 1 + op.carried], strict=False)
     elif isinstance(op, Scan):
         yield from zip(body.inputs, body.outputs[: op.states], strict=False)
+    elif isinstance(op, Tiled):
+        yield from zip(parameters, body.outputs[: op.states], strict=False)
 
 
 def _aligned(op: Control, body: Graph) -> Iterator[Value | None]:

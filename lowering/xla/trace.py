@@ -22,6 +22,7 @@ from graphopt.ops.control import If, Loop, Run, no_rows
 from graphopt.ops.generation import Shape
 from graphopt.ops.random import is_random
 from graphopt.ops.structured import Computed
+from graphopt.ops.tiled import Tiled
 from graphopt.reference import EvaluationFailed, Evaluator
 from graphopt.types import TensorType, Type
 from graphopt.xp import host, traced
@@ -30,6 +31,7 @@ from graphopt.xp.tracing import Traced
 from .overrides import OVERRIDES
 from .steering import STRUCTURAL
 from .symbols import computed, is_open, known_of, packed
+from .tiles import looped
 
 Array = Any
 
@@ -223,6 +225,8 @@ class Tracer(Evaluator):
             return self._branch(op, operands)
         if isinstance(op, Loop):
             return self._loop(op, operands)
+        if isinstance(op, Tiled):
+            return looped(op, operands, lambda arrays: self.body(op, 0, arrays))
         return super()._compute(op, operands)
 
     def _typed(self, array: Array, type_: Type) -> Array:

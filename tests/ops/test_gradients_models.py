@@ -363,6 +363,7 @@ NOT_DIFFERENTIABLE: dict[Key, str] = {
     ("", "OptionalHasElement"): WHOLE,
     ("graphopt", "FlatHardmax"): CONSTANT,
     ("graphopt", "Opaque"): "nothing is known of it",
+    ("graphopt", "Tiled"): "made for a target, when gradients have been taken",
     (CLASSICAL, "Binarizer"): CONSTANT,
     **{
         (CLASSICAL, kind): "its thresholds make it piecewise constant"

@@ -93,6 +93,7 @@ WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(("NonMaxSuppression", "StringNormalizer", "StringSplit"), DATA),
     **dict.fromkeys(("CastMap", "DictVectorizer", "ZipMap"), DICTIONARY),
     **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap", "FlexAttention"), BODIES),
+    "Tiled": BODIES,
     **dict.fromkeys(("Adagrad", "Adam", "Momentum"), MEANT),
     **dict.fromkeys(("CausalConvWithState", "RotaryEmbedding"), MEANT),
     **dict.fromkeys(("FlatHardmax", "FlatLogSoftmax", "FlatSoftmax"), MEANT),

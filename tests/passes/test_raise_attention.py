@@ -166,10 +166,11 @@ ROWS = param("rows", BATCH, 1, QUERIES, 1, dtype=DType.BOOL)
 MISSED: list[tuple[Value | tuple[Value, ...], str]] = [
     (spelled(Mul(MatMul(Q, turned(K)), const(-0.25))), "scale is not positive"),
     (spelled(Mul(Add(scores_of(), ADDED), const(2.0))), "no scaled and masked product"),
-    (spelled(Where(SEEN, scores_of(), const(-5.0))), "no scaled and masked product"),
+    (spelled(Where(SEEN, scores_of(), const(-5.0))), "not known to be far below"),
+    (spelled(Where(SEEN, scores_of(), const(5.0))), "no scaled and masked product"),
     (spelled(Add(scores_of(), const(1.0))), "broadcast over keys"),
     (spelled(Where(ROWS, scores_of(), const(-math.inf))), "broadcast over keys"),
-    (spelled(Where(SEEN, scores_of(), const(-1e9))), "no scaled and masked product"),
+    (spelled(Where(SEEN, scores_of(), const(-1e9))), "not known to be far below"),
     (spelled(Where(SEEN, scores_of(), ADDED)), "no scaled and masked product"),
     ((spelled(scores_of()), scores_of()), "no scaled and masked product"),
     (MatMul(Softmax(scores_of(), axis=1), V), ""),

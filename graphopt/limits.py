@@ -1,0 +1,238 @@
+"""Memory that a run may take, and what is done until it does: order, then tiles.
+
+The cheapest comes first. An order costs nothing; tiles cost calls, and what is computed
+twice at their borders. Each step says what it saved, and what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from .cost import cost
+from .errors import GraphoptError, UsageError
+from .inputs import usual
+from .ir import Graph
+from .lowering.ort.tiling import TileCausal
+from .passes.memory import SPACES, MemoryPlan, Space, plan_memory
+from .passes.tiling import Tile
+from .pipeline import Pipeline
+from .report import mib, table
+
+TRIES: Final = 4
+"""How often tiles are made again where a plan shows that they were too large."""
+
+SECONDS: Final = 10.0
+"""For the search for one order, and for the offsets of one plan."""
+
+
+class DoesNotFit(GraphoptError):
+    """No plan was found that keeps to the limits; says what the smallest one takes."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that a run may take at its peak.
+
+    ``memory`` is all that is resident: weights, inputs, outputs, activations.
+    ``activations`` are what the graph computes and does not give out, alone.
+    """
+
+    memory: int | None = None
+    activations: int | None = None
+
+    def __post_init__(self) -> None:
+        for size in (self.memory, self.activations):
+            if size is not None and size <= 0:
+                raise UsageError(f"{size} bytes are no limit of memory")
+
+    @classmethod
+    def of(cls, memory: int | str | None, activations: int | str | None) -> Limits:
+        """Sizes in bytes or in words. Raises UsageError."""
+        sizes = (memory, activations)
+        return cls(*(parse_size(s) if isinstance(s, str) else s for s in sizes))
+
+    def left(self, plan: MemoryPlan) -> int:
+        """Bytes that the arena may take."""
+        found = [] if self.activations is None else [self.activations]
+        if self.memory is not None:
+            found.append(self.memory - (plan.resident - plan.peak))
+        return min(found)
+
+    def hold(self, plan: MemoryPlan) -> bool:
+        """True where a run by this plan keeps to them."""
+        return plan.peak <= self.left(plan)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """One step: bytes of the arena before and after, floating-point operations more."""
+
+    what: str
+    before: int
+    after: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A graph that keeps to limits, by this plan, at the sizes of the plan."""
+
+    graph: Graph
+    plan: MemoryPlan
+    limits: Limits
+    savings: tuple[Saving, ...] = ()
+    tile: Tile | None = None
+    """What made the tiles; None where there are none."""
+
+    @property
+    def fits(self) -> bool:
+        return self.limits.hold(self.plan)
+
+    def improved(self, what: str, graph: Graph, tile: Tile | None) -> Fitted:
+        """Another graph in its best order, what that saves and what it costs."""
+        old = self.plan
+        plan = plan_memory(
+            graph, old.binding, space=old.space, reorder=True, seconds=SECONDS
+        )
+        flops = [cost(g, _numbers(old.binding)).flops for g in (self.graph, graph)]
+        more = [f for f in flops if isinstance(f, int)]
+        saving = Saving(
+            what, old.peak, plan.peak, more[1] - more[0] if len(more) == 2 else 0
+        )
+        return Fitted(graph, plan, self.limits, (*self.savings, saving), tile)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a part of a report; all sizes in bytes."""
+        plan, limits = self.plan, self.limits
+        return {
+            "limit_bytes": limits.memory,
+            "activation_limit_bytes": limits.activations,
+            "resident_bytes": plan.resident,
+            "activation_bytes": plan.peak,
+            "lower_bound_bytes": plan.lower_bound,
+            "constant_bytes": plan.constants,
+            "input_bytes": plan.inputs,
+            "output_bytes": plan.outputs,
+            "sizes": dict(plan.binding),
+            "steps": [vars(saving).copy() for saving in self.savings],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """What people read."""
+        plan = self.plan
+        at = ", ".join(f"{name} = {size}" for name, size in plan.binding.items())
+        yield (
+            f"memory{f' with {at}' if at else ''}: {mib(plan.resident)} resident, of"
+            f" which {mib(plan.peak)} activations"
+        )
+        rows = [
+            (f"  {s.what}", mib(s.before), "-->", mib(s.after), _flops(s.flops))
+            for s in self.savings
+        ]
+        if rows:
+            yield from table(rows)
+
+
+def fitted_to(
+    limits: Limits,
+    graph: Graph,
+    original: Graph,
+    target: str,
+    remade: Callable[[Tile], Graph],
+) -> Fitted:
+    """The graph with a plan that keeps to the limits, the cheapest that is found.
+
+    Symbolic dims have the sizes that are usual for the ``original``; ``remade`` makes
+    the graph again with a pass that tiles. Raises DoesNotFit, which says what the
+    smallest plan takes.
+    """
+    sizes, space = usual(original), SPACES.get(target, Space())
+    plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
+    best = Fitted(graph, plan, limits)
+    if limits.hold(plan):
+        return best
+    best = best.improved("another order of the ops", graph, None)
+    ordered = best
+    wanted = limits.left(ordered.plan)
+    for _ in range(TRIES):
+        if best.fits:
+            return best
+        if wanted < 1:
+            break
+        tile = Tile(budget=wanted)
+        tiled = ordered.improved("tiles", remade(tile), tile)
+        if tiled.plan.peak >= best.plan.peak:
+            break
+        best = tiled
+        share = limits.left(tiled.plan) / max(1, tiled.plan.peak)
+        wanted = min(int(wanted * share), wanted - 1)
+    if best.fits:
+        return best
+    tile = Tile(budget=1)
+    least = ordered.improved("tiles", remade(tile), tile)
+    raise DoesNotFit(_refusal(min(best, least, key=lambda each: each.plan.peak)))
+
+
+def _refusal(best: Fitted) -> str:
+    plan, limits = best.plan, best.limits
+    parts = []
+    if limits.memory is not None:
+        parts.append(
+            f"the smallest plan takes {mib(plan.resident)} with weights, inputs and"
+            f" outputs, over the {mib(limits.memory)} that it may:"
+            f" --max-memory {plan.resident} would do"
+        )
+    if limits.activations is not None and plan.peak > limits.activations:
+        parts.append(
+            f"the smallest plan takes {mib(plan.peak)} for activations, over the"
+            f" {mib(limits.activations)} that they may: --max-activations {plan.peak}"
+            " would do"
+        )
+    return "; ".join(parts)
+
+
+def with_tiles(pipeline: Pipeline, tile: Tile) -> Pipeline:
+    """The pipeline with tiles between what improves a graph and what lowers it.
+
+    Causal attention is in parts by then: those save work, too.
+    """
+    then = pipeline.then
+    if then is not None and {p.name for p in then.passes} == {TileCausal.name}:
+        return replace(pipeline, then=with_tiles(then, tile))
+    return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))
+
+
+def parse_size(text: str) -> int:
+    """Bytes, as people write them: ``512MiB``, ``64 kB``, ``1.5GB``, ``1000``.
+
+    Raises UsageError.
+    """
+    stripped = text.strip()
+    number = stripped.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = stripped[len(number) :].strip().lower()
+    try:
+        size = float(number) * _UNITS[unit]
+        if 0 < size < 2**63:
+            return int(size)
+    except (KeyError, ValueError):
+        pass
+    raise UsageError(f"{text!r} is no size; write 512MiB, 64kB, 1.5GB or bytes")
+
+
+_UNITS: Final = {
+    **{"": 1, "b": 1},
+    **{f"{letter}ib": 1024 ** (i + 1) for i, letter in enumerate("kmgt")},
+    **{f"{letter}b": 1000 ** (i + 1) for i, letter in enumerate("kmgt")},
+}
+
+
+def _numbers(binding: Mapping[str, Any]) -> dict[str, int]:
+    return {name: size for name, size in binding.items() if isinstance(size, int)}
+
+
+def _flops(more: int) -> str:
+    return f"{more:+,} operations" if more else "no operation more"

@@ -1,0 +1,230 @@
+"""Which buffers ONNX Runtime takes for a graph in a given order, and until when.
+
+Its planner lets a result share the memory of an operand where the kernel allows it and
+nobody else reads that; else it takes a buffer that is free, but only one of a value of
+the same shape and element size, and keeps that alive in between; else it asks the
+arena. Inputs belong to the caller, outputs are never shared. Read in ONNX Runtime's
+``allocation_planner.cc``; what kernels allow was measured (version 1.32, CPU).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from graphopt import dims
+from graphopt.cost import value_bytes
+from graphopt.dims import Dim, Shape
+from graphopt.exporter.order import by_rank, source_order
+from graphopt.exporter.spelled import used_results
+from graphopt.ir import Graph, Op, Value
+from graphopt.ops.constant import Constant
+from graphopt.types import DType
+
+from .arena import Event, Free, Take, most_in_use, smallest_block
+
+ALIASES: Final = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
+"""Kinds whose result always is the memory of their first operand."""
+
+IN_PLACE: Final[Mapping[str, tuple[int, ...]]] = {
+    **dict.fromkeys(
+        (
+            *("Cast", "Celu", "Clip", "Elu", "HardSigmoid", "LeakyRelu", "LogSoftmax"),
+            *("Relu", "ScatterElements", "Selu", "Shrink", "Sigmoid", "Softmax"),
+            *("Softplus", "Softsign", "Tanh", "ThresholdedRelu", "Trilu"),
+        ),
+        (0,),
+    ),
+    **dict.fromkeys(("FusedConv", "com.microsoft.nchwc.Conv"), (3,)),
+}
+"""The operands whose memory the first result may have, if that is their last use."""
+
+HOISTED: Final = ("Shape", "Size")
+"""Kinds that run as soon as they can, whatever the order of the file."""
+
+Workspace: TypeAlias = Callable[[Op], int]
+"""Bytes that the kernel of an op takes for itself while it runs."""
+
+Known: TypeAlias = Callable[[Value], "Shape | None"]
+"""The shape that the runtime knows of a value before it runs; None for no shape."""
+
+
+def own_shape(value: Value) -> Shape | None:
+    """What we know of it: where dims are symbols, the runtime may know less."""
+    return value.shape
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Bytes of a session's arena: most in use, and the block that best fit needs."""
+
+    in_use: int
+    block: int
+
+
+def predicted(
+    graph: Graph,
+    order: Sequence[Op] | None = None,
+    binding: Mapping[str, int] | None = None,
+    *,
+    workspace: Workspace = lambda op: 0,
+    known: Known = own_shape,
+) -> Predicted | None:
+    """What a session takes for a graph that it runs as it is, in the order of its file.
+
+    ``order`` is by default that in which the graph is written; ``binding`` gives
+    symbolic dims their sizes. None where a size is not known.
+    """
+    found = events(graph, order, binding or {}, workspace, known)
+    if found is None:
+        return None
+    return Predicted(most_in_use(found), smallest_block(found))
+
+
+def events(
+    graph: Graph,
+    order: Sequence[Op] | None,
+    binding: Mapping[str, int],
+    workspace: Workspace,
+    known: Known = own_shape,
+) -> list[Event] | None:
+    """What is asked of the arena and given back, in turn."""
+    plan = _Plan(graph, kept(source_order(graph) if order is None else order), known)
+    found: list[Event] = []
+    for i, op in enumerate(plan.order):
+        for root in plan.taken[i]:
+            size = value_bytes(root, binding)
+            if size is None:
+                return None
+            found.append(Take(root, size))
+        if need := workspace(op) + _inside(op, binding, workspace):
+            own = ("workspace", op)  # an op may be its own value
+            found += [Take(own, need), Free(own)]
+        found += map(Free, plan.freed[i])
+    return found
+
+
+def kept(order: Sequence[Op]) -> list[Op]:
+    """An order as the runtime keeps it, constants left out."""
+    ops = [op for op in order if not isinstance(op, Constant)]
+    inside = set(ops)
+
+    def needs(op: Op) -> Iterator[Op]:
+        producers = {v.op: None for v in op.operands if v is not None}
+        yield from [p for p in producers if p is not None and p in inside]
+
+    early = {op: i - len(ops) * (op.kind in HOISTED) for i, op in enumerate(ops)}
+    return by_rank(ops, early, needs)
+
+
+def _inside(op: Op, binding: Mapping[str, int], workspace: Workspace) -> int:
+    """What the bodies of an op take while it runs; 0 where that is not known."""
+    most = 0
+    for body in op.bodies:
+        found = events(body, None, binding, workspace)
+        most = max(most, 0 if found is None else most_in_use(found))
+    return most
+
+
+class _Plan:
+    """Which value has the memory of which; by step, what is taken and what is freed."""
+
+    def __init__(self, graph: Graph, order: Sequence[Op], known: Known) -> None:
+        self.order = order
+        self._known = known
+        self.taken: list[list[Value]] = [[] for _ in order]
+        self.freed: list[list[Value]] = [[] for _ in order]
+        self._outputs = set(graph.outputs)
+        self._root: dict[Value, Value] = {}
+        self._uses = self._count(graph)
+        self._free: list[Value] = []
+        last: dict[Value, int] = {}
+        for i, op in enumerate(order):
+            made = list(_written(graph, op))
+            for result in made:
+                self._place(op, result, i)
+            for value in [*filter(None, op.operands), *made]:
+                root = self._root.setdefault(value, value)
+                self._uses[root] -= 1
+                if not self._uses[root]:
+                    self._free.insert(0, root)
+            for value in filter(None, op.operands):
+                last[self._root[value]] = i
+        ended = {self._root.get(v, v) for v in self._outputs}
+        for taken in self.taken:
+            for root in taken:
+                if root in last and root not in ended:
+                    self.freed[last[root]].append(root)
+
+    def _count(self, graph: Graph) -> dict[Value, int]:
+        """How often each value is read, and made; those that are not ours once more."""
+        uses: dict[Value, int] = defaultdict(int)
+        for value in (*graph.inputs, *graph.outputs):
+            uses[value] += 1
+        for op in graph.ops:
+            if isinstance(op, Constant):
+                uses[op.results[0]] += 1
+        for op in self.order:
+            for value in [*filter(None, op.operands), *_written(graph, op)]:
+                uses[value] += 1
+        return uses
+
+    def _place(self, op: Op, result: Value, i: int) -> None:
+        other = None
+        if result not in self._outputs:
+            other = self._shared(op, result) or self._found(result)
+        if other is None:
+            self._root[result] = result
+            self.taken[i].append(result)
+            return
+        root = self._root[result] = self._root.get(other, other)
+        self._uses[root] += self._uses[result]
+
+    def _shared(self, op: Op, result: Value) -> Value | None:
+        """The operand whose memory a result has."""
+        if result is not op.results[0]:
+            return None
+        if op.kind in ALIASES:
+            return op.operands[0]
+        for i in IN_PLACE.get(op.kind, ()):
+            operand = op.operands[i] if i < len(op.operands) else None
+            if (
+                operand is not None
+                and self._uses[self._root.get(operand, operand)] == 1
+                and self._alike(operand, result)
+            ):
+                return operand
+        return None
+
+    def _found(self, result: Value) -> Value | None:
+        """A free buffer like the result's, the one that was freed last."""
+        if not self._known(result):
+            return None
+        for i, root in enumerate(self._free):
+            if self._alike(root, result):
+                return self._free.pop(i)
+        return None
+
+    def _alike(self, a: Value, b: Value) -> bool:
+        """Whether two values have one shape and elements of one size, for all it knows.
+
+        That is numbers and names of dims, no expressions.
+        """
+        if a.dtype is None or b.dtype is None or a.dtype.bits != b.dtype.bits:
+            return False
+        shape = self._known(a)
+        if shape is None or shape != self._known(b):
+            return False
+        return DType.STRING not in (a.dtype, b.dtype) and all(map(_named, shape))
+
+
+def _written(graph: Graph, op: Op) -> Iterator[Value]:
+    for value, used in zip(op.results, used_results(graph, op), strict=True):
+        if used:
+            yield value
+
+
+def _named(dim: Dim) -> bool:
+    return isinstance(dim, int) or (dim is not None and str(dim) in dims.symbols(dim))

@@ -1,0 +1,58 @@
+"""Tiles in XLA: a loop that writes each part into its place, never written out.
+
+XLA runs tiles that are written out side by side, and keeps them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from graphopt.ops.tiled import Tiled
+
+Array = Any
+Body = Callable[[Sequence[Array]], list[Array]]
+
+
+def looped(op: Tiled, operands: Sequence[Array], body: Body) -> Any:
+    """The results of ``op``, tile after tile; ``body`` runs its body."""
+    where, cuts, axes = op.parts, op.cuts, op.result_axes
+    first = where.start
+    whole = operands[where.stop :]
+    sources = [jnp.asarray(x) for x in operands[where]]
+
+    def tile(number: Array, states: Sequence[Array]) -> tuple[Array, ...]:
+        parts = [
+            lax.dynamic_slice_in_dim(
+                x, cut.start + number * cut.step, cut.size, cut.axis
+            )
+            for x, cut in zip(sources, cuts, strict=True)
+        ]
+        made = body([number, *states, *parts, *whole])
+        return tuple([jnp.asarray(x) for x in made])
+
+    def step(
+        carried: tuple[Array, ...], number: Array
+    ) -> tuple[tuple[Array, ...], None]:
+        made = tile(number, carried[:first])
+        rows = [
+            lax.dynamic_update_slice_in_dim(row, x, number * x.shape[axis], axis)
+            for row, x, axis in zip(carried[first:], made[first:], axes, strict=True)
+        ]
+        return (*made[:first], *rows), None
+
+    states = [jnp.asarray(x) for x in operands[:first]]
+    like = jax.eval_shape(tile, jnp.zeros((), np.int64), states)
+    empty = []
+    for x, axis in zip(like[first:], axes, strict=True):
+        shape = list(x.shape)
+        shape[axis] *= op.count
+        empty.append(jnp.zeros(shape, x.dtype))
+    numbers = jnp.arange(op.count, dtype=np.int64)
+    results, _ = lax.scan(step, (*states, *empty), numbers)
+    return results if op.outs > 1 else results[0]

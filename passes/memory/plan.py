@@ -1,0 +1,194 @@
+"""The memory plan of a graph: an order, and where in one arena each value lies.
+
+Semantics: an op's operands and results are live at the same step; views and ops in
+place are the only ones that share bytes. Inputs and constants lie outside of the arena,
+outputs too unless the space says otherwise. What an op with bodies needs for these is a
+plan of its own, inside of a workspace that lives for its step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from graphopt.ir import Graph, Op, Value
+
+from .allocate import pack
+from .buffers import Buffer
+from .lives import Block, Kind, lives_of, steps_of
+from .order import least_order
+from .ranges import Size
+from .schedule import Schedule
+from .sizes import Sizes
+from .space import Space
+from .workspace import workspace
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a block of the arena lies: bytes [offset, offset + buffer.size).
+
+    ``values`` share it, in the order in which they are computed; without any it is the
+    workspace of ``op``.
+    """
+
+    buffer: Buffer
+    offset: int
+    kind: Kind
+    values: tuple[Value, ...]
+    op: Op | None = None
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.buffer.size
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where everything lies, for one device, one memory space and one set of sizes.
+
+    All sizes are in bytes. ``peak`` is what the arena takes, ``lower_bound`` what it
+    takes at least in this order: the most that is ``live`` at one step, or more where a
+    search proved it. ``proof`` is "optimal" where the peak is that.
+    ``inputs``, ``outputs`` and ``constants`` lie outside; so do ``unknown`` values,
+    which have no size before the run.
+    """
+
+    order: tuple[Op, ...]
+    placements: tuple[Placement, ...]
+    peak: int
+    lower_bound: int
+    proof: str
+    space: Space
+    binding: Mapping[str, Size]
+    inputs: int
+    outputs: int
+    constants: int
+    unknown: tuple[Value, ...] = ()
+    nested: Mapping[Op, tuple[MemoryPlan, ...]] = field(default_factory=dict)
+    method: str = ""
+    schedule: Schedule | None = None
+    """What is known of the order, where it was looked for."""
+
+    @cached_property
+    def place_of(self) -> Mapping[Value, Placement]:
+        """The placement of each value in the arena."""
+        return {value: place for place in self.placements for value in place.values}
+
+    @cached_property
+    def workspace_of(self) -> Mapping[Op, Placement]:
+        """The workspace of each op that has one."""
+        return {place.op: place for place in self.placements if place.op is not None}
+
+    @property
+    def resident(self) -> int:
+        """All bytes: weights, inputs, outputs and the arena."""
+        return self.constants + self.inputs + self.outputs + self.peak
+
+    @cached_property
+    def live(self) -> tuple[int, ...]:
+        """Live bytes of the arena at each step."""
+        changes = [0] * (len(self.order) + 1)
+        for place in self.placements:
+            changes[place.buffer.lower] += place.buffer.size
+            changes[place.buffer.upper] -= place.buffer.size
+        found, total = [], 0
+        for change in changes[:-1]:
+            total += change
+            found.append(total)
+        return tuple(found)
+
+    def at(self, step: int) -> list[Placement]:
+        """What is live at a step, the largest first."""
+        live = [p for p in self.placements if p.buffer.lower <= step < p.buffer.upper]
+        return sorted(live, key=lambda place: -place.buffer.size)
+
+
+def plan_memory(
+    graph: Graph,
+    binding: Mapping[str, Size] | None = None,
+    *,
+    space: Space | None = None,
+    order: Sequence[Op] | None = None,
+    reorder: bool = False,
+    seconds: float = 10.0,
+) -> MemoryPlan:
+    """Offsets for all values of a graph, ops in the order given, else in the file's.
+
+    With ``reorder`` they are in the best order that is found, bodies too; one that is
+    given is then the first to beat.
+
+    ``binding`` gives symbolic dims their sizes, or ranges (least, greatest) for all of
+    which the plan holds; values that stay without a size are listed as unknown. The
+    searches end after ``seconds`` each, which only stops them early: then the peak may
+    be larger. Raises UsageError for an order that is none.
+    """
+    space = space or Space()
+    sizes = Sizes(binding or {}, space)
+    steps = steps_of(graph, order)
+    nested = _nested(steps, sizes, seconds, reorder)
+    need = {
+        op: workspace(op, sizes, [plan.peak for plan in nested.get(op, ())])
+        for op in steps
+    }
+    ordered: Schedule | None = None
+    if reorder:
+        steps, ordered = least_order(
+            graph, sizes, need, seconds=seconds, baselines=[steps]
+        )
+    lives = lives_of(graph, sizes, space, order=steps, workspace=need)
+    buffers = {number: _buffer(number, b) for number, b in enumerate(lives.planned)}
+    packing = pack(
+        list(buffers.values()), seconds=seconds, alignment=max(1, space.alignment)
+    )
+    placements = [
+        Placement(
+            buffers[i], packing.offsets[i], block.kind, tuple(block.values), block.op
+        )
+        for i, block in enumerate(lives.planned)
+    ]
+    return MemoryPlan(
+        order=steps,
+        placements=tuple(placements),
+        peak=packing.peak,
+        lower_bound=packing.lower_bound,
+        proof=packing.proof,
+        space=space,
+        binding=sizes.binding,
+        inputs=lives.bytes_of(Kind.INPUT),
+        outputs=0 if space.outputs else _outputs(graph, sizes),
+        constants=sum(tensor.nbytes for tensor in graph.tensors()),
+        unknown=lives.unknown,
+        nested=nested,
+        method=packing.method,
+        schedule=ordered,
+    )
+
+
+def _buffer(number: int, block: Block) -> Buffer:
+    return Buffer(number, block.first, block.last + 1, block.size)
+
+
+def _outputs(graph: Graph, sizes: Sizes) -> int:
+    """Bytes that the caller gets; an output that is an input is a copy."""
+    return sum(sizes.of(value) or 0 for value in graph.outputs)
+
+
+def _nested(
+    steps: Sequence[Op], sizes: Sizes, seconds: float, reorder: bool
+) -> dict[Op, tuple[MemoryPlan, ...]]:
+    """Plans of the bodies of each op that has any; their outputs are in their arena."""
+    inner = replace(sizes.space, outputs=True)
+    return {
+        op: tuple(
+            [
+                plan_memory(
+                    body, sizes.binding, space=inner, reorder=reorder, seconds=seconds
+                )
+                for body in op.bodies
+            ]
+        )
+        for op in steps
+        if op.bodies
+    }

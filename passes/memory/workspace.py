@@ -1,0 +1,67 @@
+"""What an op needs for itself while it runs, beside operands and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from graphopt.ir import Op, Value
+from graphopt.ops import Einsum, Gemm, Loop, MatMul, Scan, Tiled
+from graphopt.ops.structured import Composite
+from graphopt.ops.tiled import WRITTEN_OUT
+
+from .sizes import Sizes
+
+CONTRACTIONS = (MatMul, Gemm, Einsum)
+
+
+def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
+    """Bytes: the largest of its bodies' arenas, what it carries, and its scratch.
+
+    A loop has what it carries twice, as the body's results lie beside those of the turn
+    before. Elementwise parts of a composite op are fused in any kernel; a product that
+    something else reads is there as a whole: the scores of attention.
+    """
+    if op.bodies:
+        return max(bodies) + _total(_turn(op), sizes) + _total(_parts(op, sizes), sizes)
+    return max((sizes.of(value) or 0 for value in _products(op)), default=0)
+
+
+def _total(values: Iterable[Value], sizes: Sizes) -> int:
+    return sum(sizes.of(value) or 0 for value in values)
+
+
+def _turn(op: Op) -> Sequence[Value]:
+    """What one turn has beside the values of its body: states, parts of operands."""
+    if isinstance(op, Loop):
+        return op.bodies[0].outputs[1 : 1 + op.carried]
+    if isinstance(op, Scan):
+        return op.bodies[0].outputs[: op.states]
+    if isinstance(op, Tiled):
+        return [*op.bodies[0].outputs[: int(op.states)], *op.tiles]
+    return ()
+
+
+def _parts(op: Op, sizes: Sizes) -> Sequence[Value]:
+    """Results of which all parts are there beside the whole."""
+    if not isinstance(op, Tiled) or not sizes.space.joins or op.count > WRITTEN_OUT:
+        return ()
+    return op.results[int(op.states) :]
+
+
+def _products(op: Op) -> Iterator[Value]:
+    """Products inside of a composite op that are of other dims than its results."""
+    made = op.expansion if isinstance(op, Composite) else None
+    if made is None:
+        return
+    shapes = {result.shape for result in op.results}
+    known = {value for value in op.operands if value is not None}
+    pending, seen = list(made), set(known)
+    while pending:
+        value = pending.pop()
+        inner = value.op
+        if inner is None or value in seen:
+            continue
+        seen.add(value)
+        if isinstance(inner, CONTRACTIONS) and inner.shape not in shapes:
+            yield inner
+        pending.extend(v for v in inner.operands if v is not None)

@@ -1,0 +1,53 @@
+"""Large regions run tile by tile, so that only a part of their values is ever alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphopt.ir import Graph
+from graphopt.pipeline import Pass
+from graphopt.rewrite import Log
+from graphopt.specialize import symbols_of
+
+from .choice import best
+from .needs import Meter
+from .tiles import tile as tile
+
+
+@dataclass(frozen=True)
+class Tile(Pass):
+    """Run what is largest at the peak in tiles, until activations fit into ``budget``.
+
+    ``budget`` is in bytes; 0 is a fifth of the peak. ``steps`` bounds how many regions
+    are tiled.
+
+    softmax(q @ k) @ v   -->   tiled(q[i:j]) {softmax(q @ k) @ v}
+    """
+
+    trades: ClassVar = True
+    budget: int = 0
+    steps: int = 100
+
+    def run(self, graph: Graph, log: Log) -> Graph:
+        meter = Meter(dict.fromkeys(symbols_of(graph), 1))
+        needs = meter.needs(graph)
+        if not needs.steps:
+            return graph
+        budget = self.budget or needs.peak // 5
+        for _ in range(self.steps):
+            if needs.peak <= budget:
+                break
+            found = best(needs, budget)
+            if found is None:
+                log.notes.append(
+                    f"{needs.peak} bytes are alive at the peak, and no tiling helps"
+                )
+                break
+            log.fired["tile"] += 1
+            log.notes.append(
+                f"{found.text}: {needs.peak} to {found.needs.peak} bytes at the peak,"
+                f" {found.flops} more operations"
+            )
+            needs = found.needs
+        return needs.graph

@@ -1,0 +1,135 @@
+"""Which region to tile next, and how finely: for the least, to come under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from graphopt.ir import Graph, Value
+from graphopt.rewrite import Miss
+
+from .follow import Followed, follow
+from .growth import coarsest, grown
+from .needs import Needs
+from .tiles import tile
+
+LARGE: Final = 0.1
+"""A value of less than this share of the peak is no reason to tile."""
+
+THRESHOLDS: Final = (0.5, 0.25, 0.125, 0.0625)
+"""Values of such a share of the largest one belong inside of a region."""
+
+START: Final = 200_000
+"""Operations that could be done while one more op is started."""
+
+GAIN: Final = 0.05
+"""What is nearer to the budget by less than this share of it is no nearer."""
+
+FINEST: Final = 512
+"""More tiles are not tried."""
+
+ALIGNED: Final = 8
+"""Tiles are a multiple of that many positions where they are larger."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A graph with one more region in tiles, and what that brings and costs."""
+
+    graph: Graph
+    needs: Needs
+    excess: int
+    flops: int
+    starts: int
+    text: str
+
+    @property
+    def price(self) -> int:
+        """Operations more than without tiles, and what it costs to start the others."""
+        return self.flops + self.starts * START
+
+
+def best(needs: Needs, budget: int) -> Candidate | None:
+    """The best step towards the budget; None where no tiling gets nearer to it."""
+    meter = needs.meter
+    start, excess = meter.flops(needs.graph), needs.excess(budget)
+    found: Candidate | None = None
+    for region, value, dim in _regions(needs):
+        last = excess
+        for size in sizes(value.shape[dim]):  # type: ignore[index]
+            made = tile(needs.graph, region.axes, value, dim, size)
+            if isinstance(made, Miss):
+                break
+            count = -(-value.shape[dim] // size)  # type: ignore[index]
+            after = meter.needs(made)
+            candidate = Candidate(
+                made,
+                after,
+                after.excess(budget),
+                meter.flops(made) - start,
+                (count - 1) * len(region.axes),
+                _said(region, value, dim, size),
+            )
+            if found is None or _better(candidate, found, GAIN * budget):
+                found = candidate
+            if not candidate.excess or last - candidate.excess < GAIN * budget:
+                break
+            last = candidate.excess
+    return found if found is not None and found.excess < excess else None
+
+
+def _better(one: Candidate, other: Candidate, gain: float) -> bool:
+    """True for what comes under the budget for less, or nearer to it."""
+    if bool(one.excess) != bool(other.excess):
+        return not one.excess
+    if abs(one.excess - other.excess) >= gain:
+        return one.excess < other.excess
+    return one.price < other.price
+
+
+def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
+    """Regions around what is large at the peak, with the dim that is followed."""
+    graph, meter = needs.graph, needs.meter
+    step = max(range(len(needs.steps)), key=needs.steps.__getitem__)
+    op = graph.ops[step]
+    seen: set[object] = set()
+    large = [v for v in needs.at(step) if meter.bytes(v) >= LARGE * needs.peak]
+    for value in dict.fromkeys([*op.results, *large[:4]]):
+        for dim, extent in enumerate(value.shape or ()):
+            if not isinstance(extent, int) or extent < 2:
+                continue
+            found = [follow(graph, [op], value, dim)] if value in op.results else []
+            top = max(meter.bytes(v) for v in needs.at(step))
+            for share in THRESHOLDS:
+                least = max(1, int(share * top))
+                found.append(grown(graph, meter, value, dim, least))
+            for region in found:
+                if isinstance(region, Miss):
+                    continue
+                key = frozenset(region.axes.items())
+                if key in seen:
+                    continue
+                seen.add(key)
+                yield region, *(coarsest(region) or (value, dim))
+
+
+def sizes(extent: int) -> list[int]:
+    """Sizes of tiles to try, the largest first: equal ones, and one remainder."""
+    found: dict[int, None] = {}
+    count = 2
+    while count <= min(extent, FINEST):
+        size = -(-extent // count)
+        if size > ALIGNED and extent % size:
+            size = -(-size // ALIGNED) * ALIGNED
+        if size < extent:
+            found[size] = None
+        count *= 2
+    return list(found)
+
+
+def _said(region: Followed, value: Value, dim: int, size: int) -> str:
+    kinds = list(dict.fromkeys(op.label for op in region.axes))
+    shown = ", ".join(kinds[:4]) + (", …" if len(kinds) > 4 else "")
+    extent = value.shape[dim]  # type: ignore[index]
+    return f"{len(region.axes)} ops ({shown}) by {size} of {extent}"

@@ -1,0 +1,319 @@
+"""An op on a part of its operands, so that it gives that part of its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, cast
+
+import numpy as np
+
+from graphopt.errors import TypeMismatch
+from graphopt.index import Kind, tiling
+from graphopt.ir import Op, Value
+from graphopt.ops import (
+    Add,
+    And,
+    Attention,
+    AveragePool,
+    Cast,
+    Constant,
+    ConstantOfShape,
+    Conv,
+    Expand,
+    GreaterOrEqual,
+    LessOrEqual,
+    LpPool,
+    MaxPool,
+    Mul,
+    Pad,
+    QLinearConv,
+    Range,
+    Reshape,
+    Slice,
+    Sub,
+    Trilu,
+    Where,
+)
+from graphopt.ops.bodies import scalar, vector
+from graphopt.ops.windows import Windows as Lying
+from graphopt.rewrite import Miss, miss
+from graphopt.types import DType
+
+from .follow import domain_of
+from .windows import Part
+
+Operands: TypeAlias = tuple[Value | None, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tile of an op is: its axis, its part, and where that begins.
+
+    ``first`` is an int64 scalar, which a body computes from the number of its tile.
+    """
+
+    axis: str
+    part: Part
+    first: Callable[[], Value]
+
+    @property
+    def size(self) -> int:
+        return self.part.span[1] - self.part.span[0]
+
+    def positions(self, dtype: DType = DType.I64) -> Value:
+        """Those of the tile, as a vector."""
+        steps = Constant(np.arange(self.size, dtype=np.int64))
+        return cast_to(Add(self.first(), steps), dtype)
+
+
+Handler: TypeAlias = "Callable[[Any, Operands, Place], Op | Value | Miss]"
+
+
+def piece(op: Op, operands: Operands, place: Place) -> Op | Value | Miss:
+    """``op`` on these parts of its operands; a miss where it has no such part."""
+    domain = domain_of(op)
+    assert domain is not None
+    handler = HANDLERS.get(type(op))
+    if handler is not None:
+        try:
+            made = handler(op, operands, place)
+        except TypeMismatch as error:
+            return miss(f"{op.label} does not take parts: {error.message}", op)
+    else:
+        plan = tiling(domain, place.axis)
+        if plan.kind not in (Kind.PARALLEL, Kind.REDUCED) or plan.added:
+            return miss(f"{op.label}: {plan.reason}", op)
+        if any(r is not None and (r.before or r.after) for r in place.part.reads):
+            return miss(f"{op.label} reads beyond its operand", op)
+        made = op.with_operands(operands)
+    return made if isinstance(made, Miss) else _checked(op, made, place)
+
+
+def _checked(op: Op, made: Value, place: Place) -> Op | Value | Miss:
+    """What was made, where its types are those of a part of the results."""
+    domain = domain_of(op)
+    assert domain is not None
+    results = made.results if isinstance(made, Op) else (made,)
+    for old, new, map_ in zip(op.results, results, domain.maps.results, strict=False):
+        if old.dtype is not new.dtype or old.rank != new.rank:
+            return miss(f"{op.label} gives {new.type} for a part of {old.type}", op)
+        for term, was, now in zip(map_, old.shape or (), new.shape or (), strict=True):
+            if place.axis in term.axes:
+                whole = domain.extents[place.axis]
+                fits = (
+                    isinstance(was, int)
+                    and isinstance(whole, int)
+                    and now == was * place.size // max(whole, 1)
+                )
+            else:
+                fits = now == was
+            if not fits:
+                return miss(f"{op.label} gives {new.type} for a part of {old.type}", op)
+    return made
+
+
+# --- windows ------------------------------------------------------------------------
+
+
+def _windowed(op: Any, operands: Operands, place: Place) -> Op | Miss:
+    """A convolution or pooling op, with only those pads that the tile reaches."""
+    x = op.operands[0]
+    read = place.part.reads[0]
+    if place.axis == "g":
+        return cast(Op, op).copy(operands=operands, group=place.size)
+    if place.axis[:1] != "y" or read is None:
+        return _plain(op, operands, place)
+    lying = _lying(op)
+    if lying is None or not all(isinstance(p, int) for pad in lying.pads for p in pad):
+        return miss(f"how the windows of {op.label} lie is not known", op)
+    if op.outs > 1:
+        return miss(f"{op.label} tells positions in all of its operand", op)
+    at = int(place.axis[1:])
+    if op.attrs.get("ceil_mode") and isinstance(op, AveragePool | LpPool):
+        return miss("its last window may reach beyond the pads", op)
+    assert x is not None
+    pads = list(lying.pads)
+    pads[at] = (read.before, read.after)
+    if max(pads[at]) >= max(lying.spans[at], 1):
+        return miss("a window lies in the pads alone", op)
+    flat = (*(before for before, _ in pads), *(after for _, after in pads))
+    return cast(Op, op).copy(operands=operands, pads=flat, auto_pad="NOTSET")
+
+
+def _lying(op: Any) -> Lying | None:
+    if isinstance(op, Conv | QLinearConv):
+        return op.known_windows()
+    shape = op.operands[0].shape
+    return None if shape is None else op.windows(shape[2:])
+
+
+def _plain(op: Op, operands: Operands, place: Place) -> Op | Miss:
+    """An op along an axis that its windows do not lie over."""
+    domain = domain_of(op)
+    assert domain is not None
+    plan = tiling(domain, place.axis)
+    if plan.kind not in (Kind.PARALLEL, Kind.REDUCED) or plan.added:
+        return miss(f"{op.label}: {plan.reason}", op)
+    return op.with_operands(operands)
+
+
+def _pad(op: Pad, operands: Operands, place: Place) -> Op | Value | Miss:
+    """pad(x)[i:j]: what of the pads the tile reaches"""
+    pads, read = op.pads(), place.part.reads[0]
+    if pads is None or read is None or op.mode != "constant":
+        return miss("how much is put around it is not known", op)
+    at = int(place.axis[1:])
+    pads[at] = (read.before, read.after)
+    if not all(isinstance(p, int) and p >= 0 for pair in pads for p in pair):
+        return miss("it crops, or how much is not known", op)
+    flat = vector(*(a for a, _ in pads), *(b for _, b in pads))
+    return op.copy(operands=(operands[0], flat, *operands[2:3]))
+
+
+def _slice(op: Slice, operands: Operands, place: Place) -> Op | Value | Miss:
+    """x[::s][i:j]: every s-th of what the tile reads"""
+    cuts = op.cuts()
+    at = int(place.axis[1:])
+    if cuts is None or not all(
+        isinstance(c, int) for cut in cuts.values() for c in cut
+    ):
+        return miss("what it takes is not known", op)
+    if at in cuts:
+        cuts[at] = (0, cuts[at][1], place.size)
+    if any(step < 1 for _, step, _ in cuts.values()):  # type: ignore[operator]
+        return miss("it takes elements from the back", op)
+    firsts, ends, steps = [], [], []
+    for first, step, count in cuts.values():
+        assert isinstance(first, int)
+        assert isinstance(step, int)
+        assert isinstance(count, int)
+        firsts.append(first)
+        ends.append(first + step * (count - 1) + 1 if count else first)
+        steps.append(step)
+    return Slice(
+        operands[0], vector(*firsts), vector(*ends), vector(*cuts), vector(*steps)
+    )
+
+
+# --- extents ------------------------------------------------------------------------
+
+
+def _shaped(op: Any, operands: Operands, place: Place) -> Op | Miss:
+    """An op that is told the dims of its result, told those of the part."""
+    domain = domain_of(op)
+    assert domain is not None
+    at = 0 if isinstance(op, ConstantOfShape) else 1
+    wanted, whole = op.operands[at].contents, domain.extents[place.axis]
+    if wanted is None or not isinstance(whole, int):
+        return miss("the dims that it asks for are not known", op)
+    entries = wanted.ravel().tolist()
+    lead = (op.rank or 0) - len(entries)
+    for i, term in enumerate(domain.maps.results[0]):
+        entry = entries[i - lead] if i >= lead else 1
+        if place.axis not in term.axes or not isinstance(entry, int):
+            continue
+        if entry > 1 or (entry == 1 and not isinstance(op, Expand)):
+            entries[i - lead] = entry * place.size // whole
+    if not all(isinstance(e, int) for e in entries):
+        return miss("the dims that it asks for are not known", op)
+    given = list(operands)
+    given[at] = vector(*entries)
+    return cast(Op, op).with_operands(given)
+
+
+# --- positions ----------------------------------------------------------------------
+
+
+def cast_to(x: Value, dtype: DType) -> Value:
+    return x if x.dtype is dtype else Cast(x, to=dtype)
+
+
+def _range(op: Range, operands: Operands, place: Place) -> Value | Miss:
+    """range(a, b, d)[i:j] = a + d * (i, i + 1, …)"""
+    start, _, delta = op.operands
+    assert start is not None
+    assert start.dtype is not None
+    return Add(start, Mul(delta, place.positions(start.dtype)))
+
+
+def _trilu(op: Trilu, operands: Operands, place: Place) -> Value | Miss:
+    """trilu(x)[i:j] = where(i + row >= column, x[i:j], 0)"""
+    x, k = operands[0], op.operand(1)
+    if place.axis not in ("r", "c"):
+        return op.with_operands(operands)
+    shape = op.operands[0].shape if op.operands[0] is not None else None
+    if k is not None and k.ints is None:
+        return miss("which diagonal it is depends on data", op)
+    assert x is not None
+    assert x.dtype is not None
+    assert shape is not None
+    other = shape[-1] if place.axis == "r" else shape[-2]
+    if not isinstance(other, int):
+        return miss("a dim is not known", op)
+    diagonal = 0 if k is None or k.ints is None else k.ints[0]
+    rest: Value = Constant(np.arange(other, dtype=np.int64))
+    rows, columns = place.positions(), rest
+    if place.axis == "c":
+        rows, columns = columns, rows
+    ahead = Sub(columns, Reshape(rows, vector(-1, 1)))
+    compared = GreaterOrEqual if op.upper else LessOrEqual
+    return Where(compared(ahead, scalar(diagonal, DType.I64)), x, scalar(0, x.dtype))
+
+
+def _attention(op: Attention, operands: Operands, place: Place) -> Op | Value | Miss:
+    """attention(q, k, v, causal)[i:j] = attention(q[i:j], k, v, column <= i + row)"""
+    left, right = op.left_window_size, 0 if op.is_causal else op.right_window_size
+    if place.axis != "s" or (left < 0 and right < 0):
+        if op.operand(6) is not None and place.axis == "s":
+            return miss("where its queries are depends on lengths", op)
+        return _plain(op, operands, place)
+    sizes = op.sizes()
+    past = op.operand(4)
+    before = 0 if past is None or past.shape is None else past.shape[2]
+    keys = None if sizes is None else sizes[3]
+    if op.operand(6) is not None or not isinstance(keys, int):
+        return miss("how many keys there are is not known", op)
+    if not isinstance(before, int):
+        return miss("how long the past is is not known", op)
+    row = Reshape(
+        Add(place.positions(), scalar(before, DType.I64)), vector(place.size, 1)
+    )
+    column = Constant(np.arange(keys, dtype=np.int64))
+    seen: Value | None = None
+    if right >= 0:
+        seen = LessOrEqual(column, Add(row, scalar(right, DType.I64)))
+    if left >= 0:
+        near = GreaterOrEqual(column, Sub(row, scalar(left, DType.I64)))
+        seen = near if seen is None else And(seen, near)
+    assert seen is not None
+    mask = operands[3] if len(operands) > 3 else None
+    if mask is not None:
+        if mask.shape is None or mask.shape[-1] != keys or mask.dtype is None:
+            return miss("the mask is of other keys", op)
+        if mask.dtype is DType.BOOL:
+            seen = And(seen, mask)
+        else:
+            seen = Where(seen, mask, scalar(-np.inf, mask.dtype))
+    told = [*operands[:3], seen, *operands[4:]]
+    return op.copy(
+        operands=told, is_causal=0, left_window_size=-1, right_window_size=-1
+    )
+
+
+HANDLERS: Final[Mapping[type[Op], Handler]] = {
+    Conv: _windowed,
+    QLinearConv: _windowed,
+    MaxPool: _windowed,
+    AveragePool: _windowed,
+    LpPool: _windowed,
+    Pad: _pad,
+    Slice: _slice,
+    Reshape: _shaped,
+    Expand: _shaped,
+    ConstantOfShape: _shaped,
+    Range: _range,
+    Trilu: _trilu,
+    Attention: _attention,
+}
+"""Ops that must be told of the tile: their pads, the dims they make, where they are."""

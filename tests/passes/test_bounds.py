@@ -1,0 +1,142 @@
+"""Bounds of what values hold: never less than what they do, and near it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from equations import N, const, graph_of, ints, param
+
+from graphopt.inputs import random_inputs
+from graphopt.ir import Value
+from graphopt.ops import (
+    Add,
+    Concat,
+    Div,
+    Exp,
+    Gather,
+    LayerNormalization,
+    MatMul,
+    Mul,
+    Neg,
+    Reshape,
+    RMSNormalization,
+    RotaryEmbedding,
+    Slice,
+    Softmax,
+    Split,
+    Sub,
+    Tanh,
+    Transpose,
+    Unsqueeze,
+)
+from graphopt.passes.bounds import DEEPEST, largest
+from graphopt.reference import evaluate
+from graphopt.types import DType
+
+X = param("x", 2, 6, 16)
+GAIN, BIAS = const(np.linspace(-2, 1, 16)), const(np.linspace(-0.5, 0.25, 16))
+RMS = RMSNormalization(X, GAIN)
+LAYER = LayerNormalization(X, GAIN, BIAS)
+WEIGHT = const(np.random.default_rng(0).normal(size=(16, 4)))
+COLUMN = float(np.abs(WEIGHT.tensor.array()).sum(0).max())
+ANGLES = np.linspace(0, 3, 6 * 8).reshape(1, 6, 8).repeat(2, 0)
+
+BOUNDS: dict[str, tuple[Value, float]] = {
+    "constant": (const([-3.0, 2.0]), 3),
+    "empty": (const(np.zeros(0)), 0),
+    "softmax": (Softmax(X), 1),
+    "tanh": (Tanh(X), 1),
+    "root mean square": (RMS, 4 * 2),
+    "mean and variance": (LAYER, 4 * 2 + 0.5),
+    "no bias": (LayerNormalization(X, GAIN), 4 * 2),
+    "several axes": (RMSNormalization(X, const(np.ones((6, 16))), axis=1), 96**0.5),
+    "weight": (MatMul(RMS, WEIGHT), 8 * COLUMN),
+    "product": (MatMul(RMS, Transpose(LAYER, perm=(0, 2, 1))), 16 * 8 * 8.5),
+    "sum": (Add(RMS, LAYER), 16.5),
+    "difference": (Sub(RMS, LAYER), 16.5),
+    "scaled": (Mul(RMS, const([-0.5])), 4),
+    "square": (Mul(RMS, LAYER), 8 * 8.5),
+    "quotient": (Div(RMS, const([-4.0, 8.0] * 8)), 2),
+    "joined": (Concat(RMS, LAYER, axis=0), 8.5),
+    "turned": (
+        RotaryEmbedding(RMS, const(np.cos(ANGLES)), const(np.sin(ANGLES)), num_heads=1),
+        8 * (1 + np.sin(ANGLES).max()),
+    ),
+    "moved": (
+        Neg(Reshape(Slice(Unsqueeze(RMS, ints(0)), ints(0), ints(1)), ints(-1))),
+        8,
+    ),
+    "looked up": (Gather(RMS, ints(0, 0)), 8),
+}
+
+
+@pytest.mark.parametrize("what", BOUNDS)
+def test_bounds(what: str) -> None:
+    value, wanted = BOUNDS[what]
+    assert largest(value) == pytest.approx(wanted, rel=1e-6)
+    graph = graph_of(value, opset=24)
+    for seed in range(3):
+        (array,) = evaluate(graph, random_inputs(graph, seed, style="wide"))
+        assert np.abs(array).max(initial=0) <= wanted * (1 + 1e-5)
+
+
+UNKNOWN: dict[str, Value | None] = {
+    "nothing": None,
+    "input": X,
+    "integers": ints(3),
+    "any op": Exp(RMS),
+    "NaN": const([math.nan, 1]),
+    "another result": Split(RMS, axis=0, outs=2, num_outputs=2).results[1],
+    "one of two": Add(RMS, X),
+    "the other one": Mul(X, RMS),
+    "both joined": Concat(RMS, X, axis=0),
+    "by 0": Div(RMS, const([0.0, 1.0] * 8)),
+    "by what varies": Div(RMS, LAYER),
+    "by nothing": Div(RMS, const(np.ones(0).reshape(0, 1, 1, 1))),
+    "0 times anything": Mul(const(0.0), X),
+    "anything times 0": MatMul(X, const(np.zeros((16, 2)))),
+    "weights that are NaN": MatMul(RMS, const(np.full((16, 2), math.nan))),
+    "a vector": MatMul(RMS, const(np.ones(16))),
+    "of any length": MatMul(
+        Softmax(param("a", 3, N)), Softmax(param("b", N, 3), axis=0)
+    ),
+    "normed over any length": RMSNormalization(param("y", 3, N), const([1.0])),
+    "gain": RMSNormalization(X, param("gain", 16)),
+    "bias": LayerNormalization(X, GAIN, param("bias", 16)),
+    "the mean": LayerNormalization(X, GAIN, BIAS, outs=2).results[1],
+    "angles": RotaryEmbedding(
+        *(RMS, param("c", 2, 6, 8), const(np.sin(ANGLES))), num_heads=1
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_no_bounds(what: str) -> None:
+    assert largest(UNKNOWN[what]) == math.inf
+
+
+def test_how_deep_is_looked() -> None:
+    value: Value = Tanh(X)
+    for _ in range(DEEPEST - 1):
+        value = Neg(value)
+    assert largest(value) == 1
+    assert largest(Neg(value)) == math.inf
+
+
+def test_each_value_is_looked_at_once() -> None:
+    value: Value = Tanh(X)
+    for _ in range(DEEPEST - 1):
+        value = Add(value, value)
+    assert largest(value) == 2.0 ** (DEEPEST - 1)
+
+
+def test_large_constants_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphopt.passes.bounds.READ", 63)
+    assert largest(const(np.ones(63))) == 1
+    assert largest(const(np.ones(64))) == math.inf
+    assert largest(MatMul(RMS, WEIGHT)) == math.inf
+    assert largest(Div(const([1.0]), const(np.ones(64)))) == math.inf
+    assert largest(Div(const([1.0]), const(np.ones(63)))) == 1
+    assert largest(Tanh(const([2.0], DType.F64))) == 1

@@ -1,0 +1,474 @@
+"""Regions in tiles: the same results, whatever is cut, or a reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from equations import const, graph_of, ints, param, random
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from graphopt import dims
+from graphopt.inputs import random_inputs
+from graphopt.ir import Graph, Op, Value
+from graphopt.lowering import find
+from graphopt.ops import (
+    Add,
+    Attention,
+    AveragePool,
+    Cast,
+    Constant,
+    Conv,
+    CumSum,
+    DepthToSpace,
+    Div,
+    Exp,
+    Expand,
+    Gelu,
+    Gemm,
+    LayerNormalization,
+    LessOrEqual,
+    MatMul,
+    MaxPool,
+    Mul,
+    Pad,
+    Range,
+    ReduceMax,
+    ReduceSum,
+    Relu,
+    Reshape,
+    Shape,
+    Slice,
+    Softmax,
+    Tiled,
+    Transpose,
+    Trilu,
+    Where,
+)
+from graphopt.passes import Tile
+from graphopt.passes.tiling.choice import sizes
+from graphopt.passes.tiling.needs import Meter
+from graphopt.passes.tiling.tiles import tile
+from graphopt.plan import Plan
+from graphopt.reference import evaluate
+from graphopt.rewrite import Log, Miss
+from graphopt.testing.strategies import graphs
+from graphopt.text import parse, weights_of
+from graphopt.types import DType
+from graphopt.verify import verify
+
+F32, I64 = DType.F32, DType.I64
+Case = tuple[Graph, Value, int, int]
+
+
+def everything(graph: Graph) -> list[Op]:
+    return [op for op in graph.ops if not isinstance(op, Constant)]
+
+
+def checked(before: Graph, after: Graph, *, exact: bool = False) -> None:
+    """``after`` is legal, prints, and gives the same in float64."""
+    verify(after)
+    assert parse(str(after), weights_of(after)).key == after.key
+    fed = random_inputs(before, seed=1)
+    truth = evaluate(before, fed, precision="float64", seed=0)
+    found = evaluate(after, fed, precision="float64", seed=0)
+    for a, b in zip(truth, found, strict=True):
+        if exact:
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def tiled(case: Case) -> Graph:
+    graph, value, dim, size = case
+    made = tile(graph, everything(graph), value, dim, size)
+    assert isinstance(made, Graph), made
+    return made
+
+
+def counts(graph: Graph) -> list[int]:
+    return [int(op.count) for op in graph.ops if isinstance(op, Tiled)]
+
+
+# --- regions ------------------------------------------------------------------------
+
+
+def mlp(size: int = 3, dtype: DType = F32) -> Case:
+    x = param("x", 2, 10, 6, dtype=dtype)
+    hidden = Relu(MatMul(x, random(6, 24, dtype=dtype)))
+    y = Add(MatMul(hidden, random(24, 6, dtype=dtype)), x)
+    scale = random(6, dtype=dtype)
+    return graph_of(LayerNormalization(y, scale, scale)), hidden, 1, size
+
+
+def hidden_units() -> Case:
+    x = param("x", 2, 10, 6)
+    hidden = Relu(MatMul(x, random(6, 24)))
+    return graph_of(MatMul(hidden, random(24, 6))), hidden, 2, 5
+
+
+def attention(dim: int, size: int) -> Case:
+    q, k, v = (param(name, 2, 3, 12, 4) for name in "qkv")
+    scores = Softmax(MatMul(q, Transpose(k, perm=(0, 1, 3, 2))))
+    return graph_of(MatMul(scores, v)), scores, dim, size
+
+
+def fused(size: int = 5, mask: Value | None = None, **attrs: Any) -> Case:
+    q, k, v = (param(name, 2, 4, 12, 4) for name in "qkv")
+    y = Attention(q, k, v, mask, **attrs)
+    inputs = [q, k, v, *([mask] if mask is not None else [])]
+    return graph_of(y, inputs=inputs), y, 2, size  # type: ignore[arg-type]
+
+
+def convolutions(dim: int = 2, size: int = 2) -> Case:
+    image = param("image", 1, 3, 20, 17)
+    first = Relu(
+        Conv(image, random(8, 3, 3, 3), random(8), pads=(1,) * 4, strides=(2, 2))
+    )
+    second = Conv(first, random(8, 1, 3, 3), pads=(2,) * 4, group=8, dilations=(2, 2))
+    joined = Add(Conv(second, random(8, 8, 1, 1)), first)
+    pooled = MaxPool(joined, kernel_shape=(3, 3), pads=(1,) * 4, strides=(2, 2))
+    return graph_of(pooled), pooled, dim, size
+
+
+def averages() -> Case:
+    x = param("x", 1, 2, 9)
+    y = AveragePool(x, kernel_shape=(3,), pads=(1, 1), count_include_pad=1)
+    y = AveragePool(y, kernel_shape=(3,), pads=(1, 1))
+    return graph_of(y), y, 2, 2
+
+
+def lengthened() -> Case:
+    x = param("x", 2, 12)
+    y = Conv(
+        Reshape(Pad(x, ints(0, 3, 0, 2), const(1.5)), ints(2, 1, 17)), random(1, 1, 4)
+    )
+    return graph_of(y), y, 2, 4
+
+
+def stepping() -> Case:
+    x = param("x", 3, 20)
+    y = Exp(Slice(x, ints(1, 1), ints(3, 19), ints(0, 1), ints(1, 3)))
+    return graph_of(y), y, 1, 2
+
+
+def heads() -> Case:
+    x = param("x", 2, 10, 6)
+    parts = Transpose(Reshape(x, ints(2, 10, 2, 3)), perm=(0, 2, 1, 3))
+    total = ReduceSum(parts, ints(2), keepdims=0)
+    rows = Reshape(Transpose(Softmax(parts), perm=(0, 2, 1, 3)), ints(0, 0, 6))
+    return graph_of(rows, total, ReduceMax(parts, ints(2))), parts, 2, 3
+
+
+def blocks() -> Case:
+    x = param("x", 1, 8, 5, 3)
+    y = DepthToSpace(Relu(x), blocksize=2)
+    return graph_of(y), y, 2, 4
+
+
+def spread() -> Case:
+    x = param("x", 1, 4)
+    y = Mul(Expand(x, ints(9, 4)), param("z", 9, 1))
+    return graph_of(y), y, 0, 2
+
+
+def triangle(dim: int, upper: int, k: int) -> Case:
+    x = param("x", 3, 9, 7)
+    y = Trilu(x, const(k, I64), upper=upper)
+    return graph_of(y), y, dim, 2
+
+
+def counting() -> Case:
+    numbers = Range(const(3, I64), const(30, I64), const(2, I64))
+    y = Mul(param("x", 14), Cast(numbers, to=F32))
+    return graph_of(y), y, 0, 3
+
+
+def causal_by_hand() -> Case:
+    """column <= row: rows are counted by a Range, which is told where they begin."""
+    row = Reshape(Range(const(0, I64), const(11, I64), const(1, I64)), ints(11, 1))
+    column = const(range(11), I64)
+    q, k = param("q", 11, 4), param("k", 11, 4)
+    scores = MatMul(q, Transpose(k, perm=(1, 0)))
+    seen = Where(LessOrEqual(column, row), scores, const(-np.inf))
+    y = Softmax(seen)
+    return graph_of(y), y, 0, 4
+
+
+BOOL = param("mask", 2, 1, 12, 12, dtype=DType.BOOL)
+CASES: dict[str, Callable[[], Case]] = {
+    "tokens of an MLP": mlp,
+    "tokens, dividing evenly": lambda: mlp(5),
+    "queries": lambda: attention(2, 5),
+    "heads": lambda: attention(1, 1),
+    "batch": lambda: attention(0, 1),
+    "fused attention": fused,
+    "causal": lambda: fused(is_causal=1),
+    "causal with a mask": lambda: fused(mask=BOOL, is_causal=1),
+    "causal with a bias": lambda: fused(mask=param("bias", 12, 12), is_causal=1),
+    "a window": lambda: fused(left_window_size=2, right_window_size=1),
+    "a chain of convolutions": convolutions,
+    "by single rows": lambda: convolutions(2, 1),
+    "by columns": lambda: convolutions(3, 2),
+    "means with pads": averages,
+    "pads before a convolution": lengthened,
+    "every third": stepping,
+    "blocks of pixels": blocks,
+    "expanded": spread,
+    "lower triangle, rows": lambda: triangle(1, 0, 0),
+    "lower triangle, columns": lambda: triangle(2, 0, -1),
+    "upper triangle, rows": lambda: triangle(1, 1, 1),
+    "upper triangle, columns": lambda: triangle(2, 1, 0),
+    "positions": counting,
+    "a mask of positions": causal_by_hand,
+}
+MERGED: dict[str, Callable[[], Case]] = {
+    "hidden units of an MLP": hidden_units,
+    "heads, and sums over positions": heads,
+}
+
+
+@pytest.mark.parametrize("name", [*CASES, *MERGED])
+def test_tiles_are_the_whole(name: str) -> None:
+    case = {**CASES, **MERGED}[name]()
+    checked(case[0], tiled(case))
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "xla-cpu"])
+@pytest.mark.parametrize("name", [*CASES, *MERGED])
+def test_targets_run_the_tiles(name: str, target: str) -> None:
+    pytest.importorskip("onnxruntime" if target == "ort-cpu" else "jax")
+    case = {**CASES, **MERGED}[name]()
+    graph = case[0].with_header(opsets={"": 23})
+    fed = random_inputs(graph, seed=2)
+    made = tiled((graph, *case[1:]))
+    results = find(target).compile(made, Plan())(fed)
+    for a, b in zip(evaluate(graph, fed), results.values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_equal_tiles_are_one_body_and_the_rest_is_by_itself() -> None:
+    assert counts(tiled(mlp(5))) == [2]
+    made = tiled(mlp(3))
+    assert counts(made) == [3]
+    assert made.ops[-1].kind == "Concat"
+
+
+def test_borders_are_by_themselves() -> None:
+    image = param("image", 1, 1, 32)
+    y = Conv(image, random(1, 1, 3), pads=(1, 1))
+    made = tiled((graph_of(y), y, 2, 4))
+    assert counts(made) == [6]
+    assert sum(op.kind == "Conv" for op in made.ops) == 2
+
+
+def test_what_does_not_depend_on_the_tile_is_computed_once() -> None:
+    graph, value, dim, size = attention(2, 4)
+    made = tiled((graph, value, dim, size))
+    (op,) = (op for op in made.ops if isinstance(op, Tiled))
+    assert any(op.kind == "Transpose" for op in made.ops)
+    assert all(inner.kind != "Transpose" for inner in op.bodies[0].ops)
+
+
+# --- reasons ------------------------------------------------------------------------
+
+
+def reason(graph: Graph, value: Value, dim: int, size: int) -> str:
+    made = tile(graph, everything(graph), value, dim, size)
+    assert isinstance(made, Miss), made
+    return made.reason
+
+
+def test_a_softmax_is_not_cut_along_its_axis() -> None:
+    graph, value, _, _ = attention(3, 4)
+    assert "Softmax: the dim _i3 does not move" in reason(graph, value, 3, 4)
+
+
+def test_sums_of_sums_end_the_region() -> None:
+    x = param("x", 6, 4)
+    y = Div(x, ReduceSum(x, ints(0)))
+    assert "is reduced, and the region goes on" in reason(graph_of(y), x, 0, 2)
+
+
+def test_what_is_carried_is_not_cut() -> None:
+    x = param("x", 6, 4)
+    y = CumSum(Relu(x), const(0, I64))
+    assert "CumSum" in reason(graph_of(y), y, 0, 2)
+
+
+def test_two_dims_of_a_value_are_not_cut_at_once() -> None:
+    x = param("x", 6, 6)
+    y = Add(x, Transpose(x, perm=(1, 0)))
+    assert "two" in reason(graph_of(y), y, 0, 2)
+
+
+def test_a_bias_is_not_added_by_each_tile() -> None:
+    y = Gemm(param("x", 4, 6), random(6, 3), random(3))
+    assert "Gemm" in reason(graph_of(y), y.operands[0], 1, 2)  # type: ignore[arg-type]
+
+
+def test_a_region_around_another_op_has_a_hole() -> None:
+    x = param("x", 6, 4)
+    first = Relu(x)
+    second = ReduceMax(first, ints(0))
+    y = Add(first, second)
+    graph = graph_of(y)
+    made = tile(graph, [first, y], y, 0, 2)
+    assert isinstance(made, Miss)
+    assert "needs what is made from the region" in made.reason
+
+
+def test_an_unknown_or_whole_dim_is_no_tile() -> None:
+    x = param("x", dims.symbol("n"), 4)
+    assert "is not known" in reason(graph_of(Relu(x)), x, 0, 2)
+    assert "are no tile" in reason(graph_of(Relu(x)), x, 1, 4)
+
+
+def test_tiles_end_at_positions_of_all_results() -> None:
+    graph, value, dim, _ = blocks()
+    assert "ends between two positions" in reason(graph, value, dim, 3)
+
+
+def test_ops_that_look_at_the_shape_end_the_region() -> None:
+    x = param("x", 6, 4)
+    hidden = Relu(x)
+    graph = graph_of(Exp(hidden), Shape(hidden))
+    assert "Shape" in reason(graph, hidden, 0, 2)
+    some = [op for op in everything(graph) if op.kind != "Shape"]
+    made = tile(graph, some, hidden, 0, 2)
+    assert isinstance(made, Graph)
+    checked(graph, made)
+
+
+# --- at random ----------------------------------------------------------------------
+
+
+@st.composite
+def regions(draw: st.DrawFn) -> tuple[Graph, list[Op], Value, int, int]:
+    """A random graph, some of its ops, and a dim of a value to cut."""
+    graph = draw(graphs(max_ops=10))
+    values = [
+        v
+        for op in everything(graph)
+        for v in (*op.operands, *op.results)
+        if v is not None and any(isinstance(d, int) and d > 1 for d in v.shape or ())
+    ]
+    ops = everything(graph)
+    if not values or not ops:
+        return graph, [], graph.outputs[0], 0, 1
+    value = draw(st.sampled_from(values))
+    shape: Sequence[Any] = value.shape or ()
+    long = [i for i, d in enumerate(shape) if isinstance(d, int) and d > 1]
+    dim = draw(st.sampled_from(long))
+    near = [op for op in ops if value in op.operands or value.op is op]
+    first = draw(st.integers(0, len(ops) - 1))
+    last = draw(st.integers(first, len(ops) - 1))
+    region = draw(st.sampled_from([ops, near, ops[first : last + 1]]))
+    return graph, region, value, dim, draw(st.integers(1, shape[dim] - 1))
+
+
+FOUND: list[bool] = []
+
+
+@settings(
+    max_examples=400,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(regions())
+def test_random_regions(drawn: tuple[Graph, list[Op], Value, int, int]) -> None:
+    graph, region, value, dim, size = drawn
+    made = tile(graph, region, value, dim, size) if region else None
+    FOUND.append(isinstance(made, Graph))
+    if isinstance(made, Graph):
+        checked(graph, made)
+    elif made is not None:
+        assert isinstance(made, Miss)
+        assert made.reason
+
+
+def test_enough_random_regions_are_tiled() -> None:
+    assert sum(FOUND) > 60, f"{sum(FOUND)} of {len(FOUND)}: the property says little"
+
+
+# --- the pass -----------------------------------------------------------------------
+
+
+def stack(length: int = 64) -> Graph:
+    """Blocks of attention and MLP: both have large values that nobody reads later."""
+    x = param("x", 1, length, 8)
+    h: Value = x
+    for i in range(2):
+        q, k, v = (
+            Transpose(
+                Reshape(MatMul(h, random(8, 8, seed=s + i)), ints(1, length, 2, 4)),
+                perm=(0, 2, 1, 3),
+            )
+            for s in range(3)
+        )
+        scores = MatMul(q, Transpose(k, perm=(0, 1, 3, 2)))
+        y = Transpose(MatMul(Softmax(scores), v), perm=(0, 2, 1, 3))
+        h = Add(h, Reshape(y, ints(1, length, 8)))
+        up = Gelu(MatMul(h, random(8, 64, seed=i)))
+        h = Add(h, MatMul(up, random(64, 8, seed=i)))
+    return graph_of(h, inputs=[x])
+
+
+def test_the_pass_comes_under_the_budget() -> None:
+    graph = stack()
+    meter = Meter({})
+    whole = meter.needs(graph).peak
+    for share in (2, 4, 6):
+        log = Log()
+        made = Tile(budget=whole // share).run(graph, log)
+        assert meter.needs(made).peak <= whole // share
+        checked(graph, made)
+        assert log.fired["tile"] == len(log.notes)
+
+
+def test_no_region_is_tiled_where_all_fits() -> None:
+    graph = stack()
+    assert Tile(budget=1 << 30)(graph) is graph
+
+
+def test_what_cannot_be_reached_is_said() -> None:
+    log = Log()
+    made = Tile(budget=1000).run(stack(), log)
+    assert "no tiling helps" in log.notes[-1]
+    checked(stack(), made)
+
+
+def test_a_convolution_chain_is_tiled_by_rows() -> None:
+    x = param("x", 1, 3, 64, 64)
+    y = Relu(Conv(x, random(32, 3, 3, 3), pads=(1,) * 4, strides=(2, 2)))
+    y = Relu(Conv(y, random(32, 1, 3, 3), pads=(1,) * 4, group=32, strides=(2, 2)))
+    y = Conv(y, random(8, 32, 1, 1))
+    graph = graph_of(y)
+    meter = Meter({})
+    before = meter.needs(graph).peak
+    made = Tile(budget=before // 3)(graph)
+    assert meter.needs(made).peak <= before // 3
+    assert meter.flops(made) < 1.15 * meter.flops(graph)
+    checked(graph, made)
+
+
+@pytest.mark.parametrize("extent", [2, 3, 7, 8, 24, 197, 2048, 2305])
+def test_sizes_are_few_and_leave_one_remainder(extent: int) -> None:
+    found = sizes(extent)
+    assert found == sorted(set(found), reverse=True)
+    assert all(0 < size < extent for size in found)
+    assert len(found) <= 10
+
+
+def test_symbolic_batches_stay() -> None:
+    n = dims.symbol("n")
+    x = param("x", n, 32, 8)
+    y = MatMul(Relu(MatMul(x, random(8, 64))), random(64, 8))
+    graph = graph_of(y)
+    made = Tile(budget=4 * (2 * 32 * 8 + 1000))(graph)
+    assert counts(made)
+    assert made.outputs[0].shape == (n, 32, 8)
+    checked(graph, made)

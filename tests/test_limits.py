@@ -1,0 +1,165 @@
+"""Limits of memory: what is done until they hold, what is said, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import Command
+
+import graphopt
+from graphopt import ops
+from graphopt.errors import UsageError
+from graphopt.exporter import save
+from graphopt.importer import load
+from graphopt.ir import Graph, Parameter, Value
+from graphopt.limits import DoesNotFit, Limits, parse_size
+from graphopt.passes.memory import plan_memory, validate
+from graphopt.types import DType, TensorType
+
+
+def x(*shape: Any, name: str = "x") -> Parameter:
+    return Parameter(TensorType(DType.F32, shape), name)
+
+
+def attention(queries: int = 256, keys: int = 256, size: int = 8) -> Graph:
+    """Spelled out: scores of queries * keys floats."""
+    q, k, v = (
+        x(queries, size, name="q"),
+        x(size, keys, name="k"),
+        x(keys, size, name="v"),
+    )
+    scores = ops.Softmax(ops.MatMul(q, k))
+    return Graph([q, k, v], [ops.MatMul(scores, v)], name="attention")
+
+
+def branches(width: int = 4, size: int = 1024) -> Graph:
+    """Large values, all made first; of each only its sum is wanted."""
+    a = x(size)
+    large = [
+        ops.Softmax(ops.Mul(a, ops.Constant(np.float32(i + 1)))) for i in range(width)
+    ]
+    sums: list[Value] = [ops.ReduceSum(value) for value in large]
+    total = sums[0]
+    for value in sums[1:]:
+        total = ops.Add(total, value)
+    sources = {value.op: (f"n{i}",) for i, value in enumerate([*large, *sums])}
+    return Graph([a], [total], name="branches", sources=sources)  # type: ignore[arg-type]
+
+
+# --- sizes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1000", 1000),
+        ("512MiB", 512 << 20),
+        ("64 kB", 64_000),
+        ("1.5GB", 1_500_000_000),
+        ("2tib", 2 << 40),
+        ("7 b", 7),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "-1", "0", "1 XB", "1e400", "nan", "5M"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="write 512MiB"):
+        parse_size(text)
+
+
+def test_a_limit_is_positive() -> None:
+    with pytest.raises(UsageError, match="no limit"):
+        Limits(memory=0)
+
+
+# --- what is done -------------------------------------------------------------------
+
+
+def test_what_fits_stays_as_it_is() -> None:
+    graph = attention()
+    result = graphopt.optimize(graph, max_activations="1MiB", level=0)
+    fitted = result.report.memory
+    assert fitted is not None
+    assert (fitted.savings, fitted.tile) == ((), None)
+    assert fitted.plan.peak == 2 * 256 * 256 * 4
+
+
+def test_another_order_comes_first() -> None:
+    graph = branches()
+    before = plan_memory(graph)
+    assert before.peak >= 4 * 4096
+    result = graphopt.optimize(graph, max_activations=3 * 4096, level=0)
+    fitted = result.report.memory
+    assert fitted is not None
+    assert [s.what for s in fitted.savings] == ["another order of the ops"]
+    assert fitted.plan.peak <= 3 * 4096
+    assert result.plan.order == fitted.plan.order
+    validate(fitted.plan, result.graph)
+
+
+def test_tiles_come_where_an_order_is_not_enough() -> None:
+    result = graphopt.optimize(attention(), max_activations="128KiB")
+    fitted = result.report.memory
+    assert fitted is not None
+    assert fitted.savings[-1].what == "tiles"
+    assert fitted.plan.peak <= 128 << 10
+    assert result.report.check is not None
+    assert result.report.check.passed
+    validate(fitted.plan, result.graph)
+
+
+def test_all_memory_counts_weights_inputs_and_outputs() -> None:
+    graph = attention()
+    outside = 4 * (2 * 256 * 8 + 256 * 8 + 256 * 8)
+    result = graphopt.optimize(graph, max_memory=outside + (200 << 10))
+    fitted = result.report.memory
+    assert fitted is not None
+    assert fitted.plan.resident <= outside + (200 << 10)
+    assert fitted.plan.resident == outside + fitted.plan.peak
+
+
+def test_what_cannot_fit_is_told_with_the_least_that_would_do() -> None:
+    graph = attention()
+    with pytest.raises(DoesNotFit, match=r"--max-memory (\d+) would do") as caught:
+        graphopt.optimize(graph, max_memory="10KiB")
+    assert caught.value.exit_code == 6
+    least = int(caught.value.message.split("--max-memory ")[1].split()[0])
+    result = graphopt.optimize(graph, max_memory=least)
+    assert result.report.memory is not None
+    assert result.report.memory.plan.resident <= least
+
+
+def test_the_command_writes_the_order_and_says_what_it_saved(
+    command: Command, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    save(branches(), source)
+    code, out, _ = command(
+        "optimize", source, "-o", target, "--max-activations", "12KiB", "-O0"
+    )
+    assert code == 0
+    assert "another order of the ops" in out
+    order = [node.op_type for node in onnx.load(target).graph.node]
+    first = order.index("Softmax")
+    assert order.index("ReduceSum") < order.index("Softmax", first + 1) + 2
+    assert plan_memory(load(target)).peak <= 12 << 10
+
+
+def test_the_command_refuses_with_its_own_code(
+    command: Command, tmp_path: Path
+) -> None:
+    source = tmp_path / "m.onnx"
+    save(attention(), source)
+    code, _, err = command("optimize", source, "--max-memory", "1kB")
+    assert code == 6
+    assert "would do" in err
+    assert not (tmp_path / "m.opt.onnx").exists()
+    code, _, err = command("optimize", source, "--max-memory", "much")
+    assert code == 2
