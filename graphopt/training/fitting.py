@@ -36,10 +36,17 @@ from .losses import (
 from .outcome import Outcome
 from .progress import Bar, Event
 from .run import Row, Run
-from .settings import each_of, refuse_checkpoint, refuse_no_optimizer, whole
+from .settings import (
+    each_of,
+    refuse_checkpoint,
+    refuse_no_optimizer,
+    size_of,
+    whole,
+)
 from .steps import Steps, mesh_of
 from .structure import structure
 from .weights import Frozen, refuse_stated
+from .within import Activations
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +56,8 @@ class Result:
     ``graph`` has the interface of the model and its new weights, which ``params`` has
     by name. ``history`` has a row an epoch (means over the examples that it saw, while
     the weights changed; then ``validation_…`` after it), ``losses`` a number a step.
-    ``untrained`` says of each weight that is as before why. ``origin`` is the file that
+    ``untrained`` says of each weight that is as before why, ``activations`` what their
+    budget cost, where there was one. ``origin`` is the file that
     the model came from, ``data`` are the files that its weights lay in.
     """
 
@@ -58,6 +66,7 @@ class Result:
     history: list[Row]
     losses: list[float]
     untrained: dict[str, str]
+    activations: Activations | None = None
     origin: Path | None = None
     data: frozenset[Path] = frozenset()
 
@@ -106,6 +115,7 @@ def fit(
     frozen: Frozen = (),
     mesh: jax.sharding.Mesh | int | None = None,
     mixed_precision: bool = False,
+    max_activations: int | str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     seed: int = 0,
@@ -116,7 +126,9 @@ def fit(
     ``loss`` and ``metrics`` are names (`LOSSES`, `METRICS`) or functions ``(prediction,
     target)`` that give a number an example; the prediction is the ``output`` of that
     name, the only one, or a dict of all. A ``mesh`` (or a number of devices) splits
-    each batch. ``mixed_precision`` takes products in bfloat16, of float32 weights. With
+    each batch. ``mixed_precision`` takes products in bfloat16, of float32 weights.
+    ``max_activations`` (bytes, or "64MiB") bounds what a step needs beside weights and
+    batch, on each device: what does not fit is made again in the backward pass. With
     ``checkpoint``, a folder, a run that was killed goes on where the last of its
     checkpoints was made (every epoch, or so many steps), with the same numbers as if
     nothing had happened. ``frozen`` weights stay as they are, and so do statistics of
@@ -128,15 +140,19 @@ def fit(
     before anything is kept of it; weights are looked at before each checkpoint and at
     the end of each epoch. A step never waits for that.
 
-    Raises UsageError, also for labels that no class has and for indices beyond a table;
-    NotFinite; InvalidModel, UnsupportedModel; DataDependent where a shape depends on
-    data. Warns where probabilities seem to be taken for scores, or the other way round,
-    where rows of targets do not sum to 1, and where all gradients are 0 at the start.
+    Raises OutOfBudget where no step fits; UsageError, also for labels that no class has
+    and for indices beyond a table; NotFinite; InvalidModel, UnsupportedModel;
+    DataDependent where a shape depends on data. Warns where probabilities seem to be
+    taken for scores, or the other way round, where rows of targets do not sum to 1, and
+    where all gradients are 0 at the start.
     """
     refuse_no_optimizer(optimizer)
     batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 0)
     seed = whole("seed", seed, 0)
     refuse_checkpoint(checkpoint, checkpoint_every)
+    budget = None
+    if max_activations is not None:
+        budget = size_of("max_activations", max_activations)
     measures = {
         "loss": measure_of(loss, LOSSES),
         **{name_of(m): measure_of(m, METRICS) for m in each_of(metrics)},
@@ -181,6 +197,7 @@ def fit(
             epochs=epochs,
             seed=seed,
             tell=tell,
+            budget=budget,
         )
         run.data.refuse_no_pair()
         if run.validation is not None:
@@ -214,6 +231,7 @@ def fit(
             run.history,
             run.losses,
             run.untrained,
+            run.activations,
             origin,
             frozenset(data_files(graph)),
         )

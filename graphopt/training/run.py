@@ -21,6 +21,7 @@ from .outcome import Outcome, refuse_weights
 from .progress import Event
 from .steps import Measured, Params, Steps
 from .weights import MASTER, Frozen, kept, refuse_none
+from .within import Activations, within
 
 Row = dict[str, float]
 
@@ -55,6 +56,7 @@ class Run:
         epochs: int,
         seed: int,
         tell: Callable[[Event], None],
+        budget: int | None = None,
     ) -> None:
         self.graph = graph
         self.steps = steps
@@ -65,6 +67,9 @@ class Run:
         self.epochs = epochs
         self.seed = seed
         self.tell = tell
+        self.budget = budget
+        self.program: Any = None  # of a step; made with the first batch
+        self.activations: Activations | None = None
         self.checkpoints: Checkpoints | None = None
         self.checkpoint_every: int | None = None
         self.epoch = 0
@@ -116,7 +121,7 @@ class Run:
                 self.intake.check(batch, self._place(self.done + 1))
                 placed = self.steps.place(batch)
                 self.trained, self.state, (measured, spread) = self.steps.done(
-                    self.steps.train(
+                    self._step(
                         self.trained, self.state, self.others, placed, self._key()
                     )
                 )
@@ -132,6 +137,16 @@ class Run:
                     " nothing of it"
                 )
             self._end_epoch()
+
+    def _step(self, *arguments: Any) -> Any:
+        """A step of training; the first one decides what steps keep in memory."""
+        if self.program is None:
+            self.program = self.steps.train
+            if self.budget is not None:
+                self.program, self.activations = within(
+                    self.steps, self.budget, *arguments
+                )
+        return self.program(*arguments)
 
     def _place(self, step: int) -> str:
         return f"in step {step} of epoch {self.epoch + 1}"

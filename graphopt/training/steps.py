@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,10 @@ from ..errors import UsageError
 from ..ir import Graph
 from ..lowering.xla.function import Function, tensor_of
 from .batches import Array, Batch, Tree
+from .forward import Forward, Observed
 from .losses import Measure, by_example
 from .outcome import MOVING
+from .segments import Segmented
 
 Params = dict[str, Array]
 Measured = dict[str, Array]
@@ -44,7 +46,8 @@ class Steps:
     """The compiled programs of a run: a step of training, and one of evaluation.
 
     ``measures`` are the loss, first, and the metrics; ``spread`` says of a prediction
-    what shows whether the loss takes it. Run them under
+    what shows whether the loss takes it. In ``segments``, a step makes once more what
+    it does not keep; ``options`` are those of XLA's compiler. Run them under
     `jax.enable_x64`, as `Function` computes.
     """
 
@@ -55,6 +58,8 @@ class Steps:
     output: str | None
     mesh: Mesh
     precision: str
+    segmented: Segmented | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def everywhere(self) -> NamedSharding:
@@ -94,7 +99,7 @@ class Steps:
         What is found is measured, the spread of the prediction, and whether any
         gradient is not zero.
         """
-        function = Function(self.graph, precision=self.precision)
+        function = self.segmented or Function(self.graph, precision=self.precision)
 
         def loss(
             trained: Params, kept: Params, batch: Batch, key: Array
@@ -119,7 +124,28 @@ class Steps:
             in_shardings=(*[self.everywhere] * 3, self.split, self.everywhere),
             out_shardings=self.everywhere,
             donate_argnums=(0, 1),
+            compiler_options=dict(self.options) or None,
         )
+
+    def forward(
+        self, trained: Params, state: Tree, kept: Params, batch: Batch, key: Array
+    ) -> Forward:
+        """What a step of training on arguments like these runs before it turns back."""
+        function = Observed(self.graph, precision=self.precision)
+        function.trained, function.forward = trained.keys(), Forward()
+
+        def run(trained: Params, kept: Params, batch: Batch, key: Array) -> Array:
+            made = self._made(function.keyed(key), trained, kept, batch)
+
+            def loss(*outputs: Array) -> Array:
+                named = dict(zip(made, outputs, strict=True))
+                return self._measured(self._seen(named), batch)["loss"]
+
+            function.forward.finish(loss, self.graph.outputs, [*made.values()])
+            return loss(*made.values())
+
+        jax.eval_shape(run, trained, kept, batch, key)
+        return function.forward
 
     @cached_property
     def evaluate(self) -> Any:
@@ -155,12 +181,20 @@ class Steps:
         self, function: Function, trained: Params, kept: Params, batch: Batch
     ) -> Tree:
         """The output that losses see, or a dict of all."""
+        return self._seen(self._made(function, trained, kept, batch))
+
+    def _made(
+        self, function: Function, trained: Params, kept: Params, batch: Batch
+    ) -> dict[str, Array]:
+        """The outputs by name."""
         params = {**kept, **trained}
         own = {
             name: params[name].astype(tensor_of(value).dtype.numpy)
             for name, value in function.weights.items()
         }
-        made = function(own, batch.inputs)
+        return function(own, batch.inputs)
+
+    def _seen(self, made: Mapping[str, Array]) -> Tree:
         names = list(made) if self.output is None else [self.output]
         seen: Any = made if len(names) > 1 else made[names[0]]
         return jax.tree.map(_widened, seen)

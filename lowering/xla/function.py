@@ -106,9 +106,13 @@ class Function:
                 weights, self._known, symbols, self.precision, sources, self.key
             )
             env: dict[Value, Array] = {p: self._placed(p, a) for p, a in fed.items()}
-            made = tracer.run(self.graph.outputs, env)
+            made = self.computed(tracer, env)
             placed = map(tracer.placed, made, self.graph.outputs)
             return dict(zip(self.graph.output_names, placed, strict=True))
+
+    def computed(self, tracer: Tracer, env: dict[Value, Array]) -> list[Array]:
+        """The outputs in order, from values for all inputs."""
+        return tracer.run(self.graph.outputs, env)
 
     def _placed(self, parameter: Parameter, value: Array) -> Array:
         """An input as the trace has it: on the host where it steers shapes."""
