@@ -47,19 +47,28 @@ def task(
 CASES = {
     # 1 and 2 lead down, but 0 that helps 1 is better left to the end.
     "followers are of the run": Tasks(
-        (task([0], [2]), task([0], [3]), task([3, 1]), task(workspace=20)),
+        (
+            *(task([0], [2]), task([0], [3])),
+            *(task([3, 1], workspace=3), task(workspace=20)),
+        ),
         (4, 5, 6, 1),
         frozenset({2}),
     ),
     # 0 and 1 look alike; what follows 1 frees much.
     "alike but for what is behind": Tasks(
-        (task(makes=[0]), task(makes=[1]), task([0], [2]), task([1, 3])),
-        (5, 5, 4, 10),
-        frozenset({2}),
+        (
+            *(task(makes=[0], workspace=1), task(makes=[1], workspace=1)),
+            *(task([0], after=[4]), task([1, 2], after=[5])),
+            *(task(workspace=20), task(workspace=1)),
+        ),
+        (5, 5, 10),
+        frozenset(),
     ),
     # 0 and 1 look alike; 0 needs 2, that holds much while it runs.
     "alike but for what is before": Tasks(
-        (task([0], after=[2]), task([1]), task(workspace=10)), (5, 5), frozenset()
+        (task([0], after=[2, 3]), task([1]), task(workspace=10), task(workspace=1)),
+        (5, 5),
+        frozenset(),
     ),
     # 0 and 1 look alike; the other reader of what 1 reads can run at once.
     "alike but for other readers": Tasks(
