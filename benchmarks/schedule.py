@@ -39,7 +39,7 @@ def problems(only: str) -> Iterator[tuple[str, Tasks]]:
 def measured(name: str, tasks: Tasks, steps: int) -> dict[str, Any]:
     """The peaks of one network in bytes, and the CPU seconds that ours took."""
     begin = time.process_time()
-    ours = schedule(tasks, steps=steps)
+    ours = schedule(tasks, steps=steps, seconds=float("inf"))
     seconds = time.process_time() - begin
     return {
         "name": name,

@@ -200,3 +200,15 @@ def test_the_largest_take_the_best_order_at_hand(
 def test_time_only_stops_early() -> None:
     problem = windowed(60)
     assert schedule(problem, seconds=0).peak >= schedule(problem).peak
+
+
+def test_the_bound_knows_what_cannot_die() -> None:
+    """Task 1 may not compute in place, as 2 reads its operand again."""
+    tasks = (
+        Task(frozenset(), frozenset({0}), frozenset()),
+        Task(frozenset({0}), frozenset({1}), frozenset(), 5, ((1, 0),)),
+        Task(frozenset({0, 1}), frozenset(), frozenset()),
+    )
+    problem = Tasks(tasks, (10, 10), frozenset())
+    known = relations(problem.before, problem.file_order)
+    assert lower_bound(problem, known) == 25 == peak(problem, (0, 1, 2))
