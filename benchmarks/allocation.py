@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each")
     parser.add_argument("--steps", type=int, default=STEPS, help="for each")
     parser.add_argument("--least", action="store_true", help="as low as can be found")
+    parser.add_argument("--mirror", action="store_true", help="let time run backwards")
     parser.add_argument("--no-solver", action="store_true", help="without CP-SAT")
     parser.add_argument("--json", type=Path, help="write all that was measured")
     options = parser.parse_args()
@@ -48,6 +49,8 @@ def main() -> int:
     rows = []
     for path in _files(options.paths):
         buffers, capacity = read(path)
+        if options.mirror:
+            buffers = [Buffer(b.id, -b.upper, -b.lower, b.size) for b in buffers]
         greedy = pack(buffers, methods=())
         start, start_cpu = time.perf_counter(), time.process_time()
         packing = pack(

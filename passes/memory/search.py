@@ -8,7 +8,6 @@ a shorter one would.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import random
 import time
@@ -24,6 +23,7 @@ from .sections import Sections
 from .tree import (
     AT,
     CELLS,
+    CHANGED,
     COUNT,
     DEPTH,
     DOWN,
@@ -78,23 +78,22 @@ def search(
     Found is the same with and without numba, unless `time.monotonic` passes the
     deadline. With ``compile`` false numba is not asked for: it may take its time.
     """
-    taken = number = 0
+    taken = 0
     compiling = time.monotonic() + PATIENCE if compile else float("inf")
     if max(packed.totals, default=0) > capacity:
         return Outcome(None, True, 0)
-    length = float(RUN)
-    while taken < steps and time.monotonic() < deadline:
-        for order, choice in _RUNS:
-            run = _Run(packed, capacity, _ranked(packed, order, number), choice)
-            until = min(int(length), steps - taken)
-            status = run.go(until, compiling, deadline)
-            taken += run.steps
-            number += 1
-            if status == FOUND:
-                return Outcome(run.offsets, False, taken)
-            if status == EXHAUSTED:
-                return Outcome(None, True, taken)
-        length *= 1.2
+    for number in itertools.count():
+        if taken >= steps or time.monotonic() >= deadline:
+            break
+        order, choice = _RUNS[number % len(_RUNS)]
+        run = _Run(packed, capacity, _ranked(packed, order, number), choice)
+        length = int(RUN * 1.2 ** (number // len(_RUNS)))
+        status = run.go(min(length, steps - taken), compiling, deadline)
+        taken += run.steps
+        if status == FOUND:
+            return Outcome(run.offsets, False, taken)
+        if status == EXHAUSTED:
+            return Outcome(None, True, taken)
     return Outcome(None, False, taken)
 
 
@@ -142,7 +141,11 @@ class _Run:
         """Make more room for trail and records; false if it is depth that lacks."""
         if self.tree.registers[DEPTH] + 1 >= len(self.tree.frames):
             return False
-        trail, records = _longer(self.tree.trail), _longer(self.tree.records)
+        trail, records = self.tree.trail, self.tree.records
+        if self.tree.registers[CHANGED] + self.room > len(trail):
+            trail = _longer(trail)
+        else:
+            records = _longer(records)
         self.tree = self.tree._replace(trail=trail, records=records)
         return True
 
@@ -153,9 +156,11 @@ def _array(values: Any) -> Any:
 
 def _longer(rows: Any) -> Any:
     """Twice as many rows."""
-    if isinstance(rows, list):
-        return rows + copy.deepcopy(rows)
-    return np.concatenate([rows, rows])
+    if not isinstance(rows, list):
+        return np.concatenate([rows, np.zeros_like(rows)])
+    if isinstance(rows[0], int):
+        return rows + [0] * len(rows)
+    return rows + _table(len(rows), len(rows[0]))
 
 
 def _problem(packed: Sections, capacity: int, ranked: Sequence[int]) -> Problem:

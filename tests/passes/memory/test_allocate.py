@@ -245,7 +245,6 @@ class TestSolver:
         assert pack(TRAP, 17, methods=("constraint",)).peak == 17
 
 
-@pytest.mark.slow
 @every_instance()
 def test_challenging_instances(path: Path) -> None:
     made, capacity = read(path)
