@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 from .errors import UsageError, nearest
 from .lowering.xla.platforms import PLATFORMS
+from .ops.schema import LATEST
 from .passes import ALL
 from .passes.raise_activations import RaiseActivations
-from .passes.tiling import Flash, Tile
+from .passes.tiling import Flash
 from .pipeline import Pass, Pipeline
 from .plugins import KNOWN, find
 
@@ -56,9 +58,12 @@ def choose(
         chosen = [p for p in chosen if p.name != name]
     if level == 1:
         chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
-    if target in PLATFORMS and {p.name for p in chosen if p.trades} == {Tile.name}:
+    loops = target in PLATFORMS and any(p.trades for p in chosen)
+    if loops and all(p.name != Flash.name for p in chosen):
         chosen.insert(0, Flash())  # there a loop over blocks costs nothing
     pipeline = Pipeline.of(chosen if level or passes is not None else ())
+    if loops:
+        pipeline = replace(pipeline, opset=LATEST)  # which no program says
     if target not in RUNTIMES or passes is not None or level < 2:
         return pipeline
     from .lowering.ort.pipeline import lowered  # which reads the table of kernels

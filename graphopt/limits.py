@@ -16,6 +16,7 @@ from .inputs import usual
 from .ir import Graph
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
+from .ops.schema import LATEST
 from .passes.memory import SPACES, MemoryPlan, Space, plan_memory
 from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
@@ -205,8 +206,10 @@ def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:
     then = pipeline.then
     if then is not None and {p.name for p in then.passes} == {TileCausal.name}:
         return replace(pipeline, then=with_tiles(then, tile, target))
-    made = (Flash(), tile) if target in PLATFORMS else (tile,)
-    return replace(pipeline, then=Pipeline(made, rounds=1, then=then))
+    if target not in PLATFORMS:
+        return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))
+    made = Pipeline((Flash(), tile), rounds=1, then=then)
+    return replace(pipeline, then=made, opset=LATEST)
 
 
 def parse_size(text: str) -> int:

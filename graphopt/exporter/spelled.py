@@ -18,6 +18,7 @@ from ..ops.opaque import Opaque
 from ..ops.registry import UNNAMED, Modelled
 from ..ops.schema import LATEST
 from ..ops.structured import Composite
+from ..ops.tiled import WRITTEN_OUT, Tiled
 from ..proto import subgraphs
 from ..versions import Node, spell, spelling, turning_points
 
@@ -27,6 +28,7 @@ MAX_EXPANSIONS = 16
 """Bodies of composite ops within bodies of composite ops."""
 
 _START = 13  # for a model that imports no default opset and now needs one
+_CUT_BY_NUMBER = 15  # where a Slice may be computed, and Shape tells some dims
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,11 @@ def _same_meaning(kind: str, version: int, other: int) -> bool:
 
 def _lowest(graph: Graph, source: int) -> Opset:
     chosen = Opset(source)
-    for inner, op in sorted(graph.walk(), key=lambda pair: bool(pair[1].bodies)):
+    for inner, op in graph.walk():
+        if isinstance(op, Tiled):  # its body counts, which comes by itself
+            if op.count > WRITTEN_OUT and chosen.version < _CUT_BY_NUMBER:
+                chosen = Opset(_CUT_BY_NUMBER, op)
+            continue
         used = used_results(inner, op)
         if node_of(op, used, chosen.version) is None:
             needed = _first_opset(op, used, chosen.version)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from graphopt.ir import Graph, Value
-from graphopt.rewrite import Miss
+from graphopt.rewrite import Miss, substitute
 
 from .follow import Followed, follow
 from .growth import coarsest, grown
 from .needs import Needs
-from .tiles import tile
+from .tiles import in_tiles
 
 LARGE: Final = 0.1
 """A value of less than this share of the peak is no reason to tile."""
@@ -24,7 +24,10 @@ START: Final = 200_000
 """Operations that could be done while one more op is started."""
 
 GAIN: Final = 0.05
-"""What is nearer to the budget by less than this share of it is no nearer."""
+"""Tiles that need less memory by less than this share are no gain."""
+
+NEARER: Final = 0.995
+"""A step leaves at most this share of what is over the budget: 50 layers are 50 steps."""
 
 FINEST: Final = 512
 """More tiles are not tried."""
@@ -39,7 +42,9 @@ class Candidate:
 
     graph: Graph
     needs: Needs
-    excess: int
+    fits: bool
+    over: int
+    """Bytes over the budget at what was put in the place of the region."""
     flops: int
     starts: int
     text: str
@@ -56,35 +61,42 @@ def best(needs: Needs, budget: int) -> Candidate | None:
     start, excess = meter.flops(needs.graph), needs.excess(budget)
     found: Candidate | None = None
     for region, value, dim in _regions(needs):
-        last = excess
+        last = needs.peak
         for size in sizes(value.shape[dim]):  # type: ignore[index]
-            made = tile(needs.graph, region.axes, value, dim, size)
-            if isinstance(made, Miss):
+            new = in_tiles(needs.graph, region.axes, value, dim, size)
+            if isinstance(new, Miss):
                 break
+            made = substitute(needs.graph, new)
             count = -(-value.shape[dim] // size)  # type: ignore[index]
             after = meter.needs(made)
+            local = after.beside(needs, new.values())
             candidate = Candidate(
                 made,
                 after,
-                after.excess(budget),
+                after.peak <= budget,
+                max(0, local - budget),
                 meter.flops(made) - start,
                 (count - 1) * len(region.axes),
                 _said(region, value, dim, size),
             )
-            if found is None or _better(candidate, found, GAIN * budget):
+            left = after.excess(budget)
+            nearer = after.peak <= needs.peak and left < NEARER * excess
+            if nearer and (
+                found is None or _better(candidate, found, int(GAIN * budget))
+            ):
                 found = candidate
-            if not candidate.excess or last - candidate.excess < GAIN * budget:
+            if not candidate.over or local > (1 - GAIN) * last:
                 break
-            last = candidate.excess
-    return found if found is not None and found.excess < excess else None
+            last = min(last, local)
+    return found
 
 
-def _better(one: Candidate, other: Candidate, gain: float) -> bool:
+def _better(one: Candidate, other: Candidate, gain: int) -> bool:
     """True for what comes under the budget for less, or nearer to it."""
-    if bool(one.excess) != bool(other.excess):
-        return not one.excess
-    if abs(one.excess - other.excess) >= gain:
-        return one.excess < other.excess
+    if one.fits != other.fits:
+        return one.fits
+    if abs(one.over - other.over) > gain:
+        return one.over < other.over
     return one.price < other.price
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from graphopt import dims
 from graphopt.cost import op_cost, value_bytes
-from graphopt.ir import Graph, Op, Value
+from graphopt.ir import Graph, Op, Value, postorder
 from graphopt.ops import Attention, Constant, Tiled
 from graphopt.types import DType
 
@@ -114,9 +114,19 @@ class Needs:
         """The most."""
         return max(self.steps, default=0)
 
-    def excess(self, budget: int) -> int:
-        """Bytes over the budget, summed over all ops."""
-        return sum(step - budget for step in self.steps if step > budget)
+    def excess(self, budget: int) -> float:
+        """How much is over the budget: mostly at the peak, but at other ops too.
+
+        The fourth powers of what is over it at each op, in units of it.
+        """
+        over = (step / budget - 1 for step in self.steps if step > budget)
+        return sum(x**4 for x in over)
+
+    def beside(self, before: Needs, made: Iterable[Value]) -> int:
+        """The most at ops that ``made`` needs and an earlier graph does not have."""
+        fresh = set(postorder(made)).difference(before.graph.ops)
+        rows = zip(self.graph.ops, self.steps, strict=True)
+        return max((step for op, step in rows if op in fresh), default=0)
 
     def at(self, step: int) -> list[Value]:
         """Values alive at a step, the largest first."""

@@ -42,6 +42,19 @@ def tile(
     have it are put together from parts, the others combined. What does not depend on
     the tile is computed once, before. A miss says which op cannot be tiled, and why.
     """
+    new = in_tiles(graph, region, value, dim, size)
+    if isinstance(new, Miss):
+        return new
+    try:
+        return substitute(graph, new)
+    except RewriteLimit:
+        return miss("the region needs what is made from it", value)
+
+
+def in_tiles(
+    graph: Graph, region: Collection[Op], value: Value, dim: int, size: int
+) -> dict[Value, Value] | Miss:
+    """What stands for each value of a region that is read outside: see `tile`."""
     found = follow(graph, region, value, dim)
     if isinstance(found, Miss):
         return found
@@ -55,13 +68,7 @@ def tile(
     groups = _groups(found, extent, size)
     if isinstance(groups, Miss):
         return groups
-    new = _Tiler(found).run(groups)
-    if isinstance(new, Miss):
-        return new
-    try:
-        return substitute(graph, new)
-    except RewriteLimit:
-        return miss("the region needs what is made from it", value)
+    return _Tiler(found).run(groups)
 
 
 @dataclass(frozen=True)
