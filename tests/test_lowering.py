@@ -143,7 +143,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None
     old = os.environ.get("PYTHONPATH", "")
     package = str(Path(isolated.__file__).parents[2])
     monkeypatch.setattr(
-        isolated, "_search_path", lambda: os.pathsep.join([str(tmp_path), package, old])
+        isolated, "search_path", lambda: os.pathsep.join([str(tmp_path), package, old])
     )
 
 

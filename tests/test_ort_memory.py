@@ -253,6 +253,7 @@ def test_what_is_not_known_is_not_foreseen() -> None:
 
 QUICK = ("RFB-320/", "cifar_base_kw", "tinybert")
 SLOW = (
+    *("RFB-320_simplified", "residual_block/", "loop/", "unbounded_dds"),
     *("GridSample_11", "SqueezeNet_fp16", "dummy_transformer_mlm", "lgbm", "magika"),
     *("image_classifier32", "models_mnist", "random_encoder", "residual_block_clean"),
     *("self-attention-mnist",),

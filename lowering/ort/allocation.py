@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from operator import attrgetter
+from typing import Final
 
 from graphopt import dims
 from graphopt.cost import value_bytes
@@ -44,16 +45,26 @@ IN_PLACE: Final[Mapping[str, tuple[int, ...]]] = {
 HOISTED: Final = ("Shape", "Size")
 """Kinds that run as soon as they can, whatever the order of the file."""
 
-Workspace: TypeAlias = Callable[[Op], int]
-"""Bytes that the kernel of an op takes for itself while it runs."""
 
-Known: TypeAlias = Callable[[Value], "Shape | None"]
-"""The shape that the runtime knows of a value before it runs; None for no shape."""
+@dataclass(frozen=True)
+class Facts:
+    """What is known beside a graph.
 
+    ``size`` are the bytes of a value, ``shape`` what the runtime knows of it before it
+    runs (None for nothing), ``workspace`` what the kernel of an op takes for itself.
+    """
 
-def own_shape(value: Value) -> Shape | None:
-    """What we know of it: where dims are symbols, the runtime may know less."""
-    return value.shape
+    size: Callable[[Value], int | None]
+    shape: Callable[[Value], Shape | None] = attrgetter("shape")
+    workspace: Callable[[Op], int] = lambda op: 0
+
+    @classmethod
+    def of(cls, binding: Mapping[str, int]) -> Facts:
+        """What the graph itself says where symbolic dims have these sizes.
+
+        Where dims are symbols the runtime may know less of shapes.
+        """
+        return cls(lambda value: value_bytes(value, binding))
 
 
 @dataclass(frozen=True)
@@ -74,41 +85,35 @@ def predicted(
     order: Sequence[Op] | None = None,
     binding: Mapping[str, int] | None = None,
     *,
-    workspace: Workspace = lambda op: 0,
-    known: Known = own_shape,
+    facts: Facts | None = None,
     reuse: bool = True,
 ) -> Predicted | None:
     """What a session takes for a graph that it runs as it is, in the order of its file.
 
     ``order`` is by default that in which the graph is written; ``binding`` gives
-    symbolic dims their sizes; ``reuse`` is the session's ``enable_mem_reuse``. None
-    where a size is not known.
+    symbolic dims their sizes, unless ``facts`` tell more; ``reuse`` is the session's
+    ``enable_mem_reuse``. None where a size is not known.
     """
-    found = events(graph, order, binding or {}, workspace, known, reuse)
+    found = events(graph, order, facts or Facts.of(binding or {}), reuse)
     if found is None:
         return None
     return Predicted(most_in_use(found), smallest_block(found), grown(found))
 
 
 def events(
-    graph: Graph,
-    order: Sequence[Op] | None,
-    binding: Mapping[str, int],
-    workspace: Workspace,
-    known: Known = own_shape,
-    reuse: bool = True,
+    graph: Graph, order: Sequence[Op] | None, facts: Facts, reuse: bool = True
 ) -> list[Event] | None:
-    """What is asked of the arena and given back, in turn."""
+    """What is asked of the arena and given back, in turn; None for unknown sizes."""
     order = kept(source_order(graph) if order is None else order)
-    plan = _Plan(graph, order, known, reuse)
+    plan = _Plan(graph, order, facts, reuse)
     found: list[Event] = []
     for i, op in enumerate(plan.order):
         for root in plan.taken[i]:
-            size = value_bytes(root, binding)
+            size = facts.size(root)
             if size is None:
                 return None
             found.append(Take(root, size))
-        if need := workspace(op) + _inside(op, binding, workspace):
+        if need := facts.workspace(op) + _inside(op, facts):
             own = ("workspace", op)  # an op may be its own value
             found += [Take(own, need), Free(own)]
         found += map(Free, plan.freed[i])
@@ -128,11 +133,11 @@ def kept(order: Sequence[Op]) -> list[Op]:
     return by_rank(ops, early, needs)
 
 
-def _inside(op: Op, binding: Mapping[str, int], workspace: Workspace) -> int:
+def _inside(op: Op, facts: Facts) -> int:
     """What the bodies of an op take while it runs; 0 where that is not known."""
     most = 0
     for body in op.bodies:
-        found = events(body, None, binding, workspace)
+        found = events(body, None, facts)
         most = max(most, 0 if found is None else most_in_use(found))
     return most
 
@@ -141,10 +146,10 @@ class _Plan:
     """Which value has the memory of which; by step, what is taken and what is freed."""
 
     def __init__(
-        self, graph: Graph, order: Sequence[Op], known: Known, reuse: bool
+        self, graph: Graph, order: Sequence[Op], facts: Facts, reuse: bool
     ) -> None:
         self.order = order
-        self._known = known
+        self._shape = facts.shape
         self._reuse = reuse
         self.taken: list[list[Value]] = [[] for _ in order]
         self.freed: list[list[Value]] = [[] for _ in order]
@@ -212,7 +217,7 @@ class _Plan:
 
     def _found(self, result: Value) -> Value | None:
         """A free buffer like the result's, the one that was freed last."""
-        if not self._reuse or not self._known(result):
+        if not self._reuse or not self._shape(result):
             return None
         for i, root in enumerate(self._free):
             if self._alike(root, result):
@@ -226,8 +231,8 @@ class _Plan:
         """
         if a.dtype is None or b.dtype is None or a.dtype.bits != b.dtype.bits:
             return False
-        shape = self._known(a)
-        if shape is None or shape != self._known(b):
+        shape = self._shape(a)
+        if shape is None or shape != self._shape(b):
             return False
         return DType.STRING not in (a.dtype, b.dtype) and all(map(_named, shape))
 

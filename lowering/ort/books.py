@@ -25,7 +25,8 @@ class Entry:
     """A node that ran. Bytes are those of the session's arena that are in use.
 
     ``peak`` is the most so far, of all runs. ``workspace`` is what its kernel took for
-    itself. ``results`` are the types that it gave; None where the runtime does not say.
+    itself, or a little more: pieces are summed up, though never to more than was in
+    use. ``results`` are the types that it gave; None where the runtime does not say.
     """
 
     name: str
@@ -89,14 +90,14 @@ def _workspaces(path: Path) -> dict[str, int]:
 def _entry(event: Mapping[str, Any], workspaces: Mapping[str, int]) -> Entry:
     said = event["args"]
     name = event["name"].removesuffix(ENDING)
-    after = int(said["mem_bytes_in_use"])
+    after, peak = int(said["mem_bytes_in_use"]), int(said["mem_in_use_peak"])
     return Entry(
         name=name,
         kind=said["op_name"],
         before=after - int(said["mem_in_use_delta"]),
         after=after,
-        peak=int(said["mem_in_use_peak"]),
-        workspace=workspaces.get(name, 0),
+        peak=peak,
+        workspace=min(workspaces.get(name, 0), peak - after),
         results=_types(said["output_type_shape"]),
     )
 

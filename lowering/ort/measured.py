@@ -13,15 +13,16 @@ from typing import Any
 
 from onnx import ModelProto, ValueInfoProto
 
+from graphopt.cost import value_bytes
 from graphopt.dims import Shape
 from graphopt.feeds import bind
 from graphopt.importer import load
-from graphopt.ir import Graph, Op, Value
+from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.proto import stated_type, write_type
 from graphopt.provenance import named_values
 from graphopt.types import TensorType
 
-from .allocation import Known, Predicted, Workspace, predicted
+from .allocation import Facts, Predicted, predicted
 from .arena import UNLIMITED
 from .books import books
 from .recipe import Recipe
@@ -31,15 +32,13 @@ from .recipe import Recipe
 class Measured:
     """A model as it is executed: its ``graph`` with the types that a run gave.
 
-    ``sizes`` are those of symbolic dims, ``workspace`` tells what the kernel of an op
-    takes for itself, ``known`` what the runtime knows of shapes before it runs. The
-    names of the graph's sources are the numbers of nodes.
+    ``sizes`` are those of symbolic dims. The names of the graph's sources are the
+    numbers of nodes.
     """
 
     graph: Graph
     sizes: Mapping[str, int]
-    workspace: Workspace
-    known: Known
+    facts: Facts
 
     def foreseen(
         self, order: Sequence[Op] | None = None, *, reuse: bool = True
@@ -48,14 +47,7 @@ class Measured:
 
         ``reuse`` is the session's ``enable_mem_reuse``. None where a size is not known.
         """
-        return predicted(
-            self.graph,
-            order,
-            self.sizes,
-            workspace=self.workspace,
-            known=self.known,
-            reuse=reuse,
-        )
+        return predicted(self.graph, order, facts=self.facts, reuse=reuse)
 
 
 def measured(
@@ -92,10 +84,14 @@ def measured(
     graph = load(_with_types(counted, types), folder=folder, apart=True)
     name_of = {value: name for name, value in named_values(graph).items()}
 
-    def workspace(op: Op) -> int:
-        return sum(workspaces.get(name, 0) for name in graph.sources.get(op, ()))
+    _, sizes = bind(graph, inputs)
 
-    def known(value: Value) -> Shape | None:
+    def size(value: Value) -> int | None:
+        name = name_of.get(value, "")
+        seen = Parameter(types[name], name) if name in types else value
+        return value_bytes(seen, sizes)
+
+    def shape(value: Value) -> Shape | None:
         found = stated.get(name_of.get(value, ""))
         type_ = value.type if found is None else stated_type(found)
         if not isinstance(type_, TensorType) or type_.shape is None:
@@ -103,8 +99,10 @@ def measured(
         fixed = all(isinstance(dim, int) for dim in type_.shape)
         return type_.shape if found is not None or fixed else None
 
-    _, sizes = bind(graph, inputs)
-    return Measured(graph, sizes, workspace, known)
+    def workspace(op: Op) -> int:
+        return sum(workspaces.get(name, 0) for name in graph.sources.get(op, ()))
+
+    return Measured(graph, sizes, Facts(size, shape, workspace))
 
 
 def numbered(model: ModelProto) -> ModelProto:
