@@ -28,7 +28,7 @@ from graphopt.lowering.xla.function import Function
 from graphopt.reference import OutOfBudget
 from graphopt.testing.checkmate import optimum
 from graphopt.training.batches import Batch
-from graphopt.training.budget import least, retain
+from graphopt.training.budget import retain
 from graphopt.training.retention import Step, Training
 from graphopt.training.steps import Steps, mesh_of
 from graphopt.training.weights import kept
@@ -86,7 +86,9 @@ def measured(path: Path, share: float, most: int, sizes: dict[str, int], run: bo
             times = []
             for _ in range(3):
                 begin = time.perf_counter()
-                trained, state, _ = jax.block_until_ready(program(trained, state, *rest))
+                trained, state, _ = jax.block_until_ready(
+                    program(trained, state, *rest)
+                )
                 times.append(time.perf_counter() - begin)
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             row |= {"seconds": min(times), "resident": grown * 1024}
@@ -101,9 +103,7 @@ def small_graphs() -> dict[str, Training]:
         sizes, flops = rng.integers(1, 5, 8).tolist(), rng.integers(1, 17, 8).tolist()
         found[f"chain of 8, seed {seed}"] = _chain(sizes, flops)
     found["residual, 9 steps"] = _chain([2] * 9, [8, 8, 1] * 3, {2: 0, 5: 2, 8: 5})
-    found["skips, 9 steps"] = _chain(
-        [4, 4, 2, 1, 1, 1, 2, 4, 4], [8] * 9, {6: 2, 7: 1}
-    )
+    found["skips, 9 steps"] = _chain([4, 4, 2, 1, 1, 1, 2, 4, 4], [8] * 9, {6: 2, 7: 1})
     return found
 
 
@@ -147,7 +147,9 @@ def small(seconds: float) -> None:
                 best, over = "none found", ""
             else:
                 proved = exact.flops - exact.bound < 0.5
-                best = f"{exact.flops:.0f}" + ("" if proved else f" (≥ {exact.bound:.0f})")
+                best = f"{exact.flops:.0f}" + (
+                    "" if proved else f" (≥ {exact.bound:.0f})"
+                )
                 over = f"{found.flops / exact.flops - 1:.1%}" if found else ""
             print(f"| {name} | {share:.0%} | {ours} | {best} | {over} |", flush=True)
 
