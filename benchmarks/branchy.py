@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from networks import Net, Tensor
@@ -291,14 +292,8 @@ NETWORKS: Final[dict[str, Callable[[], Net]]] = {
     "darts 8 cells": lambda: cells(
         [(DARTS_REDUCE, 2) if i in (2, 5) else (DARTS_NORMAL, 1) for i in range(8)]
     ),
-    **{
-        f"random cell {seed}": lambda seed=seed: random_cells(seed, 1)
-        for seed in range(3)
-    },
-    **{
-        f"random cells {seed}": lambda seed=seed: random_cells(seed)
-        for seed in range(3)
-    },
+    **{f"random cell {seed}": partial(random_cells, seed, 1) for seed in range(3)},
+    **{f"random cells {seed}": partial(random_cells, seed) for seed in range(3)},
     "randwire ws 9": lambda: rand_wire(small_world(0, nodes=9)),
     "randwire ws 0": lambda: rand_wire(small_world(0)),
     "randwire ws 1": lambda: rand_wire(small_world(1)),
@@ -311,3 +306,14 @@ NETWORKS: Final[dict[str, Callable[[], Net]]] = {
 
 TRAINED: Final = ("u-net", "densenet block", "inception 12 modules", "darts 8 cells")
 """Those that are also measured as training steps."""
+
+
+def small(seed: int) -> dict[str, Net]:
+    """Networks of up to about 60 ops, drawn with this seed."""
+    return {
+        f"cell {seed}": random_cells(seed, 1),
+        f"large cell {seed}": random_cells(seed, 1, 7),
+        f"ws {seed}": rand_wire(small_world(seed, 12)),
+        f"er {seed}": rand_wire(erdos_renyi(seed, 13, 0.3)),
+        f"ba {seed}": rand_wire(preferential(seed, 12, 3)),
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,12 +341,16 @@ def improve(
             " for an XLA target with --inputs (inputs=… in Python) that take the other"
         )
     notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
-    trades = any(p.trades for p in pipeline.every)
-    if not trades and (worse := reason_to_keep(start, graph)):
+    if not pipeline.trading and (worse := reason_to_keep(start, graph)):
         graph = start
         notes.append(f"kept the original: {worse}")
     elif graph is start and original is given and narrow is None:
         notes.append("nothing to do")
+    elif target in RUNTIMES:
+        from .lowering.ort.costs import slower  # only for that runtime
+
+        fired = sum((Counter(record.fired) for record in records), Counter[str]())
+        notes += slower(fired, target.removeprefix("ort-"))
     if narrow is not None:
         checking = dataclasses.replace(checking, budget=narrow.allowed, keep_io=keep_io)
         graph, record, said = put(narrow, graph, target, opset)
@@ -356,13 +361,13 @@ def improve(
         from .limits import fitted_to, with_tiles  # with all that plans memory
 
         def remade(tile: Tile) -> Graph:
-            tiled = made(with_tiles(pipeline, tile))[0]
+            tiled = made(with_tiles(pipeline, tile, target))[0]
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
         fitted = fitted_to(limits, graph, original, target, remade)
         graph = fitted.graph
         if fitted.tile is not None:
-            pipeline = with_tiles(pipeline, fitted.tile)
+            pipeline = with_tiles(pipeline, fitted.tile, target)
     if narrow is not None:
         pipeline = pipeline.followed(narrow)
     written = choose_opset(graph, opset)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias
 
 from .errors import UsageError, nearest
+from .lowering.xla.platforms import PLATFORMS
 from .passes import ALL
 from .passes.raise_activations import RaiseActivations
+from .passes.tiling import Flash, Tile
 from .pipeline import Pass, Pipeline
 from .plugins import KNOWN, find
 
@@ -55,11 +56,9 @@ def choose(
         chosen = [p for p in chosen if p.name != name]
     if level == 1:
         chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
-    last = tuple([p for p in chosen if p.trades])
-    chosen = [p for p in chosen if not p.trades]
-    pipeline = Pipeline(tuple(chosen) if level or passes is not None else ())
-    if last:
-        pipeline = dataclasses.replace(pipeline, then=Pipeline(last, rounds=1))
+    if target in PLATFORMS and {p.name for p in chosen if p.trades} == {Tile.name}:
+        chosen.insert(0, Flash())  # there a loop over blocks costs nothing
+    pipeline = Pipeline.of(chosen if level or passes is not None else ())
     if target not in RUNTIMES or passes is not None or level < 2:
         return pipeline
     from .lowering.ort.pipeline import lowered  # which reads the table of kernels

@@ -15,8 +15,9 @@ from .errors import GraphoptError, UsageError
 from .inputs import usual
 from .ir import Graph
 from .lowering.ort.tiling import TileCausal
+from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import SPACES, MemoryPlan, Space, plan_memory
-from .passes.tiling import Tile
+from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
 from .report import mib, table
 
@@ -195,15 +196,17 @@ def _refusal(best: Fitted) -> str:
     return "; ".join(parts)
 
 
-def with_tiles(pipeline: Pipeline, tile: Tile) -> Pipeline:
+def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:
     """The pipeline with tiles between what improves a graph and what lowers it.
 
-    Causal attention is in parts by then: those save work, too.
+    Causal attention is in parts by then: those save work, too. Where a loop over blocks
+    costs nothing, attention keeps no scores at all.
     """
     then = pipeline.then
     if then is not None and {p.name for p in then.passes} == {TileCausal.name}:
-        return replace(pipeline, then=with_tiles(then, tile))
-    return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))
+        return replace(pipeline, then=with_tiles(then, tile, target))
+    made = (Flash(), tile) if target in PLATFORMS else (tile,)
+    return replace(pipeline, then=Pipeline(made, rounds=1, then=then))
 
 
 def parse_size(text: str) -> int:

@@ -169,7 +169,7 @@ def write_model(
     if target.startswith("ort-"):
         from .lowering.ort.advice import recipe  # only for that runtime
 
-        recipe(graph, target).save(to)
+        recipe(graph, target, ordered=bool(order)).save(to)
 
 
 def place(
@@ -200,9 +200,9 @@ def place(
                     file.unlink(missing_ok=True)
                 replace(_files(again), kept)
                 raise Rejected(error, kept, getattr(error, "check", None)) from None
-        written = _files(staged)
-        size = sum(file.stat().st_size for file in written)
-        replace(written, path)
+        whole = [staged, weights_path(staged)]
+        size = sum(file.stat().st_size for file in whole if file.exists())
+        replace(_files(staged), path)
     report = dataclasses.replace(
         result.report,
         check=check,

@@ -119,6 +119,18 @@ class Pipeline:
     def __call__(self, graph: Graph) -> Graph:
         return self.run(graph)[0]
 
+    @classmethod
+    def of(cls, passes: Sequence[Pass]) -> Pipeline:
+        """The passes, and after them, once, those that trade."""
+        last = tuple([p for p in passes if p.trades])
+        then = cls(last, rounds=1) if last else None
+        return cls(tuple([p for p in passes if not p.trades]), then=then)
+
+    @property
+    def trading(self) -> tuple[Pass, ...]:
+        """The passes that trade."""
+        return tuple([p for p in self.every if p.trades])
+
     @property
     def every(self) -> tuple[Pass, ...]:
         """The passes, and those of the pipelines that come after."""

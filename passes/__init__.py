@@ -30,7 +30,7 @@ from .regions import Regions
 from .sequences import Sequences
 from .shapes import Shapes
 from .sink import Sink
-from .tiling import Tile
+from .tiling import Flash, Tile
 
 ALL: tuple[type[Pass], ...] = (
     Regions,
@@ -62,7 +62,7 @@ ALL: tuple[type[Pass], ...] = (
 )
 """Every pass that comes with graphopt, in the order of the default pipeline."""
 
-ASKED: tuple[type[Pass], ...] = (Tile,)
+ASKED: tuple[type[Pass], ...] = (Flash, Tile)
 """Passes that trade one thing for another: they run when they are asked for."""
 
 BY_NAME: dict[str, type[Pass]] = {cls.name: cls for cls in (*ALL, *ASKED)}

@@ -104,9 +104,9 @@ class _Bounds:
         if y is None or y.shape is None or len(y.shape) < 2:
             return math.inf
         tensor, depth = y.constant, y.shape[-2]
-        if tensor is not None and 0 < tensor.size <= READ:
+        if tensor is not None and tensor.size <= READ:
             columns = np.abs(tensor.array().astype(np.float64)).sum(-2)
-            return _times(self.of(x, left), _finite(columns.max()))
+            return _times(self.of(x, left), _finite(columns.max(initial=0.0)))
         if not isinstance(depth, int):
             return math.inf
         return _times(depth * self.of(x, left), self.of(y, left))
@@ -142,7 +142,7 @@ def _magnitude(tensor: Tensor) -> float:
 def _inverse(value: Value | None) -> float:
     """The largest magnitude of 1 / c, for a constant c."""
     tensor = None if value is None else value.constant
-    if tensor is None or not 0 < tensor.size <= READ:
+    if tensor is None or tensor.size > READ:
         return math.inf
-    least = np.abs(tensor.array().astype(np.float64)).min()
+    least = np.abs(tensor.array().astype(np.float64)).min(initial=math.inf)
     return float(1 / least) if least > 0 else math.inf

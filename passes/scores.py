@@ -44,8 +44,6 @@ from .causal import sees_a_key
 from .match import READ_LIMIT, axis_of, is_zero, same_shape, uniform
 from .raise_gelu import plus
 
-_FLOATS = (DType.F64, DType.F32, DType.F16, DType.BF16)
-
 HIDING = -1e30
 """Numbers at most this hide a score: added to one, even in float64, they stay."""
 
@@ -190,7 +188,7 @@ def _condition(mask: Value) -> tuple[Value, float] | None:
 
     Of a constant with several numbers, it is the one that is nearest to 0.
     """
-    if mask.constant is not None and mask.dtype in _FLOATS:
+    if mask.constant is not None:
         if mask.constant.size > READ_LIMIT**2:
             return None
         array = mask.constant.array()
@@ -205,7 +203,7 @@ def _condition(mask: Value) -> tuple[Value, float] | None:
         return None
     for one, other, holds in ((none, hidden, True), (hidden, none, False)):
         number = uniform(other)
-        if is_zero(one) and number is not None and number < 0:
+        if is_zero(one) and number is not None:
             return condition if holds else _negated(condition), float(number)
     return None
 

@@ -21,6 +21,7 @@ EQUIVALENT: dict[str, str] = {
     ),
     "affine.after_biased_product: op.dtype is None or op.dtype is not weight.dtype"
     " => op.dtype is None": "the operands of products and sums share an element type",
+    "bounds.: DEEPEST: Final = 32 => DEEPEST: Final = 33": _CHOICE,
     "casts._narrow: value.constant.size <= READ_LIMIT"
     " => value.constant.size < READ_LIMIT": _CHOICE,
     "algebra._keeps: x is None or y is None or op.dtype is None or (op.dtype is not"

@@ -16,11 +16,13 @@ from graphopt.errors import BackendMissing, UnsupportedModel, UsageError
 from graphopt.exporter import save, to_proto
 from graphopt.exporter.storage import data_path
 from graphopt.ir import Graph, Parameter
+from graphopt.lowering import find
 from graphopt.lowering.ort.measured import numbered
 from graphopt.lowering.ort.ordered import KEPT, honoured, reordered
 from graphopt.lowering.ort.recipe import Recipe, recipe_path
 from graphopt.lowering.ort.session import Session
 from graphopt.lowering.ort.trace import trace
+from graphopt.plan import Plan
 from graphopt.types import DType, tensor
 
 pytest.importorskip("onnxruntime")
@@ -62,6 +64,28 @@ def test_by_itself_the_runtime_has_another_order(tmp_path: Path) -> None:
     plain = {"graph_optimization_level": "ORT_DISABLE_ALL"}
     assert executed(path, Recipe(session=plain)) != of_file(path)
     assert executed(path, Recipe(session=KEPT)) == of_file(path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_runtime_writes_nodes_as_it_runs_them(seed: int, tmp_path: Path) -> None:
+    source, path = tmp_path / "model.onnx", tmp_path / "executed.onnx"
+    save(branchy(seed), source)
+    Session(source, executed=path)
+    assert executed(source) == of_file(path)
+
+
+def test_a_compiled_graph_runs_in_the_order_of_its_plan() -> None:
+    graph = branchy(9)
+    order = tuple(some_order(graph, 9))
+    session = find("ort-cpu").compile(graph, Plan(order=order))
+    assert isinstance(session, Session)
+    assert session.recipe.session == KEPT
+    plain = find("ort-cpu").compile(graph, Plan())
+    assert isinstance(plain, Session)
+    assert not plain.recipe.session
+    expected = plain(INPUT)
+    for name, array in session(INPUT).items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5)
 
 
 def test_nothing_but_the_order_changes() -> None:

@@ -62,6 +62,18 @@ def test_the_cpu_says_what_it_has_no_kernel_for() -> None:
     assert "takes float16 as X" in said
 
 
+def test_a_planned_order_is_kept() -> None:
+    found = recipe(graph(value(2)), "cpu", ordered=True)
+    assert found.session == {
+        "execution_order": "PRIORITY_BASED",
+        "graph_optimization_level": "ORT_DISABLE_ALL",
+    }
+    blocked = recipe(conv(DType.F32, 8, 8), "cpu", ordered=True)
+    assert blocked.session == {"execution_order": "PRIORITY_BASED"}
+    ((why,),) = blocked.declined.values()
+    assert "`ordered.honoured` keeps it whole" in why
+
+
 def test_the_rounding_of_products_is_stated() -> None:
     assert recipe(graph(value(2)), "cuda").options["use_tf32"] == "1"
     asked = recipe(graph(value(2)), "cuda", precision="fp32")

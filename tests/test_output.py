@@ -182,6 +182,17 @@ def test_data_files_are_moved_with_the_model(tmp_path: Path, result: Result) -> 
     assert load(path).ops
 
 
+def test_a_session_recipe_is_no_part_of_the_size(
+    tmp_path: Path, result: Result
+) -> None:
+    path = tmp_path / "out.onnx"
+    made = graphopt.optimize(result.original, "ort-cpu")
+    saved = made.save(path, weights="external")
+    assert (tmp_path / "out.session.json").exists()
+    files = [path, path.with_name("out.onnx.data")]
+    assert saved.report.bytes.after == sum(file.stat().st_size for file in files)
+
+
 def test_a_rejected_candidate_replaces_nothing(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from graphopt import dims
 from graphopt.cost import op_cost
+from graphopt.errors import UsageError
 from graphopt.exporter.spelled import choose_opset, used_results
 from graphopt.ir import Graph, Op
 from graphopt.ops.constant import Constant
@@ -16,6 +17,7 @@ from graphopt.provenance import place
 from graphopt.types import DType, TensorType
 from graphopt.versions.spelling import type_name
 
+from .arena import one_block
 from .kernels import Kernels
 from .recipe import Recipe
 
@@ -44,16 +46,20 @@ def recipe(
     precision: str | None = None,
     memory: int | None = None,
     device: int = 0,
+    ordered: bool = False,
 ) -> Recipe:
     """What suits a graph on a provider, "cpu" or "cuda".
 
     ``precision`` "fp32" keeps float32 products from being rounded to TF32. ``memory``
-    is the peak in bytes of the runtime's arena that a plan promises. Raises UsageError.
+    is the peak in bytes of the runtime's arena that a plan promises: of one that grows
+    by what is asked for, which loses what lies between blocks (`Predicted.grown`).
+    ``ordered`` tells that the order of the file was planned. Raises UsageError.
     """
     kernels = Kernels.of(provider)
     fallbacks = {place(graph, op): why for op, why in _fallbacks(graph, kernels)}
     if kernels.provider == "cpu":
-        return Recipe("cpu", fallbacks=fallbacks)
+        plain = Recipe("cpu", fallbacks=fallbacks)
+        return _in_order(plain, graph) if ordered else plain
     chosen = _Choices()
     chosen.take("device_id", str(device), "the GPU that was asked for, or the first")
     if _has(graph, DType.F32):
@@ -74,6 +80,57 @@ def recipe(
         reasons=chosen.reasons,
         declined=chosen.declined,
         fallbacks=fallbacks,
+    )
+
+
+def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
+    """The recipe under which nodes run in the order of the file, or nearly so."""
+    session = {"execution_order": "PRIORITY_BASED"}
+    reasons = {
+        "execution_order": "nodes run in the order of the file, which was planned"
+    }
+    declined: dict[str, tuple[str, ...]] = {}
+    level = "graph_optimization_level"
+    if any(op.kind in _CONVS for _, op in graph.walk()):
+        why = (
+            "convolutions want the runtime's blocked layouts, so the order is kept but"
+            " for the nodes that these replace; `ordered.honoured` keeps it whole"
+        )
+        declined[f"{level} ORT_DISABLE_ALL"] = (why,)
+    else:
+        session[level] = "ORT_DISABLE_ALL"
+        reasons[level] = "nodes that the runtime makes would run out of order"
+    return replace(recipe, session=session, reasons=reasons, declined=declined)
+
+
+def bounded(recipe: Recipe, activations: int, resident: int) -> Recipe:
+    """A recipe for the CPU under which a run takes so many bytes, and never more.
+
+    These are what `meter.realised_peak` finds for ``recipe`` (``peak``, ``resident``)
+    with as many threads as the session will have. Raises UsageError for other
+    providers.
+    """
+    if recipe.provider != "cpu":
+        raise UsageError(
+            "only sessions on the CPU have an arena that they can be given"
+        )
+    block = "one block that was measured: nothing is lost between blocks"
+    why = {
+        "arena_extend_strategy": block,
+        "initial_chunk_size_bytes": block,
+        "max_dead_bytes_per_chunk": "pieces are split, however little is left",
+        "max_mem": "the block, and weights that are copied; more is an error",
+    }
+    pattern = "the pattern of the first run would take a block of its own in the second"
+    return replace(
+        recipe,
+        session={**recipe.session, "enable_mem_pattern": False},
+        arena=one_block(activations, resident),
+        reasons={
+            **recipe.reasons,
+            "enable_mem_pattern": pattern,
+            **{f"arena {name}": said for name, said in why.items()},
+        },
     )
 
 

@@ -23,7 +23,7 @@ from graphopt.ir import Graph, Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.types import DType
 
-from .arena import Event, Free, Take, most_in_use, smallest_block
+from .arena import Event, Free, Take, grown, most_in_use, smallest_block
 
 ALIASES: Final = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
 """Kinds whose result always is the memory of their first operand."""
@@ -58,10 +58,15 @@ def own_shape(value: Value) -> Shape | None:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Bytes of a session's arena: most in use, and the block that best fit needs."""
+    """Bytes of a session's arena.
+
+    Most of what is in use at once; the smallest block that holds it, as pieces are
+    given out; the sum of blocks where the arena grows by what is asked for.
+    """
 
     in_use: int
     block: int
+    grown: int
 
 
 def predicted(
@@ -71,16 +76,18 @@ def predicted(
     *,
     workspace: Workspace = lambda op: 0,
     known: Known = own_shape,
+    reuse: bool = True,
 ) -> Predicted | None:
     """What a session takes for a graph that it runs as it is, in the order of its file.
 
     ``order`` is by default that in which the graph is written; ``binding`` gives
-    symbolic dims their sizes. None where a size is not known.
+    symbolic dims their sizes; ``reuse`` is the session's ``enable_mem_reuse``. None
+    where a size is not known.
     """
-    found = events(graph, order, binding or {}, workspace, known)
+    found = events(graph, order, binding or {}, workspace, known, reuse)
     if found is None:
         return None
-    return Predicted(most_in_use(found), smallest_block(found))
+    return Predicted(most_in_use(found), smallest_block(found), grown(found))
 
 
 def events(
@@ -89,9 +96,11 @@ def events(
     binding: Mapping[str, int],
     workspace: Workspace,
     known: Known = own_shape,
+    reuse: bool = True,
 ) -> list[Event] | None:
     """What is asked of the arena and given back, in turn."""
-    plan = _Plan(graph, kept(source_order(graph) if order is None else order), known)
+    order = kept(source_order(graph) if order is None else order)
+    plan = _Plan(graph, order, known, reuse)
     found: list[Event] = []
     for i, op in enumerate(plan.order):
         for root in plan.taken[i]:
@@ -131,9 +140,12 @@ def _inside(op: Op, binding: Mapping[str, int], workspace: Workspace) -> int:
 class _Plan:
     """Which value has the memory of which; by step, what is taken and what is freed."""
 
-    def __init__(self, graph: Graph, order: Sequence[Op], known: Known) -> None:
+    def __init__(
+        self, graph: Graph, order: Sequence[Op], known: Known, reuse: bool
+    ) -> None:
         self.order = order
         self._known = known
+        self._reuse = reuse
         self.taken: list[list[Value]] = [[] for _ in order]
         self.freed: list[list[Value]] = [[] for _ in order]
         self._outputs = set(graph.outputs)
@@ -200,7 +212,7 @@ class _Plan:
 
     def _found(self, result: Value) -> Value | None:
         """A free buffer like the result's, the one that was freed last."""
-        if not self._known(result):
+        if not self._reuse or not self._known(result):
             return None
         for i, root in enumerate(self._free):
             if self._alike(root, result):

@@ -7,7 +7,7 @@ sessions keep theirs; so one is registered for each session that asks for it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -173,38 +173,94 @@ def smallest_block(events: Sequence[Event]) -> int:
 
 
 def fits(events: Sequence[Event], size: int) -> bool:
-    """Whether a block of that size serves the requests, as the runtime's arena does.
-
-    That takes the smallest free piece that is large enough, of equal ones the first.
-    """
-    free: dict[int, int] = {0: size} if size else {}
-    ends: dict[int, int] = {size: 0} if size else {}
-    held: dict[Hashable, tuple[int, int]] = {}
+    """Whether a block of that size serves the requests, as the runtime's arena does."""
+    pieces = _Pieces(lambda length, need: True)
+    if size:
+        pieces.add(size)
     for event in events:
-        if isinstance(event, Take):
-            need = rounded(event.size)
-            if not need:
-                continue
-            chosen = min(
-                ((length, at) for at, length in free.items() if length >= need),
-                default=None,
-            )
-            if chosen is None:
-                return False
-            length, at = chosen
-            del free[at], ends[at + length]
-            if length > need:
-                free[at + need] = length - need
-                ends[at + length] = at + need
-            held[event.key] = at, need
-        elif event.key in held:
-            at, length = held.pop(event.key)
-            if (after := free.pop(at + length, None)) is not None:
-                del ends[at + length + after]
-                length += after
-            if (before := ends.pop(at, None)) is not None:
-                del free[before]
-                at, length = before, at + length - before
-            free[at] = length
-            ends[at + length] = at
+        if isinstance(event, Free):
+            pieces.free(event.key)
+        elif not pieces.take(event.key, rounded(event.size)):
+            return False
     return True
+
+
+def grown(events: Sequence[Event], runs: int = 2) -> int:
+    """The sum of an arena's blocks where each is as large as what was asked for.
+
+    That is ``kSameAsRequested``, with which nothing is shared between blocks, and a
+    piece is only split where half of it, or more, would be left.
+    """
+    pieces = _Pieces(lambda length, need: length >= 2 * need or length - need >= _DEAD)
+    total = 0
+    for _ in range(runs):
+        for event in events:
+            if isinstance(event, Free):
+                pieces.free(event.key)
+                continue
+            need = rounded(event.size)
+            if not pieces.take(event.key, need):
+                pieces.add(need)
+                pieces.take(event.key, need)
+                total += need
+        pieces.free_all()
+    return total
+
+
+_DEAD: Final = 128 << 20
+"""What the runtime never leaves unused at the end of a piece, by default."""
+
+
+class _Pieces:
+    """The pieces of an arena's blocks. What is free grows together with its neighbours.
+
+    A request takes the smallest free piece that is large enough, of equal ones the
+    first. ``split`` tells whether a piece of that length is split for a request.
+    """
+
+    def __init__(self, split: Callable[[int, int], bool]) -> None:
+        self._split = split
+        self._free: dict[int, int] = {}
+        """Lengths by where they begin."""
+        self._ends: dict[int, int] = {}
+        self._held: dict[Hashable, tuple[int, int]] = {}
+        self._next = 0
+
+    def add(self, length: int) -> None:
+        """One block more, apart from all others."""
+        self._put(self._next, length)
+        self._next += length + 1
+
+    def take(self, key: Hashable, need: int) -> bool:
+        if not need:
+            return True
+        fitting = [(n, at) for at, n in self._free.items() if n >= need]
+        if not fitting:
+            return False
+        length, at = min(fitting)
+        del self._free[at], self._ends[at + length]
+        if length > need and self._split(length, need):
+            self._put(at + need, length - need)
+            length = need
+        self._held[key] = at, length
+        return True
+
+    def free(self, key: Hashable) -> None:
+        if key not in self._held:  # it was empty
+            return
+        at, length = self._held.pop(key)
+        if (after := self._free.pop(at + length, None)) is not None:
+            del self._ends[at + length + after]
+            length += after
+        if (before := self._ends.pop(at, None)) is not None:
+            length += self._free.pop(before)
+            at = before
+        self._put(at, length)
+
+    def free_all(self) -> None:
+        for key in list(self._held):
+            self.free(key)
+
+    def _put(self, at: int, length: int) -> None:
+        self._free[at] = length
+        self._ends[at + length] = at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +59,22 @@ COSTS: Final[Mapping[str, Mapping[str, Cost]]] = {
 
 What was not measured counts as fast.
 """
+
+
+def slower(fired: Mapping[str, int], provider: str) -> Iterator[str]:
+    """What was fused though that was slower at every size that was measured, in words.
+
+    ``fired`` says how often each rule did something.
+    """
+    for rule, count in fired.items():
+        cost = COSTS.get(rule, {}).get(provider)
+        if cost is not None and cost.low > SLOWER:
+            kind = cost.case.partition(",")[0]
+            times = "once" if count == 1 else f"{count} times"
+            yield (
+                f"{kind} was formed {times}: where it was timed, it took"
+                f" {cost.low:.2f} to {cost.high:.2f} times as long as its parts"
+            )
 
 
 def pays(rule: str, provider: str, result: Value) -> bool:

@@ -6,7 +6,7 @@ themselves of which no graph tells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from typing import Any
 from onnx import ModelProto, ValueInfoProto
 
 from graphopt.dims import Shape
+from graphopt.feeds import bind
 from graphopt.importer import load
 from graphopt.ir import Graph, Op, Value
 from graphopt.proto import stated_type, write_type
 from graphopt.provenance import named_values
 from graphopt.types import TensorType
 
-from .allocation import Known, Workspace
+from .allocation import Known, Predicted, Workspace, predicted
 from .arena import UNLIMITED
 from .books import books
 from .recipe import Recipe
@@ -30,14 +31,31 @@ from .recipe import Recipe
 class Measured:
     """A model as it is executed: its ``graph`` with the types that a run gave.
 
-    ``workspace`` tells what the kernel of an op takes for itself, ``known`` what the
-    runtime knows of shapes before it runs. The names of the graph's sources are the
-    numbers of nodes.
+    ``sizes`` are those of symbolic dims, ``workspace`` tells what the kernel of an op
+    takes for itself, ``known`` what the runtime knows of shapes before it runs. The
+    names of the graph's sources are the numbers of nodes.
     """
 
     graph: Graph
+    sizes: Mapping[str, int]
     workspace: Workspace
     known: Known
+
+    def foreseen(
+        self, order: Sequence[Op] | None = None, *, reuse: bool = True
+    ) -> Predicted | None:
+        """What a session takes that runs the graph in an order, or in that of its file.
+
+        ``reuse`` is the session's ``enable_mem_reuse``. None where a size is not known.
+        """
+        return predicted(
+            self.graph,
+            order,
+            self.sizes,
+            workspace=self.workspace,
+            known=self.known,
+            reuse=reuse,
+        )
 
 
 def measured(
@@ -85,7 +103,8 @@ def measured(
         fixed = all(isinstance(dim, int) for dim in type_.shape)
         return type_.shape if found is not None or fixed else None
 
-    return Measured(graph, workspace, known)
+    _, sizes = bind(graph, inputs)
+    return Measured(graph, sizes, workspace, known)
 
 
 def numbered(model: ModelProto) -> ModelProto:

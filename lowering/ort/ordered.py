@@ -18,13 +18,13 @@ from typing import Any, Final, TypeAlias
 from onnx import ModelProto
 
 from graphopt.errors import UnsupportedModel
-from graphopt.exporter.order import by_rank, ranks_of
+from graphopt.exporter.order import by_rank, ranks_of, source_order
 from graphopt.exporter.storage import data_path
 from graphopt.importer import load
 from graphopt.ir import Graph, Op
 from graphopt.proto import free_names, subgraphs
 
-from .measured import measured, numbered
+from .measured import Measured, measured, numbered
 from .recipe import Recipe
 from .session import Session, made_here
 
@@ -54,10 +54,12 @@ def honoured(
     """Write ``source`` as the runtime optimizes it, in an order that is kept.
 
     ``recipe`` says how ``source`` is opened, by default on the CPU. With ``inputs`` it
-    runs once, so that ``order_of`` is told of all types. The recipe for ``to`` comes
-    back and is written beside it: sessions that `graphopt.session` opens run its nodes
-    in that order. Raises Refused, UsageError where ``order_of`` gives no order, and
-    UnsupportedModel for providers that write no models.
+    runs once, so that ``order_of`` is told of all types; then the runtime's own order
+    is written where that is foreseen to take less memory, and buffers are not reused
+    where that costs less. The recipe for ``to`` comes back and is written beside it:
+    sessions that `graphopt.session` opens run its nodes in that order. Raises Refused,
+    UsageError where ``order_of`` gives no order, and UnsupportedModel for providers
+    that write no models.
     """
     recipe = recipe or Recipe()
     if recipe.provider != "cpu":
@@ -77,10 +79,13 @@ def honoured(
         model = ModelProto.FromString(executed.read_bytes())
         if inputs is None:
             graph = load(numbered(model), folder=executed.parent, apart=True)
+            order = order_of(graph)
         else:
             found = measured(model, inputs, folder=executed.parent, recipe=kept)
             graph = found.graph
-        ordered = reordered(model, graph, order_of(graph))
+            order, reuse = _least(found, order_of(graph))
+            kept = kept if reuse else _without_reuse(kept)
+        ordered = reordered(model, graph, order)
         executed.write_bytes(ordered.SerializeToString(deterministic=True))
         Session(executed, recipe=kept)  # raises where it does not take its own model
         if data_path(executed).exists():
@@ -88,6 +93,33 @@ def honoured(
         os.replace(executed, target)
     kept.save(target)
     return kept
+
+
+def _without_reuse(recipe: Recipe) -> Recipe:
+    name = "enable_mem_reuse"
+    why = "a buffer that waits for a value of its own shape takes more than it saves"
+    return replace(
+        recipe,
+        session={**recipe.session, name: False},
+        reasons={**recipe.reasons, name: why},
+    )
+
+
+def _least(found: Measured, planned: Sequence[Op]) -> tuple[Sequence[Op], bool]:
+    """An order, or the runtime's own where that is better; whether buffers are reused.
+
+    Better is what is foreseen to run in the smaller arena. The runtime writes what it
+    executes in the order of execution.
+    """
+    ranks_of(planned, found.graph)
+    best: tuple[Sequence[Op], bool] = planned, True
+    least: int | None = None
+    for order in (planned, source_order(found.graph)):
+        for reuse in (True, False):
+            foreseen = found.foreseen(order, reuse=reuse)
+            if foreseen is not None and (least is None or foreseen.block < least):
+                best, least = (order, reuse), foreseen.block
+    return best
 
 
 def reordered(model: ModelProto, graph: Graph, order: Sequence[Op]) -> ModelProto:

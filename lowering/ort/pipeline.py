@@ -106,7 +106,8 @@ def lowered(
         if chosen[cls.name] != "none"
     )
     tidy = tuple([cls() for cls in TIDY])
-    first = (
+    causal = where_on(TileCausal())
+    lowering = (
         LowerAttention(),
         LowerRotary(),
         SinkTransposes(),
@@ -118,9 +119,8 @@ def lowered(
     last = where_on(SpellForOrt())
     # Sums are spelled last: Algebra would have them be additions again.
     merging = where_on(MergeSiblings())
-    then = Pipeline(first, then=Pipeline((*merging, *tidy), then=Pipeline(last)))
-    trades = pipeline.then
-    if trades is not None and any(p.trades for p in trades.passes):
-        then = replace(trades, then=then)  # which find causal attention in parts
-    then = Pipeline(where_on(TileCausal()), then=then)
-    return replace(pipeline, then=then, opset=kernels.opset)
+    after = Pipeline((*merging, *tidy), then=Pipeline(last))
+    then = Pipeline(lowering, then=after)
+    if pipeline.trading:  # which find causal attention in parts already
+        then = Pipeline(pipeline.trading, rounds=1, then=then)
+    return replace(pipeline, then=Pipeline(causal, then=then), opset=kernels.opset)

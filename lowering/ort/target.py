@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ from onnx import ModelProto
 from graphopt.errors import BackendMissing, UsageError
 from graphopt.exporter import save, to_proto
 from graphopt.importer import load
-from graphopt.ir import Graph
+from graphopt.ir import Graph, Op
 from graphopt.plan import Plan
 
 from .. import Executable, Model
@@ -45,15 +46,16 @@ class Ort:
 
     def compile(self, graph: Graph, plan: Plan) -> Executable:
         self._check()
-        suited = self._suited(graph)
+        order = plan.order
+        suited = self._suited(graph, bool(order))
         try:
-            return self._session(graph, suited)
+            return self._session(graph, suited, order)
         except Refused:  # runtimes lag behind ONNX: say it in an older opset
             older = {**graph.header.opsets, "": OLD_OPSET}
             if graph.header.opsets.get("", 0) <= OLD_OPSET:
                 raise
             graph = graph.with_header(opsets=older, ir_version=0)
-            return self._session(graph, suited)
+            return self._session(graph, suited, order)
 
     def open(self, model: Model) -> Executable:
         self._check()
@@ -72,19 +74,24 @@ class Ort:
         if self.provider == "cuda" and (said := why_no_cuda()):
             raise BackendMissing(said)
 
-    def _suited(self, graph: Graph) -> Recipe:
-        if self.provider == "cpu":
+    def _suited(self, graph: Graph, ordered: bool = False) -> Recipe:
+        if self.provider == "cpu" and not ordered:
             return Recipe()
         return advice.recipe(
-            graph, self.provider, precision=self.precision, device=self.device
+            graph,
+            self.provider,
+            precision=self.precision,
+            device=self.device,
+            ordered=ordered,
         )
 
-    def _session(self, graph: Graph, suited: Recipe) -> Session:
+    def _session(self, graph: Graph, suited: Recipe, order: Sequence[Op]) -> Session:
         if sum(tensor.nbytes for tensor in graph.tensors()) < INLINE_BYTES:
-            return Session(to_proto(graph).SerializeToString(), recipe=suited)
+            model = to_proto(graph, order=order or None).SerializeToString()
+            return Session(model, recipe=suited)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
-            save(graph, path)
+            save(graph, path, order=order or None)
             return Session(path, recipe=suited)
 
 

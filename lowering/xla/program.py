@@ -18,6 +18,7 @@ from graphopt.ir import Graph
 from .. import Array, Executable
 from .function import Function
 from .hoist import Hoisted, hoist
+from .report import Memory, memory_of
 from .trace import NotInXla
 
 PROGRAMS: Final = 16
@@ -42,6 +43,21 @@ class Program(Executable):
         self._runs = 0
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        known, named = self._split(inputs)
+        with jax.enable_x64(True):
+            made = self._compiled(known, named)(named, self._keys())
+            return {name: made[name] for name in self.function.graph.output_names}
+
+    def memory(self, inputs: Mapping[str, Array]) -> Memory:
+        """What XLA says that the program for inputs like these takes. Raises as run."""
+        known, named = self._split(inputs)
+        with jax.enable_x64(True):
+            return memory_of(self._compiled(known, named).program)
+
+    def _split(
+        self, inputs: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Inputs that steer shapes, and the others. Raises UsageError, NotInXla."""
         graph = self.function.graph
         fed, _ = bind(graph, inputs, widened)
         named = {p.name: fed[p] for p in graph.inputs if p.name in inputs}
@@ -49,9 +65,7 @@ class Program(Executable):
         for name, array in named.items():
             if isinstance(array, np.ndarray) and array.dtype == object:
                 raise self._strings(name)
-        with jax.enable_x64(True):
-            made = self._compiled(known, named)(named, self._keys())
-            return {name: made[name] for name in graph.output_names}
+        return known, named
 
     def _keys(self) -> list[Array]:
         """The key of a run, where numbers are drawn: each run has one of its own."""

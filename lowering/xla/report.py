@@ -98,7 +98,7 @@ def read(compiled: Any) -> dict[str, Any]:
     text = compiled.as_text()
     costs = compiled.cost_analysis() or {}
     return {
-        "memory": _memory(compiled.memory_analysis(), text),
+        "memory": memory_of(compiled, text),
         "flops": _counted(costs.get("flops")),
         "bytes": _counted(costs.get("bytes accessed")),
         "collectives": collectives(text),
@@ -110,7 +110,9 @@ def collectives(text: str) -> dict[str, int]:
     return dict(sorted(Counter(_COLLECTIVE.findall(text)).items()))
 
 
-def _memory(stats: Any, text: str) -> Memory:
+def memory_of(compiled: Any, text: str = "") -> Memory:
+    """What a `jax.stages.Compiled` takes; its program, ``text``, tells of VMEM."""
+    stats = compiled.memory_analysis()
     scoped = [int(size) for size in _SCOPED.findall(text)]
     return Memory(
         argument=stats.argument_size_in_bytes,

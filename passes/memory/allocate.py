@@ -16,6 +16,12 @@ from .sections import Sections, sections
 STEPS: Final = 20_000
 """Nodes of the search tree that are visited at most, unless said otherwise."""
 
+SHARE: Final = 4
+"""One part in so many of what is left goes into each try for a lower peak."""
+
+COMPILING: Final = 20.0
+"""Seconds that must be left for numba, as it may have to compile the search first."""
+
 Method: TypeAlias = Literal["search", "constraint"]
 METHODS: Final[tuple[Method, ...]] = ("search", "constraint")
 """What follows where greedy is above the bound: branch and bound; CP-SAT."""
@@ -134,9 +140,12 @@ class _Part:
         """Search at the goal, then halfway to the peak; the goal as it is proved."""
         untried = target = low
         while untried < self.peak // packed.unit and not budget.spent:
-            share = (budget.steps + 1) // 2 if least else budget.steps
-            until = budget.deadline - (budget.seconds / 2 if least else 0)
-            outcome = search(packed, target, share, deadline=until)
+            steps, seconds = budget.steps, budget.seconds
+            if least:
+                steps, seconds = -(-steps // SHARE), seconds / SHARE
+            until = time.monotonic() + seconds
+            compile = budget.seconds >= COMPILING
+            outcome = search(packed, target, steps, deadline=until, compile=compile)
             budget.steps -= outcome.steps
             if outcome.offsets is not None:
                 self._take(packed, outcome.offsets, "search")

@@ -37,7 +37,7 @@ Step: TypeAlias = tuple[int, int, Waits, Pairs]
 """(bytes added at the step, bytes added after it, what more may die, in place)."""
 
 State: TypeAlias = tuple[int, int, int]
-"""(bits of the runs that are done, bytes live after them, bits of those that can run)."""
+"""(bits of the runs that are done, bytes live then, bits of those that can run)."""
 
 
 @dataclass
@@ -74,7 +74,11 @@ class Found:
 
 
 class Space:
-    """The down-sets of tasks in runs, made for the search."""
+    """The down-sets of tasks in runs, made for the search.
+
+    ``weight`` says how many steps of a meter one costs: sets of more than 64 runs are
+    long numbers.
+    """
 
     def __init__(self, tasks: Tasks, runs: Sequence[Run]) -> None:
         self.runs = runs
@@ -97,6 +101,7 @@ class Space:
                         self.near[low.bit_length() - 1] |= 1 << i
                         bits ^= low
         self.given = tasks.given
+        self.weight = max(1, len(runs).bit_length() - 6)
 
     def cost(self, done: int, live: int, run: int) -> tuple[int, int]:
         """(most bytes at a step of the run, bytes live after it)."""
@@ -183,7 +188,7 @@ def search(space: Space, budget: int, width: int, meter: Meter) -> Found:
         for state in states:
             children, least = _children(space, state, budget)
             costed = state[2].bit_count() + sum(len(path) for _, path in children)
-            if not meter.spend(costed):
+            if not meter.spend(costed * space.weight):
                 return Found(None)
             over = min(over or least, least or over)
             for child, path in children:

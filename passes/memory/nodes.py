@@ -97,23 +97,20 @@ def advance(problem: Problem, tree: Tree, room: int, choice: int, steps: int) ->
 
 def change(tree: Tree, row: int, index: int, value: int) -> None:
     """Set a cell, so that it can be undone."""
-    cells = tree.cells[row]
-    entry = tree.trail[tree.registers[CHANGED]]
-    tree.registers[CHANGED] += 1
-    entry[0] = row
-    entry[1] = index
-    entry[2] = cells[index]
+    cells, trail, end = tree.cells[row], tree.trail, tree.registers[CHANGED]
+    trail[end] = row
+    trail[end + 1] = index
+    trail[end + 2] = cells[index]
+    tree.registers[CHANGED] = end + 3
     cells[index] = value
 
 
 def undo(tree: Tree, frame: Row) -> None:
     """Go back to where a frame was pushed."""
-    top = tree.registers[CHANGED]
-    while top > frame[TRAIL]:
-        top -= 1
-        entry = tree.trail[top]
-        tree.cells[entry[0]][entry[1]] = entry[2]
-    tree.registers[CHANGED] = top
+    cells, trail = tree.cells, tree.trail
+    for end in range(tree.registers[CHANGED] - 3, frame[TRAIL] - 3, -3):
+        cells[trail[end]][trail[end + 1]] = trail[end + 2]
+    tree.registers[CHANGED] = frame[TRAIL]
     tree.registers[RECORDED] = frame[RECORDS]
 
 

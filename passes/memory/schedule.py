@@ -17,7 +17,7 @@ from .tasks import Order, Tasks, check_order, part, walk
 Proof: TypeAlias = Literal["optimal", "bound", "none"]
 """That no order is better; else whether the bound is of more than single steps."""
 
-STEPS: Final = 1_000_000
+STEPS: Final = 3_000_000
 """Steps that a search may cost, unless it is told; some seconds' worth."""
 
 LARGEST: Final = 20_000
@@ -52,60 +52,82 @@ def schedule(
     machine. Raises ValueError if a baseline is no order of the tasks.
     """
     meter = Meter(steps, time.monotonic() + seconds)
+    if not tasks.tasks:
+        return Schedule((), 0, 0, "optimal", "nothing to order")
     orders = _orders(tasks, baselines)
     if len(tasks.tasks) > LARGEST:
         return _best(tasks, orders)
     known = relations(tasks.before, tasks.file_order)
     floor = lower_bound(tasks, known)
-    joined = _joined(tasks, orders, cuts(known, tasks.file_order))
-    while joined and meter.spend(0):
-        highest = max(joined, key=lambda each: each.part.peak).part
+    order, lives, stretches = _joined(tasks, orders, cuts(known, tasks.file_order))
+    while meter.spend(0):
+        highest = max(stretches, key=lambda each: each.peak)
         if highest.peak <= floor:
             break
-        highest.improve(floor, meter)
+        highest.improve(tasks, order, lives, floor, meter)
         floor = max(floor, highest.bound)
-    method, most = "", 0
-    for each in joined:
-        if each.part.peak > most:
-            method, most = each.part.method, each.part.peak
-    order = tuple(each.members[i] for each in joined for i in each.part.order)
-    return Schedule(order, most, floor, "optimal" if most == floor else "bound", method)
+    highest = max(stretches, key=lambda each: each.peak)
+    return Schedule(
+        tuple(order),
+        highest.peak,
+        floor,
+        "optimal" if highest.peak == floor else "bound",
+        highest.method,
+    )
 
 
-@dataclass(frozen=True)
-class _Joint:
-    """The tasks between two cuts of an order, and the part that they are."""
+@dataclass
+class _Stretch:
+    """What lies between two cuts: a part of its own, once it is to be improved."""
 
-    members: tuple[int, ...]
-    part: Part
+    start: int
+    stop: int
+    peak: int
+    method: str
+    bound: int = 0
+    part: Part | None = None
+    members: tuple[int, ...] = ()
+
+    def improve(
+        self,
+        tasks: Tasks,
+        order: list[int],
+        lives: Sequence[int],
+        floor: int,
+        meter: Meter,
+    ) -> None:
+        """Search once more, and put what was found into the order."""
+        here = slice(self.start, self.stop)
+        if self.part is None:
+            self.members = tuple(order[here])
+            inner = part(tasks, order, self.start, self.stop, lives[self.start])
+            self.part = Part(inner, inner.file_order, 0, self.method)
+        self.part.improve(floor, meter)
+        order[here] = [self.members[i] for i in self.part.order]
+        self.peak, self.bound = self.part.peak, self.part.bound
+        self.method = self.part.method
 
 
 def _joined(
     tasks: Tasks, orders: Mapping[str, tuple[int, ...]], places: Sequence[int]
-) -> list[_Joint]:
-    """The parts between cuts, each in the best of the orders for it."""
+) -> tuple[list[int], list[int], list[_Stretch]]:
+    """The order that is between any two cuts the best of those for it.
+
+    And the bytes that are live before each step, which are those of all orders at cuts.
+    """
     walks = {name: list(walk(tasks, order)) for name, order in orders.items()}
     whole: list[int] = []
-    chosen = []
+    stretches = []
     for start, stop in pairwise(places):
         peaks = {
             name: max(at_step for at_step, _ in steps[start:stop])
             for name, steps in walks.items()
         }
         name = min(peaks, key=lambda each: peaks[each])
-        chosen.append(name)
         whole += orders[name][start:stop]
+        stretches.append(_Stretch(start, stop, peaks[name], name))
     lives = [tasks.given, *(live for _, live in next(iter(walks.values())))]
-    found = []
-    for name, (start, stop) in zip(chosen, pairwise(places), strict=True):
-        inner = part(tasks, whole, start, stop, lives[start])
-        found.append(
-            _Joint(
-                tuple(whole[start:stop]),
-                Part(inner, tuple(range(stop - start)), 0, name),
-            )
-        )
-    return found
+    return whole, lives, stretches
 
 
 def _orders(tasks: Tasks, baselines: Sequence[Order]) -> dict[str, tuple[int, ...]]:

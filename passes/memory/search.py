@@ -8,6 +8,7 @@ a shorter one would.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 import time
@@ -45,13 +46,11 @@ from .tree import (
     Tree,
 )
 
-RUN: Final = 1000
+RUN: Final = 1600
 """Steps of the first runs; each round of runs has a fifth more."""
-PATIENCE: float = 1.0
+PATIENCE: float = 3.0
 """Seconds after which it pays to load the compiled search; it finds the same."""
-COMPILING: Final = 20.0
-"""Seconds that must be left for that, as it may have to be compiled first."""
-SLICE: Final = {False: 50, True: 5000}
+SLICE: Final = {False: 10, True: 5000}
 """Steps between two looks at the clock: plain, compiled."""
 NOISE: Final = 0.3
 """By how much the measures of buffers are blurred after the first round."""
@@ -77,7 +76,7 @@ def search(
     """Pack into ``capacity`` units by at most ``steps`` nodes of the tree.
 
     Found is the same with and without numba, unless `time.monotonic` passes the
-    deadline. With ``compile`` false numba is not asked for.
+    deadline. With ``compile`` false numba is not asked for: it may take its time.
     """
     taken = number = 0
     compiling = time.monotonic() + PATIENCE if compile else float("inf")
@@ -85,17 +84,16 @@ def search(
         return Outcome(None, True, 0)
     length = float(RUN)
     while taken < steps and time.monotonic() < deadline:
-        for order in _ORDERS:
-            for choice in (FEWEST, LOWEST, TIGHTEST):
-                run = _Run(packed, capacity, _ranked(packed, order, number), choice)
-                until = min(int(length), steps - taken)
-                status = run.go(until, compiling, deadline)
-                taken += run.steps
-                number += 1
-                if status == FOUND:
-                    return Outcome(run.offsets, False, taken)
-                if status == EXHAUSTED:
-                    return Outcome(None, True, taken)
+        for order, choice in _RUNS:
+            run = _Run(packed, capacity, _ranked(packed, order, number), choice)
+            until = min(int(length), steps - taken)
+            status = run.go(until, compiling, deadline)
+            taken += run.steps
+            number += 1
+            if status == FOUND:
+                return Outcome(run.offsets, False, taken)
+            if status == EXHAUSTED:
+                return Outcome(None, True, taken)
         length *= 1.2
     return Outcome(None, False, taken)
 
@@ -122,7 +120,7 @@ class _Run:
         """Visit so many nodes; from the moment ``compiling`` on by numba."""
         function: Advance = advance
         while self.steps < steps and (now := time.monotonic()) < deadline:
-            if now >= compiling and now + COMPILING <= deadline:
+            if now >= compiling:
                 function = self._compiled() or advance
             part = min(SLICE[function is not advance], steps - self.steps)
             status = function(self.problem, self.tree, self.room, self.choice, part)
@@ -153,10 +151,11 @@ def _array(values: Any) -> Any:
     return np.array(values, np.int64)
 
 
-def _longer(table: Any) -> Any:
-    if isinstance(table, list):
-        return table + [[0] * len(table[0]) for _ in table]
-    return np.concatenate([table, np.zeros_like(table)])
+def _longer(rows: Any) -> Any:
+    """Twice as many rows."""
+    if isinstance(rows, list):
+        return rows + copy.deepcopy(rows)
+    return np.concatenate([rows, rows])
 
 
 def _problem(packed: Sections, capacity: int, ranked: Sequence[int]) -> Problem:
@@ -197,7 +196,7 @@ def _tree(packed: Sections, problem: Problem) -> tuple[Tree, int]:
     cells[COUNT][:total] = live
     cells[AT][:count] = [-1] * count
     cells[RECORD][:count] = [-1] * count
-    room = 6 * total + 2 * count + len(problem.members) + 8
+    room = 3 * (6 * total + 2 * count + len(problem.members) + 8)
     depth = 2 * count + 64
     registers = [0] * 6
     registers[FOCUS] = -1
@@ -205,7 +204,7 @@ def _tree(packed: Sections, problem: Problem) -> tuple[Tree, int]:
     return Tree(
         registers,
         cells,
-        trail=_table(2 * room, 3),
+        trail=[0] * (4 * room),
         frames=_table(depth, 5),
         conflicts=_table(depth + 1, depth // WORD + 1),
         records=_table(8 * count, 3),
@@ -226,7 +225,7 @@ def _ranked(
 ) -> list[int]:
     """Buffers by falling measures, blurred after the first round."""
     count = len(packed.sizes)
-    blur = random.Random(number) if number >= len(_ORDERS) * 3 else None
+    blur = random.Random(number) if number >= len(_RUNS) else None
     keys: list[tuple[float, ...]] = []
     for b in range(count):
         a, z = packed.first[b], packed.last[b]
@@ -248,8 +247,27 @@ class _Measures(NamedTuple):
     crowding: int
 
 
-_ORDERS: Final[tuple[Callable[[_Measures], tuple[float, ...]], ...]] = (
-    lambda m: (m.life, m.area, m.crowding),
-    lambda m: (m.crowding, m.area, m.life),
-    lambda m: (m.size, m.life),
+def _by_life(m: _Measures) -> tuple[float, ...]:
+    return m.life, m.area, m.crowding
+
+
+def _by_size(m: _Measures) -> tuple[float, ...]:
+    return m.size, m.life
+
+
+def _by_crowding(m: _Measures) -> tuple[float, ...]:
+    return m.crowding, m.area, m.life
+
+
+_RUNS: Final[tuple[tuple[Callable[[_Measures], tuple[float, ...]], int], ...]] = (
+    (_by_size, FEWEST),
+    (_by_life, FEWEST),
+    (_by_life, TIGHTEST),
+    (_by_size, LOWEST),
+    (_by_crowding, FEWEST),
+    (_by_life, LOWEST),
+    (_by_size, TIGHTEST),
+    (_by_crowding, LOWEST),
+    (_by_crowding, TIGHTEST),
 )
+"""In what order buffers are tried, and sections chosen: what finds most comes first."""

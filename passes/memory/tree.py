@@ -77,11 +77,14 @@ class Problem(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """Where the search stands; all of it is changed in place."""
+    """Where the search stands; all of it is changed in place.
+
+    The trail has three numbers for each change: row, index and former value of a cell.
+    """
 
     registers: Row
     cells: Table
-    trail: Table
+    trail: Row
     frames: Table
     conflicts: Table
     records: Table

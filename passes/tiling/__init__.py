@@ -11,6 +11,7 @@ from graphopt.rewrite import Log
 from graphopt.specialize import symbols_of
 
 from .choice import best
+from .flash import Flash as Flash
 from .needs import Meter
 from .tiles import tile as tile
 

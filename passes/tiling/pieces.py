@@ -268,17 +268,42 @@ def _attention(op: Attention, operands: Operands, place: Place) -> Op | Value | 
         if op.operand(6) is not None and place.axis == "s":
             return miss("where its queries are depends on lengths", op)
         return _plain(op, operands, place)
+    if op.operand(6) is not None:
+        return miss("where its queries are depends on lengths", op)
+    try:
+        seen = seen_by(op, operands[3] if len(operands) > 3 else None, place)
+    except TypeMismatch as error:
+        return miss(error.message, op)
+    told = [*operands[:3], seen, *operands[4:]]
+    return op.copy(
+        operands=told, is_causal=0, left_window_size=-1, right_window_size=-1
+    )
+
+
+def seen_by(op: Attention, mask: Value | None, place: Place | None) -> Value | None:
+    """The mask of some queries, by default all, with the keys that positions hide.
+
+    Raises TypeMismatch where their number is not known.
+    """
+    left, right = op.left_window_size, 0 if op.is_causal else op.right_window_size
+    if left < 0 and right < 0:
+        return mask
     sizes = op.sizes()
     past = op.operand(4)
     before = 0 if past is None or past.shape is None else past.shape[2]
     keys = None if sizes is None else sizes[3]
-    if op.operand(6) is not None or not isinstance(keys, int):
-        return miss("how many keys there are is not known", op)
-    if not isinstance(before, int):
-        return miss("how long the past is is not known", op)
-    row = Reshape(
-        Add(place.positions(), scalar(before, DType.I64)), vector(place.size, 1)
-    )
+    if not isinstance(keys, int) or not isinstance(before, int):
+        raise op.error("how many keys there are is not known")
+    if place is None:
+        count = None if sizes is None else sizes[0][2]
+        if not isinstance(count, int):
+            raise op.error("how many queries there are is not known")
+        positions: Value = Constant(np.arange(count, dtype=np.int64))
+    else:
+        count, positions = place.size, place.positions()
+    if before:
+        positions = Add(positions, scalar(before, DType.I64))
+    row = Reshape(positions, vector(count, 1))
     column = Constant(np.arange(keys, dtype=np.int64))
     seen: Value | None = None
     if right >= 0:
@@ -287,18 +312,13 @@ def _attention(op: Attention, operands: Operands, place: Place) -> Op | Value | 
         near = GreaterOrEqual(column, Sub(row, scalar(left, DType.I64)))
         seen = near if seen is None else And(seen, near)
     assert seen is not None
-    mask = operands[3] if len(operands) > 3 else None
-    if mask is not None:
-        if mask.shape is None or mask.shape[-1] != keys or mask.dtype is None:
-            return miss("the mask is of other keys", op)
-        if mask.dtype is DType.BOOL:
-            seen = And(seen, mask)
-        else:
-            seen = Where(seen, mask, scalar(-np.inf, mask.dtype))
-    told = [*operands[:3], seen, *operands[4:]]
-    return op.copy(
-        operands=told, is_causal=0, left_window_size=-1, right_window_size=-1
-    )
+    if mask is None:
+        return seen
+    if mask.shape is None or mask.shape[-1] != keys or mask.dtype is None:
+        raise op.error("the mask is of other keys")
+    if mask.dtype is DType.BOOL:
+        return And(seen, mask)
+    return Where(seen, mask, scalar(-np.inf, mask.dtype))
 
 
 HANDLERS: Final[Mapping[type[Op], Handler]] = {

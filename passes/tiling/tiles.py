@@ -164,7 +164,7 @@ class _Tiler:
         first = group.first
         if group.count == 1:
             given = {
-                v: _cut(v, self.region.marks[v].dim, first.spans[v])
+                v: cut(v, self.region.marks[v].dim, first.spans[v])
                 for v in self.outer
                 if v in first.spans
             }
@@ -191,7 +191,7 @@ class _Tiler:
 
     def _tiled(self, group: _Group, states: list[Value]) -> list[Value] | Miss:
         first, second = group.first, group.second
-        cut = [v for v in self.outer if v in first.spans]
+        taken = [v for v in self.outer if v in first.spans]
         whole = [
             v
             for v in self.outer
@@ -201,7 +201,7 @@ class _Tiler:
         carried = [Parameter(v.type, f"state_{i}") for i, v in enumerate(self.merged)]
         given: dict[Value, Value] = {}
         tiles, sizes = [], []
-        for i, v in enumerate(cut):
+        for i, v in enumerate(taken):
             start, stop = first.spans[v]
             type_ = resized(v.type, self.region.marks[v].dim, stop - start)
             tiles.append(Parameter(type_, f"tile_{i}"))
@@ -214,13 +214,13 @@ class _Tiler:
             return made
         op = Tiled(
             *states,
-            *cut,
+            *taken,
             *whole,
             bodies=[Graph([number, *carried, *tiles, *captured], made, name="tile")],
             count=group.count,
             states=len(states),
             captures=len(whole),
-            axes=tuple([self.region.marks[v].dim for v in cut]),
+            axes=tuple([self.region.marks[v].dim for v in taken]),
             starts=tuple([start for start, _ in sizes]),
             steps=tuple([step for _, step in sizes]),
             result_axes=tuple([self.region.marks[v].dim for v in self.placed]),
@@ -244,7 +244,7 @@ class _Tiler:
                 if read is not None and v is not None and x is not None:
                     start = tile_.spans[v][0]
                     span = (read.span[0] - start, read.span[1] - start)
-                    x = _cut(x, self.region.marks[v].dim, span)
+                    x = cut(x, self.region.marks[v].dim, span)
                 operands.append(x)
             step = following.parts[op].span[0] - part.span[0]
             place = Place(
@@ -266,7 +266,7 @@ class _Tiler:
         for v in self.placed:
             dim, start = self.region.marks[v].dim, tile_.spans[v][0]
             lo, hi = tile_.outputs[v]
-            outputs.append(_cut(new[v], dim, (lo - start, hi - start)))
+            outputs.append(cut(new[v], dim, (lo - start, hi - start)))
         return outputs
 
 
@@ -282,7 +282,8 @@ def _first(number: Parameter | None, first: int, step: int) -> Callable[[], Valu
     return build
 
 
-def _cut(x: Value, dim: int, span: Span) -> Value:
+def cut(x: Value, dim: int, span: Span) -> Value:
+    """The part of a value; all of it by itself."""
     assert x.shape is not None
     if span == (0, x.shape[dim]):
         return x

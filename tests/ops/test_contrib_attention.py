@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,35 @@ def separate() -> list[Case]:
         case(q, k, v, bias, some_of(2, 7), real(1, 1, 3, 7), *past, outs=3),
         case(q, k, v, None, None, None, *past, outs=3, unidirectional=1),
     ]
+
+
+def hidden() -> list[Case]:
+    """Queries whose scores are all -inf, or all but those of later keys."""
+    x, weights = real(BATCH, STEPS, 6), real(6, 3 * WIDTH)
+    q, k, v = query(), query(), query()
+    one, some, none = (
+        real(BATCH, HEADS, 3, 3),
+        real(1, 1, 3, 3),
+        ints([0, 1, 1], [0] * 3),
+    )
+    one[1, 0, 2], some[..., 1, :2] = -math.inf, -math.inf
+    infinite = {"num_heads": HEADS, "mask_filter_value": -math.inf}
+    cases = []
+    for causal in (0, 1):
+        attrs = {"num_heads": HEADS, "unidirectional": causal}
+        for added in (one, some):
+            given = (q, k, v, None, None, added)
+            cases.append(Case("MultiHeadAttention", given, attrs))
+            given = (x, weights, None, some_of(2, 3), None, added)
+            cases.append(Case("Attention", given, attrs))
+        attrs = infinite | {"unidirectional": causal}
+        cases.append(Case("MultiHeadAttention", (q, k, v, None, none), attrs))
+        cases.append(Case("Attention", (x, weights, None, none), attrs))
+    longer = real(1, 1, 3, 7)
+    longer[..., 1, :6] = -math.inf
+    given = (q, k, v, None, None, longer, keys(), keys())
+    attrs = {"num_heads": HEADS, "unidirectional": 1}
+    return [*cases, Case("MultiHeadAttention", given, attrs, 3)]
 
 
 def projected() -> list[Case]:
@@ -199,7 +229,7 @@ def embedding() -> list[Case]:
     ]
 
 
-CASES = [*separate(), *projected(), *decoding(), *one_query(), *embedding()]
+CASES = [*separate(), *projected(), *decoding(), *one_query(), *embedding(), *hidden()]
 
 
 @pytest.mark.runtime

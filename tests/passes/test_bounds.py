@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from equations import N, const, graph_of, ints, param
+from equations import N, const, graph_of, ints, param, typed
 
 from graphopt.inputs import random_inputs
 from graphopt.ir import Value
@@ -33,7 +33,7 @@ from graphopt.ops import (
 )
 from graphopt.passes.bounds import DEEPEST, largest
 from graphopt.reference import evaluate
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 X = param("x", 2, 6, 16)
 GAIN, BIAS = const(np.linspace(-2, 1, 16)), const(np.linspace(-0.5, 0.25, 16))
@@ -59,6 +59,9 @@ BOUNDS: dict[str, tuple[Value, float]] = {
     "scaled": (Mul(RMS, const([-0.5])), 4),
     "square": (Mul(RMS, LAYER), 8 * 8.5),
     "quotient": (Div(RMS, const([-4.0, 8.0] * 8)), 2),
+    "quotient by one": (Div(RMS, const([4.0])), 2),
+    "quotient by none": (Div(RMS, const(np.ones((0, 1, 1, 1)))), 0),
+    "no weights": (MatMul(RMS, const(np.ones((16, 0)))), 0),
     "joined": (Concat(RMS, LAYER, axis=0), 8.5),
     "turned": (
         RotaryEmbedding(RMS, const(np.cos(ANGLES)), const(np.sin(ANGLES)), num_heads=1),
@@ -94,7 +97,11 @@ UNKNOWN: dict[str, Value | None] = {
     "both joined": Concat(RMS, X, axis=0),
     "by 0": Div(RMS, const([0.0, 1.0] * 8)),
     "by what varies": Div(RMS, LAYER),
-    "by nothing": Div(RMS, const(np.ones(0).reshape(0, 1, 1, 1))),
+    "any type": typed("z", TensorType(None, (2,))),
+    "product of any rank": MatMul(RMS, typed("z", TensorType(DType.F32))),
+    "normed of any rank": RMSNormalization(
+        typed("z", TensorType(DType.F32)), const([1.0]), axis=-1
+    ),
     "0 times anything": Mul(const(0.0), X),
     "anything times 0": MatMul(X, const(np.zeros((16, 2)))),
     "weights that are NaN": MatMul(RMS, const(np.full((16, 2), math.nan))),
@@ -140,3 +147,5 @@ def test_large_constants_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest(Div(const([1.0]), const(np.ones(64)))) == math.inf
     assert largest(Div(const([1.0]), const(np.ones(63)))) == 1
     assert largest(Tanh(const([2.0], DType.F64))) == 1
+    monkeypatch.setattr("graphopt.passes.bounds.READ", 64)
+    assert largest(MatMul(RMS, WEIGHT)) < math.inf

@@ -49,7 +49,6 @@ from graphopt.ops import (
     Unsqueeze,
     Where,
 )
-from graphopt.passes.causal import is_causal, split_causal
 from graphopt.passes.raise_attention import (
     RULES,
     RaiseAttention,
@@ -327,25 +326,6 @@ def counted(length: Value, *axes: int) -> Value:
     zero, one = const(0, DType.I64), const(1, DType.I64)
     numbers = Range(zero, Squeeze(length), one)
     return Unsqueeze(numbers, ints(*axes))
-
-
-def test_causal_masks() -> None:
-    x = param("x", N, 4)
-    length = Shape(x, start=0, end=1)
-    column, row = counted(length, 0, 1, 2), counted(length, 0, 1, 3)
-    assert is_causal(LessOrEqual(column, row), N, N)
-    assert not is_causal(LessOrEqual(row, column), N, N)
-    assert not is_causal(LessOrEqual(column, row), 1, N)
-    tri = const(np.tri(4, 6), DType.BOOL)
-    assert is_causal(tri, 4, 6)
-    assert not is_causal(tri, 4, 7)
-    assert not is_causal(const(np.tri(4, 6, 1), DType.BOOL), 4, 6)
-    assert not is_causal(const(np.ones((2, 4, 4)), DType.BOOL), 4, 4)
-    pad = param("pad", 2, 1, 1, N, dtype=DType.BOOL)
-    found = split_causal(And(LessOrEqual(column, row), pad), N, N)
-    assert found is not None
-    assert found.rest is pad
-    assert split_causal(pad, N, N) is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from equations import N, const, fires, graph_of, ints, misses, param
+from equations import N, const, fires, graph_of, ints, misses, param, typed
 
 from graphopt.ir import Value
 from graphopt.ops import (
@@ -26,7 +26,7 @@ from graphopt.ops import (
 )
 from graphopt.passes import raise_softmax as r
 from graphopt.passes.raise_softmax import RaiseSoftmax
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 X = param("x", N, 3, 4)
 
@@ -60,6 +60,7 @@ def test_what_is_no_softmax() -> None:
     misses(r.softmax, Div(power, total(power, 1, 2)))
     misses(r.softmax, Div(power, total(Exp(Mul(X, const(2.0))))))
     misses(r.softmax, Div(power, ReduceMean(power, ints(-1))))
+    misses(r.softmax, Mul(power, Div(const(2.0), total(power))))
     misses(r.softmax, (Div(power, total(power)), power), "read elsewhere")
     square = param("square", 4, 4)
     power = Exp(square)
@@ -114,3 +115,52 @@ def test_islands_of_single(dtype: DType, kind: Any) -> None:
     other = DType.F16 if dtype is DType.BF16 else DType.BF16
     misses(r.narrow_softmax, Cast(wide, to=other))
     misses(r.narrow_softmax, (Cast(wide, to=dtype), wide), "read elsewhere")
+    misses(r.narrow_softmax, Cast(Exp(Cast(x, to=DType.F32)), to=dtype))
+    if kind is Softmax:  # what is computed in double, or between doubles, stays
+        exact = kind(Cast(x, to=DType.F64), axis=-1)
+        misses(r.narrow_softmax, Cast(exact, to=dtype))
+        misses(r.narrow_softmax, Cast(kind(param("f", N, 4), axis=-1), to=dtype))
+    double = param("d", N, 4, dtype=DType.F64)
+    inside = kind(Cast(double, to=DType.F32), axis=-1)
+    misses(r.narrow_softmax, Cast(inside, to=DType.F64))
+
+
+def test_another_axis_than_the_last() -> None:
+    fires(r.log_of_softmax, Log(Softmax(X, axis=1)), LogSoftmax(X, axis=1))
+    fires(r.exp_of_log_softmax, Exp(LogSoftmax(X, axis=1)), Softmax(X, axis=1))
+    fires(r.log_softmax, Sub(X, ReduceLogSumExp(X, ints(1))), LogSoftmax(X, axis=-2))
+    rest = Add(Log(total(Exp(Sub(X, top(X, 1))), 1)), top(X, 1))
+    fires(r.log_softmax, Sub(X, rest), LogSoftmax(X, axis=-2))
+
+
+def test_a_logarithm_that_is_read_elsewhere_stays() -> None:
+    inner = LogSoftmax(X, axis=-1)
+    misses(r.exp_of_log_softmax, (Exp(inner), inner))
+    misses(r.log_of_softmax, Log(Exp(X)))
+    misses(r.exp_of_log_softmax, Exp(Log(X)))
+
+
+def test_all_of_a_vector_is_along_its_axis() -> None:
+    for x, fires_ in ((param("v", N), True), (param("w", N, 3), False)):
+        power = Exp(x)
+        before = Div(power, ReduceSum(power))
+        if fires_:
+            fires(r.softmax, before, Softmax(x, axis=-1))
+        else:
+            misses(r.softmax, before)
+    power = Exp(param("v", N))
+    misses(r.softmax, Div(power, ReduceSum(power, noop_with_empty_axes=1)))
+    misses(r.softmax, Div(power, ReduceSum(power, ints())))
+
+
+def test_what_is_not_known_to_be_one_shape_stays() -> None:
+    vague = param("vague", N, None)
+    power = Exp(vague)
+    misses(r.softmax, Div(power, total(power)))
+    misses(r.log_softmax, Sub(vague, ReduceLogSumExp(vague, ints(-1))))
+    any_rank = typed("any", TensorType(DType.F32))
+    power = Exp(any_rank)
+    misses(r.softmax, Div(power, total(power)))
+    scalar = param("scalar")
+    power = Exp(scalar)
+    misses(r.softmax, Div(power, ReduceSum(power)))

@@ -11,6 +11,8 @@ from equations import const, graph_of, ints, param, random
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from graphopt import dims
+from graphopt.driver import optimize
+from graphopt.exporter import to_proto
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Value
 from graphopt.lowering import find
@@ -472,3 +474,18 @@ def test_symbolic_batches_stay() -> None:
     assert counts(made)
     assert made.outputs[0].shape == (n, 32, 8)
     checked(graph, made)
+
+
+@pytest.mark.parametrize("target", ["onnx", "ort-cpu", "xla-cpu"])
+def test_the_driver_runs_it_last_and_checks_the_result(target: str) -> None:
+    if target != "onnx":
+        pytest.importorskip("onnxruntime" if target == "ort-cpu" else "jax")
+    graph = stack().with_header(opsets={"": 23}, ir_version=10)
+    budget = Meter({}).needs(graph).peak // 3
+    result = optimize(graph, target, add=[f"tile(budget={budget})"])
+    assert counts(result.graph)
+    (record,) = (r for r in result.report.passes if r.name.startswith("tile("))
+    assert "bytes at the peak" in record.notes[0]
+    assert not any(
+        node.op_type == "Tiled" for node in to_proto(result.graph).graph.node
+    )

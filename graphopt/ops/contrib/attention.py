@@ -66,7 +66,7 @@ class Attention(Masked):
         made = self.attend(q, k, v, mask=mask, bias=added, past=past)
         if made is None:
             return None
-        y, keys, values, _ = made.results
+        y, keys, values, _ = made
         return (flat(y), stacked(keys, values)) if self.outs > 1 else (flat(y),)
 
     def _sizes(self, weights: Value) -> tuple[int, int, int] | None:
@@ -104,7 +104,7 @@ class Separate(Masked):
         made = self.attend(*found, mask=mask, bias=added, past=past)
         if made is None:
             return None
-        y, keys, values, scores = made.results
+        y, keys, values, scores = made
         return (flat(y), keys, values, scores)[: self.outs]
 
     def parts(self, bias: Value | None) -> tuple[Value, Value, Value] | None:

@@ -252,7 +252,7 @@ class DecoderMaskedMultiHeadAttention(Separate):
         q, k, v = parts
         if keys is None or values is None:
             made = self.attend(q, k, v, mask=mask, bias=added)
-            return None if made is None else (flat(made.results[0]), *made.results[1:])
+            return None if made is None else (flat(made[0]), *made[1:])
         if held is None or not self.past_present_share_buffer:
             return None
         begin = cast(Reshape(held, vector(1)), DType.I64)
@@ -262,4 +262,4 @@ class DecoderMaskedMultiHeadAttention(Separate):
         values = TensorScatter(values, v, batch, axis=2)
         k, v = (Slice(x, vector(0), end, vector(2)) for x in (keys, values))
         made = self.attend(q, k, v, mask=mask, bias=added)
-        return None if made is None else (flat(made.results[0]), keys, values)
+        return None if made is None else (flat(made[0]), keys, values)

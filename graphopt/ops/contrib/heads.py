@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+from ml_dtypes import finfo
 
 from ... import dims
 from ...dims import Dim
@@ -11,10 +14,19 @@ from ...ir import Value
 from ...types import DType
 from ..attention import SWAPPED, Attention
 from ..bodies import cast, scalar, vector
-from ..comparison import And, Greater, GreaterOrEqual, Less, Where
+from ..comparison import (
+    And,
+    Equal,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    Where,
+)
 from ..elementwise import Add, Sub
 from ..generation import Range, Shape as ShapeOf
 from ..movement import Transpose
+from ..reduction import ReduceMax
 from ..reshaping import Reshape, Squeeze, Unsqueeze
 from ..segments import Concat, Slice
 from .base import Contrib
@@ -66,34 +78,56 @@ class Masked(Contrib):
         mask: Value | None,
         bias: Value | None,
         past: tuple[Value | None, Value | None] = (None, None),
-    ) -> Attention | None:
+    ) -> tuple[Value, ...] | None:
         """The attention of q to keys k, all of them by head.
 
         Results: what is attended to, keys and values with the past, and the scores.
-        None where the form of the mask cannot be told.
+        None where the form of the mask cannot be told. As the kernels have it, a query
+        is NaN where -inf is added to all of its scores, and where that leaves it later
+        keys only, it sees those.
         """
         if q.rank != 4 or k.rank != 4 or v.rank != 4 or q.dtype is None:
             return None
         total = (
             length(k, 2) if past[0] is None else Add(length(past[0], 2), length(k, 2))
         )
-        added = bias
+        none, infinite = scalar(0, q.dtype), bias is not None
+        masking: Value | None = None
         if mask is not None and not _is_dummy(mask):
             seen = seen_by(mask, q, total)
             if seen is None:
                 return None
             hidden = self.attrs.get("mask_filter_value", FILTER)
             assert isinstance(hidden, float)
-            none = scalar(0, q.dtype)
-            added = Where(seen, none, scalar(hidden, q.dtype))
-            added = added if bias is None else Add(bias, added)
-        return Attention(
+            infinite |= hidden == -math.inf
+            masking = Where(seen, none, scalar(hidden, q.dtype))
+        causal = self.attrs.get("unidirectional", 0)
+        if infinite and causal:
+            lowest = float(finfo(q.dtype.numpy).min)  # type: ignore[no-untyped-call]
+            later = scalar(lowest, q.dtype)
+            masking = Where(_earlier(q, total), masking or none, later)
+            causal = 0
+        added = bias or masking
+        if bias is not None and masking is not None:
+            added = Add(bias, masking)
+        y, *others = Attention(
             *(q, k, v, added, *past),
             scale=self.scale or None,
-            is_causal=self.attrs.get("unidirectional", 0),
+            is_causal=causal,
             qk_matmul_output_mode=2,
             outs=4,
-        )
+        ).results
+        if added is not None and infinite:  # ONNX has zeros where all is hidden
+            hides = Equal(ReduceMax(added, vector(-1)), scalar(-math.inf, q.dtype))
+            y = Where(hides, scalar(math.nan, q.dtype), y)
+        return (y, *others)
+
+
+def _earlier(q: Value, total: Value) -> Value:
+    """Where keys are not later than queries, the last of which is the last key."""
+    first = Sub(total, length(q, 2))
+    row = Unsqueeze(Add(first, positions(length(q, 2))), vector(1))
+    return LessOrEqual(positions(total), row)
 
 
 def _is_dummy(mask: Value) -> bool:

@@ -128,6 +128,13 @@ class TestPack:
         assert (packing.peak, packing.lower_bound) == (21, 17)
         assert (packing.proof, packing.steps) == ("bound", 0)
 
+    def test_too_many_pairs_are_not_searched(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("graphopt.passes.memory.sections.PAIRS", 3)
+        packing = pack(TRAP)
+        assert (packing.peak, packing.lower_bound, packing.steps) == (21, 17, 0)
+
     def test_stops_in_time(self) -> None:
         start = time.monotonic()
         made = perfect(400, 1, steps=300, height=2000)

@@ -1,0 +1,221 @@
+"""What models really take in a runtime, beside what was planned and foreseen.
+
+ONNX Runtime on the CPU (`--target ort-cpu`), for each model:
+
+- `default`: the smallest arena in which it runs as the runtime opens it by itself;
+- `own order`, `our order`: as the runtime has optimized it, in its order and in ours;
+  `peak` is the smallest arena in which it runs, `foreseen` what our account of the
+  runtime's planner says of that after one run, `ratio` the one over the other, and
+  `planned` the peak of a `MemoryPlan` of the same order with outputs in the arena;
+- `growth`: by how much the process grows while it runs in that arena; for `default` in
+  the arena that it has by itself.
+
+XLA on the CPU (`--target xla-cpu`): `counted` is what `memory_analysis()` says,
+`growth` what is seen of the process, `planned` as above. In kB; weights and inputs
+apart.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import models
+import onnx
+from branchy_graphs import NETWORKS
+
+import graphopt
+from graphopt.errors import GraphoptError
+from graphopt.exporter import save, source_order
+from graphopt.feeds import bind
+from graphopt.inputs import bindings, random_inputs, usual
+from graphopt.ir import Graph, Op
+from graphopt.lowering.ort.measured import measured
+from graphopt.lowering.ort.meter import growth, realised_peak as ort_peak
+from graphopt.lowering.ort.ordered import honoured
+from graphopt.lowering.ort.recipe import Recipe
+from graphopt.lowering.ort.session import RunFailed, Session
+from graphopt.lowering.xla.meter import realised_peak as xla_peak
+from graphopt.passes.memory import SPACES, MemoryPlan, plan_memory
+
+PLAIN = Recipe(session={"enable_mem_pattern": False})
+"""Each buffer is asked for by itself."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Bytes of one way to run a model; None where it is not known."""
+
+    model: str
+    way: str
+    planned: int | None = None
+    foreseen: int | None = None
+    peak: int | None = None
+    counted: int | None = None
+    growth: int | None = None
+    error: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """What it takes, as a multiple of what was foreseen."""
+        return self.peak / self.foreseen if self.peak and self.foreseen else None
+
+
+def rows_of_ort(
+    name: str, path: Path, inputs: Mapping[str, Any], seconds: float
+) -> Iterator[Row]:
+    """The runtime's own way, its order and ours."""
+    found = ort_peak(path, inputs)
+    plain = growth(path, inputs)
+    yield Row(name, "default", peak=found.peak, counted=found.counted, growth=plain)
+
+    def ours(graph: Graph) -> Sequence[Op]:
+        return planned(graph, sizes_of(graph, inputs), seconds, reorder=True).order
+
+    ways = {"own order": source_order, "our order": ours}
+    with tempfile.TemporaryDirectory() as folder:
+        for way, order_of in ways.items():
+            to = Path(folder, f"{way}.onnx")
+            recipe = honoured(path, to, order_of, recipe=PLAIN, inputs=inputs)
+            model = onnx.load(to, load_external_data=False)
+            executed = measured(model, inputs, folder=to.parent, recipe=recipe)
+            graph = executed.graph
+            plan = planned(graph, executed.sizes, seconds, order=source_order(graph))
+            reuse = bool(recipe.session.get("enable_mem_reuse", True))
+            foreseen = executed.foreseen(reuse=reuse)
+            real = ort_peak(to, inputs, recipe=recipe)
+            yield Row(
+                name,
+                way,
+                None if plan.unknown else plan.peak,
+                None if foreseen is None else foreseen.block,
+                real.peak,
+                real.counted,
+                real.growth,
+            )
+
+
+def rows_of_xla(
+    name: str, path: Path, inputs: Mapping[str, Any], seconds: float
+) -> Iterator[Row]:
+    """The compiler's way: it takes no order."""
+    graph = graphopt.load(path)
+    plan = planned(graph, sizes_of(graph, inputs), seconds, order=source_order(graph))
+    real = xla_peak(path, inputs)
+    yield Row(
+        name,
+        "xla",
+        planned=None if plan.unknown else plan.peak,
+        peak=real.peak,
+        counted=real.counted,
+        growth=real.growth,
+    )
+
+
+def planned(
+    graph: Graph, sizes: Mapping[str, int], seconds: float, **how: Any
+) -> MemoryPlan:
+    """A plan with outputs in the arena, as runtimes have them."""
+    space = replace(SPACES["ort-cpu"], outputs=True)
+    return plan_memory(graph, sizes, space=space, seconds=seconds, **how)
+
+
+def sizes_of(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of symbolic dims that the inputs settle."""
+    return bind(graph, inputs)[1]
+
+
+ROWS = {"ort-cpu": rows_of_ort, "xla-cpu": rows_of_xla}
+
+
+def main() -> int:
+    """Measure each model, print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    models.add_model_arguments(parser)
+    models.add_input_arguments(parser)
+    parser.add_argument(
+        "--branchy",
+        action="store_true",
+        help="the networks of branchy_graphs.py instead of models on disk",
+    )
+    parser.add_argument("--target", choices=ROWS, default="ort-cpu")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="for the search for one order"
+    )
+    parser.add_argument("--json", type=Path, help="write what was measured here")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    print(HEAD)
+    with tempfile.TemporaryDirectory() as folder:
+        made = written(Path(folder)) if options.branchy else None
+        for name, path in (made or models.chosen_models(options)).items():
+            for row in rows_of(name, path, options):
+                rows.append(row)
+                print(line(row), flush=True)
+    ratios = [row.ratio for row in rows if row.ratio]
+    if ratios:
+        within = sum(0.9 <= ratio <= 1.1 for ratio in ratios)
+        print(f"\npeak over foreseen: {within} of {len(ratios)} within 10 %")
+    if options.json:
+        found = [{**asdict(row), "ratio": row.ratio} for row in rows]
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def written(folder: Path) -> dict[str, Path]:
+    """The branchy networks, as files."""
+    paths = {name: folder / f"{name}.onnx" for name in NETWORKS}
+    for name, path in paths.items():
+        save(NETWORKS[name](), path)
+    return paths
+
+
+def rows_of(name: str, path: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of a model; one with the reason where it cannot be measured."""
+    try:
+        graph = graphopt.load(path)
+        inputs = inputs_of(graph, path, options)
+        yield from ROWS[options.target](name, path, inputs, options.seconds)
+    except GraphoptError as error:
+        yield Row(name, "-", error=str(error).splitlines()[0][:80])
+
+
+def inputs_of(graph: Graph, path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Inputs of usual sizes, or of others where the model does not run on those."""
+    fixed = models.chosen_dims(options)
+    usual_sizes = usual(graph, fixed)
+    others = next(bindings(graph, fixed))
+    inputs = random_inputs(graph, options.seed, usual_sizes)
+    try:
+        Session(path, threads=1)(inputs)
+    except RunFailed:
+        inputs = random_inputs(graph, options.seed, others)
+    return inputs
+
+
+HEAD = (
+    "| model | way | planned | foreseen | peak | ratio | counted | growth |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def line(row: Row) -> str:
+    """A row of the table, sizes in kB."""
+    if row.error:
+        return f"| {row.model} | {row.error} |"
+    ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+    sizes = [
+        "" if size is None else f"{size / 1000:,.1f}"
+        for size in (row.planned, row.foreseen, row.peak, row.counted, row.growth)
+    ]
+    sizes.insert(3, ratio)
+    return f"| {row.model} | {row.way} | {' | '.join(sizes)} |"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,121 @@
+"""Measure in a child, which may die without taking us along, and starts small."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import BackendMissing, GraphoptError
+
+from .isolated import ended, search_path
+
+RUNS = 2
+"""How often a model runs: the second time may take more than the first."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a run takes in a target, weights and inputs apart, outputs not.
+
+    ``peak`` is what it needs, ``counted`` the most that the runtime or its compiler
+    says is in use: they differ by what is lost between pieces, and by what nobody
+    counts. ``resident`` are weights as the runtime keeps them, where it copies them.
+    ``growth`` is by how much a process grows at most while it runs, None where that is
+    not measured.
+    """
+
+    target: str
+    peak: int
+    counted: int
+    resident: int
+    growth: int | None
+
+
+class MeterFailed(GraphoptError):
+    """The model cannot be measured: it does not run, or takes too long."""
+
+    exit_code = 3
+
+
+def ask(module: str, asked: Any, limit_s: float) -> Any:
+    """What a module that ends with `answer` says; ``asked`` is what can be pickled.
+
+    Raises MeterFailed, BackendMissing.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", module],
+            input=pickle.dumps(asked),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": search_path()},
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise MeterFailed(f"memory was not measured after {limit_s:g} s") from None
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        raise MeterFailed(ended(done.returncode)) from None
+    if "missing" in said:
+        raise BackendMissing(said["missing"])
+    if "error" in said:
+        raise MeterFailed(said["error"])
+    return said["found"]
+
+
+def answer(found: Callable[[Any], Any]) -> None:
+    """In the child: say what ``found`` makes of what was asked, as JSON."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what the runtime prints is not an answer
+        said: dict[str, Any]
+        try:
+            said = {"found": found(pickle.load(sys.stdin.buffer))}
+        except BackendMissing as error:
+            said = {"missing": error.message}
+        except GraphoptError as error:
+            said = {"error": error.message}
+        json.dump(said, answers)
+
+
+def growth_of(run: Callable[[], Any]) -> int | None:
+    """By how many bytes this process grows at most while ``run`` runs `RUNS` times.
+
+    None where the system, other than Linux, does not say.
+    """
+    before = _in_memory("VmRSS")
+    if before is None or not _forget_peak():
+        return None
+    for _ in range(RUNS):
+        run()
+    after = _in_memory("VmHWM")
+    return None if after is None else max(after - before, 0)
+
+
+def _in_memory(name: str) -> int | None:
+    """Bytes of this process that are in memory, or were at most; by Linux's name."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
+def _forget_peak() -> bool:
+    """Let ``VmHWM`` begin anew, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

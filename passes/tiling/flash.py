@@ -1,0 +1,265 @@
+"""Attention by blocks of keys, with sums that are corrected as larger scores turn up.
+
+Rabe and Staats, "Self-attention does not need O(n^2) memory", arXiv 2112.05682; Dao and
+others, "FlashAttention", arXiv 2205.14135.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from graphopt.ir import Graph, Op, Parameter, Value, rebuild
+from graphopt.ops import (
+    Add,
+    Attention,
+    Div,
+    Equal,
+    Exp,
+    Expand,
+    MatMul,
+    Max,
+    Mul,
+    ReduceMax,
+    ReduceSum,
+    Reshape,
+    Sub,
+    Tanh,
+    Tiled,
+    Transpose,
+    Where,
+)
+from graphopt.ops.attention import SWAPPED, repeated
+from graphopt.ops.bodies import cast, scalar, vector, widest
+from graphopt.ops.tiled import NUMBER, resized
+from graphopt.pipeline import Pass
+from graphopt.rewrite import Log, Miss, miss
+from graphopt.types import DType
+
+from .pieces import seen_by
+from .tiles import cut, tile
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What is known of each query after some keys: their largest score, and sums."""
+
+    top: Value
+    total: Value
+    weighted: Value
+
+    def finished(self) -> Value:
+        """The mean of the values; 0 for a query that sees no key."""
+        dtype = self.total.dtype
+        assert dtype is not None
+        none = Equal(self.total, scalar(0, dtype))
+        return Div(self.weighted, Where(none, scalar(1, dtype), self.total))
+
+
+def by_keys(op: Attention, size: int) -> Value | Miss:
+    """attention(q, k, v) = merge of exp(q k[i:j]' - top) v[i:j] over blocks of keys
+
+    The merge is that of log-sum-exp, kept apart as largest score and sum; rounding
+    differs. A miss where the op has a past, lengths, other results, or unknown dims.
+    """
+    sizes, own = op.sizes(), op.dtype
+    if op.outs > 1 or op.operand(4) is not None or op.operand(6) is not None:
+        return miss("it has a past, lengths, or other results", op)
+    if sizes is None or own is None:
+        return miss("its dims are not known", op)
+    q, k, v, keys = sizes
+    known = [dim for dim in (*q, k[1], v[3], keys) if isinstance(dim, int)]
+    if len(known) < 7:
+        return miss("its dims are not known", op)
+    found = _Sizes(*known)
+    if not 0 < size < found.keys:
+        return miss(f"{size} of {keys} keys are no block", op)
+    mask = op.operand(3)
+    if mask is not None and (mask.shape is None or mask.shape[-1] != found.keys):
+        return miss("the mask is of other keys", mask)
+    return _Blocks(op, found, size).run()
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The dims of an attention: ``shared`` are the heads of keys and values."""
+
+    batch: int
+    heads: int
+    queries: int
+    width: int
+    shared: int
+    depth: int
+    keys: int
+
+
+class _Blocks:
+    """The blocks of one attention."""
+
+    def __init__(self, op: Attention, sizes: _Sizes, size: int) -> None:
+        assert op.dtype is not None
+        self.op, self.sizes, self.size, self.own = op, sizes, size, op.dtype
+        precision = [] if op.softmax_precision is None else [op.softmax_precision]
+        self.wide = widest(DType.F32, op.dtype, *map(DType, precision))
+
+    def run(self) -> Value:
+        """The result of the op."""
+        q, k, v = self.op.operands[:3]
+        mask = seen_by(self.op, self.op.operand(3), None)
+        assert q is not None
+        assert k is not None
+        assert v is not None
+        scale = self.op.scale
+        if scale is None:
+            scale = 1 / math.sqrt(self.sizes.width)
+        q = cast(self._by_head(q, self.sizes.heads), self.wide)
+        q = Mul(q, scalar(scale, self.wide))
+        cuts: list[tuple[Value, int]] = [(k, self._axis), (v, self._axis)]
+        if mask is not None:
+            cuts.append((mask, len(mask.shape or ()) - 1))
+        count, rest = divmod(self.sizes.keys, self.size)
+        sums = self._start()
+        states: Sequence[Value] = (sums.top, sums.total, sums.weighted)
+        if count:
+            states = Tiled(
+                *(*states, *[x for x, _ in cuts], q),
+                bodies=(self._body(states, cuts, q),),
+                count=count,
+                states=3,
+                captures=1,
+                axes=tuple([axis for _, axis in cuts]),
+                starts=(0,) * len(cuts),
+                steps=(self.size,) * len(cuts),
+            ).results
+        if rest:
+            span = (self.sizes.keys - rest, self.sizes.keys)
+            last = [cut(x, axis, span) for x, axis in cuts]
+            states = self._step(states, last, q)
+        top, total, weighted = states
+        y = cast(_Sums(top, total, weighted).finished(), self.own)
+        if self.op.rank == 3:
+            y = Reshape(Transpose(y, perm=SWAPPED), vector(0, 0, -1))
+        return y
+
+    @property
+    def _axis(self) -> int:
+        """The dim of keys and values that is cut."""
+        return 2 if self.op.rank == 4 else 1
+
+    def _start(self) -> _Sums:
+        """Before any key: a score below all, as minus infinity would give NaN."""
+        sizes = self.sizes
+        rows = (sizes.batch, sizes.heads, sizes.queries)
+        double = self.wide is DType.F64
+        lowest = float((np.finfo(np.float64 if double else np.float32)).min)
+        zero = scalar(0, self.wide)
+        return _Sums(
+            Expand(scalar(lowest, self.wide), vector(*rows, 1)),
+            Expand(zero, vector(*rows, 1)),
+            Expand(zero, vector(*rows, sizes.depth)),
+        )
+
+    def _body(
+        self,
+        states: Sequence[Value],
+        cuts: Sequence[tuple[Value, int]],
+        q: Value,
+    ) -> Graph:
+        number = Parameter(NUMBER, "number")
+        carried = [Parameter(v.type, f"state_{i}") for i, v in enumerate(states)]
+        parts = [
+            Parameter(resized(x.type, axis, self.size), f"tile_{i}")
+            for i, (x, axis) in enumerate(cuts)
+        ]
+        whole = Parameter(q.type, "queries")
+        made = self._step(carried, parts, whole)
+        return Graph([number, *carried, *parts, whole], made, name="keys")
+
+    def _step(
+        self, states: Sequence[Value], parts: Sequence[Value], q: Value
+    ) -> tuple[Value, ...]:
+        """The sums with one more block of keys."""
+        top, total, weighted = states
+        sizes = self.sizes
+        k, v = (cast(self._by_head(x, sizes.shared), self.wide) for x in parts[:2])
+        each = sizes.heads // sizes.shared
+        if each > 1:
+            k = repeated(k, each, sizes.heads, sizes.width)
+            v = repeated(v, each, sizes.heads, sizes.depth)
+        scores: Value = MatMul(q, Transpose(k, perm=(0, 1, 3, 2)))
+        if self.op.softcap > 0:
+            cap = scalar(self.op.softcap, self.wide)
+            scores = Mul(cap, Tanh(Div(scores, cap)))
+        mask = parts[2:]
+        if mask and mask[0].dtype is DType.BOOL:
+            scores = Where(mask[0], scores, scalar(-math.inf, self.wide))
+        elif mask:
+            scores = Add(scores, cast(mask[0], self.wide))
+        higher = Max(top, ReduceMax(scores, vector(-1)))
+        powers = Exp(Sub(scores, higher))
+        less = Exp(Sub(top, higher))
+        return (
+            higher,
+            Add(Mul(total, less), ReduceSum(powers, vector(-1))),
+            Add(Mul(weighted, less), MatMul(powers, v)),
+        )
+
+    def _by_head(self, x: Value, heads: int) -> Value:
+        """x as [batch, head, position, size]."""
+        if x.rank == 4:
+            return x
+        return Transpose(Reshape(x, vector(0, 0, heads, -1)), perm=SWAPPED)
+
+
+@dataclass(frozen=True)
+class Flash(Pass):
+    """Compute attention by blocks of ``queries`` and ``keys``; scores are never whole.
+
+    Worth its while where a loop over blocks costs nothing, as in XLA. Attention of at
+    most ``keys`` keys stays.
+
+    attention(q, k, v)   -->   tiled(q[i:j]) {merge of attention(…, k[m:n], v[m:n])}
+    """
+
+    trades: ClassVar = True
+    keys: int = 512
+    queries: int = 128
+
+    def run(self, graph: Graph, log: Log) -> Graph:
+        seen: set[Op] = set()
+        while True:
+            op = next((o for o in graph.ops if self._takes(o) and o not in seen), None)
+            if op is None:
+                break
+            seen.add(op)
+            axis = 2 if op.rank == 4 else 1
+            made = tile(graph, [op], op, axis, self.queries)
+            if isinstance(made, Graph):
+                graph = made
+            log.fired["by_keys"] += 1
+        return self._blocks(graph) if seen else graph
+
+    def _takes(self, op: Op) -> bool:
+        return isinstance(op, Attention) and not isinstance(
+            by_keys(op, self.keys), Miss
+        )
+
+    def _blocks(self, graph: Graph) -> Graph:
+        """Every attention by blocks of keys, those in tiles too."""
+
+        def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
+            bodies = op.bodies
+            if isinstance(op, Tiled):
+                bodies = tuple(map(self._blocks, bodies))
+            new = op.copy(operands=operands, bodies=bodies)
+            if isinstance(new, Attention):
+                made = by_keys(new, self.keys)
+                if not isinstance(made, Miss):
+                    return (made,)
+            return new
+
+        return rebuild(graph, build)
