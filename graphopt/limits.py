@@ -1,23 +1,24 @@
-"""Memory that a run may take, and what is done until it does: order, then tiles.
+"""Memory that a run may take, and what is done until it does: order, copies, tiles.
 
-The cheapest comes first. An order costs nothing; tiles cost calls, and what is computed
-twice at their borders. Each step says what it saved, and what it costs.
+The cheapest comes first. An order costs nothing; copies of cheap values cost few
+operations; tiles cost calls, and what is computed twice at their borders. Each step
+says what it saved, and what it costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from .cost import cost
 from .errors import GraphoptError, UsageError
 from .inputs import usual
-from .ir import Graph
+from .ir import Graph, Op
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
-from .passes.memory import SPACES, MemoryPlan, Space, plan_memory
+from .passes.memory import SPACES, MemoryPlan, Space, plan_memory, recomputed
 from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
 from .report import mib, table
@@ -94,11 +95,25 @@ class Fitted:
     def fits(self) -> bool:
         return self.limits.hold(self.plan)
 
-    def improved(self, what: str, graph: Graph, tile: Tile | None) -> Fitted:
-        """Another graph in its best order, what that saves and what it costs."""
+    def improved(
+        self,
+        what: str,
+        graph: Graph,
+        tile: Tile | None,
+        order: Sequence[Op] | None = None,
+    ) -> Fitted:
+        """Another graph in its best order, what that saves and what it costs.
+
+        ``order`` is one that is known to be good.
+        """
         old = self.plan
         plan = plan_memory(
-            graph, old.binding, space=old.space, reorder=True, seconds=SECONDS
+            graph,
+            old.binding,
+            space=old.space,
+            order=order,
+            reorder=True,
+            seconds=SECONDS,
         )
         flops = [cost(g, _numbers(old.binding)).flops for g in (self.graph, graph)]
         more = [f for f in flops if isinstance(f, int)]
@@ -160,6 +175,8 @@ def fitted_to(
     best = best.improved("another order of the ops", graph, None)
     ordered = best
     wanted = limits.left(ordered.plan)
+    if not best.fits and not target.startswith("xla"):  # which merges equal ops
+        best = _with_copies(best, wanted)
     for _ in range(TRIES):
         if best.fits:
             return best
@@ -177,6 +194,18 @@ def fitted_to(
     tile = Tile(budget=1)
     least = ordered.improved("tiles", remade(tile), tile)
     raise DoesNotFit(_refusal(min(best, least, key=lambda each: each.plan.peak)))
+
+
+def _with_copies(best: Fitted, wanted: int) -> Fitted:
+    """With cheap values made again where that takes less, else as it is."""
+    plan = best.plan
+    made = recomputed(
+        best.graph, plan.binding, wanted, space=plan.space, order=plan.order
+    )
+    if made.graph is best.graph:
+        return best
+    other = best.improved("cheap values made again", made.graph, None, made.order)
+    return other if other.plan.peak < plan.peak else best
 
 
 def _refusal(best: Fitted) -> str:

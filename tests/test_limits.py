@@ -163,3 +163,22 @@ def test_the_command_refuses_with_its_own_code(
     assert not (tmp_path / "m.opt.onnx").exists()
     code, _, err = command("optimize", source, "--max-memory", "much")
     assert code == 2
+
+
+def test_cheap_values_are_made_again_where_an_order_is_not_enough() -> None:
+    rows = x(128, 128)
+    few = Parameter(TensorType(DType.I8, (128, 128)), "few")
+    mask = ops.Cast(few, to=DType.F32)
+    h: Value = rows
+    for _ in range(3):
+        h = ops.MatMul(ops.MatMul(ops.Mul(h, mask), rows), rows)
+    graph = Graph([rows, few], [h])
+    result = graphopt.optimize(graph, max_activations=2 * 4 * 128 * 128 + 1024)
+    fitted = result.report.memory
+    assert fitted is not None
+    assert fitted.savings[-1].what == "cheap values made again"
+    assert fitted.savings[-1].flops == 0  # a cast only moves
+    assert [op.kind for op in result.plan.order].count("Cast") == 3
+    assert result.report.check is not None
+    assert result.report.check.passed
+    validate(fitted.plan, result.graph)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import optax
 
 from ..errors import UsageError
+from ..limits import parse_size
 from .losses import Measure
 
 
@@ -39,24 +39,9 @@ def whole(name: str, given: Any, least: int) -> int:
     return number
 
 
-_UNITS: Final = {
-    "": 1,
-    **{f"{letter}B": 1000**i for i, letter in enumerate(("", "k", "M", "G", "T"))},
-    **{f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)},
-}
-
-
 def size_of(name: str, given: int | str) -> int:
-    """Bytes, as a number or with a unit: "64MiB", "1.5 GB". Raises UsageError."""
-    if not isinstance(given, str):
-        return whole(name, given, 1)
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", given)
-    units = {unit.lower(): size for unit, size in _UNITS.items()}
-    if found is None or found[2].lower() not in units:
-        raise UsageError(
-            f"{name}={given!r} is no size: give bytes, or a unit as in '64MiB'"
-        )
-    return whole(name, int(float(found[1]) * units[found[2].lower()]), 1)
+    """Bytes, as a number or in words: "64MiB", "1.5 GB". Raises UsageError."""
+    return parse_size(given) if isinstance(given, str) else whole(name, given, 1)
 
 
 def refuse_checkpoint(folder: str | os.PathLike[str] | None, every: int | None) -> None:

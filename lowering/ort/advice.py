@@ -83,6 +83,9 @@ def recipe(
     )
 
 
+_DISABLED: Final = "optimization.disable_specified_optimizers"
+
+
 def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
     """The recipe under which nodes run in the order of the file, or nearly so."""
     session = {"execution_order": "PRIORITY_BASED"}
@@ -90,6 +93,7 @@ def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
         "execution_order": "nodes run in the order of the file, which was planned"
     }
     declined: dict[str, tuple[str, ...]] = {}
+    config = dict(recipe.config)
     level = "graph_optimization_level"
     if any(op.kind in _CONVS for _, op in graph.walk()):
         why = (
@@ -97,10 +101,14 @@ def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
             " for the nodes that these replace; `ordered.honoured` keeps it whole"
         )
         declined[f"{level} ORT_DISABLE_ALL"] = (why,)
+        config[_DISABLED] = "CommonSubexpressionElimination"
+        reasons[_DISABLED] = "values that are planned to be made again stay apart"
     else:
         session[level] = "ORT_DISABLE_ALL"
         reasons[level] = "nodes that the runtime makes would run out of order"
-    return replace(recipe, session=session, reasons=reasons, declined=declined)
+    return replace(
+        recipe, session=session, config=config, reasons=reasons, declined=declined
+    )
 
 
 def bounded(recipe: Recipe, activations: int, resident: int) -> Recipe:

@@ -25,6 +25,7 @@ PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvide
 """Our names of ONNX Runtime's execution providers, and its own."""
 
 CONFIG: Final = (
+    "optimization.disable_specified_optimizers",
     "session.disable_cpu_ep_fallback",
     "session.disable_prepacking",
     "session.set_denormal_as_zero",

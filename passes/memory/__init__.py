@@ -12,6 +12,7 @@ from .arena import run_in_arena
 from .buckets import Plans
 from .buffers import Buffer, Packing, Proof, components, lower_bound
 from .plan import MemoryPlan, Placement, plan_memory
+from .recompute import Recomputed, recomputed
 from .schedule import Schedule, schedule
 from .space import SPACES, Space
 from .tasks import Task, Tasks, peak, profile
@@ -29,6 +30,7 @@ __all__ = [
     "PlanIsWrong",
     "Plans",
     "Proof",
+    "Recomputed",
     "Schedule",
     "Space",
     "Task",
@@ -40,6 +42,7 @@ __all__ = [
     "peak",
     "plan_memory",
     "profile",
+    "recomputed",
     "run_in_arena",
     "schedule",
     "validate",
