@@ -16,7 +16,7 @@ from broken import Damp
 from conftest import Command
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt import driver
+from graphopt import levels
 from graphopt.cli import COMMANDS, main
 
 
@@ -289,7 +289,7 @@ def test_a_failed_check_keeps_the_candidate(
     command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graphopt.plugins.find", lambda spec: Damp())
-    monkeypatch.setattr(driver, "find", lambda spec: Damp())
+    monkeypatch.setattr(levels, "find", lambda spec: Damp())
     code, out, err = command("optimize", digits, "--add", "damp")
     assert (code, out) == (4, "")
     assert "pass damp, rule damped_sigmoid, on Sigmoid node" in err

@@ -11,7 +11,7 @@ import pytest
 from broken import Damp
 from conftest import Command
 
-from graphopt import driver
+from graphopt import levels
 
 
 def test_passes(command: Command) -> None:
@@ -74,7 +74,7 @@ def test_bisect(
 ) -> None:
     assert "nothing to find" in command("bisect", digits)[1]
     assert [path.name for path in digits.parent.iterdir()] == ["digits.onnx"]
-    monkeypatch.setattr(driver, "find", lambda spec: Damp())
+    monkeypatch.setattr(levels, "find", lambda spec: Damp())
     code, out, _ = command("bisect", digits, "--add", "damp")
     assert code == 0
     assert "pass damp, rule damped_sigmoid, on Sigmoid node" in out

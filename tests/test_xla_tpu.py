@@ -379,6 +379,7 @@ def test_a_compilation_that_takes_long_says_so(
     digits: Path, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = ("inspect", digits, "--target", "xla-cpu")
+    monkeypatch.setattr(progress, "PATIENCE", 600.0)
     assert "compiling" not in command(*argv)[2]
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
     assert "compiling for xla-cpu" in command(*argv)[2]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from equations import N, const, graph_of, ints, param, random
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from graphopt import check, optimize
 from graphopt.check.tolerance import Runs, compare
@@ -543,6 +543,7 @@ def test_values_come_in_order(tmp_path: Path) -> None:
 # --- random graphs ------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(graph=graphs(), to=st.sampled_from(["fp16", "bf16", "mixed"]), io=st.booleans())
 def test_random_graphs_stay_legal(graph: Graph, to: str, io: bool) -> None:
     pass_ = Precision(to, keep_io=io)
