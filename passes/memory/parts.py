@@ -9,7 +9,8 @@ from typing import Final
 
 from .bounds import Relations, branch_bound, lower_bound, relations
 from .chains import runs
-from .down_sets import Meter, Space, search
+from .down_sets import Meter, search
+from .space import Space
 from .tasks import Tasks, part, peak, walk
 
 FIRST_WIDTH: Final = 2

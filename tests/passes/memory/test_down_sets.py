@@ -12,7 +12,8 @@ from small_tasks import Plain, problems
 from graphopt.passes.memory import Task, Tasks, peak
 from graphopt.passes.memory.bounds import relations
 from graphopt.passes.memory.chains import runs
-from graphopt.passes.memory.down_sets import Meter, Space, search
+from graphopt.passes.memory.down_sets import Meter, search
+from graphopt.passes.memory.space import Space
 from graphopt.passes.memory.tasks import walk
 
 

@@ -18,9 +18,10 @@ from graphopt.passes.memory.bounds import (
     relations,
 )
 from graphopt.passes.memory.chains import runs
-from graphopt.passes.memory.down_sets import Meter, Space, search
+from graphopt.passes.memory.down_sets import Meter, search
 from graphopt.passes.memory.orders import RANKS, greedy, reverse_depth_first
 from graphopt.passes.memory.parts import Part
+from graphopt.passes.memory.space import Space
 
 
 @given(problems(7))
