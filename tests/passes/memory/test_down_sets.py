@@ -104,13 +104,13 @@ def test_nothing_better_is_left_out(name: str) -> None:
 
 
 @given(problems(7))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_least_budget_is_found(problem: Tasks) -> None:
     assert searched(problem) == Plain(problem).least_peak()
 
 
 @given(problems(12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_runs_cost_what_their_tasks_hold(problem: Tasks) -> None:
     space = space_of(problem)
     rng = random.Random(0)
