@@ -16,7 +16,7 @@ from broken import Damp
 from conftest import Command
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt import levels
+from graphopt import driver, levels
 from graphopt.cli import COMMANDS, main
 
 

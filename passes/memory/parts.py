@@ -9,7 +9,8 @@ from typing import Final
 
 from .bounds import Relations, branch_bound, lower_bound, relations
 from .chains import runs
-from .down_sets import Meter, Space, search
+from .down_sets import Meter, search
+from .states import States
 from .tasks import Tasks, part, peak, walk
 
 FIRST_WIDTH: Final = 2
@@ -56,8 +57,8 @@ class Part:
         return relations(self.tasks.before, self.tasks.file_order)
 
     @cached_property
-    def space(self) -> Space:
-        return Space(self.tasks, runs(self.tasks, self.known))
+    def space(self) -> States:
+        return States(self.tasks, runs(self.tasks, self.known))
 
     @cached_property
     def unit(self) -> int:

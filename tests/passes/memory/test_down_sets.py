@@ -12,12 +12,13 @@ from small_tasks import Plain, problems
 from graphopt.passes.memory import Task, Tasks, peak
 from graphopt.passes.memory.bounds import relations
 from graphopt.passes.memory.chains import runs
-from graphopt.passes.memory.down_sets import Meter, Space, search
+from graphopt.passes.memory.down_sets import Meter, search
+from graphopt.passes.memory.states import States
 from graphopt.passes.memory.tasks import walk
 
 
-def space_of(problem: Tasks) -> Space:
-    return Space(problem, runs(problem, relations(problem.before, problem.file_order)))
+def space_of(problem: Tasks) -> States:
+    return States(problem, runs(problem, relations(problem.before, problem.file_order)))
 
 
 def searched(problem: Tasks) -> int:
@@ -103,13 +104,13 @@ def test_nothing_better_is_left_out(name: str) -> None:
 
 
 @given(problems(7))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_least_budget_is_found(problem: Tasks) -> None:
     assert searched(problem) == Plain(problem).least_peak()
 
 
 @given(problems(12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_runs_cost_what_their_tasks_hold(problem: Tasks) -> None:
     space = space_of(problem)
     rng = random.Random(0)

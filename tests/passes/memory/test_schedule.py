@@ -18,13 +18,14 @@ from graphopt.passes.memory.bounds import (
     relations,
 )
 from graphopt.passes.memory.chains import runs
-from graphopt.passes.memory.down_sets import Meter, Space, search
+from graphopt.passes.memory.down_sets import Meter, search
 from graphopt.passes.memory.orders import RANKS, greedy, reverse_depth_first
 from graphopt.passes.memory.parts import Part
+from graphopt.passes.memory.states import States
 
 
 @given(problems(7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_order_is_better(problem: Tasks) -> None:
     found = schedule(problem)
     assert found.peak == min(peak(problem, order) for order in Plain(problem).orders())
@@ -32,7 +33,7 @@ def test_no_order_is_better(problem: Tasks) -> None:
 
 
 @given(problems(9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_small_problems_are_solved(problem: Tasks) -> None:
     """By all together; and by search from the file's order, without other bounds."""
     plain = Plain(problem)
@@ -58,10 +59,10 @@ def test_small_problems_are_solved(problem: Tasks) -> None:
 
 
 @given(problems(9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_complete_search_decides(problem: Tasks) -> None:
     best = Plain(problem).least_peak()
-    space = Space(problem, runs(problem, relations(problem.before, problem.file_order)))
+    space = States(problem, runs(problem, relations(problem.before, problem.file_order)))
     found = search(space, best, 10**6, Meter(10**6))
     assert found.order is not None
     assert peak(problem, found.order) == best
@@ -86,7 +87,7 @@ def test_cuts_are_where_all_orders_pass(problem: Tasks) -> None:
 
 
 @given(problems(20), st.integers(0, 200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_never_worse_than_what_is_known_and_always_the_same(
     problem: Tasks, steps: int
 ) -> None:

@@ -115,7 +115,7 @@ def test_orders_are_checked() -> None:
 
 
 @given(problems(5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_profiles_are_what_is_counted(problem: Tasks) -> None:
     plain = Plain(problem)
     for order in plain.orders():
@@ -124,7 +124,7 @@ def test_profiles_are_what_is_counted(problem: Tasks) -> None:
 
 
 @given(problems(8), st.integers(0, 8), st.integers(0, 8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_part_holds_what_it_holds_in_the_whole(
     problem: Tasks, one: int, other: int
 ) -> None:
