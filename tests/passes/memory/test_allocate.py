@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from packings import (
     every_instance,
+    fits,
     least_peak,
     overlapping,
     peak,
@@ -25,8 +26,9 @@ from graphopt.passes.memory import (
     pack,
 )
 from graphopt.passes.memory.greedy import greedy
-from graphopt.passes.memory.search import search
+from graphopt.passes.memory.search import RUNS, Run, ranked, search
 from graphopt.passes.memory.sections import sections
+from graphopt.passes.memory.tree import EXHAUSTED, FOUND
 
 needs_numba = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="needs numba"
@@ -58,6 +60,26 @@ def lives(draw: st.DrawFn, count: int = 6, sizes: int = 9) -> list[Buffer]:
         upper = lower + draw(st.integers(1, 5))
         made.append(Buffer(i, lower, upper, draw(st.integers(0, sizes))))
     return made
+
+
+@st.composite
+def tight(draw: st.DrawFn) -> list[Buffer]:
+    """What is left of `GAP` if some are cut up, and others come to them."""
+    rows = [(b.lower, b.upper, b.size) for b in GAP]
+    for _ in range(draw(st.integers(0, 2))):
+        lower, upper, size = rows.pop(draw(st.integers(0, len(rows) - 1)))
+        if size > 1 and draw(st.booleans()):
+            part = draw(st.integers(1, size - 1))
+            rows += [(lower, upper, part), (lower, upper, size - part)]
+        else:
+            step = draw(st.integers(lower, upper - 1))
+            rows += [(lower, step, size)] if step > lower else []
+            rows.append((step, upper, size))
+    for _ in range(draw(st.integers(0, 2))):
+        lower = draw(st.integers(0, 7))
+        upper = draw(st.integers(lower + 1, 8))
+        rows.append((lower, upper, draw(st.integers(1, 2))))
+    return buffers(*draw(st.permutations(rows)))
 
 
 class TestBuffer:
@@ -227,6 +249,21 @@ class TestSearch:
         assert search(packed, 500, 8000, compile=False) == first
         assert search(packed, 500, first.steps, compile=False) == first
         assert search(packed, 500, first.steps - 1, compile=False).offsets is None
+
+    @settings(max_examples=150, deadline=None)
+    @given(tight(), st.integers(0, 1))
+    def test_proofs_are_right(self, made: list[Buffer], more: int) -> None:
+        packed = sections(made)
+        assert packed is not None
+        capacity = lower_bound(made) + more
+        possible = fits(made, capacity)
+        for order, choice in RUNS:
+            run = Run(packed, capacity // packed.unit, ranked(packed, order, 0), choice)
+            status = run.go(5000, float("inf"), float("inf"))
+            assert status == (FOUND if possible else EXHAUSTED)
+            if possible:
+                offsets = [at * packed.unit for at in run.offsets]
+                assert not overlapping(made, dict(enumerate(offsets)))
 
     def test_a_capacity_below_the_bound_is_impossible(self) -> None:
         packed = sections(TRAP)
