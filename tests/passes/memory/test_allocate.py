@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import time
 from pathlib import Path
 
@@ -28,7 +29,23 @@ from graphopt.passes.memory import (
 from graphopt.passes.memory.greedy import greedy
 from graphopt.passes.memory.search import RUNS, Run, ranked, search
 from graphopt.passes.memory.sections import sections
-from graphopt.passes.memory.tree import EXHAUSTED, FOUND
+from graphopt.passes.memory.tree import (
+    AT,
+    CHANGED,
+    COUNT,
+    DEPTH,
+    EXHAUSTED,
+    FEWEST,
+    FOUND,
+    GROUND,
+    LEFT,
+    LOW,
+    LOWEST,
+    RUNNING,
+    SLACK,
+    TIGHTEST,
+    TRAIL,
+)
 
 needs_numba = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="needs numba"
@@ -264,6 +281,69 @@ class TestSearch:
             if possible:
                 offsets = [at * packed.unit for at in run.offsets]
                 assert not overlapping(made, dict(enumerate(offsets)))
+
+    @pytest.mark.parametrize("count", [40, 60])
+    def test_nothing_is_proved_wrongly(self, count: int) -> None:
+        """A rectangle with holes can be packed, however long that is searched for."""
+        for seed in range(30):
+            draw = random.Random(seed)
+            made = [
+                buffer
+                for buffer in perfect(count, seed, steps=count // 2, height=256)
+                if draw.random() < 0.93
+            ]
+            packed = sections(made)
+            assert packed is not None
+            numbers = list(range(len(made)))
+            draw.shuffle(numbers)
+            for choice in (FEWEST, LOWEST, TIGHTEST):
+                run = Run(packed, 256 // packed.unit, numbers, choice)
+                status = run.go(1000, float("inf"), float("inf"))
+                assert status in (FOUND, RUNNING)
+                if status == FOUND:
+                    offsets = {
+                        buffer.id: at * packed.unit
+                        for buffer, at in zip(made, run.offsets, strict=True)
+                    }
+                    assert not overlapping(made, offsets)
+
+    def test_what_is_kept_up_to_date_is_what_it_means(self) -> None:
+        checked = 0
+        for seed in (1, 2, 6, 20):
+            packed = sections(perfect(60, seed, steps=30, height=256))
+            assert packed is not None
+            numbers = sorted(range(60), key=lambda b: (b * 7 + seed) % 60)
+            run = Run(packed, 270 // packed.unit, numbers, FEWEST)
+            while run.go(run.steps + 1, float("inf"), float("inf")) == RUNNING:
+                registers, cells = run.tree.registers, run.tree.cells
+                if registers[CHANGED] != run.tree.frames[registers[DEPTH] - 1][TRAIL]:
+                    continue  # in the middle of a dead end
+                checked += 1
+                for t in range(len(packed.totals)):
+                    live = [
+                        b for b in range(60) if packed.first[b] <= t < packed.last[b]
+                    ]
+                    left = [b for b in live if cells[AT][b] < 0]
+                    assert cells[LEFT][t] == len(left)
+                    if not left:
+                        continue
+                    ground = cells[GROUND][t]
+                    lows = [cells[LOW][b] for b in left]
+                    assert min(lows) == ground
+                    assert cells[COUNT][t] == lows.count(ground)
+                    rest = sum(packed.sizes[b] for b in left)
+                    assert cells[SLACK][t] == run.problem.capacity - ground - rest
+                for b in range(60):
+                    below = [
+                        cells[AT][c] + packed.sizes[c]
+                        for c in packed.neighbors[b]
+                        if cells[AT][c] >= 0
+                    ]
+                    if cells[AT][b] < 0:
+                        assert cells[LOW][b] >= max(below, default=0)
+                if run.steps > 400:
+                    break
+        assert checked > 100
 
     def test_a_capacity_below_the_bound_is_impossible(self) -> None:
         packed = sections(TRAP)
