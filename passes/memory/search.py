@@ -46,7 +46,7 @@ from .tree import (
     Tree,
 )
 
-RUN: Final = 1600
+LENGTH: Final = 1600
 """Steps of the first runs; each round of runs has a fifth more."""
 PATIENCE: float = 3.0
 """Seconds after which it pays to load the compiled search; it finds the same."""
@@ -79,15 +79,16 @@ def search(
     deadline. With ``compile`` false numba is not asked for: it may take its time.
     """
     taken = 0
-    compiling = time.monotonic() + PATIENCE if compile else float("inf")
+    patience = 0.0 if compiled.cache_info().currsize else PATIENCE
+    compiling = time.monotonic() + patience if compile else float("inf")
     if max(packed.totals, default=0) > capacity:
         return Outcome(None, True, 0)
     for number in itertools.count():
         if taken >= steps or time.monotonic() >= deadline:
             break
-        order, choice = _RUNS[number % len(_RUNS)]
-        run = _Run(packed, capacity, _ranked(packed, order, number), choice)
-        length = int(RUN * 1.2 ** (number // len(_RUNS)))
+        order, choice = RUNS[number % len(RUNS)]
+        run = Run(packed, capacity, ranked(packed, order, number), choice)
+        length = int(LENGTH * 1.2 ** (number // len(RUNS)))
         status = run.go(min(length, steps - taken), compiling, deadline)
         taken += run.steps
         if status == FOUND:
@@ -97,7 +98,7 @@ def search(
     return Outcome(None, False, taken)
 
 
-class _Run:
+class Run:
     """One run of the tree."""
 
     def __init__(
@@ -225,12 +226,12 @@ def _table(rows: int, columns: int) -> Table:
     return [[0] * columns for _ in range(rows)]
 
 
-def _ranked(
+def ranked(
     packed: Sections, order: Callable[[_Measures], tuple[float, ...]], number: int
 ) -> list[int]:
     """Buffers by falling measures, blurred after the first round."""
     count = len(packed.sizes)
-    blur = random.Random(number) if number >= len(_RUNS) else None
+    blur = random.Random(number) if number >= len(RUNS) else None
     keys: list[tuple[float, ...]] = []
     for b in range(count):
         a, z = packed.first[b], packed.last[b]
@@ -264,7 +265,7 @@ def _by_crowding(m: _Measures) -> tuple[float, ...]:
     return m.crowding, m.area, m.life
 
 
-_RUNS: Final[tuple[tuple[Callable[[_Measures], tuple[float, ...]], int], ...]] = (
+RUNS: Final[tuple[tuple[Callable[[_Measures], tuple[float, ...]], int], ...]] = (
     (_by_size, FEWEST),
     (_by_life, FEWEST),
     (_by_life, TIGHTEST),

@@ -108,3 +108,24 @@ def least_peak(buffers: Sequence[Buffer]) -> int:
             placed.append((buffer, low))
         best = min(best, max((at + b.size for b, at in placed), default=0))
     return best
+
+
+def fits(buffers: Sequence[Buffer], capacity: int) -> bool:
+    """Whether some packing fits, by trying all offsets in the order of starts."""
+    order = sorted(buffers, key=lambda b: (b.lower, -b.size))
+
+    def placed(done: list[tuple[Buffer, int]]) -> bool:
+        if len(done) == len(order):
+            return True
+        buffer = order[len(done)]
+        taken = 0
+        for other, at in done:
+            if other.upper > buffer.lower:
+                taken |= ((1 << other.size) - 1) << at
+        own = (1 << buffer.size) - 1
+        return any(
+            taken & own << at == 0 and placed([*done, (buffer, at)])
+            for at in range(capacity - buffer.size + 1)
+        )
+
+    return placed([])

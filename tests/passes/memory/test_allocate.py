@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from packings import (
     every_instance,
+    fits,
     least_peak,
     overlapping,
     peak,
@@ -25,8 +27,25 @@ from graphopt.passes.memory import (
     pack,
 )
 from graphopt.passes.memory.greedy import greedy
-from graphopt.passes.memory.search import search
+from graphopt.passes.memory.search import RUNS, Run, ranked, search
 from graphopt.passes.memory.sections import sections
+from graphopt.passes.memory.tree import (
+    AT,
+    CHANGED,
+    COUNT,
+    DEPTH,
+    EXHAUSTED,
+    FEWEST,
+    FOUND,
+    GROUND,
+    LEFT,
+    LOW,
+    LOWEST,
+    RUNNING,
+    SLACK,
+    TIGHTEST,
+    TRAIL,
+)
 
 needs_numba = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="needs numba"
@@ -58,6 +77,26 @@ def lives(draw: st.DrawFn, count: int = 6, sizes: int = 9) -> list[Buffer]:
         upper = lower + draw(st.integers(1, 5))
         made.append(Buffer(i, lower, upper, draw(st.integers(0, sizes))))
     return made
+
+
+@st.composite
+def tight(draw: st.DrawFn) -> list[Buffer]:
+    """What is left of `GAP` if some are cut up, and others come to them."""
+    rows = [(b.lower, b.upper, b.size) for b in GAP]
+    for _ in range(draw(st.integers(0, 2))):
+        lower, upper, size = rows.pop(draw(st.integers(0, len(rows) - 1)))
+        if size > 1 and draw(st.booleans()):
+            part = draw(st.integers(1, size - 1))
+            rows += [(lower, upper, part), (lower, upper, size - part)]
+        else:
+            step = draw(st.integers(lower, upper - 1))
+            rows += [(lower, step, size)] if step > lower else []
+            rows.append((step, upper, size))
+    for _ in range(draw(st.integers(0, 2))):
+        lower = draw(st.integers(0, 7))
+        upper = draw(st.integers(lower + 1, 8))
+        rows.append((lower, upper, draw(st.integers(1, 2))))
+    return buffers(*draw(st.permutations(rows)))
 
 
 class TestBuffer:
@@ -227,6 +266,84 @@ class TestSearch:
         assert search(packed, 500, 8000, compile=False) == first
         assert search(packed, 500, first.steps, compile=False) == first
         assert search(packed, 500, first.steps - 1, compile=False).offsets is None
+
+    @settings(max_examples=150, deadline=None)
+    @given(tight(), st.integers(0, 1))
+    def test_proofs_are_right(self, made: list[Buffer], more: int) -> None:
+        packed = sections(made)
+        assert packed is not None
+        capacity = lower_bound(made) + more
+        possible = fits(made, capacity)
+        for order, choice in RUNS:
+            run = Run(packed, capacity // packed.unit, ranked(packed, order, 0), choice)
+            status = run.go(5000, float("inf"), float("inf"))
+            assert status == (FOUND if possible else EXHAUSTED)
+            if possible:
+                offsets = [at * packed.unit for at in run.offsets]
+                assert not overlapping(made, dict(enumerate(offsets)))
+
+    @pytest.mark.parametrize("count", [40, 60])
+    def test_nothing_is_proved_wrongly(self, count: int) -> None:
+        """A rectangle with holes can be packed, however long that is searched for."""
+        for seed in range(30):
+            draw = random.Random(seed)
+            made = [
+                buffer
+                for buffer in perfect(count, seed, steps=count // 2, height=256)
+                if draw.random() < 0.93
+            ]
+            packed = sections(made)
+            assert packed is not None
+            numbers = list(range(len(made)))
+            draw.shuffle(numbers)
+            for choice in (FEWEST, LOWEST, TIGHTEST):
+                run = Run(packed, 256 // packed.unit, numbers, choice)
+                status = run.go(1000, float("inf"), float("inf"))
+                assert status in (FOUND, RUNNING)
+                if status == FOUND:
+                    offsets = {
+                        buffer.id: at * packed.unit
+                        for buffer, at in zip(made, run.offsets, strict=True)
+                    }
+                    assert not overlapping(made, offsets)
+
+    def test_what_is_kept_up_to_date_is_what_it_means(self) -> None:
+        checked = 0
+        for seed in (1, 2, 6, 20):
+            packed = sections(perfect(60, seed, steps=30, height=256))
+            assert packed is not None
+            numbers = sorted(range(60), key=lambda b: (b * 7 + seed) % 60)
+            run = Run(packed, 270 // packed.unit, numbers, FEWEST)
+            while run.go(run.steps + 1, float("inf"), float("inf")) == RUNNING:
+                registers, cells = run.tree.registers, run.tree.cells
+                if registers[CHANGED] != run.tree.frames[registers[DEPTH] - 1][TRAIL]:
+                    continue  # in the middle of a dead end
+                checked += 1
+                for t in range(len(packed.totals)):
+                    live = [
+                        b for b in range(60) if packed.first[b] <= t < packed.last[b]
+                    ]
+                    left = [b for b in live if cells[AT][b] < 0]
+                    assert cells[LEFT][t] == len(left)
+                    if not left:
+                        continue
+                    ground = cells[GROUND][t]
+                    lows = [cells[LOW][b] for b in left]
+                    assert min(lows) == ground
+                    assert cells[COUNT][t] == lows.count(ground)
+                    rest = sum(packed.sizes[b] for b in left)
+                    assert cells[SLACK][t] == run.problem.capacity - ground - rest
+                for b in range(60):
+                    below = [
+                        cells[AT][c] + packed.sizes[c]
+                        for c in packed.neighbors[b]
+                        if cells[AT][c] >= 0
+                    ]
+                    if cells[AT][b] < 0:
+                        assert cells[LOW][b] >= max(below, default=0)
+                if run.steps > 400:
+                    break
+        assert checked > 100
 
     def test_a_capacity_below_the_bound_is_impossible(self) -> None:
         packed = sections(TRAP)
