@@ -53,7 +53,7 @@ def unmoved(value: Value, axis: int) -> Value:
     if isinstance(value, Sub):
         x, top = value.operands
         found = one_axis(top, ReduceMax)
-        if x is not None and found == (x, axis) and same_type(x, value):
+        if x is not None and found == (x, axis):
             return x
     return value
 

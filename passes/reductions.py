@@ -74,7 +74,7 @@ def sum_of_products(op: ReduceSum, scene: Scene) -> Outcome:
     shape = None if weight.constant is None else static_shape(weight)
     if shape is None or not op.dtype.is_float or axes != (x.rank - 1,):
         return None
-    if x.rank < 2 or not stretches_nothing(weight, x) or x.rank != product.rank:
+    if x.rank < 2 or not stretches_nothing(weight, x):
         return miss("the weights stretch it", weight)
     if not shape or any(dim != 1 for dim in shape[:-1]) or shape[-1] == 1:
         return miss("the weights are no vector along the summed axis", weight)

@@ -11,6 +11,7 @@ _SOONER = "what is left out here is found to be nothing a step later"
 _REQUIRED = "a required operand is never absent; the test is for the type checker"
 _SAMPLE = "the sample only saves reading: what is alike in it is compared whole"
 _DEFAULT = "it is the default"
+_TYPED = "what is computed with a constant has its element type"
 
 EQUIVALENT: dict[str, str] = {
     "affine.is_shared: tensor.nbytes > SHARED_LIMIT"
@@ -31,6 +32,7 @@ EQUIVALENT: dict[str, str] = {
     "casts.cast_like: op.attrs.get('saturate', 1) => op.attrs.get('saturate', 2)": (
         "every CastLike has the attribute, as its schema states a default"
     ),
+    "causal.is_causal: return False => return True (number 5)": _REQUIRED,
     "fold._folded: isinstance(op, Constant | Shape | Size) or not isinstance(op,"
     " Computed) => not isinstance(op, Computed)": (
         "a Constant is not computed, and what a constant's Shape and Size are is known"
@@ -70,6 +72,20 @@ EQUIVALENT: dict[str, str] = {
     " => int(known) if known == int(known) else 1001": (
         "it stands for no power at all, and 1001 is as far from 2 and 3"
     ),
+    "raise_softmax.logarithm: found is None or not isinstance(found[0], Exp) or"
+    " found[0].operands[0] is None => found is None or not isinstance(found[0], Exp)": (
+        _REQUIRED
+    ),
+    "reductions.largest_of_all: made.op is None or not scene.says(made.op)"
+    " => not scene.says(made.op)": _REQUIRED,
+    "reductions.softmax_of_shifted: np.max(np.abs(given), initial=0) *"
+    " _unit(op.dtype) > ROUNDED => np.max(np.abs(given), initial=0) * _unit(op.dtype)"
+    " >= ROUNDED": _CHOICE,
+    "reductions.softmax_of_shifted: op.dtype is None or np.max(np.abs(given),"
+    " initial=0) * _unit(op.dtype) > ROUNDED => np.max(np.abs(given), initial=0) *"
+    " _unit(op.dtype) > ROUNDED": _TYPED,
+    "reductions.sum_of_products: x is None or weight is None or x.rank is None or"
+    " (op.dtype is None) => x is None or weight is None or x.rank is None": _TYPED,
     "regions.constant_capture: if not dropped: return None => pass": _SOONER,
     "sequences._parts: len(sizes) > 256 => len(sizes) >= 256": _CHOICE,
     "shapes._atom: Gather(ShapeOp(parameter), where, axis=0)"

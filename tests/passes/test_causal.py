@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from equations import M, N, const, ints, param, typed
 
+from graphopt.dims import equal
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
@@ -16,6 +17,7 @@ from graphopt.ops import (
     GreaterOrEqual,
     Less,
     LessOrEqual,
+    Mul,
     Not,
     Or,
     Range,
@@ -31,8 +33,10 @@ PADDING = param("padding", 2, 1, 1, N, dtype=DType.BOOL)
 
 
 def numbers(*axes: int, start: int = 0, step: int = 1) -> Value:
-    ends = const(start, DType.I64), Squeeze(LENGTH), const(step, DType.I64)
-    return Unsqueeze(Range(*ends), ints(*axes))
+    """As many as `LENGTH` says, along an axis among those of one."""
+    first, apart = const(start, DType.I64), const(step, DType.I64)
+    end = Add(Mul(Squeeze(LENGTH), apart), first)
+    return Unsqueeze(Range(first, end, apart), ints(*axes))
 
 
 COLUMN, ROW = numbers(0, 1, 2), numbers(0, 1, 3)
@@ -66,6 +70,8 @@ def test_other_conditions() -> None:
         Less(COLUMN, ROW),
         Greater(ROW, COLUMN),
         Not(CAUSAL),
+        Not(LessOrEqual(ROW, COLUMN)),
+        Not(GreaterOrEqual(COLUMN, ROW)),
         Or(CAUSAL, CAUSAL),
         Not(Or(CAUSAL, CAUSAL)),
         PADDING,
@@ -111,9 +117,13 @@ def test_counts() -> None:
     assert not counts(COLUMN, 2, N)
     assert not counts(COLUMN, 1, M)
     assert not counts(numbers(), 2, N)
+    assert not counts(numbers(start=1), 1, N)
+    assert not counts(numbers(step=2), 1, N)
+    assert equal(numbers(start=1).shape[0], N)  # type: ignore[index]
+    assert equal(numbers(step=2).shape[0], N)  # type: ignore[index]
     assert not counts(param("n", 1, N, dtype=DType.I64), 1, N)
     assert not counts(typed("any", TensorType(DType.I64)), 1, N)
-    assert not counts(const(np.zeros((2, 3)), DType.I64), 1, 3)
+    assert not counts(const(np.arange(6).reshape(2, 3), DType.I64), 1, 3)
     assert counts(const([0, 1, 2], DType.I64), 1, 3)
     assert not counts(const([0, 1, 1], DType.I64), 1, 3)
 
@@ -126,6 +136,9 @@ def test_splitting() -> None:
     found = split_causal(And(CAUSAL, PADDING), N, N)
     assert found is not None
     assert found.rest is PADDING
+    found = split_causal(And(CAUSAL, near), N, N)
+    assert found is not None
+    assert found.rest is near
     found = split_causal(And(And(PADDING, CAUSAL), And(near, CAUSAL)), N, N)
     assert found is not None
     assert found.rest is And(PADDING, near)
@@ -139,6 +152,15 @@ def test_splitting() -> None:
 
 def test_what_each_query_sees() -> None:
     assert sees_a_key(CAUSAL)
+    few = Unsqueeze(
+        Range(
+            const(0, DType.I64),
+            Squeeze(Shape(param("y", M, 4), start=0, end=1)),
+            const(1, DType.I64),
+        ),
+        ints(1),
+    )
+    assert sees_a_key(LessOrEqual(COLUMN, few))
     assert sees_a_key(truths(np.tri(3, 5)))
     assert sees_a_key(truths([[0, 1], [1, 0]]))
     assert sees_a_key(truths([0, 1]))

@@ -21,6 +21,7 @@ from graphopt.ops import (
     ReduceMax,
     ReduceMean,
     ReduceSum,
+    Relu,
     Softmax,
     Sub,
 )
@@ -61,6 +62,7 @@ def test_what_is_no_softmax() -> None:
     misses(r.softmax, Div(power, total(Exp(Mul(X, const(2.0))))))
     misses(r.softmax, Div(power, ReduceMean(power, ints(-1))))
     misses(r.softmax, Mul(power, Div(const(2.0), total(power))))
+    misses(r.softmax, Div(Relu(X), total(Relu(X))))
     misses(r.softmax, (Div(power, total(power)), power), "read elsewhere")
     square = param("square", 4, 4)
     power = Exp(square)
@@ -101,6 +103,11 @@ def test_what_is_no_log_softmax() -> None:
     misses(r.log_softmax, Sub(X, ReduceLogSumExp(X, ints(1, 2))))
     misses(r.log_softmax, Sub(X, Log(total(Exp(Sub(X, top(X)))))))
     misses(r.log_softmax, Sub(X, Log(total(X))))
+    misses(r.log_softmax, Sub(X, Add(Log(total(Exp(X))), top(X))))
+    low = Sub(X, top(X))
+    misses(r.log_softmax, Sub(X, Add(Log(total(Exp(low))), top(X, 1))))
+    double = Mul(X, const(2.0))
+    misses(r.log_softmax, Sub(X, Add(Log(total(Exp(double))), top(X))))
     other = param("other", N, 3, 4)
     misses(r.log_softmax, Sub(other, ReduceLogSumExp(X, ints(-1))))
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from equations import M, N, const, fires, ints, kinds, misses, param, random, rewritten
+from equations import (
+    M,
+    N,
+    const,
+    fires,
+    ints,
+    kinds,
+    misses,
+    param,
+    random,
+    rewritten,
+    typed,
+)
 
 from graphopt.ir import Value
 from graphopt.ops import (
@@ -29,7 +41,7 @@ from graphopt.ops import (
 )
 from graphopt.passes import reductions as r
 from graphopt.passes.reductions import Reductions
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 F64 = DType.F64
 X = param("x", N, 3, 4)
@@ -61,12 +73,18 @@ def test_other_dims() -> None:
     misses(r.dims_of_reduction, Squeeze(dropped, ints(1)), "other dims")
     two = ReduceSum(param("z", N, M, 5), ints(1), keepdims=0)
     misses(r.dims_of_reduction, Unsqueeze(two, ints(2)), "other dims")
+    nothing = ReduceSum(X, ints(), noop_with_empty_axes=1)
+    misses(r.dims_of_reduction, Reshape(nothing, ints(0, 0, 0)), "other dims")
+    target = typed("target", TensorType(DType.I64))
+    misses(r.dims_of_reduction, Reshape(kept, target))
+    misses(r.dims_of_reduction, Reshape(Relu(X), ints(-1)))
 
 
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_a_sum_of_products(keepdims: int) -> None:
     weights = random(4, dtype=F64)
-    for product in (Mul(WIDE, weights), Mul(WIDE, random(1, 4, dtype=F64))):
+    flat = Mul(param("flat", N, 4, dtype=F64), weights)
+    for product in (Mul(WIDE, weights), Mul(WIDE, random(1, 4, dtype=F64)), flat):
         done = rewritten(
             r.sum_of_products, ReduceSum(product, ints(-1), keepdims=keepdims)
         )
@@ -83,6 +101,7 @@ def test_sums_that_are_no_product() -> None:
     misses(r.sum_of_products, total(Mul(WIDE, weights), 1))
     misses(r.sum_of_products, total(Mul(WIDE, weights), 1, 2))
     misses(r.sum_of_products, total(Mul(WIDE, const(2.0, F64)), 2), "no vector")
+    misses(r.sum_of_products, total(Mul(WIDE, const([2.0], F64)), 2), "no vector")
     misses(r.sum_of_products, total(Mul(WIDE, random(3, 4, dtype=F64)), 2), "no vector")
     misses(r.sum_of_products, total(Mul(WIDE, random(2, 1, 3, 4, dtype=F64)), 3))
     misses(r.sum_of_products, total(Mul(WIDE, WIDE), 2))
@@ -90,6 +109,15 @@ def test_sums_that_are_no_product() -> None:
     misses(r.sum_of_products, (total(product, 2), Relu(product)))
     whole = Mul(param("i", N, 4, dtype=DType.I32), const([1, 2, 3, 4], DType.I32))
     misses(r.sum_of_products, total(whole, 1))
+    misses(r.sum_of_products, total(Add(WIDE, weights), 2))
+    thin = Mul(param("thin", N, 3, 1, dtype=F64), weights)
+    misses(r.sum_of_products, total(thin, 2), "stretch")
+    more = Mul(param("flat", N, 4, dtype=F64), random(1, 1, 4, dtype=F64))
+    misses(r.sum_of_products, total(more, 2))
+    line = Mul(param("line", 4, dtype=F64), weights)
+    misses(r.sum_of_products, total(line, 0), "stretch")
+    any_rank = Mul(typed("any", TensorType(F64)), weights)
+    misses(r.sum_of_products, total(any_rank, -1))
 
 
 @pytest.mark.parametrize("kind", [Softmax, LogSoftmax])
@@ -99,6 +127,8 @@ def test_positions_of_a_softmax(kind: Any, position: Any) -> None:
     fires(r.position_of_softmax, position(soft, axis=-2), position(WIDE, axis=-2))
     misses(r.position_of_softmax, position(soft, axis=2), "two axes")
     misses(r.position_of_softmax, (position(soft, axis=1), soft), "elsewhere")
+    any_rank = kind(typed("any", TensorType(F64)), axis=1)
+    misses(r.position_of_softmax, position(any_rank, axis=1))
 
 
 @pytest.mark.parametrize("kind", [Softmax, LogSoftmax])
@@ -112,11 +142,13 @@ def test_a_shift_along_the_axis(kind: Any) -> None:
     misses(r.softmax_of_shifted, kind(Add(WIDE, const(-float("inf"), F64))), "finite")
     misses(r.softmax_of_shifted, kind(Add(WIDE, param("s", dtype=F64))))
     misses(r.softmax_of_shifted, kind(Sub(one, WIDE)))
+    any_rank = typed("any", TensorType(F64))
+    misses(r.softmax_of_shifted, kind(Add(any_rank, one)))
     narrow = param("n", 1, 4, dtype=F64)
     misses(r.softmax_of_shifted, kind(Add(narrow, column)), "stretches")
     rounded = "x is rounded beside it"
     misses(r.softmax_of_shifted, kind(Add(WIDE, const(1e30, F64))), rounded)
-    for dtype, most in ((DType.F32, 8192.0), (DType.F16, 1.0)):
+    for dtype, most in ((DType.F32, 8192.0), (DType.F16, 1.0), (DType.BF16, 0.125)):
         x = param("x", N, 3, 4, dtype=dtype)
         fires(r.softmax_of_shifted, kind(Sub(x, const(most, dtype))), kind(x))
         above = Add(x, const([[0.0], [most], [-2 * most]], dtype))
@@ -136,6 +168,12 @@ def test_the_largest_alone(largest: int) -> None:
     misses(r.largest_of_all, two[0])
     asked = TopK(WIDE, param("k", 1, dtype=DType.I64), axis=1).results
     misses(r.largest_of_all, asked[0])
+    small = TopK(param("i", N, 4, dtype=DType.I8), ints(1), axis=1, largest=largest)
+    misses(r.largest_of_all, small.results[0], "for other types", opset=11)
+    any_rank = TopK(typed("any", TensorType(F64)), ints(1), axis=1, largest=largest)
+    misses(r.largest_of_all, any_rank.results[0])
+    none = TopK(param("none", N, 0), ints(1), axis=1, largest=largest)
+    misses(r.largest_of_all, none.results[0])
 
 
 def test_of_equals_the_first_is_taken() -> None:
