@@ -22,7 +22,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from .states import States, State
+from .states import State, States
 
 
 @dataclass

@@ -27,7 +27,7 @@ GAIN: Final = 0.05
 """Tiles that need less memory by less than this share are no gain."""
 
 NEARER: Final = 0.995
-"""A step leaves at most this share of what is over: 50 layers are 50 steps."""
+"""A step leaves at most this share of what is over the budget."""
 
 FINEST: Final = 512
 """More tiles are not tried."""

@@ -62,7 +62,9 @@ def test_small_problems_are_solved(problem: Tasks) -> None:
 @settings(max_examples=80, deadline=None)
 def test_a_complete_search_decides(problem: Tasks) -> None:
     best = Plain(problem).least_peak()
-    space = States(problem, runs(problem, relations(problem.before, problem.file_order)))
+    space = States(
+        problem, runs(problem, relations(problem.before, problem.file_order))
+    )
     found = search(space, best, 10**6, Meter(10**6))
     assert found.order is not None
     assert peak(problem, found.order) == best
