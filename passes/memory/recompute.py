@@ -90,6 +90,8 @@ class _Search:
     def _look(self) -> None:
         self.lives, self.live = self._lived(self.graph, self.order)
         self.height = _height(self.live)
+        steps = enumerate(self.order)
+        self.made = {result: i for i, op in steps for result in op.results}
         self.last: dict[Value, int] = {}
         for number, op in enumerate(self.order):
             self.last.update({v: number for v in op.operands if v is not None})
@@ -162,7 +164,8 @@ class _Search:
             if here.isdisjoint(block.values)
         ]
         for block in sorted(blocks, key=lambda block: -block.size):
-            late = [v for v in block.values if self.last.get(v, -1) > step]
+            made = [v for v in block.values if self.made[v] < step]
+            late = [v for v in made if self.last.get(v, -1) > step]
             if len(late) == 1 and late[0] not in self.graph.outputs:
                 yield late[0]
 
