@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from graphopt import dims
 from graphopt.cost import op_cost
@@ -35,6 +35,10 @@ BINDABLE: Final = frozenset(
     )
 )
 """Element types whose buffers `binding` makes."""
+
+_NO_PATTERN: Final = (
+    "the pattern of the first run would take a block of its own in the second"
+)
 
 _CONVS: Final = frozenset(("Conv", "ConvTranspose", "FusedConv", "NhwcConv"))
 
@@ -88,9 +92,13 @@ _DISABLED: Final = "optimization.disable_specified_optimizers"
 
 def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
     """The recipe under which nodes run in the order of the file, or nearly so."""
-    session = {"execution_order": "PRIORITY_BASED"}
+    session: dict[str, Any] = {
+        "execution_order": "PRIORITY_BASED",
+        "enable_mem_pattern": False,
+    }
     reasons = {
-        "execution_order": "nodes run in the order of the file, which was planned"
+        "execution_order": "nodes run in the order of the file: it was planned",
+        "enable_mem_pattern": _NO_PATTERN,
     }
     declined: dict[str, tuple[str, ...]] = {}
     config = dict(recipe.config)
@@ -129,14 +137,13 @@ def bounded(recipe: Recipe, activations: int, resident: int) -> Recipe:
         "max_dead_bytes_per_chunk": "pieces are split, however little is left",
         "max_mem": "the block, and weights that are copied; more is an error",
     }
-    pattern = "the pattern of the first run would take a block of its own in the second"
     return replace(
         recipe,
         session={**recipe.session, "enable_mem_pattern": False},
         arena=one_block(activations, resident),
         reasons={
             **recipe.reasons,
-            "enable_mem_pattern": pattern,
+            "enable_mem_pattern": _NO_PATTERN,
             **{f"arena {name}": said for name, said in why.items()},
         },
     )
