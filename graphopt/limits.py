@@ -18,7 +18,7 @@ from .ir import Graph, Op
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
-from .passes.memory import SPACES, MemoryPlan, Space, plan_memory, recomputed
+from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
 from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
 from .report import mib, table
@@ -167,7 +167,7 @@ def fitted_to(
     the graph again with a pass that tiles. Raises DoesNotFit, which says what the
     smallest plan takes.
     """
-    sizes, space = usual(original), SPACES.get(target, Space())
+    sizes, space = usual(original), SPACES[target]
     plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
     best = Fitted(graph, plan, limits)
     if limits.hold(plan):

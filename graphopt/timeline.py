@@ -89,6 +89,15 @@ def memory_lines(found: Json) -> Iterator[str]:
     orders = found.get("orders")
     if orders and orders["best"] < orders["file"] and found["order"] == "file":
         yield f"in the best order that was found it is {mib(orders['best'])}"
+    if realised := found.get("realised"):
+        foreseen = found["peak_bytes"] + found["output_bytes"]
+        said = (
+            f"measured in {realised['target']}: {mib(realised['peak'])} for activations"
+            f" and outputs (planned: {mib(foreseen)})"
+        )
+        grown = realised["growth"]
+        more = "" if grown is None else f"; the process grows by {mib(grown)}"
+        yield said + more
     if found["without_size"]:
         yield f"not counted: {found['without_size']} values of unknown size"
     if not found["steps"]:

@@ -88,7 +88,7 @@ def test_what_fits_stays_as_it_is() -> None:
     fitted = result.report.memory
     assert fitted is not None
     assert (fitted.savings, fitted.tile) == ((), None)
-    assert fitted.plan.peak == 2 * 256 * 256 * 4
+    assert fitted.plan.peak == 256 * 256 * 4  # Softmax works in place
 
 
 def test_another_order_comes_first() -> None:
@@ -169,11 +169,12 @@ def test_cheap_values_are_made_again_where_an_order_is_not_enough() -> None:
     rows = x(128, 128)
     few = Parameter(TensorType(DType.I8, (128, 128)), "few")
     mask = ops.Cast(few, to=DType.F32)
+    wide, tall = x(128, 512, name="wide"), x(512, 128, name="tall")
     h: Value = rows
     for _ in range(3):
-        h = ops.MatMul(ops.MatMul(ops.Mul(h, mask), rows), rows)
-    graph = Graph([rows, few], [h])
-    result = graphopt.optimize(graph, max_activations=2 * 4 * 128 * 128 + 1024)
+        h = ops.MatMul(ops.MatMul(ops.Mul(h, mask), wide), tall)
+    graph = Graph([rows, few, wide, tall], [h])
+    result = graphopt.optimize(graph, max_activations=5 * 4 * 128 * 128 + 1024)
     fitted = result.report.memory
     assert fitted is not None
     assert fitted.savings[-1].what == "cheap values made again"

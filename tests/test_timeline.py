@@ -102,3 +102,16 @@ def test_a_graph_without_work_takes_nothing() -> None:
     found = memory_facts(plan_memory(graph), graph)
     assert (found["peak_bytes"], found["constant_bytes"]) == (0, 12)
     assert found["output_bytes"] == 64
+
+
+@pytest.mark.runtime
+def test_what_a_run_takes_is_measured(command: Command, model: Path) -> None:
+    pytest.importorskip("onnxruntime", minversion="1.32")
+    words = ("inspect", model, "--memory", "--measure", "--target", "ort-cpu")
+    code, out, _ = command(*words, "--json")
+    assert code == 0
+    found = json.loads(out)
+    foreseen = found["peak_bytes"] + found["output_bytes"]
+    assert found["realised"]["peak"] == pytest.approx(foreseen, rel=0.1)
+    assert "measured in ort-cpu" in command(*words)[1]
+    assert command(*words[:4])[0] == 2

@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --memory: ops as in the file, or in the best order that is found",
     )
     parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="with --memory: also run the file in the target (ort-cpu, xla-cpu), and"
+        " find what it really takes",
+    )
+    parser.add_argument(
         "-o",
         dest="output",
         type=Path,
@@ -159,6 +165,9 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
         "order": options.order,
         "orders": {"file": plan.peak, "best": best.peak},
     }
+    if options.measure:
+        with Slow(options, f"measuring in {name}"):
+            found["realised"] = realised(options, name, sizes)
     path: Path | None = options.output
     if path is not None:
         drawn = {".svg": memory_picture, ".html": memory_page}.get(path.suffix)
@@ -168,6 +177,26 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
         atomic_write(path, drawn(found, title).encode())
     say(options, memory_lines(found), target=name, **found)
     return 0
+
+
+def realised(
+    options: argparse.Namespace, target: str, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """What a run of the file takes in its runtime. Raises UsageError, MeterFailed."""
+    from ..inputs import random_inputs
+
+    inputs = random_inputs(load(options.model), options.seed, sizes)
+    if target == "ort-cpu":
+        from ..lowering.ort import meter as runtime
+        from ..lowering.ort.recipe import Recipe
+
+        recipe = Recipe.beside(options.model)
+        return vars(runtime.realised_peak(options.model, inputs, recipe=recipe))
+    if target == "xla-cpu":
+        from ..lowering.xla import meter as compiler
+
+        return vars(compiler.realised_peak(options.model, inputs))
+    raise UsageError(f"nothing is measured in {target}: name ort-cpu or xla-cpu")
 
 
 def at_sizes(graph: Graph, sizes: Mapping[str, int]) -> tuple[Graph, Mapping[str, int]]:

@@ -22,25 +22,13 @@ from graphopt.exporter.order import by_rank, source_order
 from graphopt.exporter.spelled import used_results
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops.constant import Constant
+from graphopt.passes.memory.space import IN_PLACE
 from graphopt.types import DType
 
 from .arena import Event, Free, Take, grown, most_in_use, smallest_block
 
 ALIASES: Final = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
 """Kinds whose result always is the memory of their first operand."""
-
-IN_PLACE: Final[Mapping[str, tuple[int, ...]]] = {
-    **dict.fromkeys(
-        (
-            *("Cast", "Celu", "Clip", "Elu", "HardSigmoid", "LeakyRelu", "LogSoftmax"),
-            *("Relu", "ScatterElements", "Selu", "Shrink", "Sigmoid", "Softmax"),
-            *("Softplus", "Softsign", "Tanh", "ThresholdedRelu", "Trilu"),
-        ),
-        (0,),
-    ),
-    **dict.fromkeys(("FusedConv", "com.microsoft.nchwc.Conv"), (3,)),
-}
-"""The operands whose memory the first result may have, if that is their last use."""
 
 HOISTED: Final = ("Shape", "Size")
 """Kinds that run as soon as they can, whatever the order of the file."""

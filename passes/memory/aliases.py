@@ -24,6 +24,18 @@ def viewed(op: Op, sizes: Sizes) -> Value | None:
     return source if same else None
 
 
+def overwritten(op: Op, sizes: Sizes) -> tuple[int, ...]:
+    """Operands over which the only result may be written here."""
+    allowed = sizes.space.in_place
+    if isinstance(allowed, bool):
+        return pointwise(op) if allowed else ()
+    if op.outs != 1:
+        return ()
+    given = [(i, op.operand(i)) for i in allowed.get(op.kind, ())]
+    (result,) = op.results
+    return tuple([i for i, v in given if v is not None and _fits(v, result)])
+
+
 def pointwise(op: Op) -> tuple[int, ...]:
     """Operands of which each result element reads the element in its own place.
 

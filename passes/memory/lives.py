@@ -17,7 +17,7 @@ from graphopt.exporter import source_order
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 
-from .aliases import pointwise, viewed
+from .aliases import overwritten, viewed
 from .sizes import Sizes
 from .space import Space
 
@@ -181,9 +181,7 @@ class _Lives:
         source = viewed(op, self.sizes)
         if source is not None and source in self.block_of:
             return self.block_of[source]
-        if not self.space.in_place:
-            return None
-        for place in pointwise(op):
+        for place in overwritten(op, self.sizes):
             operand = op.operands[place]
             block = None if operand is None else self.block_of.get(operand)
             if block is None or block.kind is not Kind.TEMPORARY:
@@ -200,7 +198,7 @@ class _Lives:
             return False
         inside = {v for v in op.operands if v is not None and v in self.block_of}
         others = [v for v in inside if self.block_of[v] is block]
-        places = [op.operands[i] for i in pointwise(op)]
+        places = [op.operands[i] for i in overwritten(op, self.sizes)]
         return all(value in places for value in others)
 
     def _read_last(self, value: Value) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from graphopt.ir import Graph, Op, Value
 
-from .aliases import pointwise, viewed
+from .aliases import overwritten, viewed
 from .lives import steps_of
 from .schedule import STEPS, Schedule, schedule
 from .sizes import Sizes
@@ -68,7 +68,7 @@ def tasks_of(graph: Graph, sizes: Sizes, need: Mapping[Op, int]) -> Tasks:
         operands = [v for v in op.operands if v is not None]
         reads = frozenset(buffer_of[v] for v in operands if v in buffer_of)
         after = frozenset(number[v.op] for v in operands if v.op in number)
-        over = _over(op, buffer_of, made, outputs) if space.in_place else ()
+        over = _over(op, sizes, buffer_of, made, outputs)
         tasks.append(
             Task(reads - {*made}, frozenset(made), after, need.get(op, 0), over)
         )
@@ -78,6 +78,7 @@ def tasks_of(graph: Graph, sizes: Sizes, need: Mapping[Op, int]) -> Tasks:
 
 def _over(
     op: Op,
+    sizes: Sizes,
     buffer_of: Mapping[Value, int],
     made: Sequence[int],
     outputs: frozenset[Value],
@@ -85,7 +86,7 @@ def _over(
     """Where the result may lie: an operand's buffer that nothing else here reads."""
     if len(made) != 1 or op.results[0] in outputs:
         return ()
-    places = pointwise(op)
+    places = overwritten(op, sizes)
     found = []
     for place in places:
         below = buffer_of.get(op.operands[place])  # type: ignore[arg-type]
