@@ -332,6 +332,7 @@ def test_a_recipe_holds_a_session_to_what_was_found(tmp_path: Path) -> None:
         bounded(Recipe("cuda"), found.peak, 0)
 
 
+@pytest.mark.slow
 def test_memory_is_never_more_than_in_the_order_of_the_runtime(tmp_path: Path) -> None:
     source, path = tmp_path / "model.onnx", tmp_path / "ordered.onnx"
     peaks = []

@@ -127,6 +127,7 @@ MODELS = {
     "branches": (BRANCHES, (4, 6)),
     "dropout": (DROPOUT, (4, 6)),
 }
+SLOW = ("layers", "skips", "dropout")
 
 
 def a_step(proto: onnx.ModelProto, shape: tuple[int, ...]) -> tuple[Steps, list[Any]]:
@@ -167,7 +168,13 @@ def segmented(steps: Steps, arguments: list[Any], plan: Retention | None) -> Ste
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in MODELS
+    ],
+)
 def test_steps_that_make_things_again_give_the_same_weights(name: str) -> None:
     with jax.enable_x64(True):
         steps, arguments = a_step(*MODELS[name])
@@ -208,6 +215,7 @@ def test_what_is_kept_is_what_jax_saves() -> None:
             assert f"name={name}" in text
 
 
+@pytest.mark.slow
 def test_fitting_within_a_budget_gives_the_same_curve() -> None:
     width, count = 16, 4096
     x = np.random.default_rng(0).normal(size=(count, width)).astype(np.float32)
@@ -234,6 +242,7 @@ def test_fitting_within_a_budget_gives_the_same_curve() -> None:
     np.testing.assert_allclose(less.losses, plain.losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_fits_says_which_would_do() -> None:
     x = np.arange(1024, dtype=np.float32).reshape(64, 16) / 1024
     options: dict[str, Any] = {"optimizer": optax.sgd(0.1), "loss": "mse"}
