@@ -44,7 +44,8 @@ def optimum(
 
     program = _Program(nodes, order, budget)
     rows, columns, entries = zip(*program.entries, strict=True)
-    matrix = coo_array((entries, (rows, columns)), (program.rows, program.columns))
+    places = tuple([np.asarray(each, np.int32) for each in (rows, columns)])
+    matrix = coo_array((entries, places), (program.rows, program.columns))
     found: Any = milp(
         program.costs(),
         integrality=program.whole(),
