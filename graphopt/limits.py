@@ -14,9 +14,10 @@ from typing import Any, Final
 from .cost import cost
 from .errors import GraphoptError, UsageError
 from .inputs import usual
-from .ir import Graph, Op
+from .ir import Graph, Op, Value, rebuild
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
+from .ops import Tiled
 from .ops.schema import LATEST
 from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
 from .passes.tiling import Flash, Tile
@@ -48,6 +49,8 @@ class Limits:
     activations: int | None = None
 
     def __post_init__(self) -> None:
+        if self.memory is None and self.activations is None:
+            raise UsageError("limits of memory need one: memory or activations")
         for size in (self.memory, self.activations):
             if size is not None and size <= 0:
                 raise UsageError(f"{size} bytes are no limit of memory")
@@ -115,6 +118,8 @@ class Fitted:
             reorder=True,
             seconds=SECONDS,
         )
+        if graph is self.graph and plan.peak > old.peak:
+            plan = old
         flops = [cost(g, _numbers(old.binding)).flops for g in (self.graph, graph)]
         more = [f for f in flops if isinstance(f, int)]
         saving = Saving(
@@ -134,6 +139,7 @@ class Fitted:
             "constant_bytes": plan.constants,
             "input_bytes": plan.inputs,
             "output_bytes": plan.outputs,
+            "without_size": len(plan.unknown),
             "sizes": dict(plan.binding),
             "steps": [vars(saving).copy() for saving in self.savings],
         }
@@ -149,9 +155,15 @@ class Fitted:
         rows = [
             (f"  {s.what}", mib(s.before), "-->", mib(s.after), _flops(s.flops))
             for s in self.savings
+            if s.after != s.before
         ]
         if rows:
             yield from table(rows)
+        if plan.unknown:
+            yield (
+                f"  not counted: {len(plan.unknown)} values whose size is not known"
+                " before a run"
+            )
 
 
 def fitted_to(
@@ -174,7 +186,13 @@ def fitted_to(
         return best
     best = best.improved("another order of the ops", graph, None)
     ordered = best
+
+    def tiles(tile: Tile) -> Graph:
+        made = remade(tile)
+        return made if target in PLATFORMS else written_out(made)
+
     wanted = limits.left(ordered.plan)
+    known = tuple(sorted(sizes.items()))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
         best = _with_copies(best, wanted)
     for _ in range(TRIES):
@@ -182,8 +200,8 @@ def fitted_to(
             return best
         if wanted < 1:
             break
-        tile = Tile(budget=wanted)
-        tiled = ordered.improved("tiles", remade(tile), tile)
+        tile = Tile(wanted, sizes=known)
+        tiled = ordered.improved("tiles", tiles(tile), tile)
         if tiled.plan.peak >= best.plan.peak:
             break
         best = tiled
@@ -191,9 +209,27 @@ def fitted_to(
         wanted = min(int(wanted * share), wanted - 1)
     if best.fits:
         return best
-    tile = Tile(budget=1)
-    least = ordered.improved("tiles", remade(tile), tile)
-    raise DoesNotFit(_refusal(min(best, least, key=lambda each: each.plan.peak)))
+    tile = Tile(1, sizes=known)
+    least = ordered.improved("tiles", tiles(tile), tile)
+    best = min(best, least, key=lambda each: each.plan.peak)
+    if best.fits:
+        return best
+    raise DoesNotFit(_refusal(best))
+
+
+def written_out(graph: Graph) -> Graph:
+    """The graph with its tiles as ops of their own, as ONNX has them.
+
+    So a plan sees all of them, and the order is one of these ops.
+    """
+
+    def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
+        made = op.with_operands(operands)
+        return made.body() if isinstance(made, Tiled) else made
+
+    while any(isinstance(op, Tiled) for op in graph.ops):
+        graph = rebuild(graph, build)
+    return graph
 
 
 def _with_copies(best: Fitted, wanted: int) -> Fitted:
@@ -211,15 +247,15 @@ def _with_copies(best: Fitted, wanted: int) -> Fitted:
 def _refusal(best: Fitted) -> str:
     plan, limits = best.plan, best.limits
     parts = []
-    if limits.memory is not None:
+    if limits.memory is not None and plan.resident > limits.memory:
         parts.append(
-            f"the smallest plan takes {mib(plan.resident)} with weights, inputs and"
-            f" outputs, over the {mib(limits.memory)} that it may:"
+            f"the smallest plan found takes {mib(plan.resident)} with weights, inputs"
+            f" and outputs, over the {mib(limits.memory)} that it may:"
             f" --max-memory {plan.resident} would do"
         )
     if limits.activations is not None and plan.peak > limits.activations:
         parts.append(
-            f"the smallest plan takes {mib(plan.peak)} for activations, over the"
+            f"the smallest plan found takes {mib(plan.peak)} for activations, over the"
             f" {mib(limits.activations)} that they may: --max-activations {plan.peak}"
             " would do"
         )

@@ -215,6 +215,10 @@ def shown_kinds(
 
 def mib(size: int) -> str:
     """Bytes, as people read them."""
+    if abs(size) < 10_000:
+        return f"{size:,} B"
+    if abs(size) < 1 << 20:
+        return f"{size / (1 << 10):,.1f} KiB"
     return f"{size / (1 << 20):,.2f} MiB"
 
 

@@ -87,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         return memory(options, graph)
     if options.output is not None:
         raise UsageError("-o draws a plan of the memory: add --memory")
+    if options.order != "file" or options.measure:
+        raise UsageError("--order and --measure are about memory: add --memory")
     if options.target is not None:
         return compile_only(options, graph)
     if options.precision or options.inputs:
@@ -151,7 +153,7 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
     from ..passes.memory import SPACES, plan_memory
     from ..timeline import memory_facts, memory_lines, memory_page, memory_picture
 
-    name = (options.target or "reference").partition(":")[0]
+    name = (options.target or "onnx").partition(":")[0]
     if name not in SPACES:
         raise UsageError(f"no target is called {name!r}{nearest(name, SPACES)}")
     graph, sizes = at_sizes(graph, usual(graph, sizes_of(options, graph)))

@@ -93,7 +93,8 @@ class Tiled(Composite, Control):
         rows = zip(self.axes, self.starts, self.steps, self.tiles, strict=True)
         found = []
         for axis, start, step, tile in rows:
-            size = tile.shape[axis] if tile.shape and axis < len(tile.shape) else None
+            inside = tile.shape is not None and 0 <= axis < len(tile.shape)
+            size = tile.shape[axis] if inside and tile.shape else None
             if not isinstance(size, int):
                 raise self.error(f"a tile of unknown size: {tile.type}, axis {axis}")
             found.append(Cut(axis, start, step, size))
@@ -116,9 +117,11 @@ class Tiled(Composite, Control):
             shape = None if operand is None else operand.shape
             extent = shape[cut.axis] if shape and cut.axis < len(shape) else None
             end = cut.at(count - 1)[1]
+            if not isinstance(extent, int):
+                raise self.error(f"tiles of a dim of unknown size: {extent}")
             if cut.start < 0 or cut.step < 0:
                 raise self.error(f"tiles begin at {cut.start} and go on by {cut.step}")
-            if isinstance(extent, int) and end > extent:
+            if end > extent:
                 raise self.error(f"the last tile ends at {end}, the dim at {extent}")
         types: list[Type] = [
             holds(formal.type, value.type)
@@ -329,6 +332,6 @@ def _reshaped(x: Value, first: int, last: int, middle: tuple[Any, ...]) -> Value
     assert shape is not None
     around = (*shape[:first], *shape[last:])
     if all(isinstance(dim, int) for dim in around):
-        return Reshape(x, vector(*shape[:first], *middle, *shape[last:]), allowzero=0)
+        return Reshape(x, vector(*shape[:first], *middle, *shape[last:]), allowzero=1)
     before, after = Shape(x, start=0, end=first), Shape(x, start=last)
     return Reshape(x, Concat(before, vector(*middle), after, axis=0))

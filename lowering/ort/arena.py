@@ -103,13 +103,15 @@ def _numbers(arena: Mapping[str, Any]) -> dict[str, int]:
         if name not in MEMBERS:
             raise UsageError(f"an arena has no {name!r}{nearest(name, MEMBERS)}")
         if name == "arena_extend_strategy":
-            if value not in STRATEGIES:
+            if not isinstance(value, str) or value not in STRATEGIES:
                 raise UsageError(
                     f"no arena grows by {value!r}{nearest(str(value), STRATEGIES)}"
                 )
             value = STRATEGIES[value]
         if not isinstance(value, int) or isinstance(value, bool):
             raise UsageError(f"{name} of an arena is a number of bytes, not {value!r}")
+        if not _UNSAID <= value < 1 << 63:
+            raise UsageError(f"{name} of an arena cannot be {value}")
         found[name] = value
     return found
 

@@ -20,8 +20,12 @@ def viewed(op: Op, sizes: Sizes) -> Value | None:
     if not sizes.space.views or not isinstance(op, Reshaping | Identity):
         return None
     (source, *_), (result,) = op.operands, op.results
-    same = source is not None and sizes.of(source) == sizes.of(result)
-    return source if same else None
+    if source is None or sizes.of(source) != sizes.of(result):
+        return None
+    tiled = (
+        sizes.space.padded and (source.shape or ())[-2:] != (result.shape or ())[-2:]
+    )
+    return None if tiled else source
 
 
 def overwritten(op: Op, sizes: Sizes) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final, Literal, TypeAlias
 
 from . import constraint
-from .buffers import Buffer, Packing, components, lower_bound, peak_of
+from .buffers import Buffer, Packing, components, lower_bound, peak_of, refuse_too_large
 from .greedy import greedy
 from .search import search
 from .sections import Sections, sections
@@ -23,6 +23,8 @@ COMPILING: Final = 20.0
 """Seconds that must be left for numba, as it may have to compile the search first."""
 
 Method: TypeAlias = Literal["search", "constraint"]
+
+
 METHODS: Final[tuple[Method, ...]] = ("search", "constraint")
 """What follows where greedy is above the bound: branch and bound; CP-SAT."""
 
@@ -73,6 +75,7 @@ def pack(
     if len(offsets) < len(given):
         raise ValueError("two buffers have the same id")
     budget = _Budget(steps, time.monotonic() + seconds)
+    refuse_too_large([buffer.size + alignment for buffer in given])
     sized = [
         replace(b, size=-(-b.size // alignment) * alignment) for b in given if b.size
     ]

@@ -57,7 +57,9 @@ class Plans:
         """The range of sizes that share a plan with this one."""
         if name not in self.buckets:
             return size
-        least = 0
+        if size < 1:
+            return size
+        least = 1
         for greatest in self.buckets[name]:
             if size <= greatest:
                 return least, greatest

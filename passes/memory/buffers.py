@@ -6,8 +6,23 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from graphopt.errors import GraphoptError
+
 Proof: TypeAlias = Literal["optimal", "bound", "none"]
 """What is known of a peak: the least; between it and a bound; nothing."""
+
+
+class TooLarge(GraphoptError):
+    """Sizes that no memory has; they come of a model's dims, or of those asked for."""
+
+    exit_code = 6
+
+
+def refuse_too_large(sizes: Iterable[int]) -> None:
+    """Raises TooLarge where offsets could be no 64-bit numbers."""
+    total = sum(sizes)
+    if total >= 1 << 62:
+        raise TooLarge(f"{total:,} bytes are more than any memory has")
 
 
 @dataclass(frozen=True, slots=True)

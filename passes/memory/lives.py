@@ -129,8 +129,9 @@ class _Lives:
         self.unknown: list[Value] = []
         self.last = _last_reads(order)
         self.views = _last_reads_through_views(order, self.last, sizes)
-        for parameter in graph.inputs:
-            self._open(Kind.INPUT, parameter, 0)
+        for parameter in graph.inputs:  # one with a default is a weight
+            kind = Kind.INPUT if parameter.default is None else Kind.CONSTANT
+            self._open(kind, parameter, 0)
         constants = [op for op in graph.ops if isinstance(op, Constant)]
         for constant in constants:
             self._open(Kind.CONSTANT, constant, 0)

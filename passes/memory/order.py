@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from graphopt.ir import Graph, Op, Value
 
 from .aliases import overwritten, viewed
+from .buffers import refuse_too_large
 from .lives import steps_of
 from .schedule import STEPS, Schedule, schedule
 from .sizes import Sizes
@@ -36,6 +37,7 @@ def least_order(
     number = {op: i for i, op in enumerate(ops)}
     known = [[number[op] for op in steps_of(graph, order)] for order in baselines]
     tasks = tasks_of(graph, sizes, need)
+    refuse_too_large(tasks.sizes)
     found = schedule(tasks, seconds=seconds, steps=steps, baselines=known)
     return tuple([ops[i] for i in found.order]), found
 

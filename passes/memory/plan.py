@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from graphopt.errors import UsageError
 from graphopt.ir import Graph, Op, Value
 
 from .allocate import pack
@@ -125,6 +126,7 @@ def plan_memory(
     be larger. Raises UsageError for an order that is none.
     """
     space = space or Space()
+    refuse_sizes(binding or {})
     sizes = Sizes(binding or {}, space)
     steps = steps_of(graph, order)
     nested = _nested(steps, sizes, seconds, reorder)
@@ -164,6 +166,15 @@ def plan_memory(
         method=packing.method,
         schedule=ordered,
     )
+
+
+def refuse_sizes(binding: Mapping[str, Size]) -> None:
+    """Raises UsageError for what is no size, nor a range of sizes."""
+    for name, size in binding.items():
+        least, greatest = size if isinstance(size, tuple) else (size, size)
+        whole = isinstance(least, int) and isinstance(greatest, int)
+        if not whole or not 0 <= least <= greatest:
+            raise UsageError(f"{size!r} is no size of {name!r}, nor a range of sizes")
 
 
 def _buffer(number: int, block: Block) -> Buffer:

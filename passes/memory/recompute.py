@@ -20,6 +20,7 @@ from .lives import ARENA, Lives, lives_of, steps_of
 from .ranges import Size, largest
 from .sizes import Sizes
 from .space import Space
+from .workspace import workspace
 
 SHARE: Final = 0.01
 """Of the operations of a graph, so many may be done again."""
@@ -98,7 +99,10 @@ class _Search:
         self.last.update(dict.fromkeys(self.graph.outputs, len(self.order)))
 
     def _lived(self, graph: Graph, order: Sequence[Op]) -> tuple[Lives, list[int]]:
-        lives = lives_of(graph, self.sizes, self.sizes.space, order=order)
+        need = {op: workspace(op, self.sizes, ()) for op in order if not op.bodies}
+        lives = lives_of(
+            graph, self.sizes, self.sizes.space, order=order, workspace=need
+        )
         changes = [0] * (len(order) + 1)
         for block in lives.blocks:
             if block.kind in ARENA:

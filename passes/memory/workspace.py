@@ -49,19 +49,19 @@ def _parts(op: Op, sizes: Sizes) -> Sequence[Value]:
 
 
 def _products(op: Op) -> Iterator[Value]:
-    """Products inside of a composite op that are of other dims than its results."""
+    """Products inside of a composite op that another product reads."""
     made = op.expansion if isinstance(op, Composite) else None
     if made is None:
         return
-    shapes = {result.shape for result in op.results}
     known = {value for value in op.operands if value is not None}
-    pending, seen = list(made), set(known)
+    pending, seen = [(value, False) for value in made], set[tuple[Value, bool]]()
     while pending:
-        value = pending.pop()
+        value, read = pending.pop()
         inner = value.op
-        if inner is None or value in seen:
+        if inner is None or value in known or (value, read) in seen:
             continue
-        seen.add(value)
-        if isinstance(inner, CONTRACTIONS) and inner.shape not in shapes:
+        seen.add((value, read))
+        product = isinstance(inner, CONTRACTIONS)
+        if product and read and (inner, False) not in seen:
             yield inner
-        pending.extend(v for v in inner.operands if v is not None)
+        pending.extend((v, read or product) for v in inner.operands if v is not None)

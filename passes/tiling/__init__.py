@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphopt.errors import UsageError
 from graphopt.ir import Graph
 from graphopt.pipeline import Pass
 from graphopt.rewrite import Log
@@ -21,7 +22,7 @@ class Tile(Pass):
     """Run what is largest at the peak in tiles, until activations fit into ``budget``.
 
     ``budget`` is in bytes; 0 is a fifth of the peak. ``steps`` bounds how many regions
-    are tiled.
+    are tiled; ``sizes`` are those of symbolic dims, 1 of the others.
 
     softmax(q @ k) @ v   -->   tiled(q[i:j]) {softmax(q @ k) @ v}
     """
@@ -29,13 +30,16 @@ class Tile(Pass):
     trades: ClassVar = True
     budget: int = 0
     steps: int = 100
+    sizes: tuple[tuple[str, int], ...] = ()
 
     def run(self, graph: Graph, log: Log) -> Graph:
-        meter = Meter(dict.fromkeys(symbols_of(graph), 1))
+        if self.budget < 0:
+            raise UsageError(f"tile(budget={self.budget}): no size of memory")
+        meter = Meter(dict.fromkeys(symbols_of(graph), 1) | dict(self.sizes))
         needs = meter.needs(graph)
         if not needs.steps:
             return graph
-        budget = self.budget or needs.peak // 5
+        budget = self.budget or max(1, needs.peak // 5)
         for _ in range(self.steps):
             if needs.peak <= budget:
                 break

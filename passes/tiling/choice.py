@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from graphopt.errors import TypeMismatch
 from graphopt.ir import Graph, Value
-from graphopt.rewrite import Miss, substitute
+from graphopt.rewrite import Miss
+from graphopt.substitution import RewriteLimit, substitute
 
 from .follow import Followed, follow
 from .growth import coarsest, grown
@@ -66,7 +68,10 @@ def best(needs: Needs, budget: int) -> Candidate | None:
             new = in_tiles(needs.graph, region.axes, value, dim, size)
             if isinstance(new, Miss):
                 break
-            made = substitute(needs.graph, new)
+            try:
+                made = substitute(needs.graph, new)
+            except (RewriteLimit, TypeMismatch):  # what reads it takes no tiles
+                break
             count = -(-value.shape[dim] // size)  # type: ignore[index]
             after = meter.needs(made)
             local = after.beside(needs, new.values())

@@ -231,7 +231,7 @@ def cast_to(x: Value, dtype: DType) -> Value:
 
 def _range(op: Range, operands: Operands, place: Place) -> Value | Miss:
     """range(a, b, d)[i:j] = a + d * (i, i + 1, …)"""
-    start, _, delta = op.operands
+    start, _, delta = operands
     assert start is not None
     assert start.dtype is not None
     return Add(start, Mul(delta, place.positions(start.dtype)))

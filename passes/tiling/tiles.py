@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from graphopt.errors import TypeMismatch
 from graphopt.index import Combiner
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Add, Concat, Constant, Expand, Max, Min, Mul, Slice, Tiled
@@ -49,6 +50,8 @@ def tile(
         return substitute(graph, new)
     except RewriteLimit:
         return miss("the region needs what is made from it", value)
+    except TypeMismatch as error:
+        return miss(f"what reads the region takes no tiles: {error.message}", value)
 
 
 def in_tiles(
@@ -68,7 +71,10 @@ def in_tiles(
     groups = _groups(found, extent, size)
     if isinstance(groups, Miss):
         return groups
-    return _Tiler(found).run(groups)
+    try:
+        return _Tiler(found).run(groups)
+    except TypeMismatch as error:  # dims that an op has as numbers
+        return miss(f"a tile does not fit: {error.message}", value)
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class _Tiler:
 
     def _merge(self, value: Value) -> Miss | None:
         combiner = self._combiner(value)
-        if combiner not in MERGES:
+        if combiner not in MERGES or value.dtype is DType.BOOL:
             return miss(f"parts of it cannot be combined by {combiner}", value)
         return None
 
@@ -180,7 +186,7 @@ class _Tiler:
             filled = [self._neutral(v) for v in self.merged]
             states = [v for v in filled if v is not None]
             if len(states) < len(filled):
-                return miss("the dims of a sum are not known", self.merged[0])
+                return miss("what its parts begin with is not known", self.merged[0])
         return self._tiled(group, states)
 
     def _neutral(self, value: Value) -> Value | None:

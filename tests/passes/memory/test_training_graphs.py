@@ -11,7 +11,13 @@ from graphopt import optimize
 from graphopt.importer import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph
-from graphopt.passes.memory import plan_memory, recomputed, run_in_arena, validate
+from graphopt.passes.memory import (
+    SPACES,
+    plan_memory,
+    recomputed,
+    run_in_arena,
+    validate,
+)
 from graphopt.reference import evaluate
 
 LAYERS, BATCH, WIDTH = 4, 256, 32
@@ -113,7 +119,7 @@ def test_values_are_made_again_within_their_share(share: float) -> None:
 
 def test_a_step_is_optimized_within_a_limit() -> None:
     graph = step()
-    peak = plan_memory(graph, reorder=True).peak
+    peak = plan_memory(graph, space=SPACES["onnx"], reorder=True).peak
     report = optimize(graph, max_activations=peak).report
     assert report.memory is not None
     assert report.memory.plan.peak <= peak
