@@ -7,11 +7,11 @@ and a read must find the value whole.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
 
-from graphopt import dims
 from graphopt.errors import GraphoptError
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
@@ -142,8 +142,10 @@ class _Step:
         type_ = None if value is None else value.type
         assert isinstance(type_, TensorType)
         assert type_.dtype is not None
-        count = largest(dims.product(type_.shape or ()), self.plan.binding)
-        assert count is not None
+        extents = [largest(dim, self.plan.binding) for dim in type_.shape or ()]
+        if None in extents:
+            raise self._wrong("has a place for what has no size", value)
+        count = math.prod(max(0, extent) for extent in extents if extent is not None)
         return -(-count * type_.dtype.bits // 8)
 
     def _wrong(self, what: str, value: Value | None) -> PlanIsWrong:
