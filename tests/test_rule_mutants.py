@@ -140,7 +140,10 @@ def test_mutants_of_rules_are_caught() -> None:
         "nothing notices these mutants; write a test,"
         f" or say in mutation_survivors why there can be none:{lines(unknown)}"
     )
-    noticed = [f"{key} ({found[key]})" for key in known if found.get(key)]
+    late = "the time limit"  # of which a busy machine is guilty, not the mutant
+    noticed = [
+        f"{key} ({found[key]})" for key in known if found.get(key) not in (None, late)
+    ]
     assert not noticed, f"mutation_survivors is out of date, caught:{lines(noticed)}"
     assert len(real) >= 100
     assert len(caught) >= 0.98 * len(real)
