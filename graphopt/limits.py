@@ -22,7 +22,7 @@ from .ops.schema import LATEST
 from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
 from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
-from .report import mib, table
+from .report import sized, table
 
 TRIES: Final = 4
 """How often tiles are made again where a plan shows that they were too large."""
@@ -149,11 +149,17 @@ class Fitted:
         plan = self.plan
         at = ", ".join(f"{name} = {size}" for name, size in plan.binding.items())
         yield (
-            f"memory{f' with {at}' if at else ''}: {mib(plan.resident)} resident, of"
-            f" which {mib(plan.peak)} activations"
+            f"memory{f' with {at}' if at else ''}: {sized(plan.resident)} resident, of"
+            f" which {sized(plan.peak)} activations"
         )
         rows = [
-            (f"  {s.what}", mib(s.before), "-->", mib(s.after), _flops(s.flops))
+            (
+                f"  {s.what}",
+                sized(s.before),
+                "-->",
+                sized(s.after),
+                _flops(s.flops),
+            )
             for s in self.savings
             if s.after != s.before
         ]
@@ -249,15 +255,15 @@ def _refusal(best: Fitted) -> str:
     parts = []
     if limits.memory is not None and plan.resident > limits.memory:
         parts.append(
-            f"the smallest plan found takes {mib(plan.resident)} with weights, inputs"
-            f" and outputs, over the {mib(limits.memory)} that it may:"
+            f"the smallest plan found takes {sized(plan.resident)} with weights, inputs"
+            f" and outputs, over the {sized(limits.memory)} that it may:"
             f" --max-memory {plan.resident} would do"
         )
     if limits.activations is not None and plan.peak > limits.activations:
         parts.append(
-            f"the smallest plan found takes {mib(plan.peak)} for activations, over the"
-            f" {mib(limits.activations)} that they may: --max-activations {plan.peak}"
-            " would do"
+            f"the smallest plan found takes {sized(plan.peak)} for activations, over"
+            f" the {sized(limits.activations)} that they may:"
+            f" --max-activations {plan.peak} would do"
         )
     return "; ".join(parts)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, TypeAlias
 
-from .report import Change, mib, shown_kinds
+from .report import Change, shown_kinds, sized
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -315,14 +315,14 @@ def _memory(report: Json) -> str:
         return ""
     rows = [
         f'<tr><td class="text">{escape(step["what"])}</td>'
-        f"<td>{mib(step['before'])}</td><td>{mib(step['after'])}</td>"
+        f"<td>{sized(step['before'])}</td><td>{sized(step['after'])}</td>"
         f"<td>{step['flops']:+,}</td></tr>"
         for step in memory["steps"]
     ]
     sizes = ", ".join(f"{escape(n)} = {size}" for n, size in memory["sizes"].items())
     said = (
-        f"<p>{mib(memory['resident_bytes'])} are resident at the peak, of which"
-        f" {mib(memory['activation_bytes'])} are activations"
+        f"<p>{sized(memory['resident_bytes'])} are resident at the peak, of which"
+        f" {sized(memory['activation_bytes'])} are activations"
         f"{f', with {sizes}' if sizes else ''}.</p>"
     )
     heads = (("step", "text"), ("before", ""), ("after", ""), ("operations", ""))

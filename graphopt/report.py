@@ -213,7 +213,7 @@ def shown_kinds(
     return [*ordered[:rows], (f"{len(rest)} other kinds", others)]
 
 
-def mib(size: int) -> str:
+def sized(size: int) -> str:
     """Bytes, as people read them."""
     if abs(size) < 10_000:
         return f"{size:,} B"

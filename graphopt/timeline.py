@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from .ir import Graph, Op, Value
 from .passes.memory.plan import MemoryPlan, Placement
 from .provenance import named_values, place
-from .report import mib, table
+from .report import sized, table
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -73,30 +73,30 @@ def memory_lines(found: Json) -> Iterator[str]:
         yield f"with {sizes}"
     proof = {
         "optimal": "no arena is smaller in this order",
-        "bound": f"no arena is under {mib(found['lower_bound_bytes'])} in this order",
+        "bound": f"no arena is under {sized(found['lower_bound_bytes'])} in this order",
         "none": "a smaller arena may do",
     }[found["proof"]]
     yield from table(
         [
-            ("activations, in one arena", mib(found["peak_bytes"])),
-            ("weights", mib(found["constant_bytes"])),
-            ("inputs", mib(found["input_bytes"])),
-            ("outputs", mib(found["output_bytes"])),
-            ("resident in all", mib(found["resident_bytes"])),
+            ("activations, in one arena", sized(found["peak_bytes"])),
+            ("weights", sized(found["constant_bytes"])),
+            ("inputs", sized(found["input_bytes"])),
+            ("outputs", sized(found["output_bytes"])),
+            ("resident in all", sized(found["resident_bytes"])),
         ]
     )
     yield proof
     orders = found.get("orders")
     if orders and orders["best"] < orders["file"] and found["order"] == "file":
-        yield f"in the best order that was found it is {mib(orders['best'])}"
+        yield f"in the best order that was found it is {sized(orders['best'])}"
     if realised := found.get("realised"):
         foreseen = found["peak_bytes"] + found["output_bytes"]
         said = (
-            f"measured in {realised['target']}: {mib(realised['peak'])} for activations"
-            f" and outputs (planned: {mib(foreseen)})"
+            f"measured in {realised['target']}: {sized(realised['peak'])} for"
+            f" activations and outputs (planned: {sized(foreseen)})"
         )
         grown = realised["growth"]
-        more = "" if grown is None else f"; the process grows by {mib(grown)}"
+        more = "" if grown is None else f"; the process grows by {sized(grown)}"
         yield said + more
     if found["without_size"]:
         yield f"not counted: {found['without_size']} values of unknown size"
@@ -107,13 +107,18 @@ def memory_lines(found: Json) -> Iterator[str]:
     yield ""
     yield f"most is live at step {step} of {len(found['steps'])}, {worst['op']}:"
     rows = [
-        (_named(b), b["type"], mib(b["bytes"]), f"steps {b['first']} to {b['last']}")
+        (
+            _named(b),
+            b["type"],
+            sized(b["bytes"]),
+            f"steps {b['first']} to {b['last']}",
+        )
         for b in found["at_peak"][:SHOWN]
     ]
     yield from (f"  {line}" for line in table(rows))
     rest = found["at_peak"][SHOWN:]
     if rest:
-        yield f"  and {len(rest)} more, {mib(sum(b['bytes'] for b in rest))}"
+        yield f"  and {len(rest)} more, {sized(sum(b['bytes'] for b in rest))}"
     yield ""
     yield from _sparkline(found)
 
@@ -139,7 +144,7 @@ def _sparkline(found: Json) -> Iterator[str]:
     ]
     most = max([1, *parts])
     row = "".join(_LEVELS[(len(_LEVELS) - 1) * part // most] for part in parts)
-    yield f"live bytes over {len(live)} steps, at most {mib(most)}"
+    yield f"live bytes over {len(live)} steps, at most {sized(most)}"
     yield row
 
 
@@ -200,9 +205,9 @@ def memory_picture(found: Json, title: str) -> str:
 def _subtitle(found: Json) -> str:
     sizes = ", ".join(f"{n} = {size}" for n, size in found["sizes"].items())
     bound = found["lower_bound_bytes"]
-    proof = "the least" if found["proof"] == "optimal" else f"at least {mib(bound)}"
-    said = f"arena {mib(found['peak_bytes'])} ({proof} in this order)"
-    return f"{said}, weights {mib(found['constant_bytes'])}; {sizes}".rstrip("; ")
+    proof = "the least" if found["proof"] == "optimal" else f"at least {sized(bound)}"
+    said = f"arena {sized(found['peak_bytes'])} ({proof} in this order)"
+    return f"{said}, weights {sized(found['constant_bytes'])}; {sizes}".rstrip("; ")
 
 
 def _axes(peak: int, top: int, height: int, name: str) -> Iterator[str]:
@@ -237,7 +242,7 @@ def _map(
         x = _LEFT + block["first"] * across
         width = (block["last"] - block["first"] + 1) * across
         said = (
-            f"{_named(block)}: {block['type']} {mib(block['bytes'])} at "
+            f"{_named(block)}: {block['type']} {sized(block['bytes'])} at "
             f"{block['offset']:,}, steps {block['first']} to {block['last']}"
         )
         colour = _WORKSPACE if block["kind"] == "workspace" else hue[block["op"]]

@@ -19,6 +19,7 @@ from graphopt.ir import Graph, Parameter, Value
 from graphopt.limits import DoesNotFit, Limits, parse_size
 from graphopt.passes.memory import plan_memory, validate
 from graphopt.types import DType, TensorType
+from graphopt.weights import Tensor
 
 
 def x(*shape: Any, name: str = "x") -> Parameter:
@@ -184,3 +185,11 @@ def test_cheap_values_are_made_again_where_an_order_is_not_enough() -> None:
     assert result.report.check is not None
     assert result.report.check.passed
     validate(fitted.plan, result.graph)
+
+
+def test_initializers_that_are_inputs_count_once() -> None:
+    weight = Tensor.of(np.ones((64, 64), np.float32))
+    w = Parameter(weight.type, "w", default=weight)
+    a = x(64, 64)
+    plan = plan_memory(Graph([a, w], [ops.MatMul(a, w)]))
+    assert (plan.inputs, plan.constants) == (64 * 64 * 4, 64 * 64 * 4)

@@ -131,6 +131,9 @@ def test_what_is_no_arena_is_refused() -> None:
         ({"max_men": 1}, "did you mean 'max_mem'"),
         ({"max_mem": "1"}, "max_mem of an arena is a number of bytes, not '1'"),
         ({"arena_extend_strategy": "kTwo"}, "no arena grows by 'kTwo'"),
+        ({"arena_extend_strategy": []}, "no arena grows by"),
+        ({"max_mem": -5}, "max_mem of an arena cannot be -5"),
+        ({"max_mem": 1 << 80}, "max_mem of an arena cannot be"),
     ):
         with pytest.raises(UsageError, match=said):
             Session(model, recipe=Recipe(arena=wrong))

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from graphopt import dims
 from graphopt.driver import optimize
+from graphopt.errors import UsageError
 from graphopt.exporter import to_proto
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Value
@@ -35,6 +36,8 @@ from graphopt.ops import (
     MatMul,
     MaxPool,
     Mul,
+    Neg,
+    Not,
     Pad,
     Range,
     ReduceMax,
@@ -44,6 +47,7 @@ from graphopt.ops import (
     Shape,
     Slice,
     Softmax,
+    Sub,
     Tiled,
     Transpose,
     Trilu,
@@ -489,3 +493,40 @@ def test_the_driver_runs_it_last_and_checks_the_result(target: str) -> None:
     assert not any(
         node.op_type == "Tiled" for node in to_proto(result.graph).graph.node
     )
+
+
+def test_a_range_of_computed_bounds_reads_them_from_outside_of_its_tiles() -> None:
+    x = param("x", 8, 4)
+    size = ReduceSum(Slice(Shape(x), ints(0), ints(1)), ints(0), keepdims=0)
+    stop = Mul(size, Constant(np.array(2)))
+    numbers = Range(Constant(np.array(0)), stop, Sub(size, Constant(np.array(7))))
+    graph = graph_of(Neg(numbers))
+    (out,) = graph.outputs
+    made = tile(graph, [numbers, out.op], out, 0, 4)  # type: ignore[list-item]
+    assert isinstance(made, Graph)
+    checked(graph, made)
+
+
+def test_truth_values_are_not_combined_by_max() -> None:
+    no = Not(param("x", 5, dtype=DType.BOOL))
+    most = ReduceMax(no, ints(0), keepdims=0)
+    made = tile(graph_of(most), [no, most], no, 0, 3)
+    assert isinstance(made, Miss)
+    assert "cannot be combined" in made.reason
+
+
+def test_a_budget_is_a_size() -> None:
+    small = graph_of(Add(param("x", 1, dtype=DType.U8), param("y", 1, dtype=DType.U8)))
+    assert Tile()(small) is small
+    with pytest.raises(UsageError, match="no size of memory"):
+        Tile(budget=-1)(small)
+
+
+def test_a_tile_that_does_not_fit_is_left_out() -> None:
+    """Like heads of detectors: rows that a Reshape takes apart by numbers."""
+    x = param("x", 1, 6, 40, 30)
+    rows = Transpose(Relu(Conv(x, random(6, 6, 3, 3), pads=[1] * 4)), perm=(0, 2, 3, 1))
+    graph = graph_of(Softmax(Reshape(rows, ints(1, -1, 2))))
+    for share in (2, 3, 5, 9):
+        made = Tile(budget=Meter({}).needs(graph).peak // share)(graph)
+        checked(graph, made)

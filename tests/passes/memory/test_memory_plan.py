@@ -29,6 +29,7 @@ from graphopt.passes.memory import (
 )
 from graphopt.passes.memory.aliases import pointwise
 from graphopt.passes.memory.buckets import Plans
+from graphopt.passes.memory.buffers import TooLarge
 from graphopt.passes.memory.lives import Kind
 from graphopt.passes.memory.ranges import largest
 from graphopt.reference import EvaluationFailed, Evaluator
@@ -373,3 +374,21 @@ def test_sizes_share_the_plan_of_their_bucket() -> None:
     bound = Plans(graph, space=BYTES)
     assert bound.at({"n": 3}) is bound.at({"n": 3})
     assert (bound.at({"n": 3}).peak, bound.at({"n": 5}).peak) == (48, 80)
+
+
+def test_attention_needs_its_scores_whatever_their_dims_are() -> None:
+    for size in (63, 64):
+        q, k, v = (x(1, 2, 64, size, name=n) for n in "qkv")
+        plan = plan_memory(Graph([q, k, v], [ops.Attention(q, k, v)]), space=BYTES)
+        assert plan.peak == 2 * 64 * 64 * 4
+
+
+def test_sizes_that_no_memory_has_are_refused() -> None:
+    huge = x(1 << 40, 1 << 40)
+    graph = Graph([huge], [ops.Softmax(ops.Softmax(huge))])
+    for reorder in (False, True):
+        with pytest.raises(TooLarge, match="more than any memory"):
+            plan_memory(graph, reorder=reorder)
+    for size in ((3, 2), -1, "4"):
+        with pytest.raises(UsageError, match="no size"):
+            plan_memory(graph, {"n": size})  # type: ignore[dict-item]
