@@ -3,7 +3,7 @@
 ONNX Runtime's own, which share names with ONNX's, are in `contrib`.
 """
 
-from . import contrib as contrib
+from . import contrib as contrib, mesh as mesh
 from .activation import (
     Celu as Celu,
     Elu as Elu,

@@ -1,0 +1,54 @@
+"""What partitioning gives: one local graph that every device of a mesh runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from graphopt.ir import Graph, Op, Value
+from graphopt.ops import Constant
+from graphopt.ops.mesh import OverMesh, Shard
+
+from .layout import Layout
+from .mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program for all devices of a mesh (single program, multiple data).
+
+    ``graph`` is what each device runs, on its parts: parameters and outputs have the
+    dims of a part, and `graphopt.ops.mesh` says what devices send each other. Its
+    inputs and outputs have the names and the order of the model's; ``inputs`` and
+    ``outputs`` say how these lie on the mesh. A weight that is split is a `Shard` of
+    its constant (a chain of them where several axes split it), so that a device reads
+    its part alone.
+    """
+
+    mesh: Mesh
+    graph: Graph
+    inputs: tuple[Layout, ...]
+    outputs: tuple[Layout, ...]
+    layouts: Mapping[Value, Layout] = field(default_factory=dict)
+    """Of values of the local graph, for reports."""
+
+    def collectives(self) -> Iterator[OverMesh]:
+        """The ops by which devices send each other something, bodies included."""
+        for _, op in self.graph.walk():
+            if isinstance(op, OverMesh) and op.communicates:
+                yield op
+
+
+def stored(value: Value) -> tuple[Constant, tuple[tuple[str, int, int], ...]] | None:
+    """The constant that a local value is a part of, and what splits it.
+
+    Splits are ``(mesh axis, ways, dim)``, in the order in which they are taken; none
+    for a replicated weight. None for what is no stored part of a weight.
+    """
+    splits: list[tuple[str, int, int]] = []
+    at: Op | None = value.op
+    while isinstance(at, Shard):
+        splits.append((at.axis, at.ways, at.dim))
+        (operand,) = at.operands
+        at = operand.op if operand is not None else None
+    return (at, tuple(reversed(splits))) if isinstance(at, Constant) else None
