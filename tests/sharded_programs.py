@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,18 +18,35 @@ import numpy as np
 
 from graphopt import Graph
 from graphopt.index import Replicated, Split
-from graphopt.ir import Parameter, Value
+from graphopt.ir import Op, Parameter, Value
 from graphopt.ops import (
     Add,
+    Cast,
+    Concat,
     Constant,
+    If,
+    Loop,
     MatMul,
+    Mul,
+    ReduceMax,
+    ReduceMin,
+    ReduceProd,
+    ReduceSum,
     Relu,
+    Scan,
+    Slice,
 )
 from graphopt.ops.mesh import (
+    Addend,
+    AllGather,
     AllReduce,
+    AllToAll,
+    Position,
+    ReduceScatter,
     Shard,
+    Shift,
 )
-from graphopt.passes.sharding import Mesh, Program
+from graphopt.passes.sharding import Layout, Mesh, Program
 from graphopt.types import DType, tensor
 
 R: Final = Replicated()
@@ -86,7 +104,225 @@ def megatron(layers: int = 2) -> Case:
     return Case(graph, Program(mesh, made, ((R,),), ((R,),)), {"x": normal(4, 32)})
 
 
-CASES: Final[dict[str, Callable[[], Case]]] = {"megatron": megatron}
+def fsdp() -> Case:
+    """Rows of the batch; weights stored in parts, gathered where they are read."""
+    mesh = Mesh.parse("data=8")
+    data = on(mesh, "data")
+    x, part = (Parameter(tensor(DType.F32, rows, 32), "x") for rows in (16, 2))
+    up, b, down = weight(32, 64), weight(64, seed=1), weight(64, 32, seed=2)
+    gathered = [AllGather(Shard(w, dim=0, **data), dim=0, **data) for w in (up, down)]
+    local = _mlp(part, gathered[0], b, gathered[1])
+    return _case(mesh, x, _mlp(x, up, b, down), part, local, (S(0),), (S(0),))
+
+
+def sequence() -> Case:
+    """Tokens are split between the layers, hidden features within."""
+    mesh = Mesh.parse("model=8")
+    model = on(mesh, "model")
+    x, part = (Parameter(tensor(DType.F32, 2, n, 32), "x") for n in (16, 2))
+    up, b, down = weight(32, 64), weight(64, seed=1), weight(64, 32, seed=2)
+    inner = _mlp(
+        AllGather(part, dim=1, **model),
+        Shard(up, dim=1, **model),
+        Shard(b, dim=0, **model),
+        Shard(down, dim=0, **model),
+    )
+    local = Add(part, ReduceScatter(inner, combiner="sum", dim=1, **model))
+    whole = Add(x, _mlp(x, up, b, down))
+    return _case(mesh, x, whole, part, local, (S(1),), (S(1),))
+
+
+def grid() -> Case:
+    """Batch and model; one weight is stored by both axes on one dim, model innermost."""
+    mesh = Mesh.parse("data=2,model=4")
+    data, model = on(mesh, "data"), on(mesh, "model")
+    x, part = (Parameter(tensor(DType.F32, rows, 32), "x") for rows in (8, 4))
+    up, b, down = weight(32, 64), weight(64, seed=1), weight(64, 32, seed=2)
+    stored = Shard(Shard(down, dim=0, **data), dim=0, **model)  # rows, in 8 parts
+    rows = AllGather(AllGather(stored, dim=0, **model), dim=0, **data)
+    local = AllReduce(
+        _mlp(
+            part,
+            Shard(up, dim=1, **model),
+            Shard(b, dim=0, **model),
+            Shard(rows, dim=0, **model),
+        ),
+        combiner="sum",
+        **model,
+    )
+    local = Shard(local, dim=1, **model)
+    layout = (S(0), S(1))
+    return _case(mesh, x, _mlp(x, up, b, down), part, local, (S(0), R), layout)
+
+
+def nested() -> Case:
+    """A dim in parts by two axes, of the input and of the output; one is moved."""
+    mesh = Mesh.parse("2x2x2")
+    y, z = on(mesh, "y"), on(mesh, "z")
+    x = Parameter(tensor(DType.F32, 16, 8), "x")
+    part = Parameter(tensor(DType.F32, 2, 8), "x")
+    local = AllToAll(Relu(part), dim=1, joined=0, **z)
+    local = AllToAll(AllGather(local, dim=1, **z), dim=1, joined=0, **y)
+    layout = (S(0), S(1), R)
+    return _case(mesh, x, Relu(x), part, local, (S(0), S(0), S(0)), layout)
+
+
+def places() -> Case:
+    """Devices by their number, addends, and what neighbours have."""
+    mesh = Mesh.parse("data=2,model=4")
+    model = on(mesh, "model")
+    x = Parameter(tensor(DType.F32, 16, 4), "x")
+    part = Parameter(tensor(DType.F32, 4, 4), "x")
+    number = Cast(Position(**model), to=DType.F32.value)
+    once = AllReduce(Addend(Constant(normal(4, 4)), **model), combiner="sum", **model)
+    ends = [Slice(part, ints(a), ints(b), ints(0)) for a, b in ((3, 4), (0, 1))]
+    before, after = (Shift(e, by=by, **model) for e, by in zip(ends, (1, -1)))
+    near = Add(Slice(Concat(before, part, axis=0), ints(0), ints(4), ints(0)), once)
+    near = Add(near, Slice(Concat(part, after, axis=0), ints(1), ints(5), ints(0)))
+    local = Add(near, number)
+
+    zeros = Constant(np.zeros((1, 4), np.float32))
+    rows = Constant(np.repeat(np.arange(4, dtype=np.float32), 4)[:, None])
+    again = Constant(np.tile(normal(4, 4), (4, 1)))
+    over = Slice(Concat(zeros, x, axis=0), ints(0), ints(16), ints(0))
+    under = Slice(Concat(x, zeros, axis=0), ints(1), ints(17), ints(0))
+    whole = Add(Add(Add(over, again), under), rows)
+    return _case(mesh, x, whole, part, local, (R, S(0)), (R, S(0)))
+
+
+def merged(kind: str, dtype: DType, reduce: type[Op]) -> Case:
+    """Parts of a reduced axis by their combiner: for all, and each to its place."""
+    mesh = Mesh.parse("8")
+    x8 = on(mesh, "x")
+    x, part = (Parameter(tensor(dtype, rows, 16, 3), "x") for rows in (24, 3))
+    axes = ints(0)
+    local = reduce(part, axes, keepdims=0)
+    one = reduce(reduce(part, axes, keepdims=0), ints(0, 1), keepdims=0)
+    whole = reduce(x, axes, keepdims=0)
+    graph = Graph([x], [whole, whole, reduce(x, ints(0, 1, 2), keepdims=0)])
+    outputs = [
+        AllReduce(local, combiner=kind, **x8),
+        ReduceScatter(local, combiner=kind, dim=0, **x8),
+        AllReduce(one, combiner=kind, **x8),
+    ]
+    made = Graph([part], outputs)
+    fed = np.random.default_rng(0).uniform(0.9, 1.1, (24, 16, 3))
+    array = fed.astype(np.float32) if dtype is DType.F32 else (fed > 0.9 + 0.1 / 16)
+    if dtype is DType.I64:
+        array = (fed * 1000).astype(np.int64) - 1000
+    program = Program(mesh, made, ((S(0),),), ((R,), (S(0),), (R,)))
+    return Case(graph, program, {"x": array})
+
+
+def turns() -> Case:
+    """Collectives and stored parts of weights in the bodies of a Loop and an If."""
+    mesh = Mesh.parse("model=8")
+    model = on(mesh, "model")
+    x = Parameter(tensor(DType.F32, 4, 32), "x")
+    sure = Parameter(tensor(DType.BOOL), "sure")
+    up, b, down = weight(32, 64), weight(64, seed=1), weight(64, 32, seed=2)
+    parts = (
+        Shard(up, dim=1, **model),
+        Shard(b, dim=0, **model),
+        Shard(down, dim=0, **model),
+    )
+
+    def over(share: bool) -> list[Value]:
+        state = Parameter(tensor(DType.F32, 4, 32), "state")
+        turn, keep = (
+            Parameter(tensor(DType.I64), "i"),
+            Parameter(tensor(DType.BOOL), "c"),
+        )
+        if share:
+            made: Value = AllReduce(_mlp(state, *parts), combiner="sum", **model)
+        else:
+            made = _mlp(state, up, b, down)
+        body = Graph([turn, keep, state], [keep, made, made])
+        limit, yes = Constant(np.array(3)), Constant(np.array(True))
+        end, rows = Loop(limit, yes, x, bodies=(body,)).results
+        then, other = Parameter(x.type, "a"), Parameter(x.type, "b")
+        doubled: Value = Add(then, then)
+        if share:
+            rest = Shard(other, dim=0, axis="model", ways=1)
+            tenth = Constant(np.float32(0.125))
+            doubled = AllReduce(Mul(doubled, tenth), combiner="sum", **model)
+        else:
+            rest = other
+        branch = If(
+            sure, end, bodies=(Graph([then], [doubled]), Graph([other], [Relu(rest)]))
+        )
+        return [branch, rows]
+
+    graph = Graph([x, sure], over(False), output_names=["y", "rows"])
+    made = Graph([x, sure], over(True), output_names=["y", "rows"])
+    program = Program(mesh, made, ((R,), (R,)), ((R,), (R,)))
+    return Case(graph, program, {"x": normal(4, 32), "sure": np.array(True)})
+
+
+def scanned() -> Case:
+    """Stored parts in the body of a Scan over what devices have of each slice."""
+    mesh = Mesh.parse("data=2,model=4")
+    data, model = on(mesh, "data"), on(mesh, "model")
+    w = weight(16, 16)
+
+    def over(rows: int, weight: Value, share: bool) -> tuple[Parameter, list[Value]]:
+        x = Parameter(tensor(DType.F32, 5, rows, 16), "x")
+        state, row = (Parameter(tensor(DType.F32, rows, 16), n) for n in ("s", "r"))
+        product: Value = MatMul(Add(state, row), weight)
+        if share:
+            product = AllGather(product, dim=1, **model)
+        total: Value = ReduceSum(row, ints(0), keepdims=0)
+        if share:
+            total = AllReduce(total, combiner="sum", **data)
+        body = Graph([state, row], [product, total])
+        zeros = Constant(np.zeros((rows, 16), np.float32))
+        return x, list(Scan(zeros, x, num_scan_inputs=1, bodies=(body,)).results)
+
+    x, whole = over(8, w, False)
+    part, local = over(4, Shard(w, dim=1, **model), True)
+    graph = Graph([x], whole, output_names=["y", "sums"])
+    made = Graph([part], local, output_names=["y", "sums"])
+    program = Program(mesh, made, ((S(1), R),), ((S(0), R), (R, R)))
+    return Case(graph, program, {"x": normal(5, 8, 16)})
+
+
+def ints(*values: int) -> Constant:
+    return Constant(np.array(values, np.int64))
+
+
+def _case(
+    mesh: Mesh,
+    x: Parameter,
+    whole: Value,
+    part: Parameter,
+    local: Value,
+    given: Layout,
+    left: Layout,
+) -> Case:
+    """Of one input and one output."""
+    graph = Graph([x], [whole], output_names=["y"])
+    made = Graph([part], [local], output_names=["y"])
+    assert x.shape is not None
+    array = normal(*x.shape)  # type: ignore[arg-type]
+    return Case(graph, Program(mesh, made, (given,), (left,)), {"x": array})
+
+
+CASES: Final[dict[str, Callable[[], Case]]] = {
+    "megatron": megatron,
+    "fsdp": fsdp,
+    "sequence": sequence,
+    "grid": grid,
+    "nested": nested,
+    "places": places,
+    "turns": turns,
+    "scanned": scanned,
+    "sum": partial(merged, "sum", DType.F32, ReduceSum),
+    "max": partial(merged, "max", DType.F32, ReduceMax),
+    "min": partial(merged, "min", DType.I64, ReduceMin),
+    "prod": partial(merged, "prod", DType.F32, ReduceProd),
+    "any": partial(merged, "max", DType.BOOL, ReduceMax),
+    "all": partial(merged, "min", DType.BOOL, ReduceMin),
+}
 
 
 def main(out: str, names: list[str]) -> None:

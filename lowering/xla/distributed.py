@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import os
+import sys
+from typing import Any, Final
 
 import jax
 
@@ -24,13 +26,13 @@ def join() -> None:
     asked = processes()
     if asked is None or jax.distributed.is_initialized():
         return
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    named = (
-        {} if asked.coordinator == AUTO else {"coordinator_address": asked.coordinator}
-    )
+    _keep_results_apart()
+    config: Any = jax.config
+    config.update("jax_cpu_collectives_implementation", "gloo")
+    address = None if asked.coordinator == AUTO else asked.coordinator
     try:
         jax.distributed.initialize(
-            **named,
+            address,
             num_processes=asked.count,
             process_id=asked.rank,
             initialization_timeout=_SECONDS,
@@ -45,3 +47,12 @@ def join() -> None:
 def is_first() -> bool:
     """True in the one process that writes files and says results."""
     return bool(jax.process_index() == 0)
+
+
+def _keep_results_apart() -> None:
+    """What libraries write to stdout, as gloo does, goes to stderr from now on."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        sys.stdout.flush()
+        results = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
+        os.dup2(2, 1)
+        sys.stdout = results

@@ -100,7 +100,7 @@ def whole_shape(
     ways = dict(mesh.axes)
     whole = list(shape)
     for dim, names in enumerate(spec):
-        for name in names or ():
+        for name in (names,) if isinstance(names, str) else names or ():
             whole[dim] *= ways[name]
     return tuple(whole)
 
