@@ -115,11 +115,11 @@ def fsdp() -> Case:
     return _case(mesh, x, _mlp(x, up, b, down), part, local, (S(0),), (S(0),))
 
 
-def sequence() -> Case:
+def sequence(ways: int = 8) -> Case:
     """Tokens are split between the layers, hidden features within."""
-    mesh = Mesh.parse("model=8")
+    mesh = Mesh.parse(f"model={ways}")
     model = on(mesh, "model")
-    x, part = (Parameter(tensor(DType.F32, 2, n, 32), "x") for n in (16, 2))
+    x, part = (Parameter(tensor(DType.F32, 2, n, 32), "x") for n in (16, 16 // ways))
     up, b, down = weight(32, 64), weight(64, seed=1), weight(64, 32, seed=2)
     inner = _mlp(
         AllGather(part, dim=1, **model),
@@ -133,14 +133,14 @@ def sequence() -> Case:
 
 
 def grid() -> Case:
-    """Batch and model; one weight is stored by both axes on one dim, model innermost."""
+    """Batch and model; a weight is stored by both axes on one dim, model innermost."""
     mesh = Mesh.parse("data=2,model=4")
     data, model = on(mesh, "data"), on(mesh, "model")
     x, part = (Parameter(tensor(DType.F32, rows, 32), "x") for rows in (8, 4))
     up, b, down = weight(32, 64), weight(64, seed=1), weight(64, 32, seed=2)
     stored = Shard(Shard(down, dim=0, **data), dim=0, **model)  # rows, in 8 parts
     rows = AllGather(AllGather(stored, dim=0, **model), dim=0, **data)
-    local = AllReduce(
+    total = AllReduce(
         _mlp(
             part,
             Shard(up, dim=1, **model),
@@ -150,7 +150,7 @@ def grid() -> Case:
         combiner="sum",
         **model,
     )
-    local = Shard(local, dim=1, **model)
+    local = Shard(total, dim=1, **model)
     layout = (S(0), S(1))
     return _case(mesh, x, _mlp(x, up, b, down), part, local, (S(0), R), layout)
 
@@ -176,7 +176,9 @@ def places() -> Case:
     number = Cast(Position(**model), to=DType.F32.value)
     once = AllReduce(Addend(Constant(normal(4, 4)), **model), combiner="sum", **model)
     ends = [Slice(part, ints(a), ints(b), ints(0)) for a, b in ((3, 4), (0, 1))]
-    before, after = (Shift(e, by=by, **model) for e, by in zip(ends, (1, -1)))
+    before, after = (
+        Shift(e, by=by, **model) for e, by in zip(ends, (1, -1), strict=True)
+    )
     near = Add(Slice(Concat(before, part, axis=0), ints(0), ints(4), ints(0)), once)
     near = Add(near, Slice(Concat(part, after, axis=0), ints(1), ints(5), ints(0)))
     local = Add(near, number)
@@ -207,11 +209,13 @@ def merged(kind: str, dtype: DType, reduce: type[Op]) -> Case:
     ]
     made = Graph([part], outputs)
     fed = np.random.default_rng(0).uniform(0.9, 1.1, (24, 16, 3))
-    array = fed.astype(np.float32) if dtype is DType.F32 else (fed > 0.9 + 0.1 / 16)
-    if dtype is DType.I64:
-        array = (fed * 1000).astype(np.int64) - 1000
+    made_of: dict[DType, Any] = {
+        DType.F32: fed.astype(np.float32),
+        DType.I64: (fed * 1000).astype(np.int64) - 1000,
+        DType.BOOL: fed > 0.9 + 0.1 / 16,
+    }
     program = Program(mesh, made, ((S(0),),), ((R,), (S(0),), (R,)))
-    return Case(graph, program, {"x": array})
+    return Case(graph, program, {"x": made_of[dtype]})
 
 
 def turns() -> Case:
@@ -243,15 +247,10 @@ def turns() -> Case:
         then, other = Parameter(x.type, "a"), Parameter(x.type, "b")
         doubled: Value = Add(then, then)
         if share:
-            rest = Shard(other, dim=0, axis="model", ways=1)
-            tenth = Constant(np.float32(0.125))
-            doubled = AllReduce(Mul(doubled, tenth), combiner="sum", **model)
-        else:
-            rest = other
-        branch = If(
-            sure, end, bodies=(Graph([then], [doubled]), Graph([other], [Relu(rest)]))
-        )
-        return [branch, rows]
+            eighth = Mul(doubled, Constant(np.float32(0.125)))
+            doubled = AllReduce(eighth, combiner="sum", **model)
+        bodies = Graph([then], [doubled]), Graph([other], [Relu(other)])
+        return [If(sure, end, bodies=bodies), rows]
 
     graph = Graph([x, sure], over(False), output_names=["y", "rows"])
     made = Graph([x, sure], over(True), output_names=["y", "rows"])
@@ -303,7 +302,7 @@ def _case(
     graph = Graph([x], [whole], output_names=["y"])
     made = Graph([part], [local], output_names=["y"])
     assert x.shape is not None
-    array = normal(*x.shape)  # type: ignore[arg-type]
+    array = normal(*x.shape)
     return Case(graph, Program(mesh, made, (given,), (left,)), {"x": array})
 
 

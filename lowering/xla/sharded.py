@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from graphopt.debug import timed
-from graphopt.errors import UnsupportedModel
+from graphopt.errors import UnsupportedModel, UsageError
 from graphopt.feeds import bind, widened
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.passes.sharding import Layout, Program
@@ -39,6 +39,7 @@ from .shards import (
 )
 from .steering import steering
 from .trace import Tracer, draws, on_device
+from .wire import Traffic, compiled as traffic_of
 
 Array = Any
 Arrays = Mapping[str, Array]
@@ -171,6 +172,7 @@ class ShardedProgram(Executable):
 
     ``devices`` are in the order of the mesh. Where they belong to several processes,
     all of them run the same program on the same inputs, and each has all outputs.
+    Raises UsageError where the mesh does not fit, UnsupportedModel as `Sharded`.
     """
 
     def __init__(
@@ -182,6 +184,12 @@ class ShardedProgram(Executable):
         precision: str = "highest",
     ) -> None:
         self.sharded = Sharded(program, devices, precision=precision)
+        taken = {d.process_index for d in self.sharded.mesh.devices.flat}
+        if idle := {d.process_index for d in devices} - taken:
+            raise UsageError(
+                f"the mesh {program.mesh} leaves process {min(idle)} without a device;"
+                " start fewer processes, or name a mesh of all devices"
+            )
         self.target = target
         self._programs: dict[Hashable, Any] = {}
         self._runs = 0
@@ -211,6 +219,10 @@ class ShardedProgram(Executable):
     def memory(self, inputs: Mapping[str, Array]) -> Memory:
         """What XLA says that the program takes on one device. Raises as `run`."""
         return memory_of(self.compiled(inputs))
+
+    def traffic(self, inputs: Mapping[str, Array]) -> Traffic:
+        """What each device sends in a run on inputs like these. Raises as `run`."""
+        return traffic_of(self.compiled(inputs).as_text())
 
     def compiled(self, inputs: Mapping[str, Array]) -> Any:
         """The program for inputs like these, a `jax.stages.Compiled`. Raises as run."""

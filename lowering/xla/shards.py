@@ -47,7 +47,7 @@ _ROWS_BYTES: Final = 1 << 22
 def device_mesh(mesh: Mesh, devices: Sequence[Any]) -> jax.sharding.Mesh:
     """The first devices in rows and columns; TPUs by the links between them.
 
-    Raises UsageError where there are too few, or a process would have none to run.
+    Raises UsageError where there are too few.
     """
     if len(devices) < mesh.devices:
         platform = devices[0].platform if devices else "no"
@@ -62,12 +62,6 @@ def device_mesh(mesh: Mesh, devices: Sequence[Any]) -> jax.sharding.Mesh:
             f" {len(devices)} {platform} devices{hint}"
         )
     taken = list(devices[: mesh.devices])
-    idle = {d.process_index for d in devices} - {d.process_index for d in taken}
-    if idle:
-        raise UsageError(
-            f"the mesh {mesh} leaves process {min(idle)} without a device; start fewer"
-            " processes, or name a mesh of all devices"
-        )
     if taken[0].platform == "tpu" and mesh.devices == len(devices):
         rows = mesh_utils.create_device_mesh(mesh.sizes, taken)
     else:
