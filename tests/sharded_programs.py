@@ -336,6 +336,7 @@ def main(out: str, names: list[str]) -> None:
 
     from graphopt.lowering.xla.distributed import is_first, join
     from graphopt.lowering.xla.sharded import ShardedProgram
+    from graphopt.lowering.xla.shards import bytes_held
 
     join()
     arrays: dict[str, Any] = {}
@@ -345,7 +346,14 @@ def main(out: str, names: list[str]) -> None:
         program = ShardedProgram(case.program, "xla-cpu", jax.devices())
         made = program(case.inputs)
         arrays |= {f"{name}/{output}": array for output, array in made.items()}
-        said[name] = dict(program.used())
+        traffic, memory = program.traffic(case.inputs), program.memory(case.inputs)
+        said[name] = {
+            **program.used(),
+            "sent": traffic.total,
+            "complete": traffic.complete,
+            "argument": memory.argument,
+            "weights": bytes_held(program.sharded.weights),
+        }
     if is_first():
         np.savez(f"{out}.npz", **arrays)
         Path(f"{out}.json").write_text(json.dumps(said))

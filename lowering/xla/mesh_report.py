@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -108,11 +108,12 @@ def examine_on_mesh(
     except jax.errors.JaxRuntimeError as error:
         raise refused(str(error), graph, {}) from error
     end = time.perf_counter()
-    first = sharded.mesh.devices.flat[0]
-    tpu = first.platform == "tpu"
-    count = program.mesh.devices
+    taken = list(sharded.mesh.devices.flat)
+    first, tpu = taken[0], taken[0].platform == "tpu"
+    if tpu:
+        used = {**used, "chips": _counts(taken, devices, lambda d: tuple(d.coords))}
     examined = Examined(
-        used={**used, "devices": {"program": count, "topology": len(devices)}},
+        used={**used, "devices": _counts(taken, devices, lambda d: d.id)},
         inputs={p.name: str(p.type) for p in sharded.interface.inputs},
         tpu=tpu,
         hbm_limit=hbm_limit(first) if tpu else None,
@@ -123,7 +124,14 @@ def examine_on_mesh(
     return MeshExamined(
         program.mesh,
         examined,
-        bytes_held(sharded.weights, program.mesh),
+        bytes_held(sharded.weights),
         traffic_of(made.as_text()),
         predicted(program),
     )
+
+
+def _counts(
+    taken: Sequence[Any], shown: Sequence[Any], of: Callable[[Any], Hashable]
+) -> dict[str, int]:
+    """How many there are, those of the program and all."""
+    return {"program": len({*map(of, taken)}), "topology": len({*map(of, shown)})}

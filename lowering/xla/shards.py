@@ -221,7 +221,7 @@ def type_of(value: Value) -> tuple[DType, tuple[int, ...]] | None:
     return (type_.dtype, tuple(shape)) if len(shape) == len(type_.shape) else None
 
 
-def bytes_held(weights: Mapping[str, Weight], mesh: Mesh) -> int:
+def bytes_held(weights: Mapping[str, Weight]) -> int:
     """Bytes of all weights on one device."""
     total = 0
     for weight in weights.values():
