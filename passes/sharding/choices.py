@@ -104,20 +104,13 @@ def is_legal(op: Op, choice: Choice, mesh: Mesh) -> bool:
     """True where the mesh divides everything, and the op can be built on the parts."""
     if all(way.strategy.axis is None and way.form == "plain" for way in choice.ways):
         return True  # replicated, or jointly linear
+    if not _divided(op, choice, mesh):
+        return False
     given: list[Value | None] = []
     for value, layout in zip(op.operands, choice.operands, strict=True):
-        if value is None or all(isinstance(s, Replicated) for s in layout):
-            given.append(value)
-            continue
-        part = part_type(value, layout, mesh)
-        if part is None:
-            return False
-        given.append(Parameter(part))
-    if any(
-        part_type(v, layout, mesh) is None
-        for v, layout in zip(op.results, choice.results, strict=True)
-    ):
-        return False
+        part = None if value is None else part_type(value, layout, mesh)
+        split = any(not isinstance(state, Replicated) for state in layout)
+        given.append(Parameter(part) if split and part is not None else value)
     return not isinstance(localized(op, choice, mesh, given), Miss)
 
 
@@ -125,6 +118,20 @@ def part_type(value: Value, layout: Layout, mesh: Mesh) -> TensorType | None:
     """The type of a device's part; None where the mesh does not divide a dim."""
     type_ = value.type
     return local_type(type_, layout, mesh) if isinstance(type_, TensorType) else None
+
+
+def _divided(op: Op, choice: Choice, mesh: Mesh) -> bool:
+    """True where the mesh divides all that the op takes and gives."""
+    pairs = [
+        *zip(op.operands, choice.operands, strict=True),
+        *zip(op.results, choice.results, strict=True),
+    ]
+    return all(
+        value is None
+        or all(isinstance(state, Replicated) for state in layout)
+        or part_type(value, layout, mesh) is not None
+        for value, layout in pairs
+    )
 
 
 def localized(
@@ -227,6 +234,8 @@ def _opened(
         if is_fixed(inner):
             continue
         chosen = choice_of(inner, [s.ways[inner] for s in spreads])
+        if not _divided(inner, chosen, mesh):
+            return Miss(f"the devices do not divide {inner.label} inside")
         given = [
             None if v is None else made.get(v, layout)
             for v, layout in zip(inner.operands, chosen.operands, strict=True)
@@ -237,8 +246,6 @@ def _opened(
         for value, layout, new in zip(
             inner.results, chosen.results, results, strict=True
         ):
-            if new.type != part_type(value, layout, mesh):
-                return Miss(f"the devices do not divide {value.type} inside")
             made.put(value, layout, new)
     return tuple(
         [

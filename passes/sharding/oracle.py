@@ -13,11 +13,12 @@ import numpy as np
 
 from graphopt.errors import UnsupportedModel
 from graphopt.feeds import bind
-from graphopt.index import Split
-from graphopt.ir import Op, Value
+from graphopt.index import Partial, Split
+from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
 from graphopt.ops.mesh import MERGES, OverMesh
 from graphopt.reference import Evaluator
+from graphopt.types import TensorType
 
 from .layout import Layout
 from .mesh import Mesh
@@ -58,16 +59,13 @@ def run(
     return made
 
 
-def _whole(program: Program) -> Any:
+def _whole(program: Program) -> Graph:
     """A graph with the inputs of the model, to bind arrays to."""
-    from graphopt.ir import Graph, Parameter
-    from graphopt.types import TensorType
-
     inputs = []
     for parameter, layout in zip(program.graph.inputs, program.inputs, strict=True):
         type_ = parameter.type
         if isinstance(type_, TensorType) and type_.shape is not None:
-            shape = list(type_.shape)
+            shape: list[Any] = list(type_.shape)
             for state, size in zip(layout, program.mesh.sizes, strict=True):
                 if isinstance(state, Split):
                     shape[state.dim] *= size
@@ -122,7 +120,6 @@ def _exchanged(op: OverMesh, parts: Parts | None, mesh: Mesh) -> Parts:
         given = [None if parts is None else parts[device] for device in row]
         for device, made in zip(row, op.exchange(given), strict=True):
             found[device] = made
-    # Rows that hold the same arrays gave equal ones: keep them the same.
     return found
 
 
@@ -162,8 +159,6 @@ def scattered(whole: Array, layout: Layout, mesh: Mesh) -> Parts:
 
 def gathered(parts: Parts, layout: Layout, mesh: Mesh) -> Array:
     """The whole array of parts; partial ones are merged by their combiner."""
-    from graphopt.index import Partial
-
     for at in reversed(range(len(mesh.axes))):
         state = layout[at]
         merged = list(parts)
