@@ -419,26 +419,24 @@ def looked_up(op: Gather, operands: Operands, rows: int, place: Place) -> Made:
     return Where(inside, found, scalar(0, data.dtype))
 
 
+WINDOWED: Final = (AveragePool, Conv, ConvInteger, LpPool, MaxPool, QLinearConv)
+"""Ops whose windows can be given the borders of the neighbours' parts."""
+
 FORMS: Final[Mapping[type[Op], Form]] = {
     Attention: _attention,
-    AveragePool: _windowed,
     CenterCropPad: _centered,
     Col2Im: _columns,
     ConstantOfShape: _shaped,
-    Conv: _windowed,
-    ConvInteger: _windowed,
     ConvTranspose: _grouped,
     DeformConv: _grouped,
     Expand: _shaped,
     GroupNormalization: _group_norm,
     LinearAttention: _heads,
-    LpPool: _windowed,
-    MaxPool: _windowed,
-    QLinearConv: _windowed,
     Range: _range,
     Reshape: _reshape,
     Resize: _resize,
     Tile: _tile,
     Trilu: _trilu,
+    **dict.fromkeys(WINDOWED, _windowed),
 }
 """Ops that are told something of the part."""

@@ -43,20 +43,25 @@ def run(
     given = {p.name: array for p, array in whole.items()}
     for parameter, layout in zip(program.graph.inputs, program.inputs, strict=True):
         env[parameter] = scattered(given[parameter.name], layout, mesh)
+    outputs = execute(program.graph, mesh, env, seed=seed)
+    rows = zip(program.graph.output_names, outputs, program.outputs, strict=True)
+    return {name: gathered(parts, layout, mesh) for name, parts, layout in rows}
+
+
+def execute(
+    graph: Graph, mesh: Mesh, given: Mapping[Value, Parts], *, seed: int = 0
+) -> list[Parts]:
+    """The outputs of a local graph on every device, from parts of its inputs."""
+    env = dict(given)
     evaluator = Evaluator(seed=seed)
-    last = _last_uses(program)
+    last = _last_uses(graph)
     with evaluator.xp.scope():
-        for op in program.graph.ops:
+        for op in graph.ops:
             results = _apply(op, env, mesh, evaluator)
             env.update(zip(op.results, results, strict=True))
             for value in last.get(op, ()):
                 env.pop(value, None)
-    made = {}
-    for name, value, layout in zip(
-        program.graph.output_names, program.graph.outputs, program.outputs, strict=True
-    ):
-        made[name] = gathered(env[value], layout, mesh)
-    return made
+    return [env[value] for value in graph.outputs]
 
 
 def _whole(program: Program) -> Graph:
@@ -74,10 +79,10 @@ def _whole(program: Program) -> Graph:
     return Graph(inputs, [])
 
 
-def _last_uses(program: Program) -> dict[Op, list[Value]]:
-    kept = set(program.graph.outputs)
+def _last_uses(graph: Graph) -> dict[Op, list[Value]]:
+    kept = set(graph.outputs)
     last: dict[Value, Op] = {}
-    for op in program.graph.ops:
+    for op in graph.ops:
         for value in (*op.operands, *op.results):
             if value is not None:
                 last[value] = op

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 from graphopt import index
 from graphopt.index import (
     Affine,
+    Combiner,
     Domain,
     Lookup,
     Partial,
@@ -25,7 +26,7 @@ from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
 from .layout import REPLICATED
-from .local import FORMS, border, is_told
+from .local import WINDOWED, border, is_told
 
 Form: TypeAlias = Literal["plain", "told", "windows", "lookup", "opened"]
 
@@ -112,8 +113,9 @@ def _matters(op: Op, domain: Domain | None, way: Way) -> bool:
         *zip(op.results, way.strategy.results, strict=True),
     ]
     for value, state in pairs:
-        if isinstance(state, Partial) and not _is_number(value):
-            return False
+        if isinstance(state, Partial):
+            if not _is_number(value) or state.combiner is Combiner.LOGSUMEXP:
+                return False  # opened, that is a maximum and a sum
     present = [s for v, s in pairs[: len(op.operands)] if v is not None]
     return not all(isinstance(s, Replicated) for s in present) or isinstance(op, Range)
 
@@ -153,7 +155,7 @@ def _along(domain: Domain, axis: str, op: Op) -> Strategy | None:
 
 def _windows(op: Op, domain: Domain) -> Iterator[Way]:
     """Spatial axes: parts of the operand, with borders of the neighbours' parts."""
-    if type(op) not in FORMS or domain.maps.operands[0] is None:
+    if type(op) not in WINDOWED or domain.maps.operands[0] is None:
         return
     for at in range(len(domain.maps.operands[0]) - 2):
         axis = f"y{at}"
