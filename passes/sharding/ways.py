@@ -113,9 +113,11 @@ def _matters(op: Op, domain: Domain | None, way: Way) -> bool:
         *zip(op.results, way.strategy.results, strict=True),
     ]
     for value, state in pairs:
-        if isinstance(state, Partial):
-            if not _is_number(value) or state.combiner is Combiner.LOGSUMEXP:
-                return False  # opened, that is a maximum and a sum
+        if isinstance(state, Partial) and (
+            not _is_number(value)
+            or state.combiner is Combiner.LOGSUMEXP  # opened, a maximum and a sum
+        ):
+            return False
     present = [s for v, s in pairs[: len(op.operands)] if v is not None]
     return not all(isinstance(s, Replicated) for s in present) or isinstance(op, Range)
 

@@ -1,4 +1,4 @@
-"""Every choice of every op by brute force: run on parts, it gives parts of the whole."""
+"""Every choice of every op by brute force: on parts, it gives parts of the whole."""
 
 from __future__ import annotations
 
