@@ -47,6 +47,11 @@ class Way:
     def axis(self) -> str | None:
         return self.strategy.axis
 
+    @property
+    def shares(self) -> bool:
+        """False for what runs an op as it is: replicated, or linear in its operands."""
+        return self.axis is not None or self.form != "plain"
+
 
 @lru_cache(maxsize=4096)
 def domain_of(op: Op) -> Domain | None:
@@ -118,7 +123,11 @@ def _matters(op: Op, domain: Domain | None, way: Way) -> bool:
             or state.combiner is Combiner.LOGSUMEXP  # opened, a maximum and a sum
         ):
             return False
-    present = [s for v, s in pairs[: len(op.operands)] if v is not None]
+    taken = [(v, s) for v, s in pairs[: len(op.operands)] if v is not None]
+    partial = [v for v, s in taken if isinstance(s, Partial)]
+    if not way.shares and all(isinstance(v, Constant) for v in partial):
+        return False  # addends of a weight help nobody
+    present = [s for _, s in taken]
     return not all(isinstance(s, Replicated) for s in present) or isinstance(op, Range)
 
 
@@ -193,10 +202,11 @@ class Spread:
     moved: float
 
 
-def inside(op: Composite) -> list[Op]:
+@lru_cache(maxsize=1024)
+def inside(op: Composite) -> tuple[Op, ...]:
     """The ops of the body, each after what it reads; without constants."""
     if op.expansion is None:
-        return []
+        return ()
     stop = {v.op for v in op.operands if v is not None and v.op is not None}
     done: set[Op] = set()
     order: list[Op] = []
@@ -211,7 +221,14 @@ def inside(op: Composite) -> list[Op]:
             done.add(at)
             stack.append((at, True))
             stack += [(v.op, False) for v in reversed(at.operands) if v is not None]
-    return order
+    return tuple(order)
+
+
+@lru_cache(maxsize=4096)
+def spread_of(op: Composite, states: tuple[State, ...]) -> Spread:
+    """How states of a composite op's operands go on through its body."""
+    pairs = zip(op.operands, states, strict=True)
+    return spread(inside(op), {v: s for v, s in pairs if v is not None})
 
 
 def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
