@@ -27,19 +27,19 @@ Item = Op | Parameter
 
 @dataclass(frozen=True)
 class Use:
-    """That some members of a class read a value: the class, and the operand."""
+    """That members of a class read a value, as which operand; or that it is an output.
+
+    Then ``reader`` is -1, and ``end`` what the caller says of it.
+    """
 
     reader: int
-    operand: int
+    operand: int = 0
+    end: Hashable = None
 
 
 @dataclass(frozen=True)
 class Passed:
-    """Values alike: their source and all that read them.
-
-    ``reader`` in ``uses`` is a class of ops, or -1 for an output of the graph, of which
-    ``operand`` is then the class by what the caller says of outputs.
-    """
+    """Values alike: the class that makes them, as which result, and all uses."""
 
     source: int
     result: int
@@ -69,10 +69,9 @@ def fold(
     items: list[Item] = [p for p in graph.inputs if graph.uses[p]]
     items += graph.ops
     ends = ends if ends is not None else [None] * len(graph.outputs)
-    outputs: dict[Value, list[int]] = defaultdict(list)
-    kinds: dict[Hashable, int] = {}
+    outputs: dict[Value, list[Hashable]] = defaultdict(list)
     for value, end in zip(graph.outputs, ends, strict=True):
-        outputs[value].append(kinds.setdefault(end, len(kinds)))
+        outputs[value].append(end)
     if rounds is None:
         number = {item: i for i, item in enumerate(items)}
     else:
@@ -90,7 +89,7 @@ def fold(
 def _refined(
     graph: Graph,
     items: Sequence[Item],
-    outputs: Mapping[Value, list[int]],
+    outputs: Mapping[Value, list[Hashable]],
     labels: Mapping[Item, Hashable],
     rounds: int,
 ) -> dict[Item, int]:
@@ -106,7 +105,7 @@ def _refined(
                 )
                 for value in _results(item)
             ]
-            ends = [tuple(sorted(outputs.get(v, ()))) for v in _results(item)]
+            ends = [frozenset(outputs.get(v, ())) for v in _results(item)]
             seen[item] = (colours[item], tuple(reads), tuple(read), tuple(ends))
         refined = _numbered(seen)
         if len(set(refined.values())) == len(set(colours.values())):
@@ -145,7 +144,7 @@ def _results(item: Item) -> Sequence[Value]:
     return (item,) if isinstance(item, Parameter) else item.results
 
 
-def maker(value: Value) -> tuple[Item, int]:
+def made_by(value: Value) -> tuple[Item, int]:
     """The item that makes a value, and which of its results it is."""
     op = value.op
     if op is None:
@@ -157,7 +156,7 @@ def maker(value: Value) -> tuple[Item, int]:
 def _made(value: Value | None, colours: Mapping[Item, int]) -> Hashable:
     if value is None:
         return None
-    item, result = maker(value)
+    item, result = made_by(value)
     return colours[item], result
 
 
@@ -165,14 +164,20 @@ def _passed(
     graph: Graph,
     items: Sequence[Item],
     number: Mapping[Item, int],
-    outputs: Mapping[Value, list[int]],
+    outputs: Mapping[Value, list[Hashable]],
 ) -> list[Passed]:
-    alike: dict[tuple[int, int, tuple[Use, ...]], list[Value]] = defaultdict(list)
+    alike: dict[tuple[int, int, frozenset[Use]], list[Value]] = defaultdict(list)
     for item in items:
         for result, value in enumerate(_results(item)):
             uses = {Use(number[op], i) for op, i in graph.users[value]}
-            uses |= {Use(-1, end) for end in outputs.get(value, ())}
+            uses |= {Use(-1, 0, end) for end in outputs.get(value, ())}
             if uses:
-                order = sorted(uses, key=lambda u: (u.reader, u.operand))
-                alike[number[item], result, tuple(order)].append(value)
-    return [Passed(*key, tuple(values)) for key, values in alike.items()]
+                alike[number[item], result, frozenset(uses)].append(value)
+    return [
+        Passed(source, result, tuple(sorted(uses, key=_place)), tuple(values))
+        for (source, result, uses), values in alike.items()
+    ]
+
+
+def _place(use: Use) -> tuple[int, int, str]:
+    return use.reader, use.operand, str(use.end)

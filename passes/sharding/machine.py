@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from graphopt.dims import Shape
 from graphopt.errors import UsageError
 from graphopt.hardware import Device, device
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
-from .layout import Cost, Layout, Step, local_shape, wire_bytes
+from .layout import Step, larger, wire_bytes
 from .mesh import Mesh
 
 EFFICIENCY: Final = 0.7
@@ -103,31 +102,27 @@ class Machine:
             found.append(given.get(name, Link(alpha, beta)))
         return cls(kind, mesh, tuple(reversed(found)))
 
-    def cost(self, dtype: DType | None) -> Cost:
-        """The seconds of steps of values of one element type, for `layout.path`."""
-        return lambda step, shape: self.seconds(step, shape, dtype)
+    def seconds(self, step: Step, type_: TensorType) -> float:
+        """Of one step, for a value whose whole has this type; never 0.
 
-    def seconds(self, step: Step, shape: Shape, dtype: DType | None) -> float:
-        """Of one step, for a value of these global dims; never 0.
-
-        What is local costs the memory that it writes and reads.
+        What is local costs the memory that it writes and reads. It is the cost that
+        `layout.path` and `partition` take.
         """
-        target = self.local_bytes(shape, step.target, dtype)
-        larger = max(target, self.local_bytes(shape, step.source, dtype))
-        link, ways = self.links[step.axis], self.mesh.sizes[step.axis]
-        sent = wire_bytes(step.kind, ways, larger)
-        if step.kind == "None" or ways == 1:
-            return TIE
-        if step.kind in ("Shard", "Addend"):
-            return TIE + 2 * target / self.device.bandwidth
-        passes = 2 if step.kind == "AllReduce" else 1
-        return passes * (TIE + (ways - 1) * link.alpha) + sent / link.beta
+        return self.sending(step.kind, step.axis, larger(step, type_, self.mesh))
 
-    def local_bytes(self, shape: Shape, layout: Layout, dtype: DType | None) -> int:
-        """Bytes of a device's part; all where the mesh does not divide it."""
-        local = local_shape(shape, layout, self.mesh)
-        elements = math.prod(shape if local is None else local)
-        return -(-elements * (32 if dtype is None else dtype.bits) // 8)
+    def sending(self, kind: str, axis: int, size: int) -> float:
+        """Of a step by its kind; ``size`` bytes is the larger of its two sides."""
+        link, ways = self.links[axis], self.mesh.sizes[axis]
+        if kind == "None" or ways == 1:
+            return TIE
+        if kind == "Shard":  # writes and reads a part
+            return TIE + 2 * size / ways / self.device.bandwidth
+        if kind == "Addend":
+            return TIE + 2 * size / self.device.bandwidth
+        passes = 2 if kind == "AllReduce" else 1
+        rounds = 1 if kind == "Shift" else ways - 1
+        sent = wire_bytes(kind, ways, size) / link.beta
+        return passes * (TIE + rounds * link.alpha) + sent
 
     def run_seconds(self, flops: float, moved: float, dtype: DType | None) -> float:
         """Of an op on its local operands, by the roofline."""

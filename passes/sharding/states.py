@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,11 @@ import numpy as np
 
 from graphopt.dims import Shape
 from graphopt.index import Combiner, Partial, Split, State
-from graphopt.types import DType
+from graphopt.types import TensorType
 
-from .layout import REPLICATED, Layout, Step, is_partial, local_shape, steps
+from .layout import REPLICATED, Layout, Step, is_partial, local_shape, local_type, steps
 from .machine import Machine
+from .mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -35,29 +37,28 @@ class Arcs:
 
 
 class States:
-    """The layouts of values of these dims and this type, numbered.
+    """The layouts of values of one type, numbered, and the steps between them.
 
-    ``combiners`` are those of partial values that may occur; each layout that the mesh
-    divides is there.
+    Each layout is there that the mesh divides; ``combiners`` are those of partial
+    values that may occur.
     """
 
     def __init__(
         self,
         machine: Machine,
-        shape: Shape,
-        dtype: DType | None,
+        type_: TensorType,
         combiners: Iterable[Combiner] = (Combiner.SUM,),
     ) -> None:
         self.machine = machine
-        self.shape = shape
-        self.dtype = dtype
-        one: list[State] = [REPLICATED, *map(Split, range(len(shape)))]
+        self.type = type_
+        self.shape: Shape = type_.shape or ()
+        one: list[State] = [REPLICATED, *map(Split, range(len(self.shape)))]
         one += map(Partial, sorted(combiners, key=lambda c: c.value))
         mesh = machine.mesh
         self.layouts: Sequence[Layout] = [
             layout
             for layout in itertools.product(one, repeat=len(mesh.axes))
-            if local_shape(shape, layout, mesh) is not None
+            if local_shape(self.shape, layout, mesh) is not None
         ]
         self.number = {layout: i for i, layout in enumerate(self.layouts)}
 
@@ -67,8 +68,8 @@ class States:
     @cached_property
     def bytes(self) -> Any:
         """Of a device's part, by layout."""
-        local = self.machine.local_bytes
-        return np.asarray([local(self.shape, x, self.dtype) for x in self.layouts])
+        mesh = self.machine.mesh
+        return np.asarray([local_bytes(self.type, x, mesh) for x in self.layouts])
 
     @cached_property
     def whole(self) -> Any:
@@ -90,7 +91,7 @@ class States:
     def arcs(self) -> Arcs:
         number, seconds = self.number, self.machine.seconds
         rows = [
-            (number[s.source], number[s.target], seconds(s, self.shape, self.dtype))
+            (number[s.source], number[s.target], seconds(s, self.type))
             for s in self.steps
         ]
         tails, heads, costs = zip(*rows, strict=True) if rows else ((), (), ())
@@ -118,3 +119,10 @@ class States:
             through[[tail, head]] = np.inf
             detour[a] = through.min()
         return detour > arcs.seconds * (1 + 1e-9)
+
+
+def local_bytes(type_: TensorType, layout: Layout, mesh: Mesh) -> int:
+    """Bytes of a device's part; all of them where the mesh does not divide it."""
+    part = local_type(type_, layout, mesh) or type_
+    bits = 0 if part.dtype is None else part.dtype.bits
+    return -(-math.prod(part.shape or ()) * bits // 8)

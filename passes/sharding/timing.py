@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from graphopt import index
 from graphopt.cost import op_cost
 from graphopt.index import Split
-from graphopt.ir import Op, Value
-from graphopt.ops import Identity
+from graphopt.ir import Op, Parameter, Value
+from graphopt.ir.rebuild import postorder
+from graphopt.ops import Constant, Identity
+from graphopt.ops.mesh import OverMesh
 from graphopt.ops.reshaping import Reshaping
-from graphopt.ops.structured import Structured
-from graphopt.types import DType
+from graphopt.rewrite import Miss
+from graphopt.types import TensorType
 
-from .layout import Layout
+from .choices import Choice, localized, part_type
+from .layout import Layout, replicated
 from .machine import TIE, Machine
+from .mesh import Mesh
+from .states import local_bytes
+from .ways import domain_of
 
 
 class Timing:
@@ -24,66 +32,87 @@ class Timing:
 
     A device does its share of the operations: axes that split an operand or a result
     share them out. Of each tensor it moves what it holds, or less where the op reads
-    but some of it (a table that is looked up).
+    but some of it (a table that is looked up). What it exchanges inside comes on top.
     """
 
     def __init__(self, op: Op, machine: Machine) -> None:
+        self.op = op
         self.machine = machine
         self.free = isinstance(op, Reshaping | Identity)
         flops = op_cost(op).flops
         self.flops = flops if isinstance(flops, int) else 0
         self.values: Sequence[Value | None] = (*op.operands, *op.results)
         self.touched = _touched(op)
-        self.dtype = _rate(op)
+        self.dtype = next((v.dtype for v in op.operands if v is not None), None)
 
-    def seconds(self, operands: Sequence[Layout], results: Sequence[Layout]) -> float:
-        """With these layouts; the mesh divides them."""
+    def seconds(self, choice: Choice) -> float:
+        """What a run on parts takes; never 0."""
         if self.free:
             return TIE
-        machine, layouts = self.machine, (*operands, *results)
-        ways = [
+        mesh, layouts = self.machine.mesh, (*choice.operands, *choice.results)
+        share = math.prod(
             size
-            for axis, size in enumerate(machine.mesh.sizes)
+            for axis, size in enumerate(mesh.sizes)
             if any(isinstance(layout[axis], Split) for layout in layouts)
-        ]
-        share = math.prod(ways)
+        )
         moved = 0.0
         for value, layout, touched in zip(
             self.values, layouts, self.touched, strict=True
         ):
-            if value is not None and value.shape is not None:
-                held = machine.local_bytes(value.shape, layout, value.dtype)
+            if value is not None and isinstance(value.type, TensorType):
+                held = local_bytes(value.type, layout, mesh)
                 moved += held if touched is None else min(held, touched / share)
-        return machine.run_seconds(self.flops / share, moved, self.dtype)
+        run = self.machine.run_seconds(self.flops / share, moved, self.dtype)
+        return run + sum(seconds for *_, seconds in self.exchanges(choice))
+
+    def exchanges(self, choice: Choice) -> Iterator[tuple[str, int, int, float]]:
+        """The collectives inside: kind, mesh axis, bytes of the larger side, seconds."""
+        if all(way.form in ("plain", "told", "lookup") for way in choice.ways):
+            return
+        mesh = self.machine.mesh
+        parts = [
+            None if value is None else _part(value, layout, mesh)
+            for value, layout in zip(self.op.operands, choice.operands, strict=True)
+        ]
+        made = localized(self.op, choice, mesh, parts)
+        if isinstance(made, Miss):
+            raise AssertionError(f"{self.op.label} cannot run as {choice}")
+        for inner in postorder(made):
+            if isinstance(inner, OverMesh) and inner.communicates:
+                axis = mesh.names.index(inner.axis)
+                both = [v for v in (*inner.operands, inner) if v is not None]
+                size = max(map(_held, both))
+                yield inner.kind, axis, size, self.machine.sending(inner.kind, axis, size)
+
+
+def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
+    """What stands for a device's part; what is known stays so."""
+    if isinstance(value, Constant) and layout == replicated(mesh):
+        return value
+    if value.ints is not None and value.dtype is not None:
+        return Constant(np.array(value.ints, value.dtype.numpy).reshape(value.shape))
+    return Parameter(part_type(value, layout, mesh) or value.type)
+
+
+def _held(value: Value) -> int:
+    bits = 0 if value.dtype is None else value.dtype.bits
+    return math.prod(value.shape or ()) * bits // 8
 
 
 def _touched(op: Op) -> list[float | None]:
     """Bytes of each tensor that the op reads or writes, None for all of them."""
     values = (*op.operands, *op.results)
-    nothing: list[float | None] = [None] * len(values)
-    maps = op.index_maps() if isinstance(op, Structured) else None
-    if maps is None or len(maps.operands) + len(maps.results) != len(values):
-        return nothing
-    shapes = [None if v is None else v.shape for v in op.operands]
-    domain = index.domain(maps, shapes, op.extents())
+    domain = domain_of(op)
+    if domain is None or len(domain.maps.results) != op.outs:
+        return [None] * len(values)
+    count = len(op.operands)
     found: list[float | None] = []
     for i, value in enumerate(values):
-        size = 0.0 if value is None or value.dtype is None else value.dtype.bits / 8
-        alone = [0.0] * len(values)
-        alone[i] = size
+        alone = [0.0] * (len(domain.maps.operands) + op.outs)
+        at = i if i < count else i - count + len(domain.maps.operands)
+        bits = 0 if value is None or value.dtype is None else value.dtype.bits
+        alone[at] = bits / 8
         moved: Any = index.bytes_moved(domain, alone)
-        all_ = _bytes(value)
-        less = isinstance(moved, int) and all_ is not None and moved < all_
-        found.append(float(moved) if less else None)
+        whole = math.prod(value.shape or ()) * bits / 8 if value is not None else 0.0
+        found.append(float(moved) if isinstance(moved, int) and moved < whole else None)
     return found
-
-
-def _bytes(value: Value | None) -> float | None:
-    if value is None or value.shape is None or value.dtype is None:
-        return None
-    return math.prod(value.shape) * value.dtype.bits / 8
-
-
-def _rate(op: Op) -> DType | None:
-    """The element type whose products the op makes: of the first operand with one."""
-    return next((v.dtype for v in op.operands if v is not None and v.dtype), None)
