@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -167,7 +167,9 @@ class Planner:
             found = self._sharding(solution)
             if found.memory <= memory:
                 return found
-            problem = replace(problem, rows=(*problem.rows, self._row(solution, memory)))
+            problem = replace(
+                problem, rows=(*problem.rows, self._row(solution, memory))
+            )
         raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
 
     def _allowed(
