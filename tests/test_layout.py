@@ -24,6 +24,7 @@ ORDER = [
     *("index", "xp", "ops", "text"),
     *("proto", "versions", "functions", "interface", "importer", "exporter"),
     *("feeds", "roles", "inputs", "verify", "cost", "provenance", "reference"),
+    "hardware",
     *("check", "substitution", "rewrite", "pipeline", "plan"),
     "specialize",
     "passes",
@@ -50,14 +51,16 @@ ORDER = [
         "programs",
         "plugins",
     ),
-    *("levels", "driver", "api"),
+    *("levels", "driver", "sharded", "mesh_view", "api"),
     "training",
     "testing",
     "cli",
 ]
 """Modules and packages in the order in which the data visits them (docs/design.md)."""
 
-DATA = sorted((PACKAGE / "lowering").rglob("data/*.json"))
+DATA = sorted(
+    [*PACKAGE.glob("data/*.csv"), *(PACKAGE / "lowering").rglob("data/*.json")]
+)
 """Files that are no code, and go into a wheel all the same."""
 
 UPWARD = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from graphopt.ops.mesh import (
     ReduceScatter,
     Shard,
 )
+from graphopt.types import TensorType
 
 from .mesh import Mesh
 
@@ -147,17 +149,20 @@ def _next(source: Layout, axis: int, rank: int) -> Iterator[State]:
         yield from map(Partial, (Combiner.SUM, Combiner.MAX, Combiner.MIN))
 
 
-Cost: TypeAlias = Callable[[Step, Shape], float]
-"""The seconds of a step for a value of these global dims."""
+Cost: TypeAlias = Callable[[Step, TensorType], float]
+"""What a step costs for a value of this type, its dims those of the whole."""
 
 
 def path(
-    source: Layout, target: Layout, shape: Shape, mesh: Mesh, cost: Cost
+    source: Layout, target: Layout, type_: TensorType, mesh: Mesh, cost: Cost
 ) -> list[Step] | None:
     """The cheapest steps from one layout to another; None where there are none.
 
-    Dijkstra over layouts; of equally cheap ways the one with fewer steps.
+    Dijkstra over layouts; of equally cheap ways the one with fewer steps. All dims of
+    the type are known.
     """
+    shape = type_.shape
+    assert shape is not None
     best: dict[Layout, tuple[float, int]] = {source: (0.0, 0)}
     came: dict[Layout, Step] = {}
     heap: list[tuple[float, int, int, Layout]] = [(0.0, 0, 0, source)]
@@ -173,12 +178,41 @@ def path(
         if best[at] < (spent, length):
             continue
         for step in steps(at, shape, mesh):
-            new = (spent + cost(step, shape), length + 1)
+            new = (spent + cost(step, type_), length + 1)
             if new < best.get(step.target, (float("inf"), 0)):
                 best[step.target] = new
                 came[step.target] = step
                 heapq.heappush(heap, (*new, next(number), step.target))
     return None
+
+
+def local_type(type_: TensorType, layout: Layout, mesh: Mesh) -> TensorType | None:
+    """The type of a device's part; None where the mesh does not divide a dim."""
+    if type_.shape is None:
+        return None
+    shape = local_shape(type_.shape, layout, mesh)
+    return None if shape is None else TensorType(type_.dtype, shape)
+
+
+def sent(mesh: Mesh) -> Cost:
+    """The bytes that each device sends in a step."""
+
+    def cost(step: Step, type_: TensorType) -> float:
+        return wire_bytes(step.kind, mesh.sizes[step.axis], larger(step, type_, mesh))
+
+    return cost
+
+
+def larger(step: Step, type_: TensorType, mesh: Mesh) -> int:
+    """Bytes of the larger of what a device has before a step and after it."""
+    assert type_.dtype is not None
+    sizes = []
+    for layout in (step.source, step.target):
+        part = local_type(type_, layout, mesh)
+        assert part is not None
+        assert part.shape is not None
+        sizes.append(math.prod(part.shape))  # type: ignore[arg-type]
+    return -(-max(sizes) * type_.dtype.bits // 8)
 
 
 @cache

@@ -1,0 +1,269 @@
+"""The choices to run an op on a mesh: a way for each mesh axis, together legal."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+from graphopt.errors import GraphoptError
+from graphopt.index import Domain, Replicated
+from graphopt.ir import Op, Parameter, Value
+from graphopt.ir.values import attribute_key
+from graphopt.ops import Gather
+from graphopt.ops.structured import Composite, Structured
+from graphopt.rewrite import Miss
+from graphopt.types import TensorType
+
+from .layout import Layout, local_type
+from .local import Local, Place, has_borders, looked_up, on_parts
+from .mesh import Mesh
+from .placed import Placed
+from .ways import Way, domain_of, inside, is_fixed, spread_of, ways_of
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run an op on a mesh: the layouts that it takes and gives.
+
+    An absent operand counts as replicated. ``ways`` are one per mesh axis.
+    """
+
+    ways: tuple[Way, ...]
+    operands: tuple[Layout, ...]
+    results: tuple[Layout, ...]
+
+    def __str__(self) -> str:
+        def sides(layouts: Iterable[Layout]) -> str:
+            return ", ".join(f"[{' '.join(map(str, x))}]" for x in layouts)
+
+        return f"{sides(self.operands)} -> {sides(self.results)}"
+
+
+def signature(op: Op) -> Hashable:
+    """Equal for ops that have the same choices: kind, attributes, types, extents."""
+    steering = getattr(op, "static", ())
+    return (
+        type(op),
+        tuple([(name, attribute_key(op.attrs[name])) for name in sorted(op.attrs)]),
+        tuple([None if v is None else v.type for v in op.operands]),
+        op.types,
+        tuple([body.key for body in op.bodies]),
+        tuple([op.operands[i].ints for i in steering if op.operand(i) is not None]),
+        tuple([(v in op.operands[:i]) for i, v in enumerate(op.operands)]),
+    )
+
+
+# --- the mesh -----------------------------------------------------------------------
+
+
+def choices(op: Op, mesh: Mesh) -> list[Choice]:
+    """Every legal way to run an op on the mesh, replicated first.
+
+    Each was built once on parts of these types. An op of which little is known has one
+    choice: to run replicated.
+    """
+    return list(_choices(op, mesh))
+
+
+_KNOWN: Final[dict[Hashable, tuple[Choice, ...]]] = {}
+_MOST: Final = 4096  # kinds of ops that are remembered
+
+
+def _choices(op: Op, mesh: Mesh) -> tuple[Choice, ...]:
+    key = (signature(op), mesh)
+    found = _KNOWN.get(key)
+    if found is None:
+        if len(_KNOWN) >= _MOST:
+            _KNOWN.clear()
+        found = _KNOWN[key] = tuple(_found(op, mesh))
+    return found
+
+
+def _found(op: Op, mesh: Mesh) -> Iterator[Choice]:
+    ways, count = ways_of(op), len(mesh.axes)
+    legal: list[list[Way]] = []
+    for axis in range(count):
+        alone = ([way if i == axis else ways[0] for i in range(count)] for way in ways)
+        legal.append(
+            [
+                row[axis]
+                for row in map(list, alone)
+                if is_legal(op, choice_of(op, row), mesh)
+            ]
+        )
+    for row in itertools.product(*legal):
+        choice = choice_of(op, row)
+        if sum(way is not ways[0] for way in row) < 2 or _joins(op, choice, mesh):
+            yield choice
+
+
+def choice_of(op: Op, ways: Sequence[Way]) -> Choice:
+    """The choice of a strategy for each mesh axis."""
+    operands = tuple(
+        [tuple([w.strategy.operands[i] for w in ways]) for i in range(len(op.operands))]
+    )
+    results = tuple(
+        [tuple([w.strategy.results[i] for w in ways]) for i in range(op.outs)]
+    )
+    return Choice(tuple(ways), operands, results)
+
+
+def is_legal(op: Op, choice: Choice, mesh: Mesh) -> bool:
+    """True where the mesh divides everything, and the op can be built on the parts."""
+    if not any(way.shares for way in choice.ways):
+        return True  # replicated, or jointly linear
+    if not _divided(op, choice, mesh):
+        return False
+    given: list[Value | None] = []
+    for value, layout in zip(op.operands, choice.operands, strict=True):
+        part = None if value is None else part_type(value, layout, mesh)
+        split = any(not isinstance(state, Replicated) for state in layout)
+        given.append(Parameter(part) if split and part is not None else value)
+    return not isinstance(localized(op, choice, mesh, given), Miss)
+
+
+def _joins(op: Op, choice: Choice, mesh: Mesh) -> bool:
+    """`is_legal` for ways of which each is so by itself: nothing is built."""
+    forms = {way.form for way in choice.ways}
+    if not _divided(op, choice, mesh):
+        return False
+    if "opened" in forms:
+        return all(_joins(inner, chosen, mesh) for inner, chosen in _inner(op, choice))
+    domain = domain_of(op)
+    local = None if domain is None else _local(domain, choice, mesh)
+    if local is None:
+        return domain is None
+    return "windows" not in forms or has_borders(op, local)
+
+
+def part_type(value: Value, layout: Layout, mesh: Mesh) -> TensorType | None:
+    """The type of a device's part; None where the mesh does not divide a dim."""
+    type_ = value.type
+    return local_type(type_, layout, mesh) if isinstance(type_, TensorType) else None
+
+
+def _divided(op: Op, choice: Choice, mesh: Mesh) -> bool:
+    """True where the mesh divides all that the op takes and gives."""
+    pairs = [
+        *zip(op.operands, choice.operands, strict=True),
+        *zip(op.results, choice.results, strict=True),
+    ]
+    return all(
+        value is None
+        or all(isinstance(state, Replicated) for state in layout)
+        or part_type(value, layout, mesh) is not None
+        for value, layout in pairs
+    )
+
+
+def localized(
+    op: Op, choice: Choice, mesh: Mesh, operands: Sequence[Value | None]
+) -> tuple[Value, ...] | Miss:
+    """The results of an op on a device, from its parts of the operands."""
+    if any(way.form == "opened" for way in choice.ways):
+        return _opened(op, choice, mesh, operands)
+    domain = domain_of(op)
+    if domain is None or not any(way.shares for way in choice.ways):
+        return op.with_operands(operands).results
+    assert isinstance(op, Structured)
+    local = _local(domain, choice, mesh)
+    if local is None:
+        return Miss("the devices do not divide an axis")
+    try:
+        made = _built(op, choice, mesh, operands, local)
+    except (GraphoptError, ValueError) as error:
+        return Miss(f"{op.label} does not take parts: {error}")
+    if isinstance(made, Miss):
+        return made
+    results = made.results if isinstance(made, Op) else (made,)
+    for value, layout, new in zip(op.results, choice.results, results, strict=True):
+        if new.type != part_type(value, layout, mesh):
+            return Miss(f"{op.label} gives {new.type} for a part of {value.type}")
+    return results
+
+
+def _built(
+    op: Structured,
+    choice: Choice,
+    mesh: Mesh,
+    operands: Sequence[Value | None],
+    local: Local,
+) -> Op | Value | Miss:
+    pairs = zip(choice.ways, mesh.axes, strict=True)
+    over = tuple([axis for way, axis in pairs if way.form == "lookup"])
+    if over:
+        (data, *_) = op.operands
+        assert isinstance(op, Gather)
+        assert data is not None
+        assert data.shape is not None
+        rows = cast(int, data.shape[op.axis])
+        part = operands[0]
+        assert part is not None
+        assert part.shape is not None
+        size = cast(int, part.shape[op.axis])
+        return looked_up(op, operands, rows, Place("@", over, size))
+    return on_parts(op, operands, local)
+
+
+def _local(domain: Domain, choice: Choice, mesh: Mesh) -> Local | None:
+    """What each device has of the domain; None where the mesh does not divide it."""
+    shared: dict[str, list[tuple[str, int]]] = {}
+    for way, axis in zip(choice.ways, mesh.axes, strict=True):
+        if way.axis is not None:
+            shared.setdefault(way.axis, []).append(axis)
+    extents, places = dict(domain.extents), dict[str, Place]()
+    for name, axes in shared.items():
+        size = extents[name]
+        for _, ways in axes:
+            if not isinstance(size, int) or size % ways:
+                return None
+            size //= ways
+        extents[name] = size
+        places[name] = Place(name, tuple(axes), cast(int, size))
+    return Local(domain, places, extents)
+
+
+# --- opened -------------------------------------------------------------------------
+
+
+def _opened(
+    op: Op, choice: Choice, mesh: Mesh, operands: Sequence[Value | None]
+) -> tuple[Value, ...] | Miss:
+    """The body of a composite op on a device's parts of its operands."""
+    assert isinstance(op, Composite)
+    assert op.expansion is not None
+    made = Placed(mesh)
+    for value, layout, part in zip(op.operands, choice.operands, operands, strict=True):
+        if value is not None and part is not None:
+            made.put(value, layout, part)
+    for inner, chosen in _inner(op, choice):
+        if not _divided(inner, chosen, mesh):
+            return Miss(f"the devices do not divide {inner.label} inside")
+        given = [
+            None if v is None else made.get(v, layout)
+            for v, layout in zip(inner.operands, chosen.operands, strict=True)
+        ]
+        results = localized(inner, chosen, mesh, given)
+        if isinstance(results, Miss):
+            return results
+        for value, layout, new in zip(
+            inner.results, chosen.results, results, strict=True
+        ):
+            made.put(value, layout, new)
+    return tuple(
+        [
+            made.get(value, layout)
+            for value, layout in zip(op.expansion, choice.results, strict=False)
+        ]
+    )
+
+
+def _inner(op: Op, choice: Choice) -> Iterator[tuple[Op, Choice]]:
+    """How the ops of a body run where the op itself does so."""
+    assert isinstance(op, Composite)
+    spreads = [spread_of(op, way.strategy.operands) for way in choice.ways]
+    for inner in inside(op):
+        if not is_fixed(inner):
+            yield inner, choice_of(inner, [found.ways[inner] for found in spreads])

@@ -1,0 +1,183 @@
+"""The oracle: a program of all devices, run on NumPy in one process.
+
+Every value is one array per device; collectives are what their ops say of these. What
+is the same on all devices is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from graphopt.errors import UnsupportedModel
+from graphopt.feeds import bind
+from graphopt.index import Partial, Split
+from graphopt.ir import Graph, Op, Parameter, Value
+from graphopt.ops import Constant
+from graphopt.ops.mesh import MERGES, OverMesh
+from graphopt.reference import Evaluator
+from graphopt.types import TensorType
+
+from .layout import Layout
+from .mesh import Mesh
+from .program import Program
+
+Array: TypeAlias = Any
+Parts: TypeAlias = list[Array]
+"""One array per device; the same object where devices have the same."""
+
+
+def run(
+    program: Program, inputs: Mapping[str, Array] | Sequence[Array], *, seed: int = 0
+) -> dict[str, Array]:
+    """The outputs of a program by name, from whole inputs.
+
+    Raises UsageError where inputs do not fit, UnsupportedModel for collectives in a
+    region, EvaluationFailed.
+    """
+    mesh = program.mesh
+    whole, _ = bind(_whole(program), inputs)
+    env: dict[Value, Parts] = {}
+    given = {p.name: array for p, array in whole.items()}
+    for parameter, layout in zip(program.graph.inputs, program.inputs, strict=True):
+        env[parameter] = scattered(given[parameter.name], layout, mesh)
+    outputs = execute(program.graph, mesh, env, seed=seed)
+    rows = zip(program.graph.output_names, outputs, program.outputs, strict=True)
+    return {name: gathered(parts, layout, mesh) for name, parts, layout in rows}
+
+
+def execute(
+    graph: Graph, mesh: Mesh, given: Mapping[Value, Parts], *, seed: int = 0
+) -> list[Parts]:
+    """The outputs of a local graph on every device, from parts of its inputs."""
+    env = dict(given)
+    evaluator = Evaluator(seed=seed)
+    last = _last_uses(graph)
+    with evaluator.xp.scope():
+        for op in graph.ops:
+            results = _apply(op, env, mesh, evaluator)
+            env.update(zip(op.results, results, strict=True))
+            for value in last.get(op, ()):
+                env.pop(value, None)
+    return [env[value] for value in graph.outputs]
+
+
+def _whole(program: Program) -> Graph:
+    """A graph with the inputs of the model, to bind arrays to."""
+    inputs = []
+    for parameter, layout in zip(program.graph.inputs, program.inputs, strict=True):
+        type_ = parameter.type
+        if isinstance(type_, TensorType) and type_.shape is not None:
+            shape: list[Any] = list(type_.shape)
+            for state, size in zip(layout, program.mesh.sizes, strict=True):
+                if isinstance(state, Split):
+                    shape[state.dim] *= size
+            type_ = TensorType(type_.dtype, tuple(shape))
+        inputs.append(Parameter(type_, parameter.name, default=parameter.default))
+    return Graph(inputs, [])
+
+
+def _last_uses(graph: Graph) -> dict[Op, list[Value]]:
+    kept = set(graph.outputs)
+    last: dict[Value, Op] = {}
+    for op in graph.ops:
+        for value in (*op.operands, *op.results):
+            if value is not None:
+                last[value] = op
+    found: dict[Op, list[Value]] = {}
+    for value, op in last.items():
+        if value not in kept:
+            found.setdefault(op, []).append(value)
+    return found
+
+
+def _apply(
+    op: Op, env: Mapping[Value, Parts], mesh: Mesh, evaluator: Evaluator
+) -> list[Parts]:
+    """The results of an op, each on all devices."""
+    count = mesh.devices
+    if isinstance(op, Constant):
+        return [[op.tensor.array()] * count]
+    rows = [None if v is None else env[v] for v in op.operands]
+    if isinstance(op, OverMesh):
+        return [_exchanged(op, rows[0] if rows else None, mesh)]
+    for body in op.bodies:
+        if any(isinstance(inner, OverMesh) for _, inner in body.walk()):
+            raise UnsupportedModel(
+                "the oracle runs no collectives in regions", where=op.label
+            )
+    known: dict[tuple[int, ...], tuple[Array, ...]] = {}
+    columns = []
+    for device in range(count):
+        operands = [None if row is None else row[device] for row in rows]
+        key = tuple(map(id, operands))
+        if key not in known:
+            known[key] = evaluator.apply(op, operands)
+        columns.append(known[key])
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _exchanged(op: OverMesh, parts: Parts | None, mesh: Mesh) -> Parts:
+    found: Parts = [None] * mesh.devices
+    for row in rows_along(mesh, cast(str, op.axis)):
+        given = [None if parts is None else parts[device] for device in row]
+        for device, made in zip(row, op.exchange(given), strict=True):
+            found[device] = made
+    return found
+
+
+def rows_along(mesh: Mesh, axis: str) -> Iterator[list[int]]:
+    """The devices of each row along a mesh axis, in order."""
+    numbers = np.arange(mesh.devices).reshape(mesh.sizes)
+    at = mesh.names.index(axis)
+    rows = np.moveaxis(numbers, at, -1).reshape(-1, mesh.sizes[at])
+    yield from rows.tolist()
+
+
+# --- whole arrays and parts ---------------------------------------------------------
+
+
+def where(shape: Sequence[int], layout: Layout, mesh: Mesh, device: int) -> Any:
+    """The index of a device's part in a whole array."""
+    starts, sizes = [0] * len(shape), list(shape)
+    for state, at, size in zip(layout, mesh.positions(device), mesh.sizes, strict=True):
+        if isinstance(state, Split):
+            sizes[state.dim] //= size
+            starts[state.dim] += at * sizes[state.dim]
+    pairs = zip(starts, sizes, strict=True)
+    return tuple([slice(start, start + size) for start, size in pairs])
+
+
+def scattered(whole: Array, layout: Layout, mesh: Mesh) -> Parts:
+    """Each device's part of an array; the same object where parts are the same."""
+    if not any(isinstance(state, Split) for state in layout):
+        return [whole] * mesh.devices
+    known: dict[str, Array] = {}
+    parts = []
+    for device in range(mesh.devices):
+        index = where(whole.shape, layout, mesh, device)
+        parts.append(known.setdefault(str(index), whole[index]))
+    return parts
+
+
+def gathered(parts: Parts, layout: Layout, mesh: Mesh) -> Array:
+    """The whole array of parts; partial ones are merged by their combiner."""
+    for at in reversed(range(len(mesh.axes))):
+        state = layout[at]
+        merged = list(parts)
+        for row in rows_along(mesh, mesh.names[at]):
+            if isinstance(state, Split):
+                whole = np.concatenate([parts[device] for device in row], state.dim)
+            elif isinstance(state, Partial):
+                whole = parts[row[0]]
+                for device in row[1:]:
+                    merge = MERGES[state.combiner.value]
+                    whole = merge(whole, parts[device])
+            else:
+                whole = parts[row[0]]
+            for device in row:
+                merged[device] = whole
+        parts = merged
+    return parts[0]

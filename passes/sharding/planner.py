@@ -1,0 +1,281 @@
+"""Which layout each value of a graph gets: the problem of a graph, and its solution."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from graphopt.errors import UsageError
+from graphopt.index import Combiner, Partial
+from graphopt.ir import Graph, Op, Parameter, Value
+from graphopt.ops import Constant
+from graphopt.types import DType, TensorType
+
+from .choices import Choice, choices
+from .folding import ROUNDS, Passed, fold, made_by
+from .layout import Layout, larger, layouts, replicated, wire_bytes
+from .live import peak
+from .machine import Machine
+from .partition import Decisions
+from .problem import Carried, Node, Option, Problem, Row
+from .resharding import tree
+from .solve import GAP, SECONDS, NoPlan, Solution, solve
+from .states import States, local_bytes
+from .timing import Timing
+from .ways import is_fixed
+
+CUTS: Final = 12
+"""How often a plan is made anew whose activations do not fit."""
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a graph runs on a mesh, and what that costs by the model.
+
+    ``stored`` are bytes on each device of weights, inputs and outputs as they lie;
+    ``memory`` adds the most of activations that are alive at once, copies in other
+    layouts apart. ``sent`` are the bytes that a device sends, by kind of collective.
+    """
+
+    decisions: Decisions
+    seconds: float
+    stored: int
+    memory: int
+    sent: Mapping[str, float]
+    solution: Solution
+
+
+class Planner:
+    """The problem of one graph on one machine, to be solved under several conditions.
+
+    ``inputs`` and ``outputs`` fix layouts by name; all others are chosen, none of them
+    partial. All dims of the graph are known. Raises UsageError for layouts that the
+    mesh does not divide.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        machine: Machine,
+        *,
+        inputs: Mapping[str, Layout] | None = None,
+        outputs: Mapping[str, Layout] | None = None,
+        rounds: int | None = ROUNDS,
+    ) -> None:
+        self.graph = graph
+        self.machine = machine
+        self._inputs = dict(inputs or {})
+        self._ends = [(outputs or {}).get(name) for name in graph.output_names]
+        labels = {p: self._inputs.get(p.name) for p in graph.inputs}
+        self.folded = fold(graph, rounds, labels, self._ends)
+        self.choices: list[Sequence[Choice]] = []
+        self.timings: list[Timing | None] = []
+        self._states: dict[TensorType, States] = {}
+        nodes = [self._node(members) for members in self.folded.classes]
+        self._combiners = _combiners(nodes)
+        self.outputs: dict[Value, int] = {}
+        """The node of each output."""
+        carried = [c for p in self.folded.passed if (c := self._carried(p, nodes))]
+        self.problem = Problem(nodes, carried)
+
+    # --- the problem
+
+    def _node(self, members: Sequence[Op | Parameter]) -> Node:
+        item, times = members[0], len(members)
+        name = item.name if isinstance(item, Parameter) else item.kind
+        if isinstance(item, Parameter | Constant) or is_fixed(item):
+            self.choices.append(())
+            self.timings.append(None)
+            fixed = self._inputs.get(name) if isinstance(item, Parameter) else None
+            kept = [Option((), (x,), 0.0, n) for x, n in self._kept(item, fixed)]
+            return Node(name, kept, times)
+        found, timing = choices(item, self.machine.mesh), Timing(item, self.machine)
+        self.choices.append(found)
+        self.timings.append(timing)
+        options = [Option(c.operands, c.results, timing.seconds(c)) for c in found]
+        return Node(name, options, times)
+
+    def _kept(self, value: Value, fixed: Layout | None) -> list[tuple[Layout, int]]:
+        """How what is there all the time may lie, and its bytes on a device.
+
+        What may steer shapes is whole.
+        """
+        mesh, type_ = self.machine.mesh, value.type
+        if not isinstance(type_, TensorType) or type_.shape is None:
+            return [(replicated(mesh), 0)]
+        possible = list(layouts(type_.shape, mesh))
+        if fixed is not None and fixed not in possible:
+            raise UsageError(f"the mesh {mesh} does not divide {type_} that way")
+        if fixed is not None:
+            possible = [fixed]
+        elif value.ints is not None or type_.dtype is DType.STRING:
+            possible = possible[:1]
+        return [(layout, local_bytes(type_, layout, mesh)) for layout in possible]
+
+    def _carried(self, passed: Passed, nodes: list[Node]) -> Carried | None:
+        """The values of one class; their outputs become nodes."""
+        value, times = passed.values[0], len(passed.values)
+        sinks: list[tuple[int, int]] = []
+        for use in passed.uses:
+            if use.reader < 0:
+                kept = self._kept(value, use.end)  # type: ignore[arg-type]
+                self.outputs.update(dict.fromkeys(passed.values, len(nodes)))
+                sinks.append((len(nodes), 0))
+                options = [Option((x,), (), 0.0, n) for x, n in kept]
+                nodes.append(Node("output", options, times))
+            elif self.choices[use.reader]:
+                sinks.append((use.reader, use.operand))
+        if not sinks or value.ints is not None:
+            return None
+        source = (passed.source, passed.result)
+        return Carried(self.states(value), source, tuple(sinks), times)
+
+    def states(self, value: Value) -> States:
+        """The layouts of a value; of what is no tensor the one there is."""
+        type_ = value.type
+        if not isinstance(type_, TensorType) or type_.dtype in (None, DType.STRING):
+            return States(self.machine, TensorType(DType.I64, ()), ())
+        found = self._states.get(type_)
+        if found is None:
+            found = States(self.machine, type_, self._combiners)
+            self._states[type_] = found
+        return found
+
+    # --- its solution
+
+    def plan(
+        self,
+        memory: float = math.inf,
+        *,
+        fix: Mapping[Op, Collection[Choice]] | None = None,
+        store: Mapping[Value, Collection[Layout]] | None = None,
+        seconds: float = SECONDS,
+        gap: float = GAP,
+    ) -> Sharding:
+        """The cheapest plan that takes at most ``memory`` bytes of each device.
+
+        ``fix`` allows some choices of an op alone, ``store`` some layouts of an input
+        or a weight, for the whole class of each. Raises NoPlan where no plan fits.
+        """
+        allowed = self._allowed(fix or {}, store or {})
+        problem = replace(self.problem, limit=memory)
+        for _ in range(CUTS):
+            solution = solve(problem, allowed=allowed, seconds=seconds, gap=gap)
+            found = self._sharding(solution)
+            if found.memory <= memory:
+                return found
+            problem = replace(
+                problem, rows=(*problem.rows, self._row(solution, memory))
+            )
+        raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
+
+    def _allowed(
+        self,
+        fix: Mapping[Op, Collection[Choice]],
+        store: Mapping[Value, Collection[Layout]],
+    ) -> dict[int, list[int]]:
+        allowed: dict[int, set[int]] = {}
+
+        def keep(number: int, which: set[int]) -> None:
+            allowed[number] = allowed[number] & which if number in allowed else which
+
+        for op, some in fix.items():
+            number = self.folded.number[op]
+            keep(number, {k for k, c in enumerate(self.choices[number]) if c in some})
+        for value, lying in store.items():
+            number = self.folded.number[made_by(value)[0]]
+            options = self.problem.nodes[number].options
+            keep(number, {k for k, o in enumerate(options) if o.gives[0] in lying})
+        return {number: sorted(which) for number, which in allowed.items()}
+
+    def _sharding(self, solution: Solution) -> Sharding:
+        chosen = solution.chosen
+        ways: dict[Op, Choice] = {}
+        given: dict[Value, Layout] = {}
+        for members, found, node, k in zip(
+            self.folded.classes, self.choices, self.problem.nodes, chosen, strict=False
+        ):
+            for item in members:
+                if found:
+                    assert isinstance(item, Op)
+                    ways[item] = found[k]
+                elif isinstance(item, Parameter | Constant):
+                    given[item] = node.options[k].gives[0]
+        nodes = self.problem.nodes
+        ends = [self.outputs.get(value) for value in self.graph.outputs]
+        outputs = tuple(
+            [None if n is None else nodes[n].options[chosen[n]].wants[0] for n in ends]
+        )
+        stored = self.problem.bytes(chosen)
+        alive, _ = peak(self.graph, lambda value: self._held(value, chosen))
+        return Sharding(
+            Decisions(ways, given, outputs),
+            solution.seconds,
+            stored,
+            stored + alive,
+            self._sent(chosen),
+            solution,
+        )
+
+    def _held(self, value: Value, chosen: Sequence[int]) -> int:
+        """Bytes of a device's part of what an op makes."""
+        item, result = made_by(value)
+        number = self.folded.number[item]
+        if not self.choices[number] or not isinstance(value.type, TensorType):
+            return 0
+        layout = self.choices[number][chosen[number]].results[result]
+        return local_bytes(value.type, layout, self.machine.mesh)
+
+    def _row(self, solution: Solution, memory: float) -> Row:
+        """Room for what is stored, and for what was alive when most was."""
+        _, alive = peak(self.graph, lambda v: self._held(v, solution.chosen))
+        amounts: dict[int, list[float]] = {}
+        for number, node in enumerate(self.problem.nodes):
+            if any(o.bytes for o in node.options):
+                amounts[number] = [float(node.times * o.bytes) for o in node.options]
+        for value in alive:
+            item, result = made_by(value)
+            number = self.folded.number[item]
+            found = self.choices[number]
+            if found and isinstance(value.type, TensorType):
+                row = amounts.setdefault(number, [0.0] * len(found))
+                for k, choice in enumerate(found):
+                    layout = choice.results[result]
+                    row[k] += local_bytes(value.type, layout, self.machine.mesh)
+        return Row(amounts, memory)
+
+    def _sent(self, chosen: Sequence[int]) -> dict[str, float]:
+        """The bytes that a device sends, by kind of collective."""
+        sent: Counter[str] = Counter()
+        mesh, nodes = self.machine.mesh, self.problem.nodes
+        for value in self.problem.carried:
+            node, result = value.source
+            source = nodes[node].options[chosen[node]].gives[result]
+            wants = [nodes[n].options[chosen[n]].wants[i] for n, i in value.sinks]
+            for step in tree(value.states, source, wants) or ():
+                size = larger(step, value.states.type, mesh)
+                moved = wire_bytes(step.kind, mesh.sizes[step.axis], size)
+                sent[step.kind] += value.times * moved  # type: ignore[assignment]
+        for number, timing in enumerate(self.timings):
+            if timing is None:
+                continue
+            choice = self.choices[number][chosen[number]]
+            for kind, axis, size, _ in timing.exchanges(choice):
+                moved = wire_bytes(kind, mesh.sizes[axis], size)
+                sent[kind] += nodes[number].times * moved  # type: ignore[assignment]
+        return {kind: size for kind, size in sorted(sent.items()) if size}
+
+
+def _combiners(nodes: Sequence[Node]) -> frozenset[Combiner]:
+    """Those of partial values that occur at all."""
+    return frozenset(
+        state.combiner
+        for node in nodes
+        for option in node.options
+        for layout in (*option.wants, *option.gives)
+        for state in layout
+        if isinstance(state, Partial)
+    )

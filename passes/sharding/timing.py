@@ -1,0 +1,123 @@
+"""The seconds of one op on its local operands, for each way to share it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphopt import index
+from graphopt.cost import op_cost
+from graphopt.index import Split
+from graphopt.ir import Op, Parameter, Value
+from graphopt.ir.rebuild import postorder
+from graphopt.ops import Constant, Identity
+from graphopt.ops.mesh import OverMesh
+from graphopt.ops.reshaping import Reshaping
+from graphopt.rewrite import Miss
+from graphopt.types import TensorType
+
+from .choices import Choice, localized, part_type
+from .layout import Layout, replicated
+from .machine import TIE, Machine
+from .mesh import Mesh
+from .states import local_bytes
+from .ways import domain_of
+
+
+class Timing:
+    """One op, and what of it does not depend on the choice.
+
+    A device does its share of the operations: axes that split an operand or a result
+    share them out. Of each tensor it moves what it holds, or less where the op reads
+    but some of it (a table that is looked up). What it exchanges inside comes on top.
+    """
+
+    def __init__(self, op: Op, machine: Machine) -> None:
+        self.op = op
+        self.machine = machine
+        self.free = isinstance(op, Reshaping | Identity)
+        flops = op_cost(op).flops
+        self.flops = flops if isinstance(flops, int) else 0
+        self.values: Sequence[Value | None] = (*op.operands, *op.results)
+        self.touched = _touched(op)
+        self.dtype = next((v.dtype for v in op.operands if v is not None), None)
+
+    def seconds(self, choice: Choice) -> float:
+        """What a run on parts takes; never 0."""
+        if self.free:
+            return TIE
+        mesh, layouts = self.machine.mesh, (*choice.operands, *choice.results)
+        share = math.prod(
+            size
+            for axis, size in enumerate(mesh.sizes)
+            if any(isinstance(layout[axis], Split) for layout in layouts)
+        )
+        moved = 0.0
+        for value, layout, touched in zip(
+            self.values, layouts, self.touched, strict=True
+        ):
+            if value is not None and isinstance(value.type, TensorType):
+                held = local_bytes(value.type, layout, mesh)
+                moved += held if touched is None else min(held, touched / share)
+        run = self.machine.run_seconds(self.flops / share, moved, self.dtype)
+        return run + sum(seconds for *_, seconds in self.exchanges(choice))
+
+    def exchanges(self, choice: Choice) -> Iterator[tuple[str, int, int, float]]:
+        """The collectives inside: kind, mesh axis, bytes of the larger side, seconds."""
+        if all(way.form in ("plain", "told", "lookup") for way in choice.ways):
+            return
+        mesh = self.machine.mesh
+        parts = [
+            None if value is None else _part(value, layout, mesh)
+            for value, layout in zip(self.op.operands, choice.operands, strict=True)
+        ]
+        made = localized(self.op, choice, mesh, parts)
+        if isinstance(made, Miss):
+            raise AssertionError(f"{self.op.label} cannot run as {choice}")
+        for inner in postorder(made):
+            if isinstance(inner, OverMesh) and inner.communicates:
+                axis = mesh.names.index(inner.axis)
+                both = [v for v in (*inner.operands, inner) if v is not None]
+                size = max(map(_held, both))
+                yield (
+                    inner.kind,
+                    axis,
+                    size,
+                    self.machine.sending(inner.kind, axis, size),
+                )
+
+
+def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
+    """What stands for a device's part; what is known stays so."""
+    if isinstance(value, Constant) and layout == replicated(mesh):
+        return value
+    if value.ints is not None and value.dtype is not None:
+        return Constant(np.array(value.ints, value.dtype.numpy).reshape(value.shape))
+    return Parameter(part_type(value, layout, mesh) or value.type)
+
+
+def _held(value: Value) -> int:
+    bits = 0 if value.dtype is None else value.dtype.bits
+    return math.prod(value.shape or ()) * bits // 8
+
+
+def _touched(op: Op) -> list[float | None]:
+    """Bytes of each tensor that the op reads or writes, None for all of them."""
+    values = (*op.operands, *op.results)
+    domain = domain_of(op)
+    if domain is None or len(domain.maps.results) != op.outs:
+        return [None] * len(values)
+    count = len(op.operands)
+    found: list[float | None] = []
+    for i, value in enumerate(values):
+        alone = [0.0] * (len(domain.maps.operands) + op.outs)
+        at = i if i < count else i - count + len(domain.maps.operands)
+        bits = 0 if value is None or value.dtype is None else value.dtype.bits
+        alone[at] = bits / 8
+        moved: Any = index.bytes_moved(domain, alone)
+        whole = math.prod(value.shape or ()) * bits / 8 if value is not None else 0.0
+        found.append(float(moved) if isinstance(moved, int) and moved < whole else None)
+    return found

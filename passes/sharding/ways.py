@@ -1,0 +1,336 @@
+"""The ways to run an op over one mesh axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal, TypeAlias
+
+from graphopt import index
+from graphopt.index import (
+    Affine,
+    Combiner,
+    Domain,
+    Lookup,
+    Partial,
+    Replicated,
+    Split,
+    State,
+    Strategy,
+)
+from graphopt.ir import Op, Value
+from graphopt.ops import Constant, Gather, Range
+from graphopt.ops.structured import Composite, Structured
+from graphopt.rewrite import Miss
+from graphopt.types import TensorType
+
+from .layout import REPLICATED
+from .local import WINDOWED, border, is_told
+
+Form: TypeAlias = Literal["plain", "told", "windows", "lookup", "opened"]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A strategy for one mesh axis, and what makes it so.
+
+    "plain": the op on parts. "told": it is told where its part begins. "windows": its
+    neighbours' borders are put around the part. "lookup": what is not in the part gives
+    zeros. "opened": the op as its body, with collectives of small values inside.
+    """
+
+    strategy: Strategy
+    form: Form = "plain"
+
+    @property
+    def axis(self) -> str | None:
+        return self.strategy.axis
+
+    @property
+    def shares(self) -> bool:
+        """False for what runs an op as it is: replicated, or linear in its operands."""
+        return self.axis is not None or self.form != "plain"
+
+
+@lru_cache(maxsize=4096)
+def domain_of(op: Op) -> Domain | None:
+    """The domain of an op of which all sizes are known; None where it has none."""
+    if not isinstance(op, Structured):
+        return None
+    values = [*op.operands, *op.results]
+    if any(v is not None and not _is_sized(v) for v in values):
+        return None
+    maps = op.index_maps()
+    if maps is None or len(maps.operands) < len(op.operands):
+        return None
+    shapes = [None if v is None else v.shape for v in op.operands]
+    found = index.domain(maps, shapes, op.extents())
+    return found if all(isinstance(e, int) for e in found.extents.values()) else None
+
+
+def _is_sized(value: Value) -> bool:
+    type_ = value.type
+    if not isinstance(type_, TensorType) or type_.shape is None:
+        return False
+    return all(isinstance(dim, int) for dim in type_.shape)
+
+
+@lru_cache(maxsize=4096)
+def ways_of(op: Op) -> tuple[Way, ...]:
+    """The ways to run an op over one mesh axis, replicated first.
+
+    Whether so many devices divide what they share out is not asked yet.
+    """
+    count, outs = len(op.operands), op.outs
+    whole = Way(Strategy(None, (REPLICATED,) * count, (REPLICATED,) * outs))
+    found = [whole]
+    domain = domain_of(op)
+    if domain is not None and op.deterministic:
+        padded = index.strategies(domain)
+        found += [Way(_cut(s, count, outs)) for s in padded[1:]]
+        found += _told(op, domain)
+        found += _windows(op, domain)
+        found += _lookups(op, domain)
+    if isinstance(op, Composite) and op.deterministic:
+        found += [Way(x, "opened") for x in openings(op)]
+    unique: dict[tuple[object, object], Way] = {}
+    for way in found:
+        if way is whole or _matters(op, domain, way):
+            key = (way.strategy.operands, way.strategy.results)
+            unique.setdefault(key, way)
+    return tuple(unique.values())
+
+
+def _cut(strategy: Strategy, count: int, outs: int) -> Strategy:
+    """Without states for operands and results that this op does not have."""
+    return Strategy(strategy.axis, strategy.operands[:count], strategy.results[:outs])
+
+
+def _matters(op: Op, domain: Domain | None, way: Way) -> bool:
+    """False for an axis of one position, and for parts of what is absent."""
+    if domain is not None and way.axis is not None and way.form != "opened":
+        extent = domain.extents.get(way.axis)
+        if not isinstance(extent, int) or extent < 2:
+            return False
+    pairs = [
+        *zip(op.operands, way.strategy.operands, strict=True),
+        *zip(op.results, way.strategy.results, strict=True),
+    ]
+    for value, state in pairs:
+        if isinstance(state, Partial) and (
+            not _is_number(value)
+            or state.combiner is Combiner.LOGSUMEXP  # opened, a maximum and a sum
+        ):
+            return False
+    taken = [(v, s) for v, s in pairs[: len(op.operands)] if v is not None]
+    partial = [v for v, s in taken if isinstance(s, Partial)]
+    if not way.shares and all(isinstance(v, Constant) for v in partial):
+        return False  # addends of a weight help nobody
+    present = [s for _, s in taken]
+    return not all(isinstance(s, Replicated) for s in present) or isinstance(op, Range)
+
+
+def _is_number(value: Value | None) -> bool:
+    dtype = None if value is None else value.dtype
+    return value is None or (dtype is not None and (dtype.is_float or dtype.is_integer))
+
+
+def _told(op: Op, domain: Domain) -> Iterator[Way]:
+    """Axes of which a part can be told where it begins."""
+    for axis in domain.maps.axes:
+        if is_told(op, axis) or (isinstance(op, Range) and op.operands[0] is not None):
+            strategy = _along(domain, axis, op)
+            if strategy is not None:
+                yield Way(strategy, "told")
+
+
+def _along(domain: Domain, axis: str, op: Op) -> Strategy | None:
+    """The states where an axis is shared out and each value has it plainly, or not."""
+    states: list[State] = []
+    for map_ in (*domain.maps.operands[: len(op.operands)], *domain.maps.results):
+        at = [i for i, term in enumerate(map_ or ()) if axis in term.axes]
+        if not at:
+            states.append(REPLICATED)
+            continue
+        term = (map_ or ())[at[0]]
+        if len(at) > 1 or not isinstance(term, Affine) or term.plain != axis:
+            return None
+        states.append(Split(at[0]))
+    count = len(op.operands)
+    results = states[count : count + op.outs]
+    if not all(isinstance(s, Split) for s in results):
+        return None
+    return Strategy(axis, tuple(states[:count]), tuple(results))
+
+
+def _windows(op: Op, domain: Domain) -> Iterator[Way]:
+    """Spatial axes: parts of the operand, with borders of the neighbours' parts."""
+    if type(op) not in WINDOWED or domain.maps.operands[0] is None:
+        return
+    for at in range(len(domain.maps.operands[0]) - 2):
+        axis = f"y{at}"
+        if axis not in domain.extents or isinstance(border(op, domain, at), Miss):
+            continue
+        states: list[State] = [REPLICATED] * len(op.operands)
+        states[0] = Split(2 + at)
+        yield Way(Strategy(axis, tuple(states), (Split(2 + at),) * op.outs), "windows")
+
+
+def _lookups(op: Op, domain: Domain) -> Iterator[Way]:
+    """Rows that are looked up, of which each device has some."""
+    if not isinstance(op, Gather) or not _is_number(op):
+        return
+    for dim, term in enumerate(domain.maps.operands[0] or ()):
+        if isinstance(term, Lookup):
+            yield Way(Strategy(None, (Split(dim), REPLICATED), (Partial(),)), "lookup")
+
+
+# --- the body of a composite op -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the states of some values go on through a body.
+
+    ``ways`` is how each op runs, ``states`` what it leaves; where an op takes another
+    state than a value has, the value is resharded. ``moved`` are the bytes of what is.
+    """
+
+    ways: Mapping[Op, Way]
+    states: Mapping[Value, State]
+    moved: float
+
+
+@lru_cache(maxsize=1024)
+def inside(op: Composite) -> tuple[Op, ...]:
+    """The ops of the body, each after what it reads; without constants."""
+    if op.expansion is None:
+        return ()
+    stop = {v.op for v in op.operands if v is not None and v.op is not None}
+    done: set[Op] = set()
+    order: list[Op] = []
+    stack = [(v.op, False) for v in reversed(op.expansion)]
+    while stack:
+        at, ready = stack.pop()
+        if at is None or isinstance(at, Constant):
+            continue
+        if ready:
+            order.append(at)
+        elif at not in stop and at not in done:
+            done.add(at)
+            stack.append((at, True))
+            stack += [(v.op, False) for v in reversed(at.operands) if v is not None]
+    return tuple(order)
+
+
+@lru_cache(maxsize=4096)
+def spread_of(op: Composite, states: tuple[State, ...]) -> Spread:
+    """How states of a composite op's operands go on through its body."""
+    pairs = zip(op.operands, states, strict=True)
+    return spread(inside(op), {v: s for v, s in pairs if v is not None})
+
+
+def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
+    """Go through ops in order, each run in the cheapest way for what it gets.
+
+    What is not ``given`` and no op makes is replicated. An op that shares nothing out
+    costs what it makes, once more.
+    """
+    states: dict[Value, State] = dict(given)
+    ways: dict[Op, Way] = {}
+    moved = 0.0
+    for op in ops:
+        if is_fixed(op):
+            continue
+        best: tuple[float, Way] | None = None
+        for way in ways_of(op):
+            cost = 0.0
+            for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
+                if value is not None:
+                    has = states.get(value, REPLICATED)
+                    cost += _bytes(value) * _weight(has, wanted)
+            shares = any(isinstance(s, Split) for s in way.strategy.operands)
+            if not shares:
+                cost += 1e-3 * sum(map(_bytes, op.results))
+            if best is None or cost < best[0]:
+                best = (cost, way)
+        assert best is not None
+        ways[op] = best[1]
+        for value, wanted in zip(op.operands, best[1].strategy.operands, strict=True):
+            if value is not None:
+                has = states.get(value, REPLICATED)
+                moved += _bytes(value) * _weight(has, wanted)
+        states.update(zip(op.results, best[1].strategy.results, strict=True))
+    return Spread(ways, states, moved)
+
+
+def is_fixed(op: Op) -> bool:
+    """True for shape arithmetic whose results are known: they are of the whole."""
+    return all(v.ints is not None for v in op.results)
+
+
+_WEIGHTS: Final = {
+    (Split, Replicated): 1.0,
+    (Partial, Replicated): 2.0,
+    (Partial, Split): 1.0,
+    (Split, Split): 0.5,
+}
+
+
+def _weight(has: State, wanted: State) -> float:
+    """How often the bytes of a value are sent to bring it from a state to another."""
+    if has == wanted:
+        return 0.0
+    if isinstance(has, Split) and isinstance(wanted, Partial):
+        return 1.0
+    if isinstance(has, Partial) and isinstance(wanted, Partial):
+        return 2.0
+    return _WEIGHTS.get((type(has), type(wanted)), 0.0)
+
+
+def _bytes(value: Value) -> float:
+    type_ = value.type
+    if not isinstance(type_, TensorType) or type_.shape is None or type_.dtype is None:
+        return 0.0
+    size = 1
+    for dim in type_.shape:
+        size *= dim if isinstance(dim, int) else 1
+    return size * type_.dtype.bits / 8
+
+
+def openings(op: Composite) -> Iterator[Strategy]:
+    """The strategies by which the body runs, with small values exchanged inside.
+
+    One operand is split, or two along dims of one length; the others are replicated.
+    """
+    body = inside(op)
+    if not body or any(v is not None and not _is_sized(v) for v in op.operands):
+        return
+    assert op.expansion is not None
+    for given in _seeds(op):
+        found = spread(body, given)
+        results = [found.states.get(v, REPLICATED) for v in op.expansion[: op.outs]]
+        if all(isinstance(s, Replicated) for s in results):
+            continue
+        if found.moved >= max(map(_bytes, given)):
+            continue  # as good to gather it
+        operands = [
+            REPLICATED if v is None else given.get(v, REPLICATED) for v in op.operands
+        ]
+        yield Strategy(None, tuple(operands), tuple(results))
+
+
+def _seeds(op: Op) -> Iterator[dict[Value, State]]:
+    places = [
+        (value, dim, extent)
+        for value in dict.fromkeys(v for v in op.operands if v is not None)
+        if not isinstance(value, Constant) or value.rank
+        for dim, extent in enumerate(value.shape or ())
+        if isinstance(extent, int) and extent > 1
+    ]
+    for i, (value, dim, extent) in enumerate(places):
+        yield {value: Split(dim)}
+        for other, at, size in places[i + 1 :]:
+            if other is not value and size == extent:
+                yield {value: Split(dim), other: Split(at)}
