@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +27,8 @@ SECONDS: Final = 60.0
 """How long the solver may take."""
 GAP: Final = 1e-6
 """The relative gap at which an optimum is taken for proved."""
+_FIRST: Final = 2e-3  # columns of so much reduced cost, relatively, are tried first
+_NONE: Final = "no plan keeps the limits: of memory, or of what was fixed"
 _UNIT: Final = 1e-6  # costs in microseconds, as the solver's tolerances are absolute
 
 
@@ -244,8 +247,89 @@ class _Program:
     # --- solving
 
     def solve(self, seconds: float, gap: float) -> tuple[tuple[int, ...], float, bool]:
-        """The option of each node, the bound in seconds, and whether it is proved."""
+        """The option of each node, the bound in seconds, and whether it is proved.
+
+        A plan with a column in it costs at least its reduced cost more than the
+        relaxation, so that columns are left out whose reduced cost is above what the
+        best plan costs more.
+        """
+        deadline = time.perf_counter() + seconds
+        relaxed = self._relaxed(seconds)
+        low, reduced = float(relaxed.fun), relaxed.lower.marginals
+        allowance = _FIRST * abs(low)
+        best: Any = None
+        while True:
+            kept = np.flatnonzero(reduced <= allowance)
+            left = max(1.0, deadline - time.perf_counter())
+            found = self._integral(kept, left, gap)
+            if found.x is not None and (best is None or found.fun < best[0]):
+                best = (float(found.fun), kept, found.x)
+            late = found.status == 1 or time.perf_counter() > deadline
+            bound = low if found.status == 1 else low + allowance
+            if found.mip_dual_bound is not None and math.isfinite(found.mip_dual_bound):
+                bound = min(low + allowance, max(low, float(found.mip_dual_bound)))
+            complete = len(kept) == self.columns
+            if best is None and (late or complete):
+                if complete and not late:
+                    raise NoPlan(_NONE)
+                raise NoPlan(f"no plan was found within {seconds:g} s")
+            if best is not None:
+                if late or complete or best[0] - low <= allowance:
+                    break
+                allowance = best[0] - low
+            else:
+                allowance *= 8
+        x = np.zeros(self.columns)
+        x[best[1]] = best[2]
+        proved = not late and best[0] - bound <= gap * abs(best[0]) * (1 + 1e-9)
+        return self._chosen(x), bound * _UNIT, proved
+
+    def _relaxed(self, seconds: float) -> Any:
+        """The optimum without integrality, and its reduced costs."""
+        from scipy.optimize import linprog
+        from scipy.sparse import vstack
+
+        matrix, low, high = self._matrix.tocsr(), self._bounds[0], self._bounds[1]
+        equal = low == high
+        under, over = ~equal & np.isfinite(high), ~equal & np.isfinite(low)
+        found: Any = linprog(
+            self._prices,
+            A_ub=vstack([matrix[under], -matrix[over]]),
+            b_ub=np.concatenate([high[under], -low[over]]),
+            A_eq=matrix[equal],
+            b_eq=low[equal],
+            bounds=(0, None),
+            method="highs",
+            options={"time_limit": seconds},
+        )
+        if found.status == 2:
+            raise NoPlan(_NONE)
+        if found.status != 0:
+            raise NoPlan(f"no plan was found within {seconds:g} s")
+        return found
+
+    def _integral(self, kept: Any, seconds: float, gap: float) -> Any:
+        """What HiGHS finds among some of the columns."""
         from scipy.optimize import Bounds, LinearConstraint, milp
+
+        return milp(
+            self._prices[kept],
+            integrality=np.concatenate(self._whole)[kept],
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(self._matrix[:, kept], *self._bounds),
+            options={"time_limit": seconds, "mip_rel_gap": gap},
+        )
+
+    @cached_property
+    def _prices(self) -> Any:
+        return np.concatenate(self._costs)
+
+    @cached_property
+    def _bounds(self) -> tuple[Any, Any]:
+        return np.concatenate(self._low), np.concatenate(self._high)
+
+    @cached_property
+    def _matrix(self) -> Any:
         from scipy.sparse import coo_array
 
         rows, columns, entries = (
@@ -253,21 +337,7 @@ class _Program:
             for i in range(3)
         )
         places = (rows.astype(np.int32), columns.astype(np.int32))
-        matrix = coo_array((entries, places), (self.rows, self.columns)).tocsc()
-        low, high = np.concatenate(self._low), np.concatenate(self._high)
-        found: Any = milp(
-            np.concatenate(self._costs),
-            integrality=np.concatenate(self._whole),
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(matrix, low, high),
-            options={"time_limit": seconds, "mip_rel_gap": gap},
-        )
-        if found.x is None:
-            if found.status == 2:
-                raise NoPlan("no plan keeps the limits, of memory or of what was fixed")
-            raise NoPlan(f"no plan was found within {seconds:g} s")
-        bound = float(found.mip_dual_bound) * _UNIT
-        return self._chosen(found.x), bound, found.status == 0
+        return coo_array((entries, places), (self.rows, self.columns)).tocsc()
 
     def _chosen(self, x: Any) -> tuple[int, ...]:
         shrunk = self.shrunk
