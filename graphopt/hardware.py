@@ -94,7 +94,9 @@ def _device(row: Mapping[str, str]) -> Device:
         memory=int(float(row["memory_gib"]) * 2**30),
         bandwidth=float(row["memory_gbs"]) * 1e9,
         interconnect=float(row["interconnect_gbs"]) * 1e9,
-        torus=int(row["links"].removeprefix("torus")) if row["links"] != "switch" else 0,
+        torus=int(row["links"].removeprefix("torus"))
+        if row["links"] != "switch"
+        else 0,
         node=int(row["node"]),
     )
 

@@ -172,7 +172,9 @@ class Planner:
             found = self._sharding(solution)
             if found.memory <= memory:
                 return found
-            problem = replace(problem, rows=(*problem.rows, self._row(solution, memory)))
+            problem = replace(
+                problem, rows=(*problem.rows, self._row(solution, memory))
+            )
         raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
 
     def _allowed(

@@ -26,7 +26,9 @@ def tree_seconds(states: States, source: Layout, wants: Iterable[Layout]) -> flo
     if len(ends) == 1:
         return float(states.distances[start, ends[0]])
     if len(ends) > EXACT:
-        return sum(float(states.distances[a, b]) for a, b in _joined(states, start, ends))
+        return sum(
+            float(states.distances[a, b]) for a, b in _joined(states, start, ends)
+        )
     return float(_tables(states, ends)[-1][start])
 
 

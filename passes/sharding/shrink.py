@@ -166,7 +166,9 @@ class Shrunk:
             return False
         if upper.amounts.any() or lower.amounts.any():
             return False
-        between = [v for v in self.carried if v.source == value.source or sink in v.sinks]
+        between = [
+            v for v in self.carried if v.source == value.source or sink in v.sinks
+        ]
         if len(between) != 1:
             return False
         found = self._pairs(upper, lower, value)

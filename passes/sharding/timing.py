@@ -82,7 +82,12 @@ class Timing:
                 axis = mesh.names.index(inner.axis)
                 both = [v for v in (*inner.operands, inner) if v is not None]
                 size = max(map(_held, both))
-                yield inner.kind, axis, size, self.machine.sending(inner.kind, axis, size)
+                yield (
+                    inner.kind,
+                    axis,
+                    size,
+                    self.machine.sending(inner.kind, axis, size),
+                )
 
 
 def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
