@@ -25,16 +25,17 @@ SCHEMA: Final = 1
 class Plan:
     """What was decided about values: by value, then by the name of the decision.
 
-    Decisions are JSON values. ``order`` is that in which the ops of the graph run; it
-    needs no text of its own, as a file has its nodes in that order. An empty plan is
-    false.
+    Decisions are JSON values; ``whole`` are those about the graph as a whole, by name.
+    ``order`` is that in which the ops of the graph run; it needs no text of its own, as
+    a file has its nodes in that order. An empty plan is false.
     """
 
     decisions: Mapping[Value, Mapping[str, Any]] = field(default_factory=dict)
     order: tuple[Op, ...] = ()
+    whole: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.decisions or self.order)
+        return bool(self.decisions or self.order or self.whole)
 
     def follow(self, new: Mapping[Value, Value]) -> Plan:
         """The plan after a rewrite that put ``new[v]`` in the place of ``v``.
@@ -47,12 +48,15 @@ class Plan:
             moved.setdefault(new.get(value, value), {}).update(decided)
         order = [new.get(op.results[0], op.results[0]).op for op in self.order]
         kept = dict.fromkeys(op for op in order if op is not None)
-        return Plan(moved, tuple(kept))
+        return Plan(moved, tuple(kept), self.whole)
 
     def to_json(self, name_of: Callable[[Value], str]) -> str:
         """The plan as text, keyed by the names that the values are written under."""
         values = {name_of(v): dict(decided) for v, decided in self.decisions.items()}
-        return json.dumps({"schema": SCHEMA, "values": values}, sort_keys=True)
+        found: dict[str, Any] = {"schema": SCHEMA, "values": values}
+        if self.whole:
+            found["graph"] = dict(self.whole)
+        return json.dumps(found, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, named: Mapping[str, Value]) -> Self:
@@ -65,7 +69,8 @@ class Plan:
             found = json.loads(text)
             schema, values = found["schema"], found["values"]
             if schema == SCHEMA:
-                return cls({named[name]: dict(d) for name, d in values.items()})
+                decisions = {named[name]: dict(d) for name, d in values.items()}
+                return cls(decisions, whole=dict(found.get("graph", {})))
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidModel(f"not a plan: {error}", where=METADATA_KEY) from None
         except KeyError as error:
@@ -81,7 +86,7 @@ class Plan:
 
 def annotated(graph: Graph, plan: Plan) -> Graph:
     """The graph with a plan in its metadata; planned values get names of their own."""
-    if not plan.decisions:
+    if not plan.decisions and not plan.whole:
         return graph
     names = dict(graph.names)
     taken = {*names.values(), *graph.input_names, *graph.output_names}

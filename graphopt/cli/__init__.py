@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "check": "compare two models numerically",
     "run": "run a model on arrays",
     "bench": "time models against each other",
+    "launch": "start a command in several processes, for a mesh of devices",
     "extract": "cut a part out of a model",
     "passes": "list the passes, their options and their rules",
     "kernels": "list what ONNX Runtime has kernels for",

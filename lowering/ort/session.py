@@ -241,16 +241,16 @@ class Session(Executable):
             if self._binding is not None:
                 results: Sequence[Array] = self._binding(inputs)
             elif narrow:
-                fed = {name: self._value(array) for name, array in inputs.items()}
+                fed = {name: value_of(array) for name, array in inputs.items()}
                 values = self.session.run_with_ort_values(None, fed, self._run)
-                results = [_array(value) for value in values]
+                results = [array_of(value) for value in values]
             else:
                 results = self.session.run(None, dict(inputs), self._run)
         except UsageError:
             raise
         except Exception as error:
             hold_against(self.session, inputs)  # of which the runtime says too little
-            raise RunFailed(f"ONNX Runtime failed: {_said(error)}") from None
+            raise RunFailed(f"ONNX Runtime failed: {words_of(error)}") from None
         return dict(zip(self.output_names, results, strict=True))
 
     def used(self) -> Mapping[str, Any]:
@@ -318,15 +318,6 @@ class Session(Executable):
             options.add_run_config_entry(name, str(value))
         return options
 
-    def _value(self, array: Array) -> Any:
-        values = runtime().OrtValue
-        if not _is_narrow(array):
-            return values.ortvalue_from_numpy(np.ascontiguousarray(array))
-        plain = np.uint16 if array.dtype.itemsize == 2 else np.uint8
-        return values.ortvalue_from_numpy_with_onnx_type(
-            np.ascontiguousarray(array).view(plain), DType.of(array.dtype).value
-        )
-
 
 def _trace(options: Any, folder: Path) -> None:
     """Have the runtime write its times, and the graph that it executes, to a folder."""
@@ -358,7 +349,7 @@ def _opened(
         if any(said in str(error) for said in _NO_MODEL):
             where = model if isinstance(model, str) else None
             raise InvalidModel("not an ONNX model", where=where) from None
-        raise Refused(f"ONNX Runtime refuses the model: {_said(error)}") from None
+        raise Refused(f"ONNX Runtime refuses the model: {words_of(error)}") from None
 
 
 def _preload(onnxruntime: Any) -> None:
@@ -372,7 +363,18 @@ def _is_narrow(array: Array) -> bool:
     return isinstance(array, np.ndarray) and array.dtype.type.__module__ == "ml_dtypes"
 
 
-def _array(value: Any) -> Array:
+def value_of(array: Array) -> Any:
+    """An OrtValue of an array, narrow element types included."""
+    values = runtime().OrtValue
+    if not _is_narrow(array):
+        return values.ortvalue_from_numpy(np.ascontiguousarray(array))
+    plain = np.uint16 if array.dtype.itemsize == 2 else np.uint8
+    return values.ortvalue_from_numpy_with_onnx_type(
+        np.ascontiguousarray(array).view(plain), DType.of(array.dtype).value
+    )
+
+
+def array_of(value: Any) -> Array:
     """The array of an OrtValue, narrow element types included."""
     dtype = _NARROW.get(value.data_type())
     if dtype is None:
@@ -382,7 +384,7 @@ def _array(value: Any) -> Array:
     return np.frombuffer(memory, dtype.numpy).reshape(value.shape()).copy()
 
 
-def _said(error: Exception) -> str:
+def words_of(error: Exception) -> str:
     """The runtime's own words, without its codes."""
     text = str(error).strip().splitlines()
     first = text[0] if text else type(error).__name__

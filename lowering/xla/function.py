@@ -52,7 +52,7 @@ class Function:
         self._known = steering(graph)
         self.weights: Mapping[str, Value] = dict(_weights(graph, self._known))
         self.steering: tuple[str, ...] = tuple(
-            p.name for p in graph.inputs if p in self._known and _may_steer(graph, p)
+            p.name for p in graph.inputs if p in self._known and may_steer(graph, p)
         )
 
     @property
@@ -172,7 +172,7 @@ def _weights(graph: Graph, known: Collection[Value]) -> Iterator[tuple[str, Valu
         if not isinstance(op, Constant) or op in seen or op in known:
             continue
         seen.add(op)
-        if not _is_data(op.tensor):
+        if not is_data(op.tensor):
             continue
         stem = name = home.names.get(op) or graph.names.get(op) or "weight"
         while name in taken:
@@ -181,14 +181,14 @@ def _weights(graph: Graph, known: Collection[Value]) -> Iterator[tuple[str, Valu
         yield name, op
 
 
-def _is_data(tensor: Tensor) -> bool:
+def is_data(tensor: Tensor) -> bool:
     """Floats that have axes, and all that is large; programs hold the rest."""
     if tensor.dtype is DType.STRING:
         return False
     return (tensor.dtype.is_float and tensor.rank > 0) or tensor.nbytes > LITERAL_BYTES
 
 
-def _may_steer(graph: Graph, parameter: Parameter) -> bool:
+def may_steer(graph: Graph, parameter: Parameter) -> bool:
     """True for few integers, and for floats that an op reads as scales or limits."""
     type_ = parameter.type
     if not isinstance(type_, TensorType) or type_.dtype is None:

@@ -13,6 +13,8 @@ import numpy as np
 from graphopt.ops.strings import TfIdfVectorizer
 from graphopt.types import DType
 
+from .mesh_ops import MESH_OPS
+
 if TYPE_CHECKING:
     from graphopt.xp import Namespace
 
@@ -45,5 +47,8 @@ def _matches(xp: Namespace, rows: Array, gram: Any, apart: int) -> Array:
     return found
 
 
-OVERRIDES: Final[Mapping[type, Callable[..., Any]]] = {TfIdfVectorizer: tf_idf}
+OVERRIDES: Final[Mapping[type, Callable[..., Any]]] = {
+    TfIdfVectorizer: tf_idf,
+    **MESH_OPS,
+}
 """The override of each kind of op that has one: of op, namespace and operands."""

@@ -20,6 +20,7 @@ from graphopt.ir import Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.control import If, Loop, Run, no_rows
 from graphopt.ops.generation import Shape
+from graphopt.ops.mesh import OverMesh
 from graphopt.ops.random import is_random
 from graphopt.ops.structured import Computed
 from graphopt.ops.tiled import Tiled
@@ -133,6 +134,7 @@ class Tracer(Evaluator):
         if (
             not drawing
             and not op.bodies
+            and not isinstance(op, OverMesh)  # devices differ in what is known
             and all(map(_is_literal, operands))
             and self._is_small(op)
         ):
@@ -145,6 +147,8 @@ class Tracer(Evaluator):
         name = self.sources.get(op, (op.label,))[0]
         try:
             with jax.named_scope(name):
+                if isinstance(op, OverMesh):  # has no `compute` of one device
+                    return self._finished(op, self._compute(op, operands))
                 return super().apply(op, operands)
         except Misfit:
             raise
@@ -227,7 +231,13 @@ class Tracer(Evaluator):
             return self._loop(op, operands)
         if isinstance(op, Tiled):
             return looped(op, operands, lambda arrays: self.body(op, 0, arrays))
-        return super()._compute(op, operands)
+        if not op.bodies:
+            return op.compute(self.xp, *operands)
+
+        def run(index: int, arrays: Sequence[Array]) -> list[Array]:
+            return self.body(op, index, arrays)
+
+        return op.compute(self.xp, *operands, run=run)  # type: ignore[call-arg]
 
     def _typed(self, array: Array, type_: Type) -> Array:
         if is_open(array):

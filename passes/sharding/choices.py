@@ -17,10 +17,10 @@ from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
 from .layout import Layout, local_type
-from .local import Local, Place, looked_up, on_parts
+from .local import Local, Place, has_borders, looked_up, on_parts
 from .mesh import Mesh
 from .placed import Placed
-from .ways import Way, domain_of, inside, is_fixed, spread, ways_of
+from .ways import Way, domain_of, inside, is_fixed, spread_of, ways_of
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,20 @@ def _choices(op: Op, mesh: Mesh) -> tuple[Choice, ...]:
 
 
 def _found(op: Op, mesh: Mesh) -> Iterator[Choice]:
-    ways = ways_of(op)
-    for row in itertools.product(ways, repeat=len(mesh.axes)):
+    ways, count = ways_of(op), len(mesh.axes)
+    legal: list[list[Way]] = []
+    for axis in range(count):
+        alone = ([way if i == axis else ways[0] for i in range(count)] for way in ways)
+        legal.append(
+            [
+                row[axis]
+                for row in map(list, alone)
+                if is_legal(op, choice_of(op, row), mesh)
+            ]
+        )
+    for row in itertools.product(*legal):
         choice = choice_of(op, row)
-        if is_legal(op, choice, mesh):
+        if sum(way is not ways[0] for way in row) < 2 or _joins(op, choice, mesh):
             yield choice
 
 
@@ -102,29 +112,50 @@ def choice_of(op: Op, ways: Sequence[Way]) -> Choice:
 
 def is_legal(op: Op, choice: Choice, mesh: Mesh) -> bool:
     """True where the mesh divides everything, and the op can be built on the parts."""
-    if all(way.strategy.axis is None and way.form == "plain" for way in choice.ways):
+    if not any(way.shares for way in choice.ways):
         return True  # replicated, or jointly linear
+    if not _divided(op, choice, mesh):
+        return False
     given: list[Value | None] = []
     for value, layout in zip(op.operands, choice.operands, strict=True):
-        if value is None or all(isinstance(s, Replicated) for s in layout):
-            given.append(value)
-            continue
-        part = part_type(value, layout, mesh)
-        if part is None:
-            return False
-        given.append(Parameter(part))
-    if any(
-        part_type(v, layout, mesh) is None
-        for v, layout in zip(op.results, choice.results, strict=True)
-    ):
-        return False
+        part = None if value is None else part_type(value, layout, mesh)
+        split = any(not isinstance(state, Replicated) for state in layout)
+        given.append(Parameter(part) if split and part is not None else value)
     return not isinstance(localized(op, choice, mesh, given), Miss)
+
+
+def _joins(op: Op, choice: Choice, mesh: Mesh) -> bool:
+    """`is_legal` for ways of which each is so by itself: nothing is built."""
+    forms = {way.form for way in choice.ways}
+    if not _divided(op, choice, mesh):
+        return False
+    if "opened" in forms:
+        return all(_joins(inner, chosen, mesh) for inner, chosen in _inner(op, choice))
+    domain = domain_of(op)
+    local = None if domain is None else _local(domain, choice, mesh)
+    if local is None:
+        return domain is None
+    return "windows" not in forms or has_borders(op, local)
 
 
 def part_type(value: Value, layout: Layout, mesh: Mesh) -> TensorType | None:
     """The type of a device's part; None where the mesh does not divide a dim."""
     type_ = value.type
     return local_type(type_, layout, mesh) if isinstance(type_, TensorType) else None
+
+
+def _divided(op: Op, choice: Choice, mesh: Mesh) -> bool:
+    """True where the mesh divides all that the op takes and gives."""
+    pairs = [
+        *zip(op.operands, choice.operands, strict=True),
+        *zip(op.results, choice.results, strict=True),
+    ]
+    return all(
+        value is None
+        or all(isinstance(state, Replicated) for state in layout)
+        or part_type(value, layout, mesh) is not None
+        for value, layout in pairs
+    )
 
 
 def localized(
@@ -134,7 +165,7 @@ def localized(
     if any(way.form == "opened" for way in choice.ways):
         return _opened(op, choice, mesh, operands)
     domain = domain_of(op)
-    if domain is None or not any(_shares(way) for way in choice.ways):
+    if domain is None or not any(way.shares for way in choice.ways):
         return op.with_operands(operands).results
     assert isinstance(op, Structured)
     local = _local(domain, choice, mesh)
@@ -151,10 +182,6 @@ def localized(
         if new.type != part_type(value, layout, mesh):
             return Miss(f"{op.label} gives {new.type} for a part of {value.type}")
     return results
-
-
-def _shares(way: Way) -> bool:
-    return way.axis is not None or way.form != "plain"
 
 
 def _built(
@@ -207,26 +234,13 @@ def _opened(
     """The body of a composite op on a device's parts of its operands."""
     assert isinstance(op, Composite)
     assert op.expansion is not None
-    body = inside(op)
-    spreads = [
-        spread(
-            body,
-            {
-                v: state
-                for v, state in zip(op.operands, way.strategy.operands, strict=True)
-                if v is not None
-            },
-        )
-        for way in choice.ways
-    ]
     made = Placed(mesh)
     for value, layout, part in zip(op.operands, choice.operands, operands, strict=True):
         if value is not None and part is not None:
             made.put(value, layout, part)
-    for inner in body:
-        if is_fixed(inner):
-            continue
-        chosen = choice_of(inner, [s.ways[inner] for s in spreads])
+    for inner, chosen in _inner(op, choice):
+        if not _divided(inner, chosen, mesh):
+            return Miss(f"the devices do not divide {inner.label} inside")
         given = [
             None if v is None else made.get(v, layout)
             for v, layout in zip(inner.operands, chosen.operands, strict=True)
@@ -237,8 +251,6 @@ def _opened(
         for value, layout, new in zip(
             inner.results, chosen.results, results, strict=True
         ):
-            if new.type != part_type(value, layout, mesh):
-                return Miss(f"the devices do not divide {value.type} inside")
             made.put(value, layout, new)
     return tuple(
         [
@@ -246,3 +258,12 @@ def _opened(
             for value, layout in zip(op.expansion, choice.results, strict=False)
         ]
     )
+
+
+def _inner(op: Op, choice: Choice) -> Iterator[tuple[Op, Choice]]:
+    """How the ops of a body run where the op itself does so."""
+    assert isinstance(op, Composite)
+    spreads = [spread_of(op, way.strategy.operands) for way in choice.ways]
+    for inner in inside(op):
+        if not is_fixed(inner):
+            yield inner, choice_of(inner, [found.ways[inner] for found in spreads])

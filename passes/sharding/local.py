@@ -8,6 +8,7 @@ may be elsewhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
@@ -48,6 +49,7 @@ from graphopt.ops import (
     Reshape,
     Resize,
     Slice,
+    Squeeze,
     Sub,
     Tile,
     Trilu,
@@ -156,6 +158,11 @@ def _shaped(op: Op, operands: Operands, local: Local) -> Made:
 def _reshape(op: Op, operands: Operands, local: Local) -> Made:
     dims = local.dims()
     return _with(op, operands, 1, dims).copy(allowzero=int(0 in dims))
+
+
+def _squeeze(op: Op, operands: Operands, local: Local) -> Made:
+    """The dims of the whole say which go: a part may have others of extent 1."""
+    return Reshape(operands[0], vector(*local.dims()), allowzero=1)
 
 
 def _columns(op: Op, operands: Operands, local: Local) -> Made:
@@ -286,10 +293,30 @@ def border(op: Any, domain: Domain, at: int) -> tuple[int, int] | Miss:
     return before, after
 
 
+def has_borders(op: Op, local: Local) -> bool:
+    """True where the next parts hold the borders that windows over parts read."""
+    for name, place in local.places.items():
+        if name[:1] == "y":
+            reach = border(op, local.domain, int(name[1:]))
+            if isinstance(reach, Miss):
+                return False
+            if not any(reach):
+                continue
+            shape = local.domain.operand_shapes[0]
+            assert shape is not None
+            shared = math.prod(ways for _, ways in place.axes)
+            size = cast(int, shape[2 + int(name[1:])]) // shared
+            if len(place.axes) > 1 or max(reach) > size:
+                return False
+    return True
+
+
 def bordered(
     x: Value, dim: int, before: int, after: int, place: Place, outside: float
 ) -> Value | Miss:
     """x with so many positions of its neighbours' parts on either side."""
+    if not before and not after:
+        return x
     if len(place.axes) > 1:
         return miss("neighbours are along two mesh axes", x)
     ((axis, ways),) = place.axes
@@ -419,26 +446,25 @@ def looked_up(op: Gather, operands: Operands, rows: int, place: Place) -> Made:
     return Where(inside, found, scalar(0, data.dtype))
 
 
+WINDOWED: Final = (AveragePool, Conv, ConvInteger, LpPool, MaxPool, QLinearConv)
+"""Ops whose windows can be given the borders of the neighbours' parts."""
+
 FORMS: Final[Mapping[type[Op], Form]] = {
     Attention: _attention,
-    AveragePool: _windowed,
     CenterCropPad: _centered,
     Col2Im: _columns,
     ConstantOfShape: _shaped,
-    Conv: _windowed,
-    ConvInteger: _windowed,
     ConvTranspose: _grouped,
     DeformConv: _grouped,
     Expand: _shaped,
     GroupNormalization: _group_norm,
     LinearAttention: _heads,
-    LpPool: _windowed,
-    MaxPool: _windowed,
-    QLinearConv: _windowed,
     Range: _range,
     Reshape: _reshape,
     Resize: _resize,
+    Squeeze: _squeeze,
     Tile: _tile,
     Trilu: _trilu,
+    **dict.fromkeys(WINDOWED, _windowed),
 }
 """Ops that are told something of the part."""

@@ -13,11 +13,12 @@ import numpy as np
 
 from graphopt.errors import UnsupportedModel
 from graphopt.feeds import bind
-from graphopt.index import Split
-from graphopt.ir import Op, Value
+from graphopt.index import Partial, Split
+from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
 from graphopt.ops.mesh import MERGES, OverMesh
 from graphopt.reference import Evaluator
+from graphopt.types import TensorType
 
 from .layout import Layout
 from .mesh import Mesh
@@ -42,32 +43,34 @@ def run(
     given = {p.name: array for p, array in whole.items()}
     for parameter, layout in zip(program.graph.inputs, program.inputs, strict=True):
         env[parameter] = scattered(given[parameter.name], layout, mesh)
+    outputs = execute(program.graph, mesh, env, seed=seed)
+    rows = zip(program.graph.output_names, outputs, program.outputs, strict=True)
+    return {name: gathered(parts, layout, mesh) for name, parts, layout in rows}
+
+
+def execute(
+    graph: Graph, mesh: Mesh, given: Mapping[Value, Parts], *, seed: int = 0
+) -> list[Parts]:
+    """The outputs of a local graph on every device, from parts of its inputs."""
+    env = dict(given)
     evaluator = Evaluator(seed=seed)
-    last = _last_uses(program)
+    last = _last_uses(graph)
     with evaluator.xp.scope():
-        for op in program.graph.ops:
+        for op in graph.ops:
             results = _apply(op, env, mesh, evaluator)
             env.update(zip(op.results, results, strict=True))
             for value in last.get(op, ()):
                 env.pop(value, None)
-    made = {}
-    for name, value, layout in zip(
-        program.graph.output_names, program.graph.outputs, program.outputs, strict=True
-    ):
-        made[name] = gathered(env[value], layout, mesh)
-    return made
+    return [env[value] for value in graph.outputs]
 
 
-def _whole(program: Program) -> Any:
+def _whole(program: Program) -> Graph:
     """A graph with the inputs of the model, to bind arrays to."""
-    from graphopt.ir import Graph, Parameter
-    from graphopt.types import TensorType
-
     inputs = []
     for parameter, layout in zip(program.graph.inputs, program.inputs, strict=True):
         type_ = parameter.type
         if isinstance(type_, TensorType) and type_.shape is not None:
-            shape = list(type_.shape)
+            shape: list[Any] = list(type_.shape)
             for state, size in zip(layout, program.mesh.sizes, strict=True):
                 if isinstance(state, Split):
                     shape[state.dim] *= size
@@ -76,10 +79,10 @@ def _whole(program: Program) -> Any:
     return Graph(inputs, [])
 
 
-def _last_uses(program: Program) -> dict[Op, list[Value]]:
-    kept = set(program.graph.outputs)
+def _last_uses(graph: Graph) -> dict[Op, list[Value]]:
+    kept = set(graph.outputs)
     last: dict[Value, Op] = {}
-    for op in program.graph.ops:
+    for op in graph.ops:
         for value in (*op.operands, *op.results):
             if value is not None:
                 last[value] = op
@@ -122,7 +125,6 @@ def _exchanged(op: OverMesh, parts: Parts | None, mesh: Mesh) -> Parts:
         given = [None if parts is None else parts[device] for device in row]
         for device, made in zip(row, op.exchange(given), strict=True):
             found[device] = made
-    # Rows that hold the same arrays gave equal ones: keep them the same.
     return found
 
 
@@ -162,8 +164,6 @@ def scattered(whole: Array, layout: Layout, mesh: Mesh) -> Parts:
 
 def gathered(parts: Parts, layout: Layout, mesh: Mesh) -> Array:
     """The whole array of parts; partial ones are merged by their combiner."""
-    from graphopt.index import Partial
-
     for at in reversed(range(len(mesh.axes))):
         state = layout[at]
         merged = list(parts)

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 from graphopt import index
 from graphopt.index import (
     Affine,
+    Combiner,
     Domain,
     Lookup,
     Partial,
@@ -25,7 +26,7 @@ from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
 from .layout import REPLICATED
-from .local import FORMS, border, is_told
+from .local import WINDOWED, border, is_told
 
 Form: TypeAlias = Literal["plain", "told", "windows", "lookup", "opened"]
 
@@ -45,6 +46,11 @@ class Way:
     @property
     def axis(self) -> str | None:
         return self.strategy.axis
+
+    @property
+    def shares(self) -> bool:
+        """False for what runs an op as it is: replicated, or linear in its operands."""
+        return self.axis is not None or self.form != "plain"
 
 
 @lru_cache(maxsize=4096)
@@ -112,9 +118,16 @@ def _matters(op: Op, domain: Domain | None, way: Way) -> bool:
         *zip(op.results, way.strategy.results, strict=True),
     ]
     for value, state in pairs:
-        if isinstance(state, Partial) and not _is_number(value):
+        if isinstance(state, Partial) and (
+            not _is_number(value)
+            or state.combiner is Combiner.LOGSUMEXP  # opened, a maximum and a sum
+        ):
             return False
-    present = [s for v, s in pairs[: len(op.operands)] if v is not None]
+    taken = [(v, s) for v, s in pairs[: len(op.operands)] if v is not None]
+    partial = [v for v, s in taken if isinstance(s, Partial)]
+    if not way.shares and all(isinstance(v, Constant) for v in partial):
+        return False  # addends of a weight help nobody
+    present = [s for _, s in taken]
     return not all(isinstance(s, Replicated) for s in present) or isinstance(op, Range)
 
 
@@ -153,7 +166,7 @@ def _along(domain: Domain, axis: str, op: Op) -> Strategy | None:
 
 def _windows(op: Op, domain: Domain) -> Iterator[Way]:
     """Spatial axes: parts of the operand, with borders of the neighbours' parts."""
-    if type(op) not in FORMS or domain.maps.operands[0] is None:
+    if type(op) not in WINDOWED or domain.maps.operands[0] is None:
         return
     for at in range(len(domain.maps.operands[0]) - 2):
         axis = f"y{at}"
@@ -189,10 +202,11 @@ class Spread:
     moved: float
 
 
-def inside(op: Composite) -> list[Op]:
+@lru_cache(maxsize=1024)
+def inside(op: Composite) -> tuple[Op, ...]:
     """The ops of the body, each after what it reads; without constants."""
     if op.expansion is None:
-        return []
+        return ()
     stop = {v.op for v in op.operands if v is not None and v.op is not None}
     done: set[Op] = set()
     order: list[Op] = []
@@ -207,7 +221,14 @@ def inside(op: Composite) -> list[Op]:
             done.add(at)
             stack.append((at, True))
             stack += [(v.op, False) for v in reversed(at.operands) if v is not None]
-    return order
+    return tuple(order)
+
+
+@lru_cache(maxsize=4096)
+def spread_of(op: Composite, states: tuple[State, ...]) -> Spread:
+    """How states of a composite op's operands go on through its body."""
+    pairs = zip(op.operands, states, strict=True)
+    return spread(inside(op), {v: s for v, s in pairs if v is not None})
 
 
 def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:

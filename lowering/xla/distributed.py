@@ -1,0 +1,58 @@
+"""Many processes that run one program: they meet before JAX looks for devices."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Final
+
+import jax
+
+from graphopt.errors import BackendMissing
+
+from .environment import AUTO, processes
+
+_SECONDS: Final = 120
+"""How long processes wait for the others to start."""
+
+
+def join() -> None:
+    """Meet the other processes that the environment tells of, if it does.
+
+    Afterwards `jax.devices` are those of all of them. A CPU exchanges arrays by gloo.
+    Raises UsageError where the environment is not complete, BackendMissing where the
+    others do not come.
+    """
+    asked = processes()
+    if asked is None or jax.distributed.is_initialized():
+        return
+    _keep_results_apart()
+    config: Any = jax.config
+    config.update("jax_cpu_collectives_implementation", "gloo")
+    address = None if asked.coordinator == AUTO else asked.coordinator
+    try:
+        jax.distributed.initialize(
+            address,
+            num_processes=asked.count,
+            process_id=asked.rank,
+            initialization_timeout=_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise BackendMissing(
+            f"the processes did not meet at {asked.coordinator}: {said}"
+        ) from error
+
+
+def is_first() -> bool:
+    """True in the one process that writes files and says results."""
+    return bool(jax.process_index() == 0)
+
+
+def _keep_results_apart() -> None:
+    """What libraries write to stdout, as gloo does, goes to stderr from now on."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        sys.stdout.flush()
+        results = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
+        os.dup2(2, 1)
+        sys.stdout = results
