@@ -95,7 +95,7 @@ class Columns:
         return key if plain and value.times == block.times else None
 
     def _add_leaf(self, key: int, value: Carried) -> None:
-        """Pairs of stored and wanted layouts: of equal rows, none both larger and dearer."""
+        """Pairs of stored and wanted layouts, but for those both larger and dearer."""
         block = self.shrunk.blocks[key]
         stored = block.gives[value.source]
         columns, wanted = self._wanted(value.sinks[0])
@@ -147,7 +147,7 @@ class Columns:
             self._put(row, flow + np.arange(len(arcs)), -1.0)
 
     def _balance(self, value: Carried, sink: Port, arcs: Any, flow: int) -> None:
-        """What comes to a layout is what leaves it: from the source, and to the sink."""
+        """What comes to a layout leaves it; the source gives some, the sink takes."""
         row = self._add_rows(len(value.states), 0, 0)
         columns = flow + np.arange(len(arcs))
         self._put(row + arcs.heads, columns, 1.0)

@@ -120,7 +120,7 @@ def _numbered(colours: Mapping[Item, Hashable]) -> dict[Item, int]:
 
 
 def _colour(item: Item) -> Hashable:
-    """What an item is by itself; of weights their types, of small constants the bits."""
+    """What an item is by itself: of weights the type, of small constants the bits."""
     if isinstance(item, Parameter):
         return (Parameter, item.type)
     if isinstance(item, Constant):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -22,7 +22,8 @@ from .machine import Machine
 from .partition import Decisions
 from .problem import Carried, Node, Option, Problem, Row
 from .resharding import tree
-from .solve import GAP, SECONDS, NoPlan, Solution, solve
+from .search import NoPlan
+from .solve import GAP, SECONDS, Solution, solve
 from .states import States, local_bytes
 from .timing import Timing
 from .ways import is_fixed
@@ -69,7 +70,9 @@ class Planner:
         self.machine = machine
         self._inputs = dict(inputs or {})
         self._ends = [(outputs or {}).get(name) for name in graph.output_names]
-        labels = {p: self._inputs.get(p.name) for p in graph.inputs}
+        labels: dict[Op | Parameter, Layout | None] = {
+            p: self._inputs.get(p.name) for p in graph.inputs
+        }
         self.folded = fold(graph, rounds, labels, self._ends)
         self.choices: list[Sequence[Choice]] = []
         self.timings: list[Timing | None] = []

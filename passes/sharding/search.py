@@ -38,7 +38,7 @@ _NONE: Final = "no plan keeps the limits: of memory, or of what was fixed"
 
 @dataclass(frozen=True)
 class Optimum:
-    """Values of all columns, and a bound that no plan is below; in the columns' unit."""
+    """Values of all columns, and a bound that no plan is below."""
 
     x: Any
     value: float
@@ -65,7 +65,7 @@ class _Search:
 
     def run(self) -> Optimum:
         number = itertools.count()
-        columns = self.program.possible(np.arange(self.program.count))
+        columns: Any = self.program.possible(np.arange(self.program.count))
         root = None if columns is None else self._relaxed(columns)
         if root is None:
             raise NoPlan(_NONE)
@@ -109,7 +109,7 @@ class _Search:
             allowance *= 8
 
     def _finish(self, columns: Any, low: float) -> None:
-        """The best plan of these columns; all others cost as much as the best so far."""
+        """The best plan of these columns; with others it is no better than the best."""
         found = self._integral(columns)
         bound = found.mip_dual_bound
         if bound is not None and math.isfinite(bound):
