@@ -59,6 +59,10 @@ if TYPE_CHECKING:
         miss as miss,
         rule as rule,
     )
+    from .sharded import (
+        Sharded as Sharded,
+        shard as shard,
+    )
 
 _HOME = {
     "api": ("optimize_model", "run_model"),
@@ -79,6 +83,7 @@ _HOME = {
     "lowering": ("session", "to_jax"),
     "pipeline": ("Pass", "Pipeline", "RulePass"),
     "rewrite": ("Miss", "Outcome", "Rule", "miss", "rule"),
+    "sharded": ("Sharded", "shard"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

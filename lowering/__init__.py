@@ -27,11 +27,13 @@ from graphopt.importer import load
 from graphopt.ir import Graph
 from graphopt.plan import Plan
 
-from .xla.environment import prepare
+from .xla.environment import prepare, show_devices
 from .xla.platforms import PLATFORMS, precision_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from graphopt.passes.sharding import Program as MeshProgram
 
     from .ort.recipe import Recipe
     from .ort.session import Session
@@ -226,6 +228,27 @@ def to_jax(
     made = _module(".xla.function").Function(graph_of(model), precision=precision)
     function: Function = made
     return function, function.params
+
+
+def on_mesh(
+    program: MeshProgram, target: str, precision: str | None = None
+) -> Executable:
+    """A program for all devices of a mesh, on those of a target of XLA.
+
+    A CPU shows as many devices as the mesh has, where JAX was not used before. Many
+    processes that the environment tells of meet first. Raises UsageError where there
+    are too few devices, BackendMissing, UnsupportedModel.
+    """
+    kind = target.partition(":")[0]
+    if kind not in PLATFORMS:
+        raise UsageError(
+            f"{target!r} runs no programs on a mesh{known_targets(kind, PLATFORMS)}"
+        )
+    if kind == "xla-cpu":
+        show_devices(program.mesh.devices)
+    own = precision_of(kind, precision)
+    made: Executable = _module(".xla.sharded").opened(program, kind, own)
+    return made
 
 
 def to_program(

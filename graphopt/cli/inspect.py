@@ -32,6 +32,7 @@ from .arguments import (
     target_of,
 )
 from .feeding import on_sizes, told
+from .meshes import FROM_FILE, add_bound, add_mesh, bounds, links_of
 from .progress import Slow
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_sizes(parser, "size of a symbolic dim, for the costs or the program")
     add_inputs(parser)
+    add_mesh(parser, "plan the model for these devices", True)
+    add_bound(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -83,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
     if options.text:
         say(options, str(graph).splitlines(), text=str(graph))
         return 0
+    if options.mesh is not None:
+        return mesh(options, graph)
     if options.memory:
         return memory(options, graph)
     if options.output is not None:
@@ -178,6 +183,23 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
         title = f"memory of {options.model.name}"
         atomic_write(path, drawn(found, title).encode())
     say(options, memory_lines(found), target=name, **found)
+    return 0
+
+
+def mesh(options: argparse.Namespace, graph: Graph) -> int:
+    """Plan the model for a mesh, print the plan. Raises UsageError, DoesNotFit."""
+    from ..mesh_view import mesh_facts, mesh_lines
+    from ..sharded import resumed, shard
+
+    target, links = options.target or "xla-cpu", links_of(options)
+    if options.mesh == FROM_FILE:
+        made = resumed(graph, target, links)
+    else:
+        sizes = sizes_of(options, graph)
+        with Slow(options, "looking for the best plan"):
+            made = shard(graph, options.mesh, target, dims=sizes, **bounds(options))
+    found = mesh_facts(made)
+    say(options, mesh_lines(found), name=graph.name, target=target, **found)
     return 0
 
 

@@ -17,7 +17,10 @@ from ..errors import CheckFailed, UsageError
 from ..exporter import Wanted
 from ..exporter.storage import Weights
 from ..files import atomic_write
+from ..importer import load
+from ..inputs import usual
 from ..interface import SUFFIX
+from ..limits import Limits, parse_size
 from ..lowering import exporting
 from ..lowering.xla.environment import prepare
 from ..output import Rejected, beside, check_destination, files_of
@@ -35,6 +38,7 @@ from .arguments import (
     read_arrays,
     say_json,
 )
+from .meshes import add_mesh, links_of
 from .progress import Progress
 
 
@@ -114,6 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_inputs(parser)
     _add_tuning(parser)
+    add_mesh(
+        parser,
+        "write the model with a plan for these devices of --target (xla-cuda:h100), of"
+        " which each holds --max-memory; graphopt run --mesh runs it",
+        False,
+    )
 
 
 def _add_tuning(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +158,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Optimize, check, write, report."""
     source: Path = options.model
+    devices = _devices(options)
     _check_target(options)
     target = None
     if not options.dry_run:
@@ -172,6 +183,9 @@ def run(options: argparse.Namespace) -> int:
             outputs=written,
         )
     pipeline = pipeline_of(options)
+    dims = pairs(options.dim, parse_dim)
+    if devices is not None:
+        dims = _all_sizes(source, dims)
     sizes = [_sizes(text) for text in options.tune_sizes]
     with Progress(options) as progress:
         tune = Tune(
@@ -187,7 +201,7 @@ def run(options: argparse.Namespace) -> int:
             pipeline,
             level=options.level,
             opset=options.opset,
-            dims=pairs(options.dim, parse_dim),
+            dims=dims,
             input_shapes=pairs(options.input_shape, parse_shape),
             freeze=options.freeze,
             checking=driver.Checking(
@@ -197,8 +211,11 @@ def run(options: argparse.Namespace) -> int:
             budget=options.budget,
             keep_io=not options.io_precision,
             tune=tune if options.tune else None,
-            limits=driver.limits_of(options.max_memory, options.max_activations),
+            limits=None if devices is not None else _limits(options),
         )
+        if devices is not None:
+            progress("looking for the best plan")
+            result = _planned(result, options, devices)
         if target is None:
             progress("checking")
             result = _rehearsed(result, options)
@@ -219,6 +236,57 @@ def run(options: argparse.Namespace) -> int:
         atomic_write(options.report, page(report.to_json()).encode())
     _say(options, report)
     return 0
+
+
+def _limits(options: argparse.Namespace) -> Limits | None:
+    return driver.limits_of(options.max_memory, options.max_activations)
+
+
+def _devices(options: argparse.Namespace) -> str | None:
+    """The devices to plan for, where a mesh was named; the file is then a model.
+
+    Raises UsageError for what goes with no plan.
+    """
+    if options.mesh is None:
+        links_of(options)
+        return None
+    devices: str = options.target
+    if not devices.startswith("xla-"):
+        raise UsageError(
+            "programs for a mesh run in XLA: name its devices, as --target"
+            " xla-cuda:h100, xla-tpu:v5e or xla-cpu"
+        )
+    if options.max_activations:
+        raise UsageError("of a mesh, --max-memory is what each device holds in all")
+    if options.tune or options.bake_weights:
+        raise UsageError("--tune and --bake-weights write no plan for a mesh")
+    options.target = "onnx"
+    return devices
+
+
+def _all_sizes(source: Path, given: dict[str, int | str]) -> dict[str, int | str]:
+    """Sizes of all dims; those that are not given are usual ones."""
+    graph = load(source)
+    fixed = {name: size for name, size in given.items() if isinstance(size, int)}
+    known = {n: s for n, s in usual(graph, fixed).items() if n not in given}
+    return {**{name.removeprefix("?"): size for name, size in known.items()}, **given}
+
+
+def _planned(
+    result: driver.Result, options: argparse.Namespace, devices: str
+) -> driver.Result:
+    """The result with a plan for the mesh in its metadata."""
+    from ..sharded import shard
+
+    made = shard(
+        result.graph,
+        options.mesh,
+        devices,
+        max_memory=parse_size(options.max_memory) if options.max_memory else None,
+        links=links_of(options),
+        level=0,
+    )
+    return dataclasses.replace(result, graph=made.graph, plan=made.kept)
 
 
 def _rehearsed(result: driver.Result, options: argparse.Namespace) -> driver.Result:

@@ -15,18 +15,26 @@ from typing import Any, Final
 import numpy as np
 
 from ..errors import UsageError
+from ..feeds import bind
 from ..files import atomic_write
 from ..interface import is_program
+from ..lowering import Executable
+from ..lowering.xla.environment import processes
+from ..lowering.xla.platforms import refuse_described
 from ..output import check_destination, files_of
 from .arguments import (
     add_inputs,
     add_output,
     add_sizes,
     add_target,
+    read_arrays,
     say,
+    sizes_of,
     target_of,
 )
 from .feeding import feeding, told
+from .meshes import FROM_FILE, add_bound, add_mesh, bounds, links_of
+from .progress import Slow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target(parser, None, "reference; of a program, xla-cpu")
     add_sizes(parser, "size of a symbolic dim in random inputs")
     add_inputs(parser)
+    add_mesh(parser, "share the work out over devices of a target of XLA", True)
+    add_bound(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,19 +58,70 @@ def run(options: argparse.Namespace) -> int:
             data=False,
             inputs=files_of(options.model, options.inputs),
         )
-    choose_target(options, [options.model], "reference")
-    target = target_of(options)
+    on_mesh = options.mesh is not None
+    choose_target(options, [options.model], "xla-cpu" if on_mesh else "reference")
     check_runs(options.model, options.target)
+    if on_mesh:
+        return run_on_mesh(options)
+    target = target_of(options)
     executable = target.open(options.model)
     outputs, _, sizes = feeding(options, options.model, executable)
+    _say(options, outputs, executable, told(sizes))
+    return 0
+
+
+def run_on_mesh(options: argparse.Namespace) -> int:
+    """Plan the model for a mesh, or take the plan of its file, and run it there.
+
+    Of many processes the first says what came out. Raises UsageError, BackendMissing.
+    """
+    from ..importer import load
+    from ..inputs import random_inputs
+    from ..sharded import resumed, shard
+
+    if is_program(options.model):
+        raise UsageError(f"{options.model} is a program for one device, not a model")
+    refuse_described(options.target)
+    graph = load(options.model)
+    inputs = read_arrays(options.inputs, options.model)
+    if options.mesh == FROM_FILE:
+        made = resumed(graph, options.target, links_of(options))
+    else:
+        sizes = sizes_of(options, graph, inputs)
+        if inputs is not None:
+            sizes = {**bind(graph, inputs)[1], **sizes}
+        with Slow(options, "looking for the best plan"):
+            made = shard(
+                graph, options.mesh, options.target, dims=sizes, **bounds(options)
+            )
+    executable = made.compile(options.target, options.precision)
+    if inputs is None:
+        inputs = random_inputs(made.graph, options.seed)
+    outputs = executable(inputs)
+    if is_first():
+        _say(options, outputs, executable, [])
+    return 0
+
+
+def is_first() -> bool:
+    """True but in other processes than the first of several."""
+    asked = processes()
+    return asked is None or asked.rank in (None, 0)
+
+
+def _say(
+    options: argparse.Namespace,
+    outputs: Mapping[str, Any],
+    executable: Executable,
+    lines: list[str],
+) -> None:
+    """Write and print what came out."""
     if options.output is not None:
         _write(options.output, outputs)
-    lines = told(sizes)
     lines += [f"{name}: {_line(value)}" for name, value in outputs.items()]
     written = None if options.output is None else str(options.output)
     rows = {name: described(value) for name, value in outputs.items()}
     say(options, lines, output=written, outputs=rows, used=dict(executable.used()))
-    return 0
 
 
 def choose_target(

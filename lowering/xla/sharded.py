@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from graphopt.debug import timed
-from graphopt.errors import UnsupportedModel, UsageError
+from graphopt.errors import BackendMissing, UnsupportedModel, UsageError
 from graphopt.feeds import bind, widened
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.passes.sharding import Layout, Program
@@ -24,7 +24,9 @@ from graphopt.types import TensorType
 from graphopt.xp import traced
 
 from .. import Executable
+from .distributed import join
 from .function import may_steer
+from .platforms import PLATFORMS
 from .report import Memory, memory_of
 from .shards import (
     REPLICATED,
@@ -288,3 +290,20 @@ class ShardedProgram(Executable):
             "processes": len({d.process_index for d in devices}),
             "programs": len(self._programs),
         }
+
+
+def opened(program: Program, target: str, precision: str) -> ShardedProgram:
+    """A program on the first devices of a target, those of all processes counted."""
+    join()
+    platform = PLATFORMS[target]
+    try:
+        devices = jax.devices(platform)
+    except RuntimeError as error:
+        raise BackendMissing(f"JAX has no {platform} device: {error}") from None
+    count = program.mesh.devices
+    if len(devices) < count:
+        raise UsageError(
+            f"the mesh {program.mesh} is of {count} devices; JAX shows {len(devices)} of"
+            f" {platform}"
+        )
+    return ShardedProgram(program, target, devices[:count], precision=precision)

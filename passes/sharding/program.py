@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from graphopt.cost import value_bytes
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 from graphopt.ops.mesh import OverMesh, Shard
@@ -37,6 +38,11 @@ class Program:
         for _, op in self.graph.walk():
             if isinstance(op, OverMesh) and op.communicates:
                 yield op
+
+
+def handled_bytes(op: OverMesh) -> int:
+    """Bytes of the larger of what a device gives to a collective and gets from it."""
+    return max(value_bytes(v, {}) or 0 for v in (*op.operands, op) if v is not None)
 
 
 def stored(value: Value) -> tuple[Constant, tuple[tuple[str, int, int], ...]] | None:

@@ -1,0 +1,123 @@
+"""A model on a mesh of devices: planned, made into one program, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from .driver import optimize
+from .errors import UsageError
+from .inputs import usual
+from .ir import Graph
+from .limits import DoesNotFit
+from .lowering import Executable, graph_of, on_mesh
+from .passes.sharding import Decisions, Mesh, Program, partition
+from .passes.sharding.layout import replicated
+from .passes.sharding.machine import Link, Machine
+from .passes.sharding.planner import Planner, Sharding
+from .passes.sharding.saved import restored, saved
+from .passes.sharding.solve import SECONDS, NoPlan
+from .plan import Plan, plan_of
+from .provenance import named_values
+from .specialize import specialize
+
+if TYPE_CHECKING:
+    from .lowering import Holder, Model
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A graph with the plan by which the devices of a mesh run it.
+
+    ``graph`` is the whole model, of known sizes; ``program`` what each device runs.
+    ``plan`` is what was found, None for one that a file brought along.
+    """
+
+    graph: Graph
+    machine: Machine
+    decisions: Decisions
+    plan: Sharding | None = None
+
+    @cached_property
+    def program(self) -> Program:
+        """The program of all devices."""
+        return partition(
+            self.graph, self.machine.mesh, self.decisions, self.machine.seconds
+        )
+
+    @property
+    def kept(self) -> Plan:
+        """The plan as a file keeps it, in the metadata of the graph."""
+        return saved(self.graph, self.machine.mesh, self.decisions)
+
+    def compile(self, target: str, precision: str | None = None) -> Executable:
+        """The program on the devices of a target of XLA.
+
+        Raises UsageError where there are too few, BackendMissing, UnsupportedModel.
+        """
+        return on_mesh(self.program, target, precision)
+
+
+def shard(
+    model: Model | Graph | Holder,
+    mesh: str | Mesh,
+    target: str = "xla-cpu",
+    *,
+    dims: Mapping[str, int] | None = None,
+    max_memory: int | None = None,
+    links: Mapping[str, Link] | None = None,
+    seconds: float = SECONDS,
+    level: int = 2,
+) -> Sharded:
+    """Plan a model for a mesh (``data=2,model=4``); nobody says where what goes.
+
+    ``target`` names the devices, as ``xla-cuda:h100``; ``links`` the delay and the
+    bandwidth along axes of the mesh, where not the usual ones. Each device takes at
+    most ``max_memory`` bytes, by default all it has. ``dims`` are sizes of symbolic
+    dims; others have usual ones. ``level`` is that of the passes that run before; the
+    search goes on for ``seconds`` at most. Raises UsageError, and DoesNotFit where no
+    plan was found that keeps to the memory.
+
+    >>> sharded = graphopt.shard("model.onnx", "data=2,model=4", "xla-cuda:h100")
+    >>> sharded.compile("xla-cuda")(x=x)["y"]
+    """
+    wanted = mesh if isinstance(mesh, Mesh) else Mesh.parse(mesh)
+    graph = sized(graph_of(model), dims or {})
+    if level:
+        graph = optimize(graph, level=level, check="off").graph
+    machine = Machine.of(target, wanted, links)
+    whole = replicated(wanted)
+    defaults = {p.name: whole for p in graph.inputs if p.default is not None}
+    limit = machine.device.memory if max_memory is None else max_memory
+    try:
+        plan = Planner(graph, machine, inputs=defaults).plan(limit, seconds=seconds)
+    except NoPlan as error:
+        raise DoesNotFit(
+            f"no plan for {machine} keeps to {limit:,} bytes: {error}"
+        ) from None
+    return Sharded(graph, machine, plan.decisions, plan)
+
+
+def sized(graph: Graph, dims: Mapping[str, int]) -> Graph:
+    """The graph with all dims of its inputs known; those not given are usual ones.
+
+    Raises UsageError for dims that the model does not take.
+    """
+    sizes = usual(graph, dims)
+    fixed = {name.removeprefix("?"): size for name, size in sizes.items()}
+    return specialize(graph, fixed).graph
+
+
+def resumed(
+    graph: Graph, target: str, links: Mapping[str, Link] | None = None
+) -> Sharded:
+    """The plan that a file brought along. Raises UsageError where there is none."""
+    found = restored(graph, plan_of(graph, named_values(graph)))
+    if found is None:
+        raise UsageError(
+            "the file holds no plan for a mesh: name one, as --mesh data=2,model=4, or"
+            " write a file with a plan by graphopt optimize --mesh"
+        )
+    return Sharded(graph, Machine.of(target, found.mesh, links), found.decisions)
