@@ -22,8 +22,7 @@ from .machine import Machine
 from .partition import Decisions
 from .problem import Carried, Node, Option, Problem, Row
 from .resharding import tree
-from .search import NoPlan
-from .solve import GAP, SECONDS, Solution, solve
+from .solve import GAP, SECONDS, NoPlan, Solution, solve
 from .states import States, local_bytes
 from .timing import Timing
 from .ways import is_fixed

@@ -70,17 +70,20 @@ class _Search:
         if root is None:
             raise NoPlan(_NONE)
         self._start(columns, root)
+        every = columns
         pending = [(float(root.fun), next(number), columns, root)]
         while pending:
             low, _, columns, relaxed = heapq.heappop(pending)
             if low >= self.value * (1 - self.gap) or self._left() <= 0:
                 self.bound = min(self.bound, low)  # all others are higher
                 break
-            room = self.value - low
-            near = relaxed.lower.marginals <= room
+            reduced, weak = relaxed.lower.marginals, self._is_weak(low)
+            if weak and columns is not every:  # a better plan leaves fewer columns
+                self._integral(columns[reduced <= _FIRST * abs(low)])
+            near = reduced <= self.value - low
             columns, x = columns[near], relaxed.x[near]
             parts = None
-            if room > _WEAK * abs(low) and len(columns) > _FEW:
+            if weak and len(columns) > _FEW:
                 parts = self.program.branches(columns, x)
             if parts is None:
                 self._finish(columns, low)
@@ -94,6 +97,10 @@ class _Search:
         if self.x is None:
             raise NoPlan("no plan was found in time")
         return Optimum(self.x, self.value, min(self.bound, self.value))
+
+    def _is_weak(self, low: float) -> bool:
+        """True where a bound is far below the best plan."""
+        return self.value - low > _WEAK * abs(low)
 
     def _left(self) -> float:
         return self.deadline - time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Final
 
 from .columns import UNIT, Columns
 from .problem import Problem
-from .search import NoPlan, search
+from .search import NoPlan as NoPlan, search
 from .shrink import Shrunk
 
 SECONDS: Final = 60.0
