@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 import graphopt
 from graphopt import load, ops, reference
 from graphopt.errors import InvalidModel, UsageError
-from graphopt.exporter import save
+from graphopt.exporter import save, to_proto
 from graphopt.index import Combiner, Partial, Replicated, Split
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Header, Parameter, Value
@@ -174,6 +174,24 @@ def test_plans_that_do_not_fit(
     plan = Plan({value: about}, whole={"mesh": "data=2,model=2"} | whole)
     with pytest.raises(InvalidModel, match=said):
         restored(graph, plan)
+
+
+def test_results_that_a_file_drops() -> None:
+    """A mask that nobody reads is a result no more."""
+    x = Parameter(tensor(DType.F32, 4, 8), "x")
+    made, _ = ops.Dropout(x, outs=2).results
+    graph = Graph([x], [made], output_names=["y"], header=HEADER)
+    op = made.op
+    assert op is not None
+    assert op.outs == 2
+    choice = choices(op, MESH)[-1]
+    model = to_proto(annotated(graph, saved(graph, MESH, Decisions({op: choice}))))
+    read = load(model)
+    assert read.ops[-1].outs == 1
+    found = restored(read, plan_of(read, named_values(read)))
+    assert found is not None
+    (again,) = found.decisions.choices.values()
+    assert again.operands[0] == choice.operands[0]
 
 
 def test_an_input_is_not_run() -> None:
