@@ -20,7 +20,8 @@ from graphopt.lowering.ort.recipe import Recipe
 from graphopt.lowering.ort.session import RunFailed, Session
 from graphopt.lowering.ort.stages import MANIFEST, Pipelined, write
 from graphopt.ops.random import is_random
-from graphopt.passes.sharding.stages import batch_axes, ordered, split
+from graphopt.passes.sharding.micro_batches import batch_axes
+from graphopt.passes.sharding.stages import ordered, split
 from graphopt.types import DType, tensor
 
 pytestmark = pytest.mark.runtime
