@@ -141,6 +141,24 @@ def test_a_value_that_is_read_in_two_layouts_is_listed() -> None:
     assert not faults(made.model)
 
 
+def test_operands_that_do_not_lie_together_are_listed() -> None:
+    """An op may run on them all the same, and exchange something inside."""
+    x = Parameter(tensor(DType.F32, 4, 16), "x")
+    value = ops.Gemm(x, weight(16, 16), weight(16))
+    graph = Graph([x], [ops.Relu(value)], output_names=["y"], header=HEADER)
+    product = ordered(graph)[0]
+    mesh = Mesh.parse("2")
+    (choice,) = (
+        c
+        for c in choices(product, mesh)
+        if " ".join(map(layout_text, c.operands)) == "S(1) R R"
+    )
+    plan = saved(graph, mesh, Decisions({product: choice}))
+    made = annotate(to_proto(annotated(graph, plan)))
+    assert "'x' and 'constant' share an axis" in "\n".join(made.left_out)
+    assert faults(made.model) == []
+
+
 @pytest.mark.parametrize("mesh", ["4", "2x2", "2x2x2", "1x4"])
 def test_devices_hold_what_they_do_in_the_oracle(mesh: str) -> None:
     """Against the parts that are cut there: each device has the shard that it holds."""
@@ -458,6 +476,28 @@ def another_extent(model: ModelProto) -> None:
 def joined_extents_that_do_not_fit(model: ModelProto) -> None:
     dim = spec_of(model, 0, "up").sharded_dim[1]
     dim.simple_sharding.add(dim_value=2, num_shards=1)
+
+
+@mutation("'hidden' and 'constant_0' share an axis, and are split along it in 2 and 1")
+def an_inner_axis_split_once(model: ModelProto) -> None:
+    spec = spec_of(model, 2, model.graph.node[2].input[1])
+    del spec.sharded_dim[:]
+    del spec.index_to_device_group_map[:]
+    del spec.device[:]
+    spec.device.append(-1)
+    spec.index_to_device_group_map.add(key=-1, value=range(4, 8))
+
+
+@mutation("no device has the parts of 'x', 'constant' together")
+def rows_and_columns_apart(model: ModelProto) -> None:
+    """Of x the devices of a row have the same, and so they do of the weight."""
+    weight = spec_of(model, 0, model.graph.node[0].input[1])
+    for group, there in zip(
+        weight.index_to_device_group_map,
+        spec_of(model, 0, "x").index_to_device_group_map,
+        strict=True,
+    ):
+        group.value[:] = there.value
 
 
 def test_there_are_thirty_of_them() -> None:

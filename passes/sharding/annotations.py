@@ -17,9 +17,12 @@ from onnx import GraphProto, ModelProto, NodeProto
 from graphopt.dims import Dim
 from graphopt.errors import GraphoptError, InvalidModel
 from graphopt.importer import load
+from graphopt.ir import Op
 from graphopt.proto import label, subgraphs
 from graphopt.provenance import named_values
 from graphopt.types import TensorType
+
+from .agreement import disagreements
 
 if TYPE_CHECKING:
     from onnx import (
@@ -68,11 +71,12 @@ class _Reader:
     def __init__(self, model: ModelProto) -> None:
         self.model = model
         self.devices: dict[str, int] = {c.name: c.num_devices for c in _reversed(model)}
+        self.shapes, self.ops = _read(model)
 
     def faults(self) -> Iterator[Fault]:
         annotated = [
             (node, scope)
-            for node, scope in _nodes(self.model)
+            for node, scope in _nodes(self.model, self.shapes)
             if node.device_configurations
         ]
         if not annotated and not self.model.configuration:
@@ -83,7 +87,8 @@ class _Reader:
             yield Fault(said, "the model")
         yield from self.configurations()
         for node, scope in annotated:
-            for said in self.node(node, scope):
+            wrong = list(self.node(node, scope)) or self.together(node)
+            for said in wrong:
                 yield Fault(said, label(node))
         yield from self.stages([node for node, _ in annotated])
 
@@ -119,6 +124,14 @@ class _Reader:
             for spec in each.sharding_spec:
                 for said in _spec(spec, node, devices, scope):
                     yield f"tensor {spec.tensor_name!r:.200}: {said}"
+
+    def together(self, node: NodeProto) -> Iterator[str]:
+        """What the shardings of a node, each valid by itself, do to each other."""
+        op, names = self.ops.get(node.output[0] if node.output else "", (None, {}))
+        if op is not None:
+            for each in node.device_configurations:
+                specs = {spec.tensor_name: spec for spec in each.sharding_spec}
+                yield from disagreements(op, specs, names)
 
     def stages(self, nodes: Iterable[NodeProto]) -> Iterator[Fault]:
         """Data flows from stage to stage, in order, within each configuration."""
@@ -281,9 +294,8 @@ def _unlike(stated: Sequence[Extent], extent: Extent) -> str:
 # --- what is known of tensors -------------------------------------------------------
 
 
-def _nodes(model: ModelProto) -> Iterator[tuple[NodeProto, Shapes]]:
+def _nodes(model: ModelProto, known: Shapes) -> Iterator[tuple[NodeProto, Shapes]]:
     """All nodes, those of bodies and functions too, with the tensors around them."""
-    known = dict(_inferred(model))
     pending = [(model.graph, {**_declared(model.graph), **known})]
     for function in model.functions:
         for node in function.node:
@@ -316,16 +328,29 @@ def _extent(dim: TensorShapeProto.Dimension) -> Extent:
     return dim.dim_param or None
 
 
-def _inferred(model: ModelProto) -> Iterator[tuple[str, tuple[Extent, ...] | None]]:
-    """What our own inference knows of the tensors of the main graph."""
+def _read(
+    model: ModelProto,
+) -> tuple[dict[str, tuple[Extent, ...] | None], dict[str, tuple[Op, dict[int, str]]]]:
+    """What the importer knows of the main graph: dims of tensors, and the ops.
+
+    These are by their first result, each with the names of its operands.
+    """
     try:
         graph = load(model)
     except (GraphoptError, OSError):
-        return  # then only what the model says itself
-    for name, value in named_values(graph).items():
-        type_ = value.type
-        if isinstance(type_, TensorType) and type_.shape is not None:
-            yield name, tuple(map(_known, type_.shape))
+        return {}, {}  # then only what the model says itself
+    shapes: dict[str, tuple[Extent, ...] | None] = {}
+    named = named_values(graph)
+    names = {value: name for name, value in named.items()}
+    ops: dict[str, tuple[Op, dict[int, str]]] = {}
+    for name, value in named.items():
+        if isinstance(value.type, TensorType) and value.type.shape is not None:
+            shapes[name] = tuple(map(_known, value.type.shape))
+        if value.op is not None:
+            operands = enumerate(value.op.operands)
+            read = {i: names[v] for i, v in operands if v in names}
+            ops[name] = value.op, read
+    return shapes, ops
 
 
 def _known(dim: Dim) -> Extent:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from onnx import ModelProto, NodeProto, ShardingSpecProto
 
@@ -24,6 +24,7 @@ from graphopt.proto import label
 from graphopt.provenance import named_values
 from graphopt.types import TensorType
 
+from .agreement import disagreements
 from .annotations import FIRST_IR
 from .layout import Layout, is_partial, replicated
 from .mesh import Mesh
@@ -120,9 +121,10 @@ class _Writer:
         written = node.device_configurations.add(configuration_id=self.name)
         if self.plan.cuts:
             written.pipeline_stage = stage
+        specs: dict[str, ShardingSpecProto] = {}
         for value, layouts in self.layouts(op).items():
-            name = self.names.get(value)
-            if name not in node.input and name not in node.output:
+            name = self.names.get(value, "")
+            if not name or name not in (*node.input, *node.output):
                 continue
             if len(layouts) > 1:
                 said = " and ".join(map(layout_text, layouts))
@@ -136,8 +138,18 @@ class _Writer:
             if isinstance(value.type, TensorType):
                 first = stage * mesh.devices
                 spec = sharding(layout, value.type, mesh, first=first)
-                spec.tensor_name = cast(str, name)
-                written.sharding_spec.append(spec)
+                spec.tensor_name = name
+                specs[name] = spec
+        read = {
+            i: self.names[v]
+            for i, v in enumerate(op.operands)
+            if v is not None and v in self.names
+        }
+        for said in list(disagreements(op, specs, read)):
+            yield f"{label(node)}: {said}"
+            for name in read.values():
+                specs.pop(name, None)
+        written.sharding_spec.extend(specs.values())
 
     def layouts(self, op: Op) -> dict[Value, dict[Layout, None]]:
         """The layouts in which an op reads and makes values."""
