@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings, strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from real_models import every_model
 
@@ -25,10 +26,12 @@ from graphopt.passes.sharding.layout import layouts
 from graphopt.passes.sharding.mesh import Mesh
 from graphopt.passes.sharding.oracle import where
 from graphopt.passes.sharding.partition import Decisions
-from graphopt.passes.sharding.saved import layout_text, saved
+from graphopt.passes.sharding.saved import layout_text, restored, saved
 from graphopt.passes.sharding.stages import ordered
-from graphopt.plan import annotated
-from graphopt.specialize import specialize
+from graphopt.plan import annotated, plan_of
+from graphopt.provenance import named_values
+from graphopt.specialize import specialize, symbols_of
+from graphopt.testing.strategies import graphs
 from graphopt.types import DType, tensor
 
 MESH = Mesh.parse("data=2,model=2")
@@ -192,6 +195,20 @@ def test_what_we_write_is_valid(mesh: str, seed: int) -> None:
     assert faults(made.model) == []
     check_annotations(made.model)
     onnx.checker.check_model(made.model, full_check=True)
+
+
+@settings(deadline=None)
+@given(graphs(max_ops=8), st.integers(0, 1 << 16))
+def test_what_we_write_of_random_graphs_is_valid(graph: Graph, seed: int) -> None:
+    graph = specialize(graph, dict.fromkeys(symbols_of(graph), 4)).graph
+    model = random_plan(graph, seed)
+    model.ir_version = max(model.ir_version, 11)
+    read = load(model)
+    plan = restored(read, plan_of(read, named_values(read)))
+    assert plan is not None
+    made = annotate(model)
+    assert faults(made.model) == []
+    assert load(made.model).key == read.key
 
 
 def test_writing_it_twice_is_writing_it_once() -> None:

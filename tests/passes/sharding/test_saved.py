@@ -136,6 +136,19 @@ def test_what_optimize_writes_keeps_it(tmp_path: Path) -> None:
         np.testing.assert_array_equal(theirs[name], array)
 
 
+def test_optimize_drops_the_plan_of_what_it_rewrites(tmp_path: Path) -> None:
+    x = Parameter(tensor(DType.F32, 4, 8), "x")
+    twice = Graph([x], [ops.Relu(ops.Relu(x))], output_names=["y"], header=HEADER)
+    once = Graph([x], [ops.Relu(x)], output_names=["y"], header=HEADER)
+    for name, graph, kept in (("twice", twice, False), ("once", once, True)):
+        plan = saved(graph, MESH, random_decisions(graph, 0))
+        save(annotated(graph, plan), tmp_path / f"{name}.onnx")
+        result = graphopt.optimize(tmp_path / f"{name}.onnx")
+        result.save(tmp_path / f"{name}.opt.onnx")
+        metadata = load(tmp_path / f"{name}.opt.onnx").header.metadata
+        assert (METADATA_KEY in metadata) == kept
+
+
 def test_a_model_without_a_mesh() -> None:
     assert restored(block(), Plan()) is None
     assert restored(block(), Plan({}, whole={"other": 1})) is None
