@@ -16,6 +16,7 @@ from .lowering import Executable, graph_of, on_mesh
 from .passes.sharding import Decisions, Mesh, Program, partition
 from .passes.sharding.layout import replicated
 from .passes.sharding.machine import Link, Machine
+from .passes.sharding.packing import padded, unpacked
 from .passes.sharding.planner import Planner, Sharding
 from .passes.sharding.saved import restored, saved
 from .passes.sharding.solve import SECONDS, NoPlan
@@ -87,6 +88,7 @@ def shard(
     graph = sized(graph_of(model), dims or {})
     if level:
         graph = optimize(graph, level=level, check="off").graph
+    graph = padded(unpacked(graph), wanted.devices)
     machine = Machine.of(target, wanted, links)
     whole = replicated(wanted)
     defaults = {p.name: whole for p in graph.inputs if p.default is not None}

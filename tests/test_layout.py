@@ -51,7 +51,7 @@ ORDER = [
         "programs",
         "plugins",
     ),
-    *("levels", "driver", "api"),
+    *("levels", "driver", "sharded", "mesh_view", "api"),
     "training",
     "testing",
     "cli",

@@ -122,7 +122,12 @@ def _choice(graph: Graph, op: Op, about: Mapping[str, Any], mesh: Mesh) -> Choic
             raise InvalidModel(f"the plan lacks {side}", where=place(graph, op))
         rows.append(tuple([_layout(text, mesh) for text in row]))
     for choice in choices(op, mesh):
-        if [choice.operands, choice.results] == rows:
+        # A file drops results that nobody reads, and absent operands at the end.
+        pairs = [
+            *zip(choice.operands, rows[0], strict=False),
+            *zip(choice.results, rows[1], strict=False),
+        ]
+        if all(ours == theirs for ours, theirs in pairs):
             return choice
     said = ", ".join(about["operands"])
     raise InvalidModel(

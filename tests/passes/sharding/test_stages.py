@@ -10,16 +10,17 @@ from hypothesis import given, settings, strategies as st
 from real_models import every_model
 
 from graphopt import load, ops, reference
+from graphopt.check import check
 from graphopt.dims import symbol
 from graphopt.errors import GraphoptError, UsageError
-from graphopt.inputs import bindings, random_inputs, usual
+from graphopt.exporter import to_proto
+from graphopt.inputs import random_inputs, usual
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.passes.sharding.cuts import NoCut
 from graphopt.passes.sharding.stages import (
     Line,
     Rates,
     Stages,
-    batch_axes,
     ordered,
     planned,
     split,
@@ -205,11 +206,6 @@ def test_another_order() -> None:
         split(graph, [1], order[1:])
 
 
-def test_the_batch_is_found_by_its_symbol() -> None:
-    assert batch_axes(chain(), "batch") == {"x": 0, "y": 0}
-    assert batch_axes(chain(), "length") == {}
-
-
 # --- real models --------------------------------------------------------------------
 
 
@@ -225,14 +221,11 @@ def test_stages_make_up_a_real_model(path: Path) -> None:
     stages = split(graph, sorted({count // 3, 2 * count // 3}))
     joined = stages.joined(graph)
     assert all(a is b for a, b in zip(joined.outputs, graph.outputs, strict=True))
-    try:
-        inputs = random_inputs(graph, 0, next(iter(bindings(graph))))
-        whole = reference.run(graph, inputs, seed=0, limit_bytes=1 << 30)
-    except GraphoptError:
-        return
-    parts = run(stages, inputs)
-    for name, array in whole.items():
-        np.testing.assert_array_equal(parts[name], array)
+    if any(op.token for _, op in graph.walk()):
+        return  # files number these each by itself
+    read = [load(to_proto(stage)) for stage in stages.graphs]
+    again = Stages(tuple(read), stages.inputs, stages.outputs).joined(graph)
+    assert check(graph, again, seconds=5, limit_bytes=1 << 30).passed
 
 
 @every_model()
