@@ -16,7 +16,7 @@ from real_models import every_model
 
 from graphopt import load, ops
 from graphopt.errors import GraphoptError, InvalidModel, UnsupportedModel, UsageError
-from graphopt.exporter import to_proto
+from graphopt.exporter import save, to_proto
 from graphopt.inputs import random_inputs, usual
 from graphopt.ir import Graph, Header, Parameter
 from graphopt.passes.sharding.annotations import check_annotations, faults
@@ -30,6 +30,7 @@ from graphopt.passes.sharding.saved import layout_text, restored, saved
 from graphopt.passes.sharding.stages import ordered
 from graphopt.plan import annotated, plan_of
 from graphopt.provenance import named_values
+from graphopt.sharded import shard
 from graphopt.specialize import specialize, symbols_of
 from graphopt.testing.strategies import families, graphs
 from graphopt.types import DType, tensor
@@ -224,6 +225,34 @@ def test_writing_it_twice_is_writing_it_once() -> None:
     other = annotate(once, name="other").model
     assert [c.name for c in other.configuration] == ["graphopt", "other"]
     assert faults(other) == []
+
+
+def test_weights_may_lie_in_files(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    save(load(megatron()), path, weights="external")
+    model = onnx.load(path, load_external_data=False)
+    with pytest.raises(InvalidModel, match="external data"):
+        annotate(model)
+    made = annotate(model, folder=tmp_path).model
+    assert faults(made, tmp_path) == []
+    dim = spec_of(made, 2, "hidden").sharded_dim[0].simple_sharding[0]
+    dim.ClearField("dim_value")
+    dim.num_shards = 3
+    found = "\n".join(map(str, faults(made, tmp_path)))
+    assert "axis 0 of 4 is in 3 shards" in found
+    assert "for 4 devices" in "\n".join(map(str, faults(made)))
+
+
+def test_a_plan_that_was_searched_for(digits: Path) -> None:
+    made = shard(digits, "data=2,model=2", "xla-cuda:h100", dims={"batch": 8})
+    annotations = annotate(to_proto(annotated(made.graph, made.kept))).model
+    assert faults(annotations) == []
+    specs = [
+        spec
+        for node in annotations.graph.node
+        for spec in node.device_configurations[0].sharding_spec
+    ]
+    assert any(len(spec.sharded_dim) for spec in specs)
 
 
 def test_a_model_without_annotations_has_no_faults() -> None:
