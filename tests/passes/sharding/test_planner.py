@@ -14,8 +14,8 @@ from graphopt.errors import UsageError
 from graphopt.index import Partial, Replicated, Split
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops import Constant
-from graphopt.passes.sharding import Mesh, oracle, partition
-from graphopt.passes.sharding.layout import Layout, is_partial, path
+from graphopt.passes.sharding import Mesh, Program, oracle, partition
+from graphopt.passes.sharding.layout import Layout, is_partial, path, wire_bytes
 from graphopt.passes.sharding.machine import Machine
 from graphopt.passes.sharding.planner import Planner, Sharding
 from graphopt.passes.sharding.solve import NoPlan
@@ -69,6 +69,16 @@ def walked(graph: Graph, plan: Sharding, machine: Machine) -> float:
     return total
 
 
+def sent(program: Program) -> dict[str, float]:
+    """The bytes that a device sends in the collectives of a program."""
+    found: dict[str, float] = {}
+    for op in program.collectives():
+        sizes = [math.prod(v.shape) * v.dtype.bits // 8 for v in (*op.operands, op)]
+        moved = wire_bytes(op.kind, op.ways, max(sizes))
+        found[op.kind] = found.get(op.kind, 0.0) + moved
+    return found
+
+
 CASES: Mapping[str, Mapping[str, int]] = {
     "prefill": {"batch": 1, "seq": 128},
     "batch": {"batch": 8, "seq": 32},
@@ -76,21 +86,24 @@ CASES: Mapping[str, Mapping[str, int]] = {
 }
 
 
-@pytest.mark.parametrize("mesh", ["8", "2x4", "2x2x2"])
+@pytest.mark.parametrize(
+    "mesh", ["8", "2x4", pytest.param("2x2x2", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_a_plan_costs_what_it_says_and_runs(case: str, mesh: str) -> None:
     graph = transformer(2, **CASES[case])
     made = planner(graph, mesh)
     plan = made.plan()
     assert plan.solution.proved
-    assert walked(graph, plan, made.machine) <= plan.seconds * (1 + 1e-6)
+    assert walked(graph, plan, made.machine) == pytest.approx(plan.seconds, rel=1e-6)
     program = partition(graph, made.machine.mesh, plan.decisions, made.machine.seconds)
+    assert sent(program) == pytest.approx(plan.sent)
     rng = np.random.default_rng(0)
     feeds = [rng.standard_normal(p.shape, np.float32) for p in graph.inputs]
     expected = evaluate(graph, feeds)
     actual = oracle.run(program, feeds)
-    for one, other in zip(expected, actual, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    for name, one in zip(graph.output_names, expected, strict=True):
+        np.testing.assert_allclose(actual[name], one, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("mesh", ["8", "2x4"])
@@ -162,7 +175,7 @@ def test_a_weight_read_twice_is_stored_once() -> None:
     up = ops.MatMul(x, ops.Transpose(table, perm=(1, 0)))
     graph = Graph([x], [ops.MatMul(up, table)])
     made = planner(graph, "8", inputs={"x": (R,)}, outputs={"output_0": (R,)})
-    plan = made.plan(table.tensor.nbytes // 8 + 2**16)
+    plan = made.plan(2 * table.tensor.nbytes // 8 + 2**16)  # and its transpose
     assert plan.decisions.given[table] == (S0,)
     assert plan.stored == table.tensor.nbytes // 8 + 2 * 8 * 64 * 4
     assert math.isclose(plan.sent["AllReduce"], 2 * 7 / 8 * 8 * 64 * 4)
