@@ -12,10 +12,6 @@ from graphopt.ir import Graph
 MESHES = ("2", "4", "2x2", "2x2x2")
 
 RELAXED = list(HealthCheck)
-    HealthCheck.too_slow,
-    HealthCheck.filter_too_much,
-    HealthCheck.data_too_large,
-]
 
 
 def check(graph: Graph, seed: int, mesh: str) -> None:
