@@ -253,20 +253,9 @@ def _opened(
     for value, layout, part in zip(op.operands, choice.operands, operands, strict=True):
         if value is not None and part is not None:
             made.put(value, layout, part)
-    for inner, chosen in _inner(op, choice):
-        if not _divided(inner, chosen, mesh):
-            return Miss(f"the devices do not divide {inner.label} inside")
-        given = [
-            None if v is None else made.get(v, layout)
-            for v, layout in zip(inner.operands, chosen.operands, strict=True)
-        ]
-        results = localized(inner, chosen, mesh, given)
-        if isinstance(results, Miss):
-            return results
-        for value, layout, new in zip(
-            inner.results, chosen.results, results, strict=True
-        ):
-            made.put(value, layout, new)
+    obstacle = _through(_inner(op, choice), made)
+    if obstacle is not None:
+        return obstacle
     return tuple(
         [
             made.get(value, layout)
@@ -279,9 +268,35 @@ def _inner(op: Op, choice: Choice) -> Iterator[tuple[Op, Choice]]:
     """How the ops of a body run where the op itself does so."""
     assert isinstance(op, Composite)
     spreads = [spread_of(op, way.strategy.operands) for way in choice.ways]
-    for inner in inside(op):
-        if not is_fixed(inner):
+    return _chosen(inside(op), spreads)
+
+
+def _chosen(
+    ops: Iterable[Op], spreads: Sequence[Spread]
+) -> Iterator[tuple[Op, Choice]]:
+    """The choice of each op, from its way along each mesh axis."""
+    for inner in ops:
+        if not isinstance(inner, Constant) and not is_fixed(inner):
             yield inner, choice_of(inner, [found.ways[inner] for found in spreads])
+
+
+def _through(steps: Iterable[tuple[Op, Choice]], placed: Placed) -> Miss | None:
+    """Run ops on what is placed, and place what they give; or why that cannot be."""
+    for inner, chosen in steps:
+        if not _divided(inner, chosen, placed.mesh):
+            return Miss(f"the devices do not divide {inner.label} inside")
+        given = [
+            None if v is None else placed.get(v, layout)
+            for v, layout in zip(inner.operands, chosen.operands, strict=True)
+        ]
+        results = localized(inner, chosen, placed.mesh, given)
+        if isinstance(results, Miss):
+            return results
+        for value, layout, new in zip(
+            inner.results, chosen.results, results, strict=True
+        ):
+            placed.put(value, layout, new)
+    return None
 
 
 # --- bodies -------------------------------------------------------------------------
@@ -326,23 +341,9 @@ def _body(
             type_ = part
         parameters.append(Parameter(type_, parameter.name))
         placed.put(parameter, layout, parameters[-1])
-    for inner in body.ops:
-        if isinstance(inner, Constant) or is_fixed(inner):
-            continue
-        chosen = choice_of(inner, [through.ways[inner] for through in spreads])
-        if not _divided(inner, chosen, mesh):
-            return Miss(f"the devices do not divide {inner.label} inside")
-        given = [
-            None if v is None else placed.get(v, layout)
-            for v, layout in zip(inner.operands, chosen.operands, strict=True)
-        ]
-        results = localized(inner, chosen, mesh, given)
-        if isinstance(results, Miss):
-            return results
-        for value, layout, new in zip(
-            inner.results, chosen.results, results, strict=True
-        ):
-            placed.put(value, layout, new)
+    obstacle = _through(_chosen(body.ops, spreads), placed)
+    if obstacle is not None:
+        return obstacle
     outputs = [
         placed.get(v, tuple([s.states.get(v, REPLICATED) for s in spreads]))
         for v in body.outputs
