@@ -32,7 +32,7 @@ from .arguments import (
     target_of,
 )
 from .feeding import on_sizes, told
-from .meshes import FROM_FILE, add_bound, add_mesh, bounds, links_of
+from .meshes import FROM_FILE, add_bound, add_mesh, bounds, links_of, refuse_bounds
 from .progress import Slow
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load, read the costs, print."""
+    refuse_bounds(options)
     graph = load(options.model)
     if options.text:
         say(options, str(graph).splitlines(), text=str(graph))

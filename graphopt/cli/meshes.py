@@ -60,6 +60,13 @@ def add_bound(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_bounds(options: argparse.Namespace) -> None:
+    """Raises UsageError for what is said of a mesh where none is named."""
+    links_of(options)
+    if options.mesh is None and options.max_memory is not None:
+        raise UsageError("--max-memory is of a mesh: add --mesh")
+
+
 def bounds(options: argparse.Namespace) -> dict[str, Any]:
     """What a plan for the mesh must keep to. Raises UsageError."""
     from ..limits import parse_size

@@ -1,0 +1,104 @@
+"""``--mesh`` on the command line: planned, kept in a file, run on virtual devices."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Command
+
+import graphopt
+from graphopt.reference import run as reference
+
+pytestmark = pytest.mark.xla
+
+
+def started(*words: object) -> dict[str, Any]:
+    """What a command prints that needs devices of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "graphopt.cli", *map(str, words), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_inspect_tells_the_plan(digits: Path, command: Command) -> None:
+    target = ("--target", "xla-cuda:h100", "--dim", "batch=8")
+    code, out, _ = command("inspect", digits, "--mesh", "data=2,model=4", *target)
+    assert code == 0
+    assert "proved best" in out
+    code, out, _ = command("inspect", digits, "--mesh", "2x4", *target, "--json")
+    found = json.loads(out)
+    assert found["mesh"] == {"x": 2, "y": 4}
+    assert found["predicted"]["gap"] <= 1e-4
+
+
+def test_less_memory_splits_the_weights(digits: Path, command: Command) -> None:
+    rest = ("--mesh", "4", "--target", "xla-cuda:h100", "--dim", "batch=8", "--json")
+    _, out, _ = command("inspect", digits, *rest)
+    free = json.loads(out)
+    limit = free["predicted"]["memory_bytes"] * 4 // 5
+    code, out, err = command("inspect", digits, *rest, "--max-memory", str(limit))
+    assert code == 0, err
+    tight = json.loads(out)
+    assert tight["predicted"]["memory_bytes"] <= limit
+    assert tight["predicted"]["seconds"] >= free["predicted"]["seconds"]
+    assert sum(tight["sent_bytes"].values()) > 0
+
+
+def test_no_plan_fits_into_nothing(digits: Path, command: Command) -> None:
+    code, _, err = command("inspect", digits, "--mesh", "2", "--max-memory", "1KiB")
+    assert code == 6
+    assert "1,024 bytes" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--mesh", "2y4"), "cannot read the mesh"),
+        (("--mesh", "a=2,a=2"), "twice"),
+        (("--mesh", "2", "--link", "z=1us,1GB/s"), "no axis 'z'"),
+        (("--mesh", "2", "--link", "x=quick"), "cannot read the link"),
+        (("--link", "x=1us,1GB/s"), "add --mesh"),
+        (("--mesh",), "holds no plan"),
+        (("--mesh", "2", "--target", "xla-cuda:h1000"), "h1000"),
+    ],
+)
+def test_mistakes_are_told(
+    digits: Path, command: Command, words: tuple[str, ...], said: str
+) -> None:
+    code, _, err = command("inspect", digits, *words)
+    assert code == 2
+    assert said in err
+
+
+def test_a_file_keeps_its_plan_and_runs_by_it(
+    digits: Path, digits_inputs: Path, tmp_path: Path
+) -> None:
+    planned, out = tmp_path / "planned.onnx", tmp_path / "out.npz"
+    images = dict(np.load(digits_inputs))
+    images = {name: array[:8] for name, array in images.items()}
+    np.savez(tmp_path / "in.npz", **images)
+    weights = sum(t.nbytes for t in graphopt.load(digits).tensors())
+    mesh = ("--mesh", "data=2,model=4", "--target", "xla-cuda:h100")
+    limit = ("--max-memory", str(weights * 3 // 4))
+    started("optimize", digits, *mesh, *limit, "--dim", "batch=8", "-o", planned)
+    found = started("inspect", planned, "--mesh")
+    assert found["mesh"] == {"data": 2, "model": 4}
+    assert any("S(" in row["layout"] for row in found["held"])
+    told = started("run", planned, "--mesh", "--inputs", tmp_path / "in.npz", "-o", out)
+    assert told["used"]["devices"] == 8
+    truth = reference(graphopt.load(digits), images)
+    for name, array in np.load(out).items():
+        np.testing.assert_allclose(array, truth[name], rtol=1e-4, atol=1e-5)
+    assert not any("mesh" in op.domain for op in graphopt.load(planned).ops)
