@@ -32,13 +32,15 @@ class Sharded:
     """A graph with the plan by which the devices of a mesh run it.
 
     ``graph`` is the whole model, of known sizes; ``program`` what each device runs.
-    ``plan`` is what was found, None for one that a file brought along.
+    ``plan`` is what was found, None for one that a file brought along. ``limit`` is what
+    each device was to hold at most, None for all it has.
     """
 
     graph: Graph
     machine: Machine
     decisions: Decisions
     plan: Sharding | None = None
+    limit: int | None = None
 
     @cached_property
     def program(self) -> Program:
@@ -97,7 +99,7 @@ def shard(
         raise DoesNotFit(
             f"no plan for {machine} keeps to {limit:,} bytes: {error}"
         ) from None
-    return Sharded(graph, machine, plan.decisions, plan)
+    return Sharded(graph, machine, plan.decisions, plan, max_memory)
 
 
 def sized(graph: Graph, dims: Mapping[str, int]) -> Graph:

@@ -51,7 +51,7 @@ ORDER = [
         "programs",
         "plugins",
     ),
-    *("levels", "driver", "api"),
+    *("levels", "driver", "sharded", "mesh_flow", "mesh_view", "mesh_page", "api"),
     "training",
     "testing",
     "cli",
