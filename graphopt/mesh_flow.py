@@ -1,4 +1,4 @@
-"""What a device of a mesh does, op by op: the seconds, and the layer that is repeated."""
+"""What a device of a mesh does, op by op: its seconds, and the layer that repeats."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Items ``start`` to ``start + length``, which follow each other ``times`` times."""
+    """Items ``start`` to ``start + length``, which are there ``times`` times."""
 
     start: int
     length: int

@@ -14,6 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final, TypeAlias
 
+from .mesh_ribbons import (
+    ACROSS,
+    CHIP,
+    LEFT,
+    RIGHT,
+    WIDTH,
+    block,
+    cut,
+    hue_of,
+    layer_picture,
+    states,
+    write,
+)
 from .mesh_view import (
     PARTS,
     alike,
@@ -27,10 +40,6 @@ from .report import sized
 
 Json: TypeAlias = Mapping[str, Any]
 
-_WIDTH: Final = 1080
-_LEFT: Final = 28
-_RIGHT: Final = _WIDTH - 28
-_ACROSS: Final = _RIGHT - _LEFT
 
 _STYLE: Final = """
 .ground { fill: #fbfbfa } .card { fill: #fff; stroke: #e3e4e7 }
@@ -66,18 +75,18 @@ def mesh_picture(found: Json, title: str) -> str:
     """The picture as the text of an SVG file."""
     parts: list[str] = []
     y = 72.0
-    for section in (_step, _devices, _weights, _layer):
+    for section in (_step, _devices, _weights, layer_picture):
         drawn, y = section(found, y)
         parts += [*drawn, ""]
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} '
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} '
             f'{math.ceil(y)}" role="img">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style>",
             '<rect class="ground" width="100%" height="100%"/>',
-            f'<text x="{_LEFT}" y="34" class="head" style="font-size:17px">'
+            f'<text x="{LEFT}" y="34" class="head" style="font-size:17px">'
             f"{escape(title)}</text>",
-            _text(_LEFT, 54, head(found), "soft"),
+            write(LEFT, 54, head(found), "soft"),
             *parts,
             "</svg>\n",
         ]
@@ -99,50 +108,6 @@ def mesh_page(found: Json, title: str) -> str:
     )
 
 
-# --- pieces -------------------------------------------------------------------------
-
-
-def _text(x: float, y: float, said: str, kind: str = "", anchor: str = "") -> str:
-    at = f' text-anchor="{anchor}"' if anchor else ""
-    named = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{named}{at}>{escape(said)}</text>'
-
-
-def _box(
-    x: float, y: float, width: float, height: float, kind: str, said: str = ""
-) -> str:
-    tip = f"<title>{escape(said)}</title>" if said else ""
-    rx = min(3.0, height / 3)
-    return (
-        f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" '
-        f'height="{height:.2f}" rx="{rx:.1f}">{tip}</rect>'
-    )
-
-
-def _hue(state: str) -> str:
-    """The end of a class name for a state: ``S(1)`` --> ``1``"""
-    if found := re.fullmatch(r"S\((\d+)\)", state):
-        return str(int(found[1]) % 4)
-    return state[0] if state[0] in "RP" else "no"
-
-
-_CHIP: Final = 44
-
-
-def _chips(x: float, y: float, layout: Sequence[str] | None) -> Iterator[str]:
-    """A state for each axis, side by side; ``y`` is the base line of text."""
-    for i, state in enumerate(layout or ()):
-        at = x + i * (_CHIP + 4)
-        yield _box(at, y - 13, _CHIP, 18, f"f-{_hue(state)}")
-        yield _text(
-            at + _CHIP / 2, y, state.replace("P(sum)", "P"), "on small", "middle"
-        )
-
-
-def _cut(said: str, most: int) -> str:
-    return said if len(said) <= most else f"{said[: most - 1]}…"
-
-
 # --- the step -----------------------------------------------------------------------
 
 
@@ -151,36 +116,36 @@ def _step(found: Json, y: float) -> tuple[list[str], float]:
     total = found["seconds"] or 1.0
     rows = [(k, s) for k, s in found["step"].items() if s]
     rows = [*rows[:1], *sorted(rows[1:], key=lambda row: -row[1])]
-    out = [_text(_LEFT, y + 16, "A step", "head")]
-    x, below = float(_LEFT), float(_LEFT)
+    out = [write(LEFT, y + 16, "A step", "head")]
+    x, below = float(LEFT), float(LEFT)
     for i, (kind, seconds) in enumerate(rows):
-        width = _ACROSS * seconds / total
+        width = ACROSS * seconds / total
         colour = "compute" if kind == "compute" else f"k{(i - 1) % 5}"
         said = f"{kind} {ms(seconds)} ms, {seconds / total:.0%}"
-        out.append(_box(x, y + 28, max(width - 1.5, 0.5), 22, colour, said))
-        out.append(_box(below, y + 61, 10, 10, colour))
-        out.append(_text(below + 16, y + 70, said, "soft num"))
+        out.append(block(x, y + 28, max(width - 1.5, 0.5), 22, colour, said))
+        out.append(block(below, y + 61, 10, 10, colour))
+        out.append(write(below + 16, y + 70, said, "soft num"))
         x += width
         below += 34 + 7.2 * len(said)
     hand = found.get("hand") or ()
     y += 92
     if hand:
-        out.append(_text(_LEFT, y + 8, "Plans made by hand", "head"))
+        out.append(write(LEFT, y + 8, "Plans made by hand", "head"))
         most = max([total, *(r["seconds"] or 0.0 for r in hand)])
         rows_ = [{"name": "this plan", "seconds": total, "reason": ""}, *hand]
         for row in rows_:
             y += 22
-            out.append(_text(_LEFT, y + 8, _cut(row["name"], 30)))
+            out.append(write(LEFT, y + 8, cut(row["name"], 30)))
             if row["seconds"] is None:
-                out.append(_text(_LEFT + 220, y + 8, _cut(row["reason"], 100), "soft"))
+                out.append(write(LEFT + 220, y + 8, cut(row["reason"], 100), "soft"))
                 continue
             width = 560 * row["seconds"] / most
             kind = "weights" if row is rows_[0] else "compute"
-            out.append(_box(_LEFT + 220, y - 2, width, 12, kind))
+            out.append(block(LEFT + 220, y - 2, width, 12, kind))
             said = f"{ms(row['seconds'])} ms"
             if row is not rows_[0]:
                 said += f", {row['seconds'] / total:.2f} of this plan"
-            out.append(_text(_LEFT + 230 + width, y + 8, said, "soft num"))
+            out.append(write(LEFT + 230 + width, y + 8, said, "soft num"))
         y += 30
     return out, y
 
@@ -200,27 +165,27 @@ def _devices(found: Json, y: float) -> tuple[list[str], float]:
     most = max(memory["limit_bytes"], total + memory["copy_bytes"], 1)
     columns = min(sizes[-1], _COLUMNS)
     rows = list(itertools.product(*map(range, sizes[:-1])))
-    out = [_text(_LEFT, y + 16, "Who holds what", "head")]
+    out = [write(LEFT, y + 16, "Who holds what", "head")]
     said = f"each device {sized(total)} of {sized(memory['limit_bytes'])}"
     if memory["copy_bytes"]:
         said += f", and up to {sized(memory['copy_bytes'])} of copies in other layouts"
     shown = columns * min(len(rows), _ROWS)
     if shown < math.prod(sizes):
         said += f"; {shown} of {math.prod(sizes)} devices are drawn"
-    out.append(_text(_LEFT + 130, y + 16, said, "soft"))
+    out.append(write(LEFT + 130, y + 16, said, "soft"))
     y += 28
-    x = float(_LEFT)
+    x = float(LEFT)
     for part, name in (*PARTS.items(), ("copy_bytes", "copies")):
         if memory[part]:
             label = f"{name} {sized(memory[part])}"
-            out.append(_box(x, y + 2, 10, 10, name))
-            out.append(_text(x + 16, y + 11, label, "soft small num"))
+            out.append(block(x, y + 2, 10, 10, name))
+            out.append(write(x + 16, y + 11, label, "soft small num"))
             x += 34 + 6.4 * len(label)
     out.append(f'<path class="limit" d="M{x + 4:.1f},{y}v14"/>')
-    out.append(_text(x + 14, y + 11, "what it may hold", "soft small"))
+    out.append(write(x + 14, y + 11, "what it may hold", "soft small"))
     y += 24
     gap, height = 10, 104
-    width = (_ACROSS - gap * (columns - 1)) / columns
+    width = (ACROSS - gap * (columns - 1)) / columns
     width = min(width, 250.0)
     weights = _largest(found)[:_BOXES]
     for row in rows[:_ROWS]:
@@ -230,7 +195,7 @@ def _devices(found: Json, y: float) -> tuple[list[str], float]:
                 dict(zip(names, place, strict=True)),
                 found,
                 weights,
-                (_LEFT + column * (width + gap), y, width, height),
+                (LEFT + column * (width + gap), y, width, height),
                 most,
             )
         y += height + gap
@@ -261,15 +226,15 @@ def _device(
         f'height="{height}" rx="7"/>'
     )
     said = " ".join(f"{name} {at}" for name, at in place.items())
-    yield _text(x + 10, y + 19, _cut(said, int(width / 7)), "small num")
+    yield write(x + 10, y + 19, cut(said, int(width / 7)), "small num")
     inner = width - 20
-    yield _box(x + 10, y + 28, inner, 12, "empty")
+    yield block(x + 10, y + 28, inner, 12, "empty")
     at = x + 10
     for part, name in (*PARTS.items(), ("copy_bytes", "copies")):
         size = inner * memory[part] / most
         if memory[part]:
             tip = f"{name}: {sized(memory[part])}"
-            yield _box(at, y + 28, max(size, 0.4), 12, name, tip)
+            yield block(at, y + 28, max(size, 0.4), 12, name, tip)
             at += size
     end = x + 10 + inner * memory["limit_bytes"] / most
     yield f'<path class="limit" d="M{end:.1f},{y + 25:.1f}v18"/>'
@@ -278,7 +243,7 @@ def _device(
     for i, weight in enumerate(weights):
         left = x + 10 + i * step
         yield from _tensor(left, y + 52, side, weight, place, found["mesh"])
-        yield _text(left + side / 2, y + 97, "abcd"[i], "soft small", "middle")
+        yield write(left + side / 2, y + 97, "abcd"[i], "soft small", "middle")
 
 
 def _tensor(
@@ -303,15 +268,15 @@ def _tensor(
         split = re.fullmatch(r"S\((\d+)\)", state)
         if split is None:
             continue
-        hue = _hue(state)
+        hue = hue_of(state)
         dim = int(split[1]) + (len(row["shape"]) == 1)
         if dim < 2:
             start, size = share[dim]
             share[dim] = start + size * place[axis] / ways, size / ways
     (down, tall), (over, wide) = share
     tip = f"{row['name']} {row['type']} {laid(row['layout'])}"
-    yield _box(left, top, width, height, "empty", tip)
-    yield _box(
+    yield block(left, top, width, height, "empty", tip)
+    yield block(
         left + width * over,
         top + height * down,
         width * wide,
@@ -327,224 +292,32 @@ def _weights(found: Json, y: float) -> tuple[list[str], float]:
     axes = list(found["mesh"])
     most = 6
     out: list[str] = []
-    chips = _LEFT + 640
+    types, chips = LEFT + 380, LEFT + 530
+    sizes = chips + len(axes) * (CHIP + 4) + 84
     if rows:
         for i, axis in enumerate(axes):
-            at = chips + i * (_CHIP + 4) + _CHIP / 2
-            out.append(_text(at, y + 10, _cut(axis, 7), "soft small", "middle"))
-        out.append(_text(_RIGHT, y + 10, "on each device", "soft small", "end"))
+            at = chips + i * (CHIP + 4) + CHIP / 2
+            out.append(write(at, y + 10, cut(axis, 7), "soft small", "middle"))
+        out.append(write(sizes, y + 10, "on each", "soft small", "end"))
         y += 14
     first = _largest(found)
+    largest = max([1, *(size for _, (_, size) in rows)])
     for i, (((_, name, type_, _), (n, size)), row) in enumerate(
         zip(rows[:most], first, strict=False)
     ):
         y += 24
         letter = "abcd"[i] if i < _BOXES else ""
-        out.append(_text(_LEFT + 4, y, letter, "soft"))
+        out.append(write(LEFT + 4, y, letter, "soft"))
         times = f"{n} × " if n > 1 else ""
-        out.append(_text(_LEFT + 24, y, _cut(f"{times}{name}", 58)))
-        out.append(_text(chips - 20, y, type_, "soft num", "end"))
-        out += _chips(chips, y, row["layout"])
-        out.append(_text(_RIGHT, y, sized(size), "num", "end"))
+        out.append(write(LEFT + 24, y, cut(f"{times}{name}", 48)))
+        out.append(write(types, y, type_, "soft num"))
+        out += states(chips, y, row["layout"])
+        out.append(write(sizes, y, sized(size), "num", "end"))
+        width = (RIGHT - sizes - 14) * size / largest
+        out.append(block(sizes + 14, y - 9, max(width, 0.5), 9, "weights"))
     if len(rows) > most:
         y += 24
         rest = sum(size for _, (_, size) in rows[most:])
         said = f"and {len(rows) - most} more kinds, {sized(rest)}"
-        out.append(_text(_LEFT + 24, y, said, "soft"))
+        out.append(write(LEFT + 24, y, said, "soft"))
     return out, y + 34
-
-
-# --- the layer ----------------------------------------------------------------------
-
-_HEIGHT: Final = 30
-_LANE: Final = 26
-_MOST: Final = 80
-"""Rows of a layer that are drawn."""
-
-
-def _layer(found: Json, y: float) -> tuple[list[str], float]:
-    """The ops of a layer from top to bottom, values as ribbons on the left."""
-    flow = found["layer"]
-    rows: Sequence[Json] = flow["rows"][:_MOST]
-    axes = list(found["mesh"])
-    name = (
-        f"One of {flow['times']} equal layers"
-        if flow["times"] > 1
-        else "What each device does"
-    )
-    seconds = sum(row["seconds"] for row in flow["rows"])
-    sent = sum(row["bytes"] for row in flow["rows"])
-    said = f"{len(flow['rows'])} ops, {ms(seconds)} ms, {sized(round(sent))} sent"
-    out = [
-        _text(_LEFT, y + 16, name, "head"),
-        _text(_LEFT + 11 + 7.3 * len(name), y + 16, said, "soft num"),
-    ]
-    y += 32
-    out += _legend(y)
-    y += 36
-    lanes, width = _lanes(flow, rows)
-    label = _LEFT + _LANE * width + 14
-    chips = label + 176
-    types = chips + (_CHIP + 4) * len(axes) + 14
-    for i, axis in enumerate(axes):
-        at = chips + i * (_CHIP + 4) + _CHIP / 2
-        out.append(_text(at, y, _cut(axis, 7), "soft small", "middle"))
-    out.append(_text(types, y, "on each device", "soft small"))
-    out.append(_text(types + 160, y, "weights", "soft small"))
-    out.append(_text(_RIGHT, y, "µs", "soft small", "end"))
-    top = y + 10
-    slowest = max([1e-12, *(row["seconds"] for row in rows)])
-    middle = [top + _HEIGHT * (i + 1) for i in range(len(rows))]
-    for row, at in zip(rows, middle, strict=True):
-        if row["axis"] is not None:
-            out.append(
-                f'<rect class="sends" x="{_LEFT - 12}" y="{at - _HEIGHT / 2:.1f}" '
-                f'width="{_ACROSS + 24}" height="{_HEIGHT}" rx="6"/>'
-            )
-    out += _ribbons(flow, rows, lanes, top, middle)
-    for i, (row, at) in enumerate(zip(rows, middle, strict=True)):
-        out += _row(row, (_lane_x(lanes[i]), label, chips, types), at, slowest)
-    y = top + _HEIGHT * (len(rows) + 1)
-    if len(flow["rows"]) > _MOST:
-        y += 16
-        out.append(_text(label, y, f"and {len(flow['rows']) - _MOST} more", "soft"))
-    return out, y + 26
-
-
-def _legend(y: float) -> Iterator[str]:
-    words = (
-        ("R", "whole on each device"),
-        ("S(0)", "split along dim 0"),
-        ("S(1)", "along dim 1"),
-        ("S(2)", "along dim 2"),
-        ("P", "partial: addends of the value"),
-    )
-    x = float(_LEFT)
-    for state, said in words:
-        yield from _chips(x, y + 4, (state,))
-        yield _text(x + _CHIP + 8, y + 4, said, "soft small")
-        x += _CHIP + 30 + 6.3 * len(said)
-    yield f'<circle class="node c" cx="{x + 6:.1f}" cy="{y}" r="6"/>'
-    yield _text(x + 20, y + 4, "devices exchange", "soft small")
-
-
-def _lane_x(lane: int) -> float:
-    return _LEFT + _LANE * lane + _LANE / 2
-
-
-def _lanes(flow: Json, rows: Sequence[Json]) -> tuple[dict[int, int], int]:
-    """A lane for each value, rows and what is given alike, and how many there are.
-
-    A value takes the lane of what it is made of and what dies there, else a free one.
-    """
-    last = _last(flow, rows)
-    taken: dict[int, int] = {}  # lanes, by the row after which they are free
-    lanes: dict[int, int] = {}
-
-    def put(number: int, wanted: Sequence[int], start: int) -> None:
-        order = itertools.chain(wanted, itertools.count())
-        lanes[number] = next(x for x in order if taken.get(x, start) <= start)
-        taken[lanes[number]] = last[number]
-
-    for k in range(len(flow["given"])):
-        put(-1 - k, (), -1)
-        taken[lanes[-1 - k]] = max(last[-1 - k], 0)
-    for i, row in enumerate(rows):
-        put(i, [lanes[r] for r in row["reads"]], i)
-    return lanes, max(lanes.values(), default=0) + 1
-
-
-def _last(flow: Json, rows: Sequence[Json]) -> dict[int, int]:
-    """The row that reads each value last; past the end for what leaves."""
-    last = {-1 - k: -1 for k in range(len(flow["given"]))}
-    for i, row in enumerate(rows):
-        last[i] = len(rows) if row["leaves"] else i
-        for read in row["reads"]:
-            last[read] = max(last[read], i)
-    return last
-
-
-def _ribbons(
-    flow: Json,
-    rows: Sequence[Json],
-    lanes: Mapping[int, int],
-    top: float,
-    middle: Sequence[float],
-) -> Iterator[str]:
-    """Each value from where it is made to all that read it."""
-    end = (middle[-1] if middle else top) + _HEIGHT
-    for number, lane in lanes.items():
-        value = flow["given"][-1 - number] if number < 0 else rows[number]
-        start = top + 4 if number < 0 else middle[number]
-        x = _lane_x(lane)
-        ends = [
-            (_lane_x(lanes[i]), middle[i])
-            for i, row in enumerate(rows)
-            if number in row["reads"]
-        ]
-        if number >= 0 and rows[number]["leaves"]:
-            ends.append((x, end))
-        tip = f"{value['type']} {laid(value['layout'] or ())}"
-        strands = value["layout"] or ["?"]
-        yield f"<g><title>{escape(tip)}</title>"
-        for k, state in enumerate(strands):
-            shift = 4.6 * (k - (len(strands) - 1) / 2)
-            path = "".join(_curve(x + shift, start, to + shift, at) for to, at in ends)
-            if path:
-                yield f'<path class="strand s-{_hue(state)}" d="{path}"/>'
-        yield "</g>"
-
-
-def _curve(x: float, y: float, to: float, end: float) -> str:
-    if to == x:
-        return f"M{x:.1f},{y:.1f}V{end:.1f}"
-    turn = max(y, end - _HEIGHT)
-    half = (turn + end) / 2
-    return (
-        f"M{x:.1f},{y:.1f}V{turn:.1f}C{x:.1f},{half:.1f} {to:.1f},{half:.1f} "
-        f"{to:.1f},{end:.1f}"
-    )
-
-
-def _row(
-    row: Json, columns: tuple[float, float, float, float], y: float, slowest: float
-) -> Iterator[str]:
-    x, label, chips, types = columns
-    op = row["op"].removeprefix("mesh.")
-    sends = row["axis"] is not None
-    radius, kind = (6.5, "node c") if sends else (5.5, "node")
-    tip = f"{op}: {row['type']} {laid(row['layout'] or ())}"
-    yield (
-        f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
-        f"<title>{escape(tip)}</title></circle>"
-    )
-    base = y + 4.5
-    said = f"{op} over {row['axis']}" if sends else op
-    yield _text(label, base, _cut(said, 25), "head" if sends else "")
-    yield from _chips(chips, base, row["layout"])
-    yield _text(types, base, _cut(row["type"], 24), "soft small num")
-    at = types + 160
-    if sends:
-        yield _text(at, base, f"each sends {sized(round(row['bytes']))}", "num small")
-    for weight in row["weights"][: 1 if sends else 2]:
-        if sends:
-            at += 130
-        yield from _small(at, base, weight)
-        at += 180
-    width = 64 * row["seconds"] / slowest
-    colour = "k0" if sends else "compute"
-    yield _box(_RIGHT - 52 - width, y - 4, max(width, 0.5), 8, colour)
-    yield _text(_RIGHT, base, f"{row['seconds'] * 1e6:,.1f}", "small num", "end")
-
-
-def _small(x: float, y: float, weight: Json) -> Iterator[str]:
-    """A weight in a row of the layer: its states, its type, its name as a tip."""
-    for state in weight["layout"]:
-        yield _box(x, y - 9, 9, 11, f"f-{_hue(state)}", state)
-        x += 11
-    tip = f"{weight['name']} {weight['type']} {laid(weight['layout'])}"
-    name = escape(_cut(weight["type"], 22))
-    yield (
-        f'<text x="{x + 4:.1f}" y="{y:.1f}" class="soft small num">{name}'
-        f"<title>{escape(tip)}</title></text>"
-    )

@@ -153,9 +153,9 @@ def _ops(sharded: Sharded) -> list[dict[str, Any]]:
 
 
 def head(found: Json) -> str:
-    """``h100, mesh data=2 x model=4: 0.218 ms a step (proved best)``"""
+    """``h100, mesh data=2 x model=4: a step takes 0.218 ms …``"""
     mesh = " x ".join(f"{name}={size}" for name, size in found["mesh"].items())
-    return f"{found['device']}, mesh {mesh}: {said_seconds(found)} a step"
+    return f"{found['device']}, mesh {mesh}: a step takes {said_seconds(found)}"
 
 
 def said_seconds(found: Json) -> str:

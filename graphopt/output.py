@@ -115,7 +115,7 @@ def put_in_place(
         raise UsageError(f"{path}: {SUFFIX} is for programs; name an XLA target")
     inputs = data_files(result.original)
     check_destination(path, result.origin, overwrite=overwrite, inputs=inputs)
-    graph = annotated(result.graph, result.plan)
+    graph = annotated(result.graph, result.plan, result.original)
     shares = weights == "share"
     if shares and not inputs:
         raise UsageError(

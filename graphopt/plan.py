@@ -84,13 +84,24 @@ class Plan:
         )
 
 
-def annotated(graph: Graph, plan: Plan) -> Graph:
-    """The graph with a plan in its metadata; planned values get names of their own."""
+def annotated(graph: Graph, plan: Plan, source: Graph | None = None) -> Graph:
+    """The graph with a plan in its metadata; planned values get names of their own.
+
+    Without a plan it keeps that which ``source`` brought along only where it still is
+    that graph: a plan is about the values of one.
+    """
     if not plan.decisions and not plan.whole:
-        return graph
+        metadata = dict(graph.header.metadata)
+        if source is None or graph.outputs == source.outputs:
+            return graph
+        if metadata.pop(METADATA_KEY, None) is None:
+            return graph
+        return graph.with_header(metadata=metadata)
     names = dict(graph.names)
     taken = {*names.values(), *graph.input_names, *graph.output_names}
-    declared = dict(zip(graph.outputs, graph.output_names, strict=True))
+    # Of a value that is several outputs, only the first is written by its op.
+    outputs = [*zip(graph.outputs, graph.output_names, strict=True)]
+    declared = dict(reversed(outputs))
     declared |= dict(zip(graph.inputs, graph.input_names, strict=True))
     uses = Counter(names.values())
     for value in plan.decisions:

@@ -16,6 +16,7 @@ from .lowering import Executable, graph_of, on_mesh
 from .passes.sharding import Decisions, Mesh, Program, partition
 from .passes.sharding.layout import replicated
 from .passes.sharding.machine import Link, Machine
+from .passes.sharding.packing import padded, unpacked
 from .passes.sharding.planner import Planner, Sharding
 from .passes.sharding.saved import restored, saved
 from .passes.sharding.solve import SECONDS, NoPlan
@@ -32,7 +33,7 @@ class Sharded:
     """A graph with the plan by which the devices of a mesh run it.
 
     ``graph`` is the whole model, of known sizes; ``program`` what each device runs.
-    ``plan`` is what was found, None for one that a file brought along. ``limit`` is what
+    ``plan`` is what was found, None for one that a file brought along; ``limit`` what
     each device was to hold at most, None for all it has.
     """
 
@@ -89,6 +90,7 @@ def shard(
     graph = sized(graph_of(model), dims or {})
     if level:
         graph = optimize(graph, level=level, check="off").graph
+    graph = padded(unpacked(graph), wanted.devices)
     machine = Machine.of(target, wanted, links)
     whole = replicated(wanted)
     defaults = {p.name: whole for p in graph.inputs if p.default is not None}

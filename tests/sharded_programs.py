@@ -324,6 +324,13 @@ CASES: Final[dict[str, Callable[[], Case]]] = {
 }
 
 
+def copies(array: Any) -> float:
+    """How often this process has each of the parts that are there."""
+    shards = array.addressable_shards
+    places = {shard.data.unsafe_buffer_pointer() for shard in shards}
+    return len(places) / len({str(shard.index) for shard in shards})
+
+
 def main(out: str, names: list[str]) -> None:
     """Run cases on 8 CPU devices, those of all processes together.
 
@@ -353,6 +360,7 @@ def main(out: str, names: list[str]) -> None:
             "complete": traffic.complete,
             "argument": memory.argument,
             "weights": bytes_held(program.sharded.weights),
+            "copies": max(map(copies, program.params.values()), default=1),
         }
     if is_first():
         np.savez(f"{out}.npz", **arrays)

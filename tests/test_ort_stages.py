@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from graphopt.inputs import bindings, random_inputs
 from graphopt.ir import Graph, Header, Parameter, Value
 from graphopt.lowering.ort.recipe import Recipe
 from graphopt.lowering.ort.session import RunFailed, Session
-from graphopt.lowering.ort.stages import MANIFEST, Pipelined, write
+from graphopt.lowering.ort.stages import MANIFEST, Pipelined, on_devices, write
 from graphopt.ops.random import is_random
-from graphopt.passes.sharding.stages import batch_axes, ordered, split
+from graphopt.passes.sharding.micro_batches import batch_axes
+from graphopt.passes.sharding.stages import ordered, split
 from graphopt.types import DType, tensor
 
 pytestmark = pytest.mark.runtime
@@ -102,6 +105,36 @@ def test_it_says_what_it_used() -> None:
     assert used["target"] == "ort-cpu"
     assert used["stages"] == [["CPUExecutionProvider"]] * 2
     assert used["micro_batches"] == 2
+
+
+def test_stages_run_at_the_same_time() -> None:
+    """The first takes the next micro-batch while the second has the one before."""
+    both = threading.Barrier(2, timeout=20)
+    seen: list[tuple[int, int]] = []
+
+    class Met(Pipelined):
+        def _stepped(self, stage: int, values: Mapping[str, Any]) -> Any:
+            number = sum(at == stage for at, _ in seen)
+            seen.append((stage, number))
+            if (stage, number) not in ((0, 0), (1, 3)):
+                both.wait()
+            return super()._stepped(stage, values)
+
+    graph = model()
+    axes = batch_axes(graph, "batch")
+    staged = Met.compile(split(graph, [4]), axes=axes, micro_batches=4)
+    assert staged(inputs(4))["y"].shape == (4, 8)
+    assert len(seen) == 8
+
+
+def test_each_stage_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+    stages = split(model(), [2, 4])
+    recipes = on_devices(stages, "cuda")
+    assert [recipe.options["device_id"] for recipe in recipes] == ["0", "1", "2"]
+    write(stages, tmp_path, recipes=recipes)
+    text = (tmp_path / "stage_2.session.json").read_text()
+    assert json.loads(text)["providers"][0]["name"] == "CUDAExecutionProvider"
+    assert on_devices(stages, "cpu") == [Recipe()] * 3
 
 
 # --- what does not fit --------------------------------------------------------------

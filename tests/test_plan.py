@@ -45,6 +45,26 @@ def test_a_plan_survives_a_file(tmp_path: Path) -> None:
     }
 
 
+def test_a_plan_of_another_graph_is_dropped() -> None:
+    planned = annotated(GRAPH, Plan({INNER: {"tile": 1}}))
+    assert annotated(planned, Plan(), planned) is planned
+    again = planned.substitute({INNER: X})
+    assert METADATA_KEY in again.header.metadata
+    assert METADATA_KEY not in annotated(again, Plan(), planned).header.metadata
+    plain = GRAPH.substitute({INNER: X})
+    assert annotated(plain, Plan(), GRAPH) is plain
+
+
+def test_what_is_decided_of_the_whole_comes_back() -> None:
+    plan = Plan({X: {"offset": 0}}, whole={"mesh": "2x2"})
+    made = annotated(GRAPH, plan)
+    assert plan_of(made, named_values(made)) == plan
+    assert plan.follow({X: INNER}).whole == plan.whole
+    alone = Plan(whole={"mesh": "8"})
+    assert alone
+    assert plan_of(annotated(GRAPH, alone), {}) == alone
+
+
 def test_a_plan_follows_rewrites() -> None:
     plan = Plan({INNER: {"tile": 1, "at": 2}, TWIN: {"tile": 3}})
     moved = plan.follow({TWIN: INNER})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -98,28 +99,94 @@ def test_a_device_is_given_its_parts_alone(name: str, ran: Any) -> None:
     )
     assert said["argument"] == said["weights"] + inputs
     assert said["weights"] < whole
+    assert said["copies"] == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_many_processes_compute_what_one_does(
-    processes: int, ran: Any, tmp_path: Path
-) -> None:
-    """By the launcher, over loopback: bit by bit, however the sums are ordered."""
-    out = tmp_path / "made"
-    code = (
-        "import sys; from graphopt.cli.launch import launch;"
-        f"sys.exit(launch([sys.executable, *sys.argv[1:]], {processes}))"
+def test_many_processes_compute_what_one_does(ran: Any, tmp_path: Path) -> None:
+    """By the launcher, over loopback: gloo adds in another order, always the same."""
+    found: list[Any] = []
+    for processes in (2, 4):
+        out = tmp_path / f"made{processes}"
+        code = (
+            "import sys; from graphopt.cli.launch import launch;"
+            f"sys.exit(launch([sys.executable, *sys.argv[1:]], {processes}))"
+        )
+        words = [sys.executable, "-c", code, str(SCRIPT), str(out), *CASES]
+        subprocess.run(words, env=environment(), check=True, timeout=600)
+        said = json.loads(Path(f"{out}.json").read_text())
+        made = np.load(f"{out}.npz")
+        found.append(made)
+        for name in CASES:
+            assert said[name]["processes"] == processes
+            assert said[name]["sent"] == ran[1][name]["sent"]
+        for key, array in ran[0].items():
+            assert error(made[key], array) <= 1e-6, key
+    two, four = found
+    assert all(np.array_equal(two[key], four[key]) for key in two)
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_agree(tmp_path: Path) -> None:
+    """Each has another program: they would wait for each other."""
+    code = """
+import os, sys
+from graphopt.lowering.xla.environment import show_devices
+show_devices(8)
+import jax
+from sharded_programs import CASES
+from graphopt.lowering.xla.distributed import join
+from graphopt.lowering.xla.sharded import ShardedProgram
+join()
+case = CASES[("megatron", "sequence")[jax.process_index()]]()
+ShardedProgram(case.program, "xla-cpu", jax.devices())(case.inputs)
+"""
+    start = "import sys; from graphopt.cli.launch import launch;"
+    start += "sys.exit(launch([sys.executable, *sys.argv[1:]], 2))"
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", start, "-c", code],
+        env=environment() | {"PYTHONPATH": path},
+        timeout=300,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    words = [sys.executable, "-c", code, str(SCRIPT), str(out), *CASES]
-    subprocess.run(words, env=environment(), check=True, timeout=600)
-    said = json.loads(Path(f"{out}.json").read_text())
-    made = np.load(f"{out}.npz")
-    assert said["megatron"]["processes"] == processes
-    for key, array in ran[0].items():
-        assert error(made[key], array) <= 1e-6, key
-    for name in CASES:
-        assert said[name]["sent"] == ran[1][name]["sent"]
+    assert done.returncode == 1
+    for rank in (0, 1):
+        said = f"[{rank}] graphopt.errors.UsageError: process 1 has another program"
+        assert said in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_meet_as_slurm_starts_them(ran: Any, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    slurm = {
+        "GRAPHOPT_COORDINATOR": "auto",
+        "GRAPHOPT_PROCESSES": "2",
+        "JAX_COORDINATOR_PORT": str(port),
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_NTASKS": "2",
+    }
+    words = [sys.executable, str(SCRIPT), str(tmp_path / "made"), "grid"]
+    started = []
+    try:
+        for rank in ("0", "1"):
+            own = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+            env = environment() | slurm | own
+            started.append(subprocess.Popen(words, env=env))
+        assert [process.wait(300) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    made = np.load(tmp_path / "made.npz")["grid/y"]
+    assert error(made, ran[0]["grid/y"]) <= 1e-6
+    said = json.loads((tmp_path / "made.json").read_text())
+    assert said["grid"]["processes"] == 2
 
 
 # --- one device, in this process ----------------------------------------------------

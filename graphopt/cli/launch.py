@@ -93,16 +93,16 @@ def launch(command: Sequence[str], count: int) -> int:
 
 def _first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int:
     """Wait until all have ended, or one has failed and the others had their time."""
-    failed, until = 0, float("inf")
-    while any(process.poll() is None for process in started):
-        if time.monotonic() > until:
-            break
+    until = float("inf")
+    failed = 0
+    while True:
+        codes = [process.poll() for process in started]
         if not failed:
-            failed = next((p.returncode for p in started if p.returncode), 0)
+            failed = next(filter(None, codes), 0)
             until = time.monotonic() + _GRACE if failed else until
+        if None not in codes or time.monotonic() > until:
+            return 128 - failed if failed < 0 else failed
         time.sleep(_POLL)
-    failed = failed or next((p.returncode for p in started if p.returncode), 0)
-    return 128 - failed if failed < 0 else failed
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -263,7 +263,10 @@ class GraphWriter:
         if stub is not None and not isinstance(op, Opaque):
             proto.doc_string = stub.doc_string
             proto.metadata_props.extend(stub.metadata_props)
-            proto.device_configurations.extend(stub.device_configurations)
+            here = {*proto.input, *proto.output}
+            for each in stub.device_configurations:
+                if here.issuperset(spec.tensor_name for spec in each.sharding_spec):
+                    proto.device_configurations.append(each)
 
 
 def _is_default(defaults: Mapping[str, Any], name: str, value: Any) -> bool:

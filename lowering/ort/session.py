@@ -242,10 +242,10 @@ class Session(Executable):
                 results: Sequence[Array] = self._binding(inputs)
             elif narrow:
                 fed = {name: value_of(array) for name, array in inputs.items()}
-                values = self.session.run_with_ort_values(None, fed, self._run)
+                values = self.session.run_with_ort_values(None, fed, self.run_options)
                 results = [array_of(value) for value in values]
             else:
-                results = self.session.run(None, dict(inputs), self._run)
+                results = self.session.run(None, dict(inputs), self.run_options)
         except UsageError:
             raise
         except Exception as error:
@@ -309,7 +309,7 @@ class Session(Executable):
         return Binding(self.session, "cuda", index)
 
     @cached_property
-    def _run(self) -> Any:
+    def run_options(self) -> Any:
         """The options of each run that the recipe has; None where it has none."""
         if not self.recipe.run:
             return None

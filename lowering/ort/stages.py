@@ -25,6 +25,7 @@ from graphopt.files import atomic_write
 from graphopt.passes.sharding.stages import Stages
 
 from .. import Array, Executable
+from .advice import recipe
 from .declared import hold_against
 from .recipe import Recipe
 from .session import RunFailed, Session, array_of, value_of, words_of
@@ -128,8 +129,8 @@ class Pipelined(Executable):
         sessions = []
         for file in manifest.models:
             path = Path(folder, file)
-            recipe = Recipe.beside(path) or Recipe()
-            sessions.append(Session(path, recipe=_unbound(recipe), threads=threads))
+            found = _unbound(Recipe.beside(path) or Recipe())
+            sessions.append(Session(path, recipe=found, threads=threads))
         made = cls(
             sessions,
             manifest.outputs,
@@ -232,35 +233,30 @@ class Pipelined(Executable):
             if failed:
                 continue
             if item.failed is None:
-                item = self._stepped(stage, item.values)
+                try:
+                    item = _Item(self._stepped(stage, item.values))
+                except Exception as error:  # the runtime's have no base of their own
+                    words = f"ONNX Runtime failed in stage {stage}: {words_of(error)}"
+                    item = _Item({}, RunFailed(words))
             failed = item.failed is not None
             made.put(item)
         made.put(None)
 
-    def _stepped(self, stage: int, values: Mapping[str, Any]) -> _Item:
+    def _stepped(self, stage: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What later stages read, and outputs, once a stage ran on a micro-batch."""
         session = self.sessions[stage]
-        device = _device(session.recipe)
-        try:
-            binding = session.session.io_binding()
-            for name in self._read[stage]:
-                if name in values:
-                    binding.bind_ortvalue_input(name, values[name])
-            for name in session.output_names:
-                host = name in self.output_names
-                binding.bind_output(name, *(("cpu", 0) if host else device))
-            session.session.run_with_iobinding(binding, session._run)
-            outputs = binding.get_outputs()
-        except Exception as error:  # the runtime's errors have no base of their own
-            words = f"ONNX Runtime failed in stage {stage}: {words_of(error)}"
-            return _Item({}, RunFailed(words))
+        binding = session.session.io_binding()
+        for name in self._read[stage]:
+            if name in values:
+                binding.bind_ortvalue_input(name, values[name])
+        for name in session.output_names:
+            host = name in self.output_names
+            device = ("cpu", 0) if host else _device(session.recipe)
+            binding.bind_output(name, *device)
+        session.session.run_with_iobinding(binding, session.run_options)
+        made = zip(session.output_names, binding.get_outputs(), strict=True)
         kept = self._kept[stage]
-        found = {name: value for name, value in values.items() if name in kept}
-        found |= {
-            name: value
-            for name, value in zip(session.output_names, outputs, strict=True)
-            if name in kept
-        }
-        return _Item(found)
+        return {name: v for name, v in (*values.items(), *made) if name in kept}
 
     def _hold(self, inputs: Mapping[str, Array]) -> None:
         """Raises UsageError where inputs do not fit those of the whole model."""
@@ -302,6 +298,19 @@ def _unbound(recipe: Recipe) -> Recipe:
     """A recipe without a captured CUDA graph, whose buffers would be fixed ones."""
     options = {k: v for k, v in recipe.options.items() if k != "enable_cuda_graph"}
     return replace(recipe, options=options)
+
+
+def on_devices(
+    stages: Stages, provider: str, *, precision: str | None = None
+) -> list[Recipe]:
+    """How each stage is best opened, on a device of its own: GPU 0, GPU 1, ….
+
+    ``provider`` is "cpu" or "cuda". Raises UsageError.
+    """
+    return [
+        recipe(graph, provider, precision=precision, device=i)
+        for i, graph in enumerate(stages.graphs)
+    ]
 
 
 # --- files --------------------------------------------------------------------------
@@ -378,9 +387,9 @@ def write(
     """
     recipes = recipes or [Recipe()] * len(stages.graphs)
     models = list(_paths(Path(folder), len(stages.graphs)))
-    for graph, path, recipe in zip(stages.graphs, models, recipes, strict=True):
+    for graph, path, opened in zip(stages.graphs, models, recipes, strict=True):
         save(graph, path)
-        recipe.save(path)
+        opened.save(path)
     manifest = Manifest(
         tuple(path.name for path in models),
         stages.inputs,

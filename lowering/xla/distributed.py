@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from typing import Any, Final
 
 import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
-from graphopt.errors import BackendMissing
+from graphopt.errors import BackendMissing, UsageError
 
 from .environment import AUTO, processes
 
@@ -49,10 +52,29 @@ def is_first() -> bool:
     return bool(jax.process_index() == 0)
 
 
+def agree(program: str) -> None:
+    """Raises UsageError where processes do not have the same program to run.
+
+    They would wait for each other for ever.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = np.frombuffer(hashlib.sha256(program.encode()).digest(), np.uint8)
+    every = process_allgather(mine)
+    strangers = np.flatnonzero((every != every[0]).any(axis=1))
+    if strangers.size:
+        raise UsageError(
+            f"process {strangers[0]} has another program than the first: give all of"
+            " them the same model, the same sizes and one plan, which the file has that"
+            " graphopt optimize --mesh writes"
+        )
+
+
 def _keep_results_apart() -> None:
-    """What libraries write to stdout, as gloo does, goes to stderr from now on."""
+    """From now on stdout is for results: gloo says there whom it is connected to."""
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         sys.stdout.flush()
         results = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
-        os.dup2(2, 1)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
         sys.stdout = results

@@ -7,7 +7,6 @@ adds no collective and no other layout.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from graphopt.types import TensorType
 from graphopt.xp import traced
 
 from .. import Executable
-from .distributed import join
+from .distributed import agree, join
 from .function import may_steer
 from .platforms import PLATFORMS
 from .report import Memory, memory_of
@@ -32,9 +31,9 @@ from .shards import (
     REPLICATED,
     Weight,
     device_mesh,
-    part_of,
     placed,
     spec_of,
+    stored,
     to_host,
     weights_of,
     whole_shape,
@@ -197,11 +196,7 @@ class ShardedProgram(Executable):
         self._runs = 0
         with timed("loading the weights by shard"):
             self.params = {
-                name: placed(
-                    weight.tensor.shape,
-                    self.sharded.sharding(weight.spec),
-                    partial(part_of, weight.tensor),
-                )
+                name: stored(weight, self.sharded.sharding(weight.spec))
                 for name, weight in self.sharded.weights.items()
             }
 
@@ -264,7 +259,8 @@ class ShardedProgram(Executable):
                     moved: jax.Array = jax.device_put(array, where)
                 return moved
             array = np.asarray(array)
-        return placed(array.shape, where, lambda index: array[index])
+        # A copy: on a CPU the program reads it where it lies, maybe after we return.
+        return placed(array.shape, where, lambda index: np.array(array[index]))
 
     def _compiled(self, named: Arrays, known: Arrays, seed: Sequence[Array]) -> Any:
         key = (
@@ -274,6 +270,7 @@ class ShardedProgram(Executable):
         found = self._programs.get(key)
         if found is None:
             lowered = self.sharded.lower(self.params, named, known, seed)
+            agree(lowered.as_text())
             found = self._programs[key] = lowered.compile()
         return found
 
@@ -300,10 +297,4 @@ def opened(program: Program, target: str, precision: str) -> ShardedProgram:
         devices = jax.devices(platform)
     except RuntimeError as error:
         raise BackendMissing(f"JAX has no {platform} device: {error}") from None
-    count = program.mesh.devices
-    if len(devices) < count:
-        raise UsageError(
-            f"the mesh {program.mesh} is of {count} devices; JAX shows {len(devices)} of"
-            f" {platform}"
-        )
-    return ShardedProgram(program, target, devices[:count], precision=precision)
+    return ShardedProgram(program, target, devices, precision=precision)

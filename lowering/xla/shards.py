@@ -23,7 +23,7 @@ from graphopt.ir import Graph, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.mesh import Shard
 from graphopt.passes.sharding import Layout, Mesh
-from graphopt.passes.sharding.program import stored
+from graphopt.passes.sharding.program import stored as stored_part
 from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
 
@@ -36,6 +36,9 @@ _Spec: Final[Any] = PartitionSpec
 
 REPLICATED: Final[PartitionSpec] = _Spec()
 """What every device has all of."""
+
+_ALIGNMENT: Final = 64
+"""Bytes; where an array lies otherwise, each CPU device makes a copy of it."""
 
 _ROWS_BYTES: Final = 1 << 22
 """What is unpacked at a time of weights whose elements do not lie as in memory."""
@@ -121,7 +124,7 @@ def weights_of(
     """
     found: dict[Value, tuple[str, Weight]] = {}
     for home, value in _read(graph):
-        part = stored(value) if value not in found and value not in known else None
+        part = stored_part(value) if value not in found and value not in known else None
         if part is None or not (part[1] or is_data(part[0].tensor)):
             continue
         constant, splits = part
@@ -146,7 +149,7 @@ def _read(graph: Graph) -> Iterator[tuple[Graph, Value]]:
             continue
         seen.add(id(home))
         for op in home.ops:
-            if isinstance(op, Shard) and stored(op) is not None:
+            if isinstance(op, Shard) and stored_part(op) is not None:
                 continue
             for operand in op.operands:
                 if isinstance(operand, Constant | Shard):
@@ -175,6 +178,28 @@ def placed(
 
     with jax.enable_x64(True):
         return jax.make_array_from_callback(tuple(shape), sharding, once)
+
+
+def stored(weight: Weight, sharding: NamedSharding) -> jax.Array:
+    """A weight on its devices; what several of a process hold alike is there once."""
+    on_cpu = sharding.mesh.devices.flat[0].platform == "cpu"
+
+    def part(index: Index) -> Array:
+        array = part_of(weight.tensor, index)
+        return _aligned(array) if on_cpu else array
+
+    return placed(weight.tensor.shape, sharding, part)
+
+
+def _aligned(array: Array) -> Array:
+    """The array itself, or a copy, as CPU devices read it where it lies."""
+    if array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    first = -room.ctypes.data % _ALIGNMENT
+    made = room[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    made[...] = array
+    return made
 
 
 def part_of(tensor: Tensor, index: Index) -> Array:

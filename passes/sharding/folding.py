@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from graphopt.ir import Graph, Op, Parameter, Value
-from graphopt.ir.values import attribute_key
 from graphopt.ops import Constant
+
+from .choices import signature
 
 ROUNDS: Final = 4
 """How far an op sees. Ops so far from the first and last layers are classes of their
@@ -120,18 +121,16 @@ def _numbered(colours: Mapping[Item, Hashable]) -> dict[Item, int]:
 
 
 def _colour(item: Item) -> Hashable:
-    """What an item is by itself; of weights their types, of small constants the bits."""
+    """What an item is by itself: of weights the type, of small constants the bits."""
     if isinstance(item, Parameter):
         return (Parameter, item.type)
     if isinstance(item, Constant):
         small = item.tensor.size <= _SMALL and item.contents is not None
         return (Constant, item.type, item.tensor.key if small else None)
     return (
-        type(item),
-        tuple([(k, attribute_key(item.attrs[k])) for k in sorted(item.attrs)]),
-        tuple([body.key for body in item.bodies]),
-        tuple([None if v is None else (v.type, v.ints) for v in item.operands]),
-        item.types,
+        signature(item),
+        tuple([None if v is None else v.ints for v in item.operands]),
+        tuple([value.ints for value in item.results]),
         item.instance,
     )
 

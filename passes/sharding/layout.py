@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypeAlias
 
 from graphopt.dims import Shape
@@ -153,6 +153,7 @@ Cost: TypeAlias = Callable[[Step, TensorType], float]
 """What a step costs for a value of this type, its dims those of the whole."""
 
 
+@lru_cache(maxsize=1 << 16)
 def path(
     source: Layout, target: Layout, type_: TensorType, mesh: Mesh, cost: Cost
 ) -> list[Step] | None:
@@ -194,6 +195,7 @@ def local_type(type_: TensorType, layout: Layout, mesh: Mesh) -> TensorType | No
     return None if shape is None else TensorType(type_.dtype, shape)
 
 
+@cache
 def sent(mesh: Mesh) -> Cost:
     """The bytes that each device sends in a step."""
 

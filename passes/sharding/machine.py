@@ -67,9 +67,12 @@ def _number(text: str, units: tuple[tuple[str, float], ...]) -> float | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Machine:
-    """Devices of one kind on a mesh, and how they are linked along each axis."""
+    """Devices of one kind on a mesh, and how they are linked along each axis.
+
+    Compares by identity.
+    """
 
     device: Device
     mesh: Mesh

@@ -14,7 +14,7 @@ from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
 from graphopt.types import DType, TensorType
 
-from .choices import Choice, choices
+from .choices import Choice, choices, signature
 from .folding import ROUNDS, Passed, fold, made_by
 from .layout import Layout, larger, layouts, replicated, wire_bytes
 from .live import peak
@@ -69,10 +69,13 @@ class Planner:
         self.machine = machine
         self._inputs = dict(inputs or {})
         self._ends = [(outputs or {}).get(name) for name in graph.output_names]
-        labels = {p: self._inputs.get(p.name) for p in graph.inputs}
+        labels: dict[Op | Parameter, Layout | None] = {
+            p: self._inputs.get(p.name) for p in graph.inputs
+        }
         self.folded = fold(graph, rounds, labels, self._ends)
         self.choices: list[Sequence[Choice]] = []
         self.timings: list[Timing | None] = []
+        self._run: dict[object, tuple[list[Choice], Timing, list[Option]]] = {}
         self._states: dict[TensorType, States] = {}
         nodes = [self._node(members) for members in self.folded.classes]
         self._combiners = _combiners(nodes)
@@ -92,11 +95,15 @@ class Planner:
             fixed = self._inputs.get(name) if isinstance(item, Parameter) else None
             kept = [Option((), (x,), 0.0, n) for x, n in self._kept(item, fixed)]
             return Node(name, kept, times)
-        found, timing = choices(item, self.machine.mesh), Timing(item, self.machine)
+        key = signature(item)
+        if key not in self._run:
+            found, timing = choices(item, self.machine.mesh), Timing(item, self.machine)
+            run = [Option(c.operands, c.results, timing.seconds(c)) for c in found]
+            self._run[key] = found, timing, run
+        found, timing, run = self._run[key]
         self.choices.append(found)
         self.timings.append(timing)
-        options = [Option(c.operands, c.results, timing.seconds(c)) for c in found]
-        return Node(name, options, times)
+        return Node(name, run, times)
 
     def _kept(self, value: Value, fixed: Layout | None) -> list[tuple[Layout, int]]:
         """How what is there all the time may lie, and its bytes on a device.

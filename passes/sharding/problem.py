@@ -8,7 +8,7 @@ and those that its sinks want.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,8 +21,8 @@ from .states import States
 class Option:
     """One way to run a node: layouts of operands and results, in their order.
 
-    ``seconds`` and ``bytes``, those that it occupies all the time on each device, are of
-    one member of the class.
+    ``seconds`` are those of one member of the class, and so are ``bytes``: what it
+    occupies all the time on each device.
     """
 
     wants: tuple[Layout, ...]
@@ -61,7 +61,7 @@ class Carried:
 class Row:
     """``sum over nodes of amount[node][option] <= limit``"""
 
-    amounts: dict[int, Sequence[float]]
+    amounts: Mapping[int, Sequence[float]]
     limit: float
 
 

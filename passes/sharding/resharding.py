@@ -122,8 +122,12 @@ def _way(states: States, start: int, end: int) -> list[Step]:
     at = end
     while at != start:
         into = np.flatnonzero(arcs.heads == at)
-        best = (far[start, arcs.tails[into]] + arcs.seconds[into]).argmin()
-        step = into[best]
+        before = far[start, arcs.tails[into]]
+        spent = before + arcs.seconds[into]
+        equal = spent <= spent.min() * (1 + 1e-9)
+        step = into[
+            np.where(equal, before, np.inf).argmin()
+        ]  # of equal ways the shorter
         found.append(states.steps[step])
         at = int(arcs.tails[step])
     return found[::-1]

@@ -25,6 +25,7 @@ from .layout import Layout, replicated
 from .mesh import Mesh
 from .partition import Decisions
 from .stages import ordered
+from .ways import is_fixed
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ def saved(
             raise UsageError(f"the plan is about {each!r}, which is not of the graph")
     for op, choice in decisions.choices.items():
         layouts = (*choice.operands, *choice.results)
-        if any(layout != whole for layout in layouts):
+        if any(layout != whole for layout in layouts) and not is_fixed(op):
             about = found.setdefault(_read(graph, op), {})
             about["operands"] = [layout_text(x) for x in choice.operands]
             about["results"] = [layout_text(x) for x in choice.results]
     for value, layout in decisions.given.items():
-        if layout != whole:
+        if layout != whole and value.ints is None:
             found.setdefault(value, {})["layout"] = layout_text(layout)
     bounds = [0, *cuts, len(graph.ops)] if cuts else []
     ops = ordered(graph)
@@ -122,7 +123,12 @@ def _choice(graph: Graph, op: Op, about: Mapping[str, Any], mesh: Mesh) -> Choic
             raise InvalidModel(f"the plan lacks {side}", where=place(graph, op))
         rows.append(tuple([_layout(text, mesh) for text in row]))
     for choice in choices(op, mesh):
-        if [choice.operands, choice.results] == rows:
+        # A file drops results that nobody reads, and absent operands at the end.
+        pairs = [
+            *zip(choice.operands, rows[0], strict=False),
+            *zip(choice.results, rows[1], strict=False),
+        ]
+        if all(ours == theirs for ours, theirs in pairs):
             return choice
     said = ", ".join(about["operands"])
     raise InvalidModel(

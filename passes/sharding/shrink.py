@@ -1,8 +1,8 @@
 """A smaller problem with the same optimum: options that never pay, ops that are one.
 
 Both steps are exact. An option is left out where another is at most as dear with its
-operands and results converted to the layouts of the first. An op whose only user has no
-other way to it becomes one node with it: its options are pairs, of which most never pay.
+operands and results converted to the layouts of the first. An op and its only user
+become one node: its options are pairs, of which most never pay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LARGEST: Final = 1500
 class Block:
     """Nodes with one choice together.
 
-    Arrays are by option: ``wants`` and ``gives`` hold numbers of layouts, for ports that
+    Arrays are by option: ``wants`` and ``gives`` hold numbers of layouts, of ports that
     a class of values belongs to; ``picks`` the option of each member; ``amounts`` what
     it adds to each row of the problem, the bytes first.
     """
@@ -109,7 +109,7 @@ class Shrunk:
     # --- options that never pay
 
     def _without_dominated(self, block: Block) -> Block:
-        """Legal where values are bound by `amounts` alone: results take no more memory."""
+        """What is left costs as much; no result takes more memory than it did."""
         if len(block) < 2:
             return block
         block = block.only(self._cheapest(block))
@@ -132,7 +132,7 @@ class Shrunk:
         return np.sort(order[first])
 
     def _towards(self, wants: Mapping[Port, Any], count: int) -> Any:
-        """By option and other, the seconds to turn operands into what the other wants."""
+        """By option and other, the seconds to get operands to what the other wants."""
         total = np.zeros((count, count))
         for port, each in wants.items():
             total += self.states[port].distances[np.ix_(each, each)]

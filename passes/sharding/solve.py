@@ -1,38 +1,21 @@
-"""The best options, as a mixed-integer linear program that HiGHS solves.
-
-A binary for each option of a node. A value flows from the layout that its source gives
-it to that which each sink wants, over single steps; what is paid for a step is at least
-the flow of any sink through it. Zheng et al., "Alpa: automating inter- and
-intra-operator parallelism for distributed deep learning", OSDI 2022, choose likewise
-among pairs of layouts.
-"""
+"""The best options for the nodes of a problem, and what is proved of them."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-from graphopt.errors import GraphoptError
-
-from .problem import Carried, Port, Problem
-from .shrink import Block, Shrunk, routes
+from .columns import UNIT, Columns
+from .problem import Problem
+from .search import NoPlan as NoPlan, search
+from .shrink import Shrunk
 
 SECONDS: Final = 60.0
 """How long the solver may take."""
 GAP: Final = 1e-6
 """The relative gap at which an optimum is taken for proved."""
-_UNIT: Final = 1e-6  # costs in microseconds, as the solver's tolerances are absolute
-
-
-class NoPlan(GraphoptError):
-    """No choice of options keeps the limits, or none was found in time."""
-
-    exit_code = 6
 
 
 @dataclass(frozen=True)
@@ -80,216 +63,20 @@ def solve(
     shrunk = Shrunk(problem, allowed)
     if shrink:
         shrunk.shrink()
-    program = _Program(shrunk)
+    program = Columns(shrunk)
     built = time.perf_counter() - start
-    chosen, bound, proved = program.solve(seconds, gap)
+    optimum = search(program, seconds - built, gap)
+    chosen = program.chosen(optimum.x)
     found = problem.seconds(chosen)
     if not problem.keeps(chosen):
         raise NoPlan("what the solver rounds breaks a limit; allow some more memory")
     return Solution(
         chosen,
         found,
-        min(bound, found),
-        proved,
-        program.columns,
+        min(optimum.bound * UNIT, found),
+        optimum.value - optimum.bound <= gap * abs(optimum.value) * (1 + 1e-9),
+        program.count,
         program.rows,
         built,
         time.perf_counter() - start - built,
     )
-
-
-class _Program:
-    """Columns and rows, in arrays that are put together in the end."""
-
-    def __init__(self, shrunk: Shrunk) -> None:
-        self.shrunk = shrunk
-        self.columns = 0
-        self.rows = 0
-        self._costs: list[Any] = []
-        self._whole: list[Any] = []
-        self._entries: list[tuple[Any, Any, Any]] = []
-        self._low: list[Any] = []
-        self._high: list[Any] = []
-        self.options: dict[int, int] = {}
-        """By block, its first column."""
-        self._stored: dict[int, tuple[int, Any]] = {}
-        """By block of a leaf, its first column and the option that each stands for."""
-        self._limits: list[tuple[Any, Any]] = []
-        leaves = {k: v for v in shrunk.carried if (k := self._leaf(v)) is not None}
-        for key, block in shrunk.blocks.items():
-            if key not in leaves:
-                self._add_block(key, block)
-        for value in shrunk.carried:
-            key = shrunk.owner[value.source[0]]
-            if key in leaves:
-                self._add_leaf(key, value)
-            elif len(value.sinks) == 1:
-                self._add_flow(value)
-            else:
-                self._add_flows(value)
-        self._add_limits()
-
-    # --- columns and rows
-
-    def _add_columns(self, costs: Any, whole: int) -> int:
-        first = self.columns
-        self.columns += len(costs)
-        self._costs.append(np.asarray(costs, float) / _UNIT)
-        self._whole.append(np.full(len(costs), whole))
-        return first
-
-    def _add_rows(self, count: int, low: float, high: float) -> int:
-        first = self.rows
-        self.rows += count
-        self._low.append(np.full(count, low))
-        self._high.append(np.full(count, high))
-        return first
-
-    def _put(self, rows: Any, columns: Any, entry: float | Any) -> None:
-        rows, columns = np.broadcast_arrays(rows, columns)
-        self._entries.append((rows, columns, np.broadcast_to(entry, rows.shape)))
-
-    # --- what the columns stand for
-
-    def _add_block(self, key: int, block: Block) -> None:
-        first = self._add_columns(block.times * block.seconds, 1)
-        self.options[key] = first
-        columns = first + np.arange(len(block))
-        self._put(self._add_rows(1, 1, 1), columns, 1.0)
-        self._limits.append((columns, block.amounts))
-
-    def _leaf(self, value: Carried) -> int | None:
-        """The block of a weight or an input that one node alone reads."""
-        key = self.shrunk.owner[value.source[0]]
-        block = self.shrunk.blocks[key]
-        users = [v for v in self.shrunk.carried if v.source[0] in block.members]
-        plain = len(value.sinks) == 1 and len(users) == 1 and not block.wants
-        return key if plain and value.times == block.times else None
-
-    def _add_leaf(self, key: int, value: Carried) -> None:
-        """Pairs of stored and wanted layouts: of equal rows, none both larger and dearer."""
-        block = self.shrunk.blocks[key]
-        stored = block.gives[value.source]
-        columns, wanted = self._wanted(value.sinks[0])
-        targets, number = np.unique(wanted, return_inverse=True)
-        cost = value.states.distances[np.ix_(stored, targets)] + block.seconds[:, None]
-        picks: list[Any] = []
-        places: list[Any] = []
-        for j in range(len(targets)):
-            pays = _undominated(np.vstack([cost[:, j], block.amounts]))
-            picks.append(pays)
-            places.append(np.full(len(pays), j))
-        pick, place = np.concatenate(picks), np.concatenate(places)
-        first = self._add_columns(value.times * cost[pick, place], 1)
-        own = first + np.arange(len(pick))
-        row = self._add_rows(len(targets), 0, 0)
-        self._put(row + place, own, 1.0)
-        self._put(row + number, columns, -1.0)
-        self._limits.append((own, block.amounts[:, pick]))
-        self._stored[key] = (first, pick)
-
-    def _wanted(self, sink: Port) -> tuple[Any, Any]:
-        """The columns of a sink, and the layout that each wants."""
-        key = self.shrunk.owner[sink[0]]
-        wanted = self.shrunk.blocks[key].wants[sink]
-        return self.options[key] + np.arange(len(wanted)), wanted
-
-    def _given(self, source: Port) -> tuple[Any, Any]:
-        key = self.shrunk.owner[source[0]]
-        given = self.shrunk.blocks[key].gives[source]
-        return self.options[key] + np.arange(len(given)), given
-
-    def _add_flow(self, value: Carried) -> None:
-        """One sink: the flow over a cheapest way from each layout to each."""
-        (sink,) = value.sinks
-        given, wanted = self._given(value.source)[1], self._wanted(sink)[1]
-        arcs = value.states.arcs.where(routes(value.states, given, wanted))
-        flow = self._add_columns(value.times * arcs.seconds, 0)
-        self._balance(value, sink, arcs, flow)
-
-    def _add_flows(self, value: Carried) -> None:
-        """Several sinks, and what is paid for all of them together."""
-        arcs = value.states.arcs.where(value.states.needed)
-        paid = self._add_columns(value.times * arcs.seconds, 0)
-        for sink in value.sinks:
-            flow = self._add_columns(np.zeros(len(arcs)), 0)
-            self._balance(value, sink, arcs, flow)
-            row = self._add_rows(len(arcs), 0, np.inf) + np.arange(len(arcs))
-            self._put(row, paid + np.arange(len(arcs)), 1.0)
-            self._put(row, flow + np.arange(len(arcs)), -1.0)
-
-    def _balance(self, value: Carried, sink: Port, arcs: Any, flow: int) -> None:
-        """What comes to a layout is what leaves it: from the source, and to the sink."""
-        row = self._add_rows(len(value.states), 0, 0)
-        columns = flow + np.arange(len(arcs))
-        self._put(row + arcs.heads, columns, 1.0)
-        self._put(row + arcs.tails, columns, -1.0)
-        columns, given = self._given(value.source)
-        self._put(row + given, columns, 1.0)
-        columns, wanted = self._wanted(sink)
-        self._put(row + wanted, columns, -1.0)
-
-    def _add_limits(self) -> None:
-        problem = self.shrunk.problem
-        limits = [problem.limit, *(row.limit for row in problem.rows)]
-        for number, limit in enumerate(limits):
-            most = sum(float(a[number].max(initial=0)) for _, a in self._limits)
-            if most <= limit:
-                continue
-            unit = max(abs(limit), 1.0)
-            row = self._add_rows(1, -np.inf, limit / unit)
-            for columns, amounts in self._limits:
-                self._put(row, columns, amounts[number] / unit)
-
-    # --- solving
-
-    def solve(self, seconds: float, gap: float) -> tuple[tuple[int, ...], float, bool]:
-        """The option of each node, the bound in seconds, and whether it is proved."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import coo_array
-
-        rows, columns, entries = (
-            np.concatenate([part[i].ravel() for part in self._entries])
-            for i in range(3)
-        )
-        places = (rows.astype(np.int32), columns.astype(np.int32))
-        matrix = coo_array((entries, places), (self.rows, self.columns)).tocsc()
-        low, high = np.concatenate(self._low), np.concatenate(self._high)
-        found: Any = milp(
-            np.concatenate(self._costs),
-            integrality=np.concatenate(self._whole),
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(matrix, low, high),
-            options={"time_limit": seconds, "mip_rel_gap": gap},
-        )
-        if found.x is None:
-            if found.status == 2:
-                raise NoPlan("no plan keeps the limits, of memory or of what was fixed")
-            raise NoPlan(f"no plan was found within {seconds:g} s")
-        bound = float(found.mip_dual_bound) * _UNIT
-        return self._chosen(found.x), bound, found.status == 0
-
-    def _chosen(self, x: Any) -> tuple[int, ...]:
-        shrunk = self.shrunk
-        chosen = [0] * len(shrunk.problem.nodes)
-        for key, block in shrunk.blocks.items():
-            if key in self._stored:
-                first, picks = self._stored[key]
-                best = picks[x[first : first + len(picks)].argmax()]
-            else:
-                best = x[self.options[key] :][: len(block)].argmax()
-            for member, pick in zip(block.members, block.picks[best], strict=True):
-                chosen[member] = int(pick)
-        return tuple(chosen)
-
-
-def _undominated(rows: Any) -> Any:
-    """The columns that no other is as small as in all rows; the first of equal ones."""
-    order = np.lexsort(rows[::-1])
-    kept: list[int] = []
-    for i in order:
-        if math.isfinite(rows[0, i]) and not any(
-            (rows[:, k] <= rows[:, i]).all() for k in kept
-        ):
-            kept.append(int(i))
-    return np.asarray(kept, int)

@@ -20,10 +20,12 @@ from graphopt.exporter.naming import Names
 from graphopt.exporter.order import ranks_of
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
-from graphopt.types import TensorType
+from graphopt.types import DType
 from graphopt.weights import Tensor
 
 from .cuts import Cut, cut
+from .machine import Link, Machine
+from .mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,27 @@ class Rates:
     link: float
     latency: float = 0.0
     memory: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        target: str,
+        count: int,
+        link: Link | None = None,
+        dtype: DType = DType.F32,
+    ) -> Rates:
+        """Those of a target's devices (``ort-cuda:h100``), ``count`` in a row.
+
+        ``link`` is the one between two of them, by default the device's own; ``dtype``
+        that of products. Raises UsageError for an unknown device.
+        """
+        line = Mesh((("stage", count),))
+        machine = Machine.of(target, line, {} if link is None else {"stage": link})
+        (between,) = machine.links
+        device = machine.device
+        flops = machine.efficiency * device.flops_per_second(dtype)
+        bandwidth, memory = device.bandwidth, device.memory
+        return cls(flops, bandwidth, between.beta, between.alpha, memory)
 
 
 @dataclass(frozen=True)
@@ -218,7 +241,11 @@ class Stages:
     outputs: tuple[str, ...]
 
     def joined(self, model: Graph) -> Graph:
-        """The stages put together again, with the interface of ``model``."""
+        """The stages put together again, with the interface of ``model``.
+
+        Of stages that were read from files, only where no op is random or opaque: each
+        file numbers those by itself.
+        """
         named: dict[str, Value] = {p.name: p for p in model.inputs}
         for graph in self.graphs:
             given: dict[Value, Value] = {p: named[p.name] for p in graph.inputs}
@@ -327,19 +354,3 @@ def _stage(
         output_names=names,
         output_types=types,
     ).substitute(dict(given))
-
-
-# --- micro-batches ------------------------------------------------------------------
-
-
-def batch_axes(graph: Graph, symbol: str) -> dict[str, int]:
-    """The axis of each input and output that has the dim ``symbol``, by its name."""
-    wanted = dims.symbol(symbol)
-    found: dict[str, int] = {}
-    for name, type_ in (
-        *((p.name, p.type) for p in graph.inputs),
-        *zip(graph.output_names, (v.type for v in graph.outputs), strict=True),
-    ):
-        if isinstance(type_, TensorType) and wanted in (type_.shape or ()):
-            found[name] = list(type_.shape or ()).index(wanted)
-    return found

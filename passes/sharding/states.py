@@ -15,7 +15,7 @@ from graphopt.dims import Shape
 from graphopt.index import Combiner, Partial, Split, State
 from graphopt.types import TensorType
 
-from .layout import REPLICATED, Layout, Step, is_partial, local_shape, local_type, steps
+from .layout import REPLICATED, Layout, Step, is_partial, local_shape, steps
 from .machine import Machine
 from .mesh import Mesh
 
@@ -123,6 +123,7 @@ class States:
 
 def local_bytes(type_: TensorType, layout: Layout, mesh: Mesh) -> int:
     """Bytes of a device's part; all of them where the mesh does not divide it."""
-    part = local_type(type_, layout, mesh) or type_
-    bits = 0 if part.dtype is None else part.dtype.bits
-    return -(-math.prod(part.shape or ()) * bits // 8)
+    shape = type_.shape or ()
+    local = local_shape(shape, layout, mesh)
+    bits = 0 if type_.dtype is None else type_.dtype.bits
+    return -(-math.prod(shape if local is None else local) * bits // 8)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from .machine import TIE, Machine
 from .mesh import Mesh
 from .states import local_bytes
 from .ways import domain_of
+
+_ALONE: Final = Mesh(())
+"""One device."""
 
 
 class Timing:
@@ -66,7 +69,7 @@ class Timing:
         return run + sum(seconds for *_, seconds in self.exchanges(choice))
 
     def exchanges(self, choice: Choice) -> Iterator[tuple[str, int, int, float]]:
-        """The collectives inside: kind, mesh axis, bytes of the larger side, seconds."""
+        """Collectives inside: kind, mesh axis, bytes of the larger side, seconds."""
         if all(way.form in ("plain", "told", "lookup") for way in choice.ways):
             return
         mesh = self.machine.mesh
@@ -100,8 +103,8 @@ def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
 
 
 def _held(value: Value) -> int:
-    bits = 0 if value.dtype is None else value.dtype.bits
-    return math.prod(value.shape or ()) * bits // 8
+    type_ = value.type
+    return local_bytes(type_, (), _ALONE) if isinstance(type_, TensorType) else 0
 
 
 def _touched(op: Op) -> list[float | None]:

@@ -249,10 +249,10 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
             for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
                 if value is not None:
                     has = states.get(value, REPLICATED)
-                    cost += _bytes(value) * _weight(has, wanted)
+                    cost += value_bytes(value) * _weight(has, wanted)
             shares = any(isinstance(s, Split) for s in way.strategy.operands)
             if not shares:
-                cost += 1e-3 * sum(map(_bytes, op.results))
+                cost += 1e-3 * sum(map(value_bytes, op.results))
             if best is None or cost < best[0]:
                 best = (cost, way)
         assert best is not None
@@ -260,7 +260,7 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
         for value, wanted in zip(op.operands, best[1].strategy.operands, strict=True):
             if value is not None:
                 has = states.get(value, REPLICATED)
-                moved += _bytes(value) * _weight(has, wanted)
+                moved += value_bytes(value) * _weight(has, wanted)
         states.update(zip(op.results, best[1].strategy.results, strict=True))
     return Spread(ways, states, moved)
 
@@ -289,7 +289,7 @@ def _weight(has: State, wanted: State) -> float:
     return _WEIGHTS.get((type(has), type(wanted)), 0.0)
 
 
-def _bytes(value: Value) -> float:
+def value_bytes(value: Value) -> float:
     type_ = value.type
     if not isinstance(type_, TensorType) or type_.shape is None or type_.dtype is None:
         return 0.0
@@ -313,7 +313,7 @@ def openings(op: Composite) -> Iterator[Strategy]:
         results = [found.states.get(v, REPLICATED) for v in op.expansion[: op.outs]]
         if all(isinstance(s, Replicated) for s in results):
             continue
-        if found.moved >= max(map(_bytes, given)):
+        if found.moved >= max(map(value_bytes, given)):
             continue  # as good to gather it
         operands = [
             REPLICATED if v is None else given.get(v, REPLICATED) for v in op.operands

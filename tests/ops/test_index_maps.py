@@ -77,6 +77,7 @@ MISSED: dict[str, dict[str, list[str]]] = {
 RANDOM = "what it draws is its own"
 SEQUENCE = "its operands or results are no tensors"
 DATA = "how large the result is depends on data"
+DEVICES = "what a device gets depends on the others"
 BODIES = "what its bodies do is said of their ops"
 DICTIONARY = "a dictionary has no axes"
 MEANT = "it has no maps of its own, but a body: see test_cost"
@@ -94,6 +95,8 @@ WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(("CastMap", "DictVectorizer", "ZipMap"), DICTIONARY),
     **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap", "FlexAttention"), BODIES),
     "Tiled": BODIES,
+    **dict.fromkeys(("AllGather", "AllReduce", "AllToAll", "ReduceScatter"), DEVICES),
+    **dict.fromkeys(("Addend", "Position", "Shard", "Shift"), DEVICES),
     **dict.fromkeys(("Adagrad", "Adam", "Momentum"), MEANT),
     **dict.fromkeys(("CausalConvWithState", "RotaryEmbedding"), MEANT),
     **dict.fromkeys(("FlatHardmax", "FlatLogSoftmax", "FlatSoftmax"), MEANT),

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 import graphopt
 from graphopt import load, ops, reference
 from graphopt.errors import InvalidModel, UsageError
-from graphopt.exporter import save
+from graphopt.exporter import save, to_proto
 from graphopt.index import Combiner, Partial, Replicated, Split
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Header, Parameter, Value
@@ -136,6 +136,19 @@ def test_what_optimize_writes_keeps_it(tmp_path: Path) -> None:
         np.testing.assert_array_equal(theirs[name], array)
 
 
+def test_optimize_drops_the_plan_of_what_it_rewrites(tmp_path: Path) -> None:
+    x = Parameter(tensor(DType.F32, 4, 8), "x")
+    twice = Graph([x], [ops.Relu(ops.Relu(x))], output_names=["y"], header=HEADER)
+    once = Graph([x], [ops.Relu(x)], output_names=["y"], header=HEADER)
+    for name, graph, kept in (("twice", twice, False), ("once", once, True)):
+        plan = saved(graph, MESH, random_decisions(graph, 0))
+        save(annotated(graph, plan), tmp_path / f"{name}.onnx")
+        result = graphopt.optimize(tmp_path / f"{name}.onnx")
+        result.save(tmp_path / f"{name}.opt.onnx")
+        metadata = load(tmp_path / f"{name}.opt.onnx").header.metadata
+        assert (METADATA_KEY in metadata) == kept
+
+
 def test_a_model_without_a_mesh() -> None:
     assert restored(block(), Plan()) is None
     assert restored(block(), Plan({}, whole={"other": 1})) is None
@@ -174,6 +187,24 @@ def test_plans_that_do_not_fit(
     plan = Plan({value: about}, whole={"mesh": "data=2,model=2"} | whole)
     with pytest.raises(InvalidModel, match=said):
         restored(graph, plan)
+
+
+def test_results_that_a_file_drops() -> None:
+    """A mask that nobody reads is a result no more."""
+    x = Parameter(tensor(DType.F32, 4, 8), "x")
+    made, _ = ops.Dropout(x, outs=2).results
+    graph = Graph([x], [made], output_names=["y"], header=HEADER)
+    op = made.op
+    assert op is not None
+    assert op.outs == 2
+    choice = choices(op, MESH)[-1]
+    model = to_proto(annotated(graph, saved(graph, MESH, Decisions({op: choice}))))
+    read = load(model)
+    assert read.ops[-1].outs == 1
+    found = restored(read, plan_of(read, named_values(read)))
+    assert found is not None
+    (again,) = found.decisions.choices.values()
+    assert again.operands[0] == choice.operands[0]
 
 
 def test_an_input_is_not_run() -> None:

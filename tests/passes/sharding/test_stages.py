@@ -10,16 +10,18 @@ from hypothesis import given, settings, strategies as st
 from real_models import every_model
 
 from graphopt import load, ops, reference
+from graphopt.check import check
 from graphopt.dims import symbol
 from graphopt.errors import GraphoptError, UsageError
-from graphopt.inputs import bindings, random_inputs, usual
+from graphopt.exporter import to_proto
+from graphopt.inputs import random_inputs, usual
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.passes.sharding.cuts import NoCut
+from graphopt.passes.sharding.machine import Link
 from graphopt.passes.sharding.stages import (
     Line,
     Rates,
     Stages,
-    batch_axes,
     ordered,
     planned,
     split,
@@ -67,6 +69,21 @@ def test_what_is_made_before_and_read_behind_crosses() -> None:
     assert line.crossing == (one, *[2 * one] * 6)
     assert not line.unknown
     assert all(seconds > 0 for seconds in line.seconds)
+
+
+def test_rates_of_a_device_by_its_name() -> None:
+    near = Rates.of("ort-cuda:h100", 4)
+    far = Rates.of("h100", 64)  # more than a node holds
+    assert near.memory == far.memory
+    assert near.memory is not None
+    assert near.memory > 70 << 30
+    assert near.link > far.link
+    assert near.latency < far.latency
+    assert Rates.of("h100", 4, dtype=DType.BF16).flops > near.flops
+    slow = Rates.of("h100", 4, Link(alpha=1e-3, beta=1e6))
+    assert (slow.latency, slow.link) == (1e-3, 1e6)
+    with pytest.raises(UsageError, match="unknown device"):
+        Rates.of("ort-cuda:abacus", 2)
 
 
 def test_no_cut_where_a_size_is_not_known() -> None:
@@ -205,11 +222,6 @@ def test_another_order() -> None:
         split(graph, [1], order[1:])
 
 
-def test_the_batch_is_found_by_its_symbol() -> None:
-    assert batch_axes(chain(), "batch") == {"x": 0, "y": 0}
-    assert batch_axes(chain(), "length") == {}
-
-
 # --- real models --------------------------------------------------------------------
 
 
@@ -225,14 +237,11 @@ def test_stages_make_up_a_real_model(path: Path) -> None:
     stages = split(graph, sorted({count // 3, 2 * count // 3}))
     joined = stages.joined(graph)
     assert all(a is b for a, b in zip(joined.outputs, graph.outputs, strict=True))
-    try:
-        inputs = random_inputs(graph, 0, next(iter(bindings(graph))))
-        whole = reference.run(graph, inputs, seed=0, limit_bytes=1 << 30)
-    except GraphoptError:
-        return
-    parts = run(stages, inputs)
-    for name, array in whole.items():
-        np.testing.assert_array_equal(parts[name], array)
+    if any(op.token for _, op in graph.walk()):
+        return  # files number these each by itself
+    read = [load(to_proto(stage)) for stage in stages.graphs]
+    again = Stages(tuple(read), stages.inputs, stages.outputs).joined(graph)
+    assert check(graph, again, seconds=5, limit_bytes=1 << 30).passed
 
 
 @every_model()

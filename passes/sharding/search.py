@@ -1,0 +1,172 @@
+"""The integral optimum of a program, by relaxations that leave few columns.
+
+A plan that uses a column costs at least the column's reduced cost more than the
+relaxation does: once a good plan is known, few columns are left (Dantzig, Fulkerson and
+Johnson, "Solution of a large-scale traveling-salesman problem", 1954). A limit of
+memory makes relaxations weak, as they mix layouts of large weights; then it is branched
+on the bytes of one of these. HiGHS solves the relaxations, and what is left.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from graphopt.errors import GraphoptError
+
+from .columns import Columns
+
+_FIRST: Final = 2e-3  # columns of so much reduced cost, relatively, are tried first
+_WEAK: Final = 1e-2  # gaps of a relaxation above which it is branched
+_FEW: Final = 2000  # columns for which it is not
+
+
+class NoPlan(GraphoptError):
+    """No choice of options keeps the limits, or none was found in time."""
+
+    exit_code = 6
+
+
+_NONE: Final = "no plan keeps the limits: of memory, or of what was fixed"
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Values of all columns, and a bound that no plan is below."""
+
+    x: Any
+    value: float
+    bound: float
+
+
+def search(program: Columns, seconds: float, gap: float) -> Optimum:
+    """The best plan, until its relative distance from the bound is at most ``gap``.
+
+    Raises NoPlan where there is none, or none was found in time.
+    """
+    return _Search(program, time.perf_counter() + seconds, gap).run()
+
+
+class _Search:
+    def __init__(self, program: Columns, deadline: float, gap: float) -> None:
+        self.program = program
+        self.deadline = deadline
+        self.gap = gap
+        self.value = math.inf
+        self.x: Any = None
+        self.bound = math.inf
+        """The least of what is proved of the parts that are done with."""
+
+    def run(self) -> Optimum:
+        number = itertools.count()
+        columns: Any = self.program.possible(np.arange(self.program.count))
+        root = None if columns is None else self._relaxed(columns)
+        if root is None:
+            raise NoPlan(_NONE)
+        self._start(columns, root)
+        every = columns
+        pending = [(float(root.fun), next(number), columns, root)]
+        while pending:
+            low, _, columns, relaxed = heapq.heappop(pending)
+            if low >= self.value * (1 - self.gap) or self._left() <= 0:
+                self.bound = min(self.bound, low)  # all others are higher
+                break
+            reduced, weak = relaxed.lower.marginals, self._is_weak(low)
+            if weak and columns is not every:  # a better plan leaves fewer columns
+                self._integral(columns[reduced <= _FIRST * abs(low)])
+            near = reduced <= self.value - low
+            if not near.any():  # rounding put the best plan below its bound
+                self.bound = min(self.bound, low)
+                continue
+            columns, x = columns[near], relaxed.x[near]
+            parts = None
+            if weak and len(columns) > _FEW:
+                parts = self.program.branches(columns, x)
+            if parts is None:
+                self._finish(columns, low)
+                continue
+            for each in parts:
+                part = self.program.possible(each)
+                inner = None if part is None else self._relaxed(part)
+                if inner is not None:
+                    above = max(low, float(inner.fun))
+                    heapq.heappush(pending, (above, next(number), part, inner))
+        if self.x is None:
+            raise NoPlan("no plan was found in time")
+        return Optimum(self.x, self.value, min(self.bound, self.value))
+
+    def _is_weak(self, low: float) -> bool:
+        """True where a bound is far below the best plan."""
+        return self.value - low > _WEAK * abs(low)
+
+    def _left(self) -> float:
+        return self.deadline - time.perf_counter()
+
+    def _start(self, columns: Any, root: Any) -> None:
+        """A first plan, of columns that the relaxation is next to taking."""
+        allowance = _FIRST * abs(float(root.fun))
+        while self.x is None and self._left() > 0:
+            near = columns[root.lower.marginals <= allowance]
+            found = self._integral(near)
+            if found.x is None and found.status == 2 and len(near) == len(columns):
+                raise NoPlan(_NONE)
+            allowance *= 8
+
+    def _finish(self, columns: Any, low: float) -> None:
+        """The best plan of these columns; with others it is no better than the best."""
+        found = self._integral(columns)
+        bound = found.mip_dual_bound
+        if bound is not None and math.isfinite(bound):
+            low = max(low, min(float(bound), self.value))
+        if found.status != 2:
+            self.bound = min(self.bound, low)
+
+    def _integral(self, columns: Any) -> Any:
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        program = self.program
+        found: Any = milp(
+            program.prices[columns],
+            integrality=program.whole[columns],
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(program.matrix[:, columns], *program.bounds),
+            options={"time_limit": max(0.5, self._left()), "mip_rel_gap": self.gap},
+        )
+        if found.x is not None and found.fun < self.value:
+            self.value = float(found.fun)
+            self.x = np.zeros(program.count)
+            self.x[columns] = found.x
+        return found
+
+    def _relaxed(self, columns: Any) -> Any:
+        """The optimum without integrality, and its reduced costs; None without any."""
+        from scipy.optimize import linprog
+        from scipy.sparse import vstack
+
+        matrix, (low, high) = (
+            self.program.matrix[:, columns].tocsr(),
+            self.program.bounds,
+        )
+        equal = low == high
+        under, over = ~equal & np.isfinite(high), ~equal & np.isfinite(low)
+        found: Any = linprog(
+            self.program.prices[columns],
+            A_ub=vstack([matrix[under], -matrix[over]]),
+            b_ub=np.concatenate([high[under], -low[over]]),
+            A_eq=matrix[equal],
+            b_eq=low[equal],
+            bounds=(0, None),
+            method="highs",
+            options={"time_limit": max(0.5, self._left())},
+        )
+        if found.status == 2:
+            return None
+        if found.status != 0:
+            raise NoPlan("not even the relaxation was solved in time")
+        return found

@@ -1,0 +1,136 @@
+"""Devices, links, and the seconds of steps and ops."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphopt import ops
+from graphopt.errors import UsageError
+from graphopt.hardware import device, devices
+from graphopt.index import Partial, Replicated, Split
+from graphopt.ir import Parameter
+from graphopt.passes.sharding import Mesh, choices
+from graphopt.passes.sharding.layout import Step, steps
+from graphopt.passes.sharding.machine import TIE, Link, Machine
+from graphopt.passes.sharding.timing import Timing
+from graphopt.types import DType, TensorType
+
+R, S0, S1, P = Replicated(), Split(0), Split(1), Partial()
+TYPE = TensorType(DType.F32, (1024, 1024))
+BYTES = 4 * 2**20
+
+
+def machine(mesh: str = "8", alpha: float = 1e-6, beta: float = 1e11) -> Machine:
+    parsed = Mesh.parse(mesh)
+    return Machine.of("h100", parsed, {n: Link(alpha, beta) for n in parsed.names})
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "target", "rounds", "sent"),
+    [
+        ("AllGather", S0, R, 7, 7 / 8 * BYTES),
+        ("ReduceScatter", P, S0, 7, 7 / 8 * BYTES),
+        ("AllToAll", S0, S1, 7, 7 / 8 * BYTES / 8),
+        ("AllReduce", P, R, 14, 2 * 7 / 8 * BYTES),
+    ],
+)
+def test_collectives_cost_rounds_and_bytes(
+    kind: str, source: object, target: object, rounds: int, sent: float
+) -> None:
+    step = Step(kind, 0, (source,), (target,))  # type: ignore[arg-type]
+    expected = rounds * 1e-6 + sent / 1e11
+    assert machine().seconds(step, TYPE) == pytest.approx(expected, rel=1e-2)
+
+
+def test_an_all_reduce_costs_what_its_halves_do() -> None:
+    of = machine()
+    halves = [Step("ReduceScatter", 0, (P,), (S0,)), Step("AllGather", 0, (S0,), (R,))]
+    both = Step("AllReduce", 0, (P,), (R,))
+    total = sum(of.seconds(step, TYPE) for step in halves)
+    assert of.seconds(both, TYPE) == pytest.approx(total, rel=1e-12)
+
+
+def test_no_step_is_free() -> None:
+    of = machine("2x4")
+    layouts = [(R, R), (S0, S1), (P, R), (S1, S1)]
+    found = [s for x in layouts for s in steps(x, (1024, 1024), of.mesh)]
+    assert min(of.seconds(step, TYPE) for step in found) >= TIE
+    assert {step.kind for step in found} >= {"None", "Shard", "Addend", "AllToAll"}
+
+
+def test_what_is_local_costs_its_traffic() -> None:
+    step = Step("Shard", 0, (R,), (S0,))
+    traffic = 2 * BYTES / 8 / device("h100").bandwidth
+    assert machine().seconds(step, TYPE) == pytest.approx(TIE + traffic)
+
+
+def test_axes_beyond_a_node_are_slower() -> None:
+    inside, across = (Machine.of("h100", Mesh.parse(m)) for m in ("2x4", "2x8"))
+    assert inside.links[0] == inside.links[1] == across.links[1]
+    assert across.links[0].beta < across.links[1].beta / 5
+    assert across.links[0].alpha > across.links[1].alpha
+    pod = Machine.of("xla-tpu:v5e:4x8", Mesh.parse("4x8"))
+    assert pod.links[0] == pod.links[1]
+
+
+def test_links_can_be_given() -> None:
+    link = Link.parse("8us, 35GB/s")
+    assert link == Link(pytest.approx(8e-6), 35e9)  # type: ignore[arg-type]
+    found = Machine.of("h100", Mesh.parse("data=2,model=4"), {"data": link})
+    assert found.links[0] == link != found.links[1]
+    with pytest.raises(UsageError, match="no axis 'x'"):
+        Machine.of("h100", Mesh.parse("data=2"), {"x": link})
+    for text in ("8us", "fast", "8us,0GB/s", "-1us,1GB/s", "1us,nanGB/s"):
+        with pytest.raises(UsageError, match="cannot read the link"):
+            Link.parse(text)
+
+
+def test_devices_by_target() -> None:
+    assert device("xla-cpu").name == "cpu"
+    assert device("xla-cuda:h200").memory == 141 * 2**30
+    assert device("xla-tpu:v5e:4x4").name == device("v5e").name == "v5e"
+    with pytest.raises(UsageError, match="unknown device 'h10'; did you mean 'h100'"):
+        device("xla-cuda:h10")
+
+
+def test_each_device_is_whole() -> None:
+    for each in devices().values():
+        assert each.memory > 2**33
+        assert each.bandwidth > each.reach > 1e9
+        assert each.flops_per_second(DType.F32) > 1e11
+        bf16, f8 = (each.flops_per_second(t) for t in (DType.BF16, DType.F8E4M3FN))
+        assert f8 >= bf16 > 0
+
+
+def test_ops_share_their_work() -> None:
+    of = machine()
+    x = Parameter(TensorType(DType.F32, (4096, 4096)))
+    op = ops.MatMul(x, Parameter(TensorType(DType.F32, (4096, 4096))))
+    timing = Timing(op, of)
+    found = {c.operands[0]: timing.seconds(c) for c in choices(op, of.mesh)}
+    peak = of.efficiency * of.device.flops_per_second(DType.F32)
+    assert found[(R,)] == pytest.approx(2 * 4096**3 / peak + of.floor)
+    assert found[(S0,)] == pytest.approx(2 * 4096**3 / peak / 8 + of.floor)
+
+
+def test_a_table_is_not_read_whole() -> None:
+    of = machine()
+    table = Parameter(TensorType(DType.F32, (2**20, 64)))
+    op = ops.Gather(table, Parameter(TensorType(DType.I64, (256,))))
+    whole = choices(op, of.mesh)[0]
+    moved = (2 * 256 * 64 * 4 + 256 * 8) / of.device.bandwidth
+    assert Timing(op, of).seconds(whole) - of.floor == pytest.approx(moved)
+
+
+def test_what_is_exchanged_inside_counts() -> None:
+    """A softmax over a dim in parts: two small all-reduces."""
+    of = machine()
+    x = Parameter(TensorType(DType.F32, (64, 4096)))
+    op = ops.Softmax(x, axis=-1)
+    timing = Timing(op, of)
+    (split,) = [c for c in choices(op, of.mesh) if c.operands == ((S1,),)]
+    (other,) = [c for c in choices(op, of.mesh) if c.operands == ((S0,),)]
+    kinds = [kind for kind, *_ in timing.exchanges(split)]
+    assert kinds == ["AllReduce", "AllReduce"]
+    inside = sum(seconds for *_, seconds in timing.exchanges(split))
+    assert timing.seconds(split) == pytest.approx(timing.seconds(other) + inside)
