@@ -4,14 +4,13 @@
     python examples/shard_transformer.py decoder.onnx
 
 A small decoder is written: queries, keys and values come out of one packed product, as
-exporters leave them. No device may hold more than a quarter of the weights, so a plan
+exporters leave them. No device may hold more than a third of the weights, so a plan
 must split them. It is found, run on eight virtual devices of this CPU, and compared
 with the NumPy reference on one.
 """
 
 import argparse
 import sys
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from graphopt.ir import Graph, Parameter, Value
 from graphopt.mesh_view import mesh_facts, mesh_lines
 from graphopt.types import DType, TensorType
 
-BATCH, LENGTH, VOCABULARY, HEAD = 8, 32, 512, 32
+BATCH, LENGTH, VOCABULARY, HEAD = 8, 64, 1024, 64
 
 
 class Decoder:
@@ -32,55 +31,57 @@ class Decoder:
 
     def __init__(self, width: int, layers: int) -> None:
         self.width, self.layers = width, layers
-        self.seeds = count()
+        self.names: dict[Value, str] = {}
 
-    def weight(self, *shape: int) -> ops.Constant:
-        random = np.random.default_rng(next(self.seeds))
-        scale = shape[0] ** -0.5
-        return ops.Constant((scale * random.normal(size=shape)).astype(np.float32))
+    def weight(self, name: str, *shape: int) -> Value:
+        random = np.random.default_rng(len(self.names))
+        array = shape[0] ** -0.5 * random.normal(size=shape)
+        constant = ops.Constant(array.astype(np.float32))
+        self.names[constant] = name
+        return constant
 
-    def linear(self, x: Value, size: int) -> Value:
+    def linear(self, x: Value, name: str, size: int) -> Value:
         assert x.shape is not None
-        return ops.Add(ops.MatMul(x, self.weight(x.shape[-1], size)), self.weight(size))
+        return ops.MatMul(x, self.weight(f"{name}.weight", x.shape[-1], size))
 
     def norm(self, x: Value) -> Value:
-        ones, zeros = np.ones(self.width), np.zeros(self.width)
-        scale, shift = (ops.Constant(a.astype(np.float32)) for a in (ones, zeros))
-        return ops.LayerNormalization(x, scale, shift).results[0]
+        scale = ops.Constant(np.ones(self.width, np.float32))
+        return ops.RMSNormalization(x, scale)
 
-    def attention(self, x: Value) -> Value:
-        packed = self.linear(x, 3 * self.width)
+    def attention(self, x: Value, name: str) -> Value:
+        packed = self.linear(x, f"{name}.qkv", 3 * self.width)
         query, key, value = ops.Split(packed, axis=-1, num_outputs=3).results
         heads = {"q_num_heads": self.width // HEAD, "kv_num_heads": self.width // HEAD}
         mixed = ops.Attention(query, key, value, is_causal=1, **heads).results[0]
-        return self.linear(mixed, self.width)
+        return self.linear(mixed, f"{name}.out", self.width)
 
-    def mlp(self, x: Value) -> Value:
-        return self.linear(ops.Gelu(self.linear(x, 4 * self.width)), self.width)
+    def mlp(self, x: Value, name: str) -> Value:
+        hidden = ops.Gelu(self.linear(x, f"{name}.up", 4 * self.width))
+        return self.linear(hidden, f"{name}.down", self.width)
 
     def graph(self) -> Graph:
         tokens = Parameter(TensorType(DType.I64, (BATCH, LENGTH)), "tokens")
-        x: Value = ops.Gather(self.weight(VOCABULARY, self.width), tokens)
-        x = ops.Add(x, self.weight(LENGTH, self.width))
-        for _ in range(self.layers):
-            x = ops.Add(x, self.attention(self.norm(x)))
-            x = ops.Add(x, self.mlp(self.norm(x)))
-        logits = ops.MatMul(self.norm(x), self.weight(self.width, VOCABULARY))
-        return Graph([tokens], [logits], output_names=["logits"])
+        x: Value = ops.Gather(self.weight("tokens", VOCABULARY, self.width), tokens)
+        x = ops.Add(x, self.weight("positions", LENGTH, self.width))
+        for i in range(self.layers):
+            x = ops.Add(x, self.attention(self.norm(x), f"layers.{i}.attention"))
+            x = ops.Add(x, self.mlp(self.norm(x), f"layers.{i}.mlp"))
+        logits = self.linear(self.norm(x), "head", VOCABULARY)
+        return Graph([tokens], [logits], output_names=["logits"], names=self.names)
 
 
 def main() -> None:
     """Write the decoder, plan it, run it on virtual devices, compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", type=Path, help="where to write it")
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--mesh", default="data=2,model=4")
     options = parser.parse_args()
     save(Decoder(options.width, options.layers).graph(), options.model)
     graph = graphopt.load(options.model)
 
-    limit = cost(graph).parameter_bytes // 4
+    limit = cost(graph).parameter_bytes // 3
     planned = graphopt.shard(graph, options.mesh, "xla-cuda:h100", max_memory=limit)
     print(*mesh_lines(mesh_facts(planned)), sep="\n")
 

@@ -35,6 +35,7 @@ from .mesh_view import (
     laid,
     mesh_lines,
     ms,
+    ratio,
 )
 from .report import sized
 
@@ -75,7 +76,7 @@ def mesh_picture(found: Json, title: str) -> str:
     """The picture as the text of an SVG file."""
     parts: list[str] = []
     y = 72.0
-    for section in (_step, _devices, _weights, layer_picture):
+    for section in (_step, _hand, _devices, _weights, layer_picture):
         drawn, y = section(found, y)
         parts += [*drawn, ""]
     return "\n".join(
@@ -126,28 +127,33 @@ def _step(found: Json, y: float) -> tuple[list[str], float]:
         out.append(block(below, y + 61, 10, 10, colour))
         out.append(write(below + 16, y + 70, said, "soft num"))
         x += width
-        below += 34 + 7.2 * len(said)
-    hand = found.get("hand") or ()
-    y += 92
-    if hand:
-        out.append(write(LEFT, y + 8, "Plans made by hand", "head"))
-        most = max([total, *(r["seconds"] or 0.0 for r in hand)])
-        rows_ = [{"name": "this plan", "seconds": total, "reason": ""}, *hand]
-        for row in rows_:
-            y += 22
-            out.append(write(LEFT, y + 8, cut(row["name"], 30)))
-            if row["seconds"] is None:
-                out.append(write(LEFT + 220, y + 8, cut(row["reason"], 100), "soft"))
-                continue
-            width = 560 * row["seconds"] / most
-            kind = "weights" if row is rows_[0] else "compute"
-            out.append(block(LEFT + 220, y - 2, width, 12, kind))
-            said = f"{ms(row['seconds'])} ms"
-            if row is not rows_[0]:
-                said += f", {row['seconds'] / total:.2f} of this plan"
-            out.append(write(LEFT + 230 + width, y + 8, said, "soft num"))
-        y += 30
-    return out, y
+        below += 40 + 7.4 * len(said)
+    return out, y + 92
+
+
+def _hand(found: Json, y: float) -> tuple[list[str], float]:
+    """What plans made by hand would take, beside this one; as the planner counts."""
+    hand: Sequence[Json] = found.get("hand") or ()
+    if not hand:
+        return [], y
+    own = (found["solved"] or found)["seconds"]
+    most = max([own, *(row["seconds"] or 0.0 for row in hand)])
+    out = [write(LEFT, y + 8, "Plans made by hand", "head")]
+    for row in ({"name": "this plan", "seconds": own}, *hand):
+        y += 22
+        out.append(write(LEFT, y + 8, cut(row["name"], 30)))
+        if row["seconds"] is None:
+            out.append(write(LEFT + 220, y + 8, cut(row["reason"], 100), "soft"))
+            continue
+        width = 560 * row["seconds"] / most
+        other = "reason" in row
+        kind = "compute" if other else "weights"
+        out.append(block(LEFT + 220, y - 2, width, 12, kind))
+        said = f"{ms(row['seconds'])} ms"
+        if other:
+            said += f", {ratio(row['seconds'], found):.2f} of this plan"
+        out.append(write(LEFT + 230 + width, y + 8, said, "soft num"))
+    return out, y + 36
 
 
 # --- who holds what -----------------------------------------------------------------

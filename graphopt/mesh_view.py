@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeGuard
 
 from .cost import value_bytes
-from .ir import Parameter, Value
+from .ir import Graph, Parameter, Value
 from .mesh_flow import flow_facts, is_weight, step_seconds
 from .ops import Constant
 from .ops.mesh import OverMesh
@@ -52,7 +52,11 @@ def mesh_facts(sharded: Sharded) -> dict[str, Any]:
         "step": step,
         "solved": None
         if plan is None
-        else {"proved": plan.solution.proved, "gap": plan.solution.gap},
+        else {
+            "seconds": plan.seconds,
+            "proved": plan.solution.proved,
+            "gap": plan.solution.gap,
+        },
         "memory": _memory(sharded),
         "held": held,
         "split": sum(set(row["layout"]) != {"R"} for row in held),
@@ -110,19 +114,23 @@ def _is_tensor(type_: Type) -> TypeGuard[TensorType]:
 def _held(sharded: Sharded, value: Value) -> dict[str, Any]:
     mesh = sharded.machine.mesh
     layout = sharded.decisions.given.get(value, replicated(mesh))
-    if isinstance(value, Parameter):
-        name = value.name
-    else:
-        name = sharded.graph.names.get(value, "")
     type_ = value.type
     return {
-        "name": name,
+        "name": _named(value, sharded.graph),
         "type": str(type_),
         "what": "input" if isinstance(value, Parameter) else "weight",
         "layout": list(map(str, layout)),
         "shape": list(value.shape or ()),
         "bytes": local_bytes(type_, layout, mesh) if _is_tensor(type_) else None,
     }
+
+
+def _named(value: Value, graph: Graph) -> str:
+    """The name of an input or a weight; of one without, who reads it."""
+    if isinstance(value, Parameter):
+        return value.name
+    readers = sorted({op.label for op, _ in graph.users[value]})
+    return graph.names.get(value) or f"(read by {', '.join(readers)})"
 
 
 def _collective(sharded: Sharded, op: OverMesh) -> dict[str, Any]:
@@ -159,12 +167,25 @@ def head(found: Json) -> str:
 
 
 def said_seconds(found: Json) -> str:
-    """``0.218 ms by the model, proved best``"""
+    """``0.218 ms by the model, proved best``
+
+    The planner counts an op once that devices run in several: where that matters, what
+    is proved is of its own count.
+    """
+    said = f"{ms(found['seconds'])} ms by the model"
     solved = found["solved"]
-    proof = ", by the plan of the file"
-    if solved is not None:
-        proof = ", proved best" if solved["proved"] else f", gap {solved['gap']:.2%}"
-    return f"{ms(found['seconds'])} ms by the model{proof}"
+    if solved is None:
+        return f"{said}, by the plan of the file"
+    proof = "proved best" if solved["proved"] else f"gap {solved['gap']:.2%}"
+    if abs(solved["seconds"] - found["seconds"]) > 0.01 * found["seconds"]:
+        return f"{said}; {proof} as the planner counts, {ms(solved['seconds'])} ms"
+    return f"{said}, {proof}"
+
+
+def ratio(seconds: float, found: Json) -> float:
+    """Of another plan's seconds, as the planner counts, to those of this one."""
+    own: float = (found["solved"] or found)["seconds"]
+    return seconds / own
 
 
 PARTS: Final = {
@@ -242,7 +263,7 @@ def mesh_lines(found: Json) -> Iterator[str]:
 def _by_hand(row: Json, found: Json) -> tuple[str, str]:
     if row["seconds"] is None:
         return "-", str(row["reason"])
-    return ms(row["seconds"]), f"{row['seconds'] / found['seconds']:.2f}"
+    return ms(row["seconds"]), f"{ratio(row['seconds'], found):.2f}"
 
 
 def laid(layout: Sequence[str]) -> str:
