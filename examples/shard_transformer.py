@@ -61,7 +61,7 @@ class Decoder:
 
     def graph(self) -> Graph:
         tokens = Parameter(TensorType(DType.I64, (BATCH, LENGTH)), "tokens")
-        x: Value = ops.Gather(self.weight("tokens", VOCABULARY, self.width), tokens)
+        x: Value = ops.Gather(self.weight("embedding", VOCABULARY, self.width), tokens)
         x = ops.Add(x, self.weight("positions", LENGTH, self.width))
         for i in range(self.layers):
             x = ops.Add(x, self.attention(self.norm(x), f"layers.{i}.attention"))

@@ -180,10 +180,10 @@ def _lies(value: Value, program: Program) -> dict[str, Any]:
 def _weights(
     op: Op, program: Program, names: Mapping[Value, str]
 ) -> Iterator[dict[str, Any]]:
-    """The weights that an op reads, but for single numbers."""
+    """The weights that an op reads, but for single numbers and what steers shapes."""
     for value in op.operands:
         held = None if value is None else stored(value)
-        if held is None or not held[0].rank:
+        if held is None or not held[0].rank or held[0].ints is not None:
             continue
         constant, splits = held
         by = {axis: f"S({dim})" for axis, _, dim in splits}

@@ -169,8 +169,10 @@ def _devices(found: Json, y: float) -> tuple[list[str], float]:
     names, sizes = list(found["mesh"]), list(found["mesh"].values())
     memory, total = found["memory"], counted_bytes(found)
     most = max(memory["limit_bytes"], total + memory["copy_bytes"], 1)
-    columns = min(sizes[-1], _COLUMNS)
-    rows = list(itertools.product(*map(range, sizes[:-1])))
+    start = _first_across(sizes)
+    across = list(itertools.product(*map(range, sizes[start:])))
+    columns = min(len(across), _COLUMNS)
+    rows = list(itertools.product(*map(range, sizes[:start])))
     out = [write(LEFT, y + 16, "Who holds what", "head")]
     said = f"each device {sized(total)} of {sized(memory['limit_bytes'])}"
     if memory["copy_bytes"]:
@@ -196,7 +198,7 @@ def _devices(found: Json, y: float) -> tuple[list[str], float]:
     weights = _largest(found)[:_BOXES]
     for row in rows[:_ROWS]:
         for column in range(columns):
-            place = (*row, column)
+            place = (*row, *across[column])
             out += _device(
                 dict(zip(names, place, strict=True)),
                 found,
@@ -206,6 +208,13 @@ def _devices(found: Json, y: float) -> tuple[list[str], float]:
             )
         y += height + gap
     return out, y + 8
+
+
+def _first_across(sizes: Sequence[int]) -> int:
+    """The first of the last axes whose devices stand side by side; others go down."""
+    starts = range(min(1, len(sizes) - 1), len(sizes))
+    fits = [i for i in starts if math.prod(sizes[i:]) <= _COLUMNS]
+    return fits[0] if fits else len(sizes) - 1
 
 
 def _largest(found: Json) -> list[Json]:

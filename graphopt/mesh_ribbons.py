@@ -71,6 +71,7 @@ def cut(said: str, most: int) -> str:
 
 _HEIGHT: Final = 30
 _LANE: Final = 26
+_BAR: Final = 64
 _MOST: Final = 80
 """Rows of a layer that are drawn."""
 
@@ -80,17 +81,20 @@ def layer_picture(found: Json, y: float) -> tuple[list[str], float]:
     flow = found["layer"]
     rows: Sequence[Json] = flow["rows"][:_MOST]
     axes = list(found["mesh"])
-    name = (
-        f"One of {flow['times']} equal layers"
-        if flow["times"] > 1
-        else "What each device does"
-    )
+    if flow["times"] > 1:
+        name = f"One of {flow['times']} equal layers"
+    elif len(flow["rows"]) < flow["ops"]:
+        name = "A layer"
+    else:
+        name = "What each device does"
     seconds = sum(row["seconds"] for row in flow["rows"])
     sent = sum(row["bytes"] for row in flow["rows"])
-    said = f"{len(flow['rows'])} ops, {ms(seconds)} ms, {sized(round(sent))} sent"
+    count = "" if len(flow["rows"]) == flow["ops"] else f"{len(flow['rows'])} of "
+    said = f"{count}{flow['ops']} ops, {ms(seconds)} ms"
+    said += f", {sized(round(sent))} sent" if sent else ", nothing sent"
     out = [
         write(LEFT, y + 16, name, "head"),
-        write(LEFT + 11 + 7.3 * len(name), y + 16, said, "soft num"),
+        write(LEFT + 14 + 7.6 * len(name), y + 16, said, "soft num"),
     ]
     y += 40
     out += _legend(y)
@@ -239,12 +243,13 @@ def _row(
     at = types + 160
     if sends:
         yield write(at, base, f"each sends {sized(round(row['bytes']))}", "num small")
-    for weight in row["weights"][: 1 if sends else 2]:
-        if sends:
-            at += 150
+        at += 150
+    for weight in row["weights"]:
+        if at > RIGHT - 52 - _BAR - 150:
+            break
         yield from _small(at, base, weight)
         at += 180
-    width = 64 * row["seconds"] / slowest
+    width = _BAR * row["seconds"] / slowest
     colour = "k0" if sends else "compute"
     yield block(RIGHT - 52 - width, y - 4, max(width, 0.5), 8, colour)
     yield write(RIGHT, base, f"{row['seconds'] * 1e6:,.1f}", "small num", "end")

@@ -35,6 +35,7 @@ def mesh_facts(sharded: Sharded) -> dict[str, Any]:
     mesh, graph, program = sharded.machine.mesh, sharded.graph, sharded.program
     plan = sharded.plan
     weights = [op for op in graph.ops if isinstance(op, Constant) and op.rank]
+    weights = [op for op in weights if op.ints is None]  # else it steers shapes
     held = [_held(sharded, value) for value in (*graph.inputs, *weights)]
     collectives = [_collective(sharded, op) for op in program.collectives()]
     step = step_seconds(program, sharded.machine)
