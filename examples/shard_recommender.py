@@ -61,7 +61,7 @@ def recommender() -> Graph:
         [numbers, *ids],
         [score],
         output_names=["score"],
-        names=dict(zip(tables, TABLES, strict=True)),
+        names={t: f"table.{n}" for t, n in zip(tables, TABLES, strict=True)},
     )
 
 

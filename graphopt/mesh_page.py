@@ -36,6 +36,7 @@ from .mesh_view import (
     mesh_lines,
     ms,
     ratio,
+    shown_by_hand,
 )
 from .report import sized
 
@@ -136,23 +137,23 @@ def _hand(found: Json, y: float) -> tuple[list[str], float]:
     hand: Sequence[Json] = found.get("hand") or ()
     if not hand:
         return [], y
+    shown, others = shown_by_hand(hand)
     own = (found["solved"] or found)["seconds"]
-    most = max([own, *(row["seconds"] or 0.0 for row in hand)])
+    most = max([own, *(row["seconds"] for row in shown)])
     out = [write(LEFT, y + 8, "Plans made by hand", "head")]
-    for row in ({"name": "this plan", "seconds": own}, *hand):
+    out.append(write(LEFT + 152, y + 8, "as the planner counts", "soft"))
+    for i, row in enumerate([{"name": "this plan", "seconds": own}, *shown]):
         y += 22
-        out.append(write(LEFT, y + 8, cut(row["name"], 30)))
-        if row["seconds"] is None:
-            out.append(write(LEFT + 220, y + 8, cut(row["reason"], 100), "soft"))
-            continue
         width = 560 * row["seconds"] / most
-        other = "reason" in row
-        kind = "compute" if other else "weights"
-        out.append(block(LEFT + 220, y - 2, width, 12, kind))
+        out.append(write(LEFT, y + 8, cut(row["name"], 30)))
+        out.append(block(LEFT + 220, y - 2, width, 12, "compute" if i else "weights"))
         said = f"{ms(row['seconds'])} ms"
-        if other:
+        if i:
             said += f", {ratio(row['seconds'], found):.2f} of this plan"
         out.append(write(LEFT + 230 + width, y + 8, said, "soft num"))
+    for said in others:
+        y += 22
+        out.append(write(LEFT, y + 8, cut(said, 150), "soft small"))
     return out, y + 36
 
 

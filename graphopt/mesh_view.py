@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeGuard
@@ -12,9 +13,11 @@ from .ir import Graph, Parameter, Value
 from .mesh_flow import flow_facts, is_weight, step_seconds
 from .ops import Constant
 from .ops.mesh import OverMesh
+from .passes.sharding.hand import NoHandPlan, hand_plan, role_rows
 from .passes.sharding.layout import Layout, replicated, wire_bytes
 from .passes.sharding.live import peak
 from .passes.sharding.program import handled_bytes
+from .passes.sharding.solve import NoPlan
 from .passes.sharding.states import local_bytes
 from .report import sized, table
 from .sharded import Sharded
@@ -73,6 +76,31 @@ def mesh_facts(sharded: Sharded) -> dict[str, Any]:
     }
 
 
+def hand_facts(sharded: Sharded, seconds: float = 20.0) -> list[dict[str, Any]]:
+    """What plans that people make would take, the cheapest first.
+
+    Each has a name, and seconds as the planner counts, or None and the reason. Those
+    that are not reached in so many seconds are left out; so are all of a plan that a
+    file brought along.
+    """
+    planner, end = sharded.planner, time.perf_counter() + seconds
+    names = sharded.machine.mesh.names
+    found: list[dict[str, Any]] = []
+    for roles in role_rows(len(names)) if planner is not None else ():
+        if time.perf_counter() > end:
+            break
+        assert planner is not None
+        row: dict[str, Any] = {"name": " x ".join(roles), "seconds": None, "reason": ""}
+        if len(set(roles)) == 1:
+            row["name"] = roles[0]
+        try:
+            row["seconds"] = hand_plan(planner, roles, limit_of(sharded)).seconds
+        except (NoHandPlan, NoPlan) as error:
+            row["reason"] = str(error)
+        found.append(row)
+    return sorted(found, key=lambda r: (r["seconds"] is None, r["seconds"]))
+
+
 def _memory(sharded: Sharded) -> dict[str, int]:
     """Bytes on a device by what they are for.
 
@@ -104,8 +132,13 @@ def _memory(sharded: Sharded) -> dict[str, int]:
         "output_bytes": sum(lying(value, layout) for value, layout in outputs),
         "activation_bytes": alive,
         "copy_bytes": max(0, local - alive),
-        "limit_bytes": sharded.limit or sharded.machine.device.memory,
+        "limit_bytes": limit_of(sharded),
     }
+
+
+def limit_of(sharded: Sharded) -> int:
+    """The bytes that a device may hold."""
+    return sharded.limit or sharded.machine.device.memory
 
 
 def _is_tensor(type_: Type) -> TypeGuard[TensorType]:
@@ -255,16 +288,38 @@ def mesh_lines(found: Json) -> Iterator[str]:
         yield f"and {len(found['ops']) - _SHOWN} more ways"
     if hand := found.get("hand"):
         yield ""
-        yield "what plans made by hand would take"
+        yield "what plans made by hand would take, as the planner counts"
+        shown, others = shown_by_hand(hand)
         yield from table(
-            [("", "ms", "of this")] + [(r["name"], *_by_hand(r, found)) for r in hand]
+            [("", "ms", "of this plan")] * bool(shown)
+            + [
+                (r["name"], ms(r["seconds"]), f"{ratio(r['seconds'], found):.2f}")
+                for r in shown
+            ]
         )
+        yield from others
 
 
-def _by_hand(row: Json, found: Json) -> tuple[str, str]:
-    if row["seconds"] is None:
-        return "-", str(row["reason"])
-    return ms(row["seconds"]), f"{ratio(row['seconds'], found):.2f}"
+BY_HAND: Final = 6
+"""So many of the plans made by hand are shown."""
+
+
+def shown_by_hand(hand: Sequence[Json]) -> tuple[list[Json], list[str]]:
+    """The plans made by hand that are shown, the cheapest, and what is said of others.
+
+    Those that fail for one reason are named together.
+    """
+    made = [row for row in hand if row["seconds"] is not None]
+    said = [f"and {len(made) - BY_HAND} dearer ones"] if len(made) > BY_HAND else []
+    reasons: dict[str, list[str]] = {}
+    for row in hand:
+        if row["seconds"] is None:
+            reasons.setdefault(row["reason"], []).append(row["name"])
+    for reason, names in reasons.items():
+        some = ", ".join(names[:BY_HAND])
+        more = f" and {len(names) - BY_HAND} more" if len(names) > BY_HAND else ""
+        said.append(f"{some}{more}: {reason}")
+    return made[:BY_HAND], said
 
 
 def laid(layout: Sequence[str]) -> str:

@@ -139,7 +139,7 @@ def test_shard_recommender(tmp_path: Path) -> None:
     """No device holds a table whole; all together hold each of them once."""
     out = sharded("shard_recommender.py", str(tmp_path / "recommender.onnx"))
     for table in ("user", "item"):
-        assert re.search(rf"^weight {table}\S* f32.* \[S\([01]\)\] ", out, re.M)
+        assert re.search(rf"^weight table\.{table} f32.* \[S\([01]\)\] ", out, re.M)
     sizes = re.findall(r"^cpu:\d holds ([\d.]+) MiB$", out, re.M)
     assert len(sizes) == 8
     tables, limit = (

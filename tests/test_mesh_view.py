@@ -20,7 +20,7 @@ from graphopt.exporter import save
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.mesh_flow import Stretch, repeated
 from graphopt.mesh_page import mesh_page, mesh_picture
-from graphopt.mesh_view import PARTS, mesh_facts, mesh_lines
+from graphopt.mesh_view import PARTS, hand_facts, mesh_facts, mesh_lines
 from graphopt.sharded import Sharded
 from graphopt.types import DType, TensorType
 
@@ -140,17 +140,30 @@ def test_lines_have_each_table(facts: dict[str, Any]) -> None:
 
 
 def test_plans_made_by_hand_are_compared(facts: dict[str, Any]) -> None:
+    own = facts["solved"]["seconds"]
     facts["hand"] = [
-        {"name": "data <parallel>", "seconds": 2 * facts["seconds"], "reason": ""},
+        {"name": "data <parallel>", "seconds": 2 * own, "reason": ""},
         {"name": "sequence", "seconds": None, "reason": "64 is not divided"},
+        {"name": "context", "seconds": None, "reason": "64 is not divided"},
     ]
     text = "\n".join(mesh_lines(facts))
     assert re.search(r"^data <parallel> +[\d.]+ +2\.00$", text, re.M)
-    assert re.search(r"^sequence +- +64 is not divided$", text, re.M)
+    assert "\nsequence, context: 64 is not divided" in text
     drawn = texts(mesh_picture(facts, "m"))
     assert "data <parallel>" in drawn
-    assert "64 is not divided" in drawn
+    assert "sequence, context: 64 is not divided" in drawn
     assert any(said.endswith("2.00 of this plan") for said in drawn)
+
+
+def test_no_plan_made_by_hand_is_cheaper(facts: dict[str, Any]) -> None:
+    hand = hand_facts(sharded())
+    assert {"data", "fsdp x megatron"} <= {row["name"] for row in hand}
+    own = facts["solved"]["seconds"]
+    costs = [row["seconds"] for row in hand if row["seconds"] is not None]
+    assert costs == sorted(costs)
+    assert costs[0] >= own * (1 - 1e-6)
+    assert all(row["reason"] for row in hand if row["seconds"] is None)
+    assert not hand_facts(sharded(), seconds=-1.0)
 
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -223,6 +236,7 @@ def test_the_command_draws(command: Command, tmp_path: Path) -> None:
         code, out, _ = command(*words, "-o", tmp_path / name)
         assert code == 0
         assert "memory of each device" in out
+        assert "what plans made by hand would take" in out
         assert (tmp_path / name).read_text().startswith(start)
     code, _, err = command(*words, "-o", tmp_path / "p.png")
     assert code == 2
@@ -247,6 +261,7 @@ def test_a_plan_of_a_file_is_told_as_it_was_found(
         found.append(json.loads(out))
     new, kept = found
     assert kept["solved"] is None
+    assert kept["hand"] == []
     assert kept["seconds"] == pytest.approx(new["seconds"])
     assert kept["memory"] == new["memory"]
     assert kept["layer"] == new["layer"]

@@ -186,7 +186,7 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
 def mesh(options: argparse.Namespace, graph: Graph) -> int:
     """Plan the model for a mesh, print it, draw it. Raises UsageError, DoesNotFit."""
     from ..mesh_page import mesh_page, mesh_picture
-    from ..mesh_view import mesh_facts, mesh_lines
+    from ..mesh_view import hand_facts, mesh_facts, mesh_lines
     from ..sharded import resumed, shard
 
     draw = drawing(options, mesh_picture, mesh_page)
@@ -197,7 +197,8 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
         sizes = sizes_of(options, graph)
         with Slow(options, "looking for the best plan"):
             made = shard(graph, options.mesh, target, dims=sizes, **bounds(options))
-    found = mesh_facts(made)
+    with Slow(options, "making plans by hand, to compare"):
+        found = {**mesh_facts(made), "hand": hand_facts(made)}
     if draw is not None:
         draw(found, f"{options.model.name} on a mesh")
     say(options, mesh_lines(found), name=graph.name, target=target, **found)
