@@ -141,7 +141,7 @@ def _hand(found: Json, y: float) -> tuple[list[str], float]:
     own = (found["solved"] or found)["seconds"]
     most = max([own, *(row["seconds"] for row in shown)])
     out = [write(LEFT, y + 8, "Plans made by hand", "head")]
-    out.append(write(LEFT + 152, y + 8, "as the planner counts", "soft"))
+    out.append(write(LEFT + 160, y + 8, "as the planner counts", "soft"))
     for i, row in enumerate([{"name": "this plan", "seconds": own}, *shown]):
         y += 22
         width = 560 * row["seconds"] / most
@@ -153,7 +153,7 @@ def _hand(found: Json, y: float) -> tuple[list[str], float]:
         out.append(write(LEFT + 230 + width, y + 8, said, "soft num"))
     for said in others:
         y += 22
-        out.append(write(LEFT, y + 8, cut(said, 150), "soft small"))
+        out.append(write(LEFT, y + 8, cut(said, 165), "soft small"))
     return out, y + 36
 
 
