@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -70,16 +70,22 @@ def repeated(keys: Sequence[Hashable]) -> Stretch:
     return found
 
 
+_LAYER: Final = 3
+"""Fewer ops are no layer."""
+
+
 def layer(program: Program) -> tuple[Stretch, Sequence[Op]]:
     """The ops that devices run, weights as they are stored apart, and what repeats.
 
-    A repeated layer begins where the fewest values come from before.
+    A repeated layer begins where the fewest values come from before. All is one where
+    repeated parts are tiny, or less than a quarter of it.
     """
     ops = [op for op in program.graph.ops if not is_weight(op)]
-    found = repeated([_key(op, program) for op in ops])
-    if found.times == 1:
-        return found, ops
     keys = [_key(op, program) for op in ops]
+    found = repeated(keys)
+    tiny = found.length < _LAYER or 4 * found.length * found.times < len(ops)
+    if found.times == 1 or tiny:
+        return Stretch(0, len(ops), 1), ops
     end = found.start + found.length
     while end < len(ops) and keys[end] == keys[end - found.length]:
         end += 1

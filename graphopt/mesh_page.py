@@ -139,7 +139,7 @@ def _hand(found: Json, y: float) -> tuple[list[str], float]:
         return [], y
     shown, others = shown_by_hand(hand)
     own = (found["solved"] or found)["seconds"]
-    most = max([own, *(row["seconds"] for row in shown)])
+    most = max([1e-12, own, *(row["seconds"] for row in shown)])
     out = [write(LEFT, y + 8, "Plans made by hand", "head")]
     out.append(write(LEFT + 160, y + 8, "as the planner counts", "soft"))
     for i, row in enumerate([{"name": "this plan", "seconds": own}, *shown]):

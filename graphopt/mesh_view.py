@@ -279,11 +279,12 @@ def mesh_lines(found: Json) -> Iterator[str]:
             ]
         )
     yield ""
-    yield "how ops run, most first"
-    yield from table(
-        [("", "layouts", "times")]
-        + [(r["op"], r["runs"], f"{r['count']}") for r in found["ops"][:_SHOWN]]
-    )
+    if found["ops"]:
+        yield "how ops run, most first"
+        yield from table(
+            [("", "layouts", "times")]
+            + [(r["op"], r["runs"], f"{r['count']}") for r in found["ops"][:_SHOWN]]
+        )
     if len(found["ops"]) > _SHOWN:
         yield f"and {len(found['ops']) - _SHOWN} more ways"
     if hand := found.get("hand"):

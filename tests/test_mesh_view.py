@@ -228,6 +228,24 @@ def test_large_meshes_are_drawn_in_part(facts: dict[str, Any]) -> None:
     assert any("32 of 512 devices are drawn" in said for said in texts(svg))
 
 
+def test_a_program_without_layers_is_drawn_whole() -> None:
+    x = Parameter(TensorType(DType.F32, (4, 8)), "x")
+    total = ops.Sqrt(ops.Exp(ops.Exp(ops.Relu(x))))
+    found = mesh_facts(graphopt.shard(Graph([x], [total]), "2", "xla-cuda:h100"))
+    assert found["layer"]["times"] == 1
+    assert [r["op"] for r in found["layer"]["rows"]] == ["Relu", "Exp", "Exp", "Sqrt"]
+    assert "What each device does" in texts(mesh_picture(found, "m"))
+    assert "nothing is sent between devices" in mesh_lines(found)
+
+
+@pytest.mark.parametrize("hand", [[], [{"name": "a", "seconds": None, "reason": "b"}]])
+def test_a_program_of_nothing_is_drawn(hand: list[Any]) -> None:
+    x = Parameter(TensorType(DType.F32, (4, 8)), "x")
+    found = mesh_facts(graphopt.shard(Graph([x], [x]), "2x2", "xla-cuda:h100"))
+    assert found["seconds"] == 0
+    assert "compute 0.000 ms" not in texts(mesh_picture({**found, "hand": hand}, "m"))
+
+
 def test_the_command_draws(command: Command, tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     save(stack(), model)
