@@ -101,9 +101,14 @@ def main() -> None:
         print(json.dumps(one(options.one, options.mesh[0], options.share)))
         return
     folders = options.folders or [Path(os.environ["GRAPHOPT_MODELS"])]
-    models = sorted(p for f in folders for p in ([f] if f.is_file() else f.rglob("*.onnx")))
+    models = sorted(
+        path
+        for folder in folders
+        for path in ([folder] if folder.is_file() else folder.rglob("*.onnx"))
+    )
     rows = [
-        "| model | mesh | ops | plan, CPU s | gap | held, MB | of | ms | sent / foreseen | error |",
+        "| model | mesh | ops | plan, CPU s | gap | held, MB | of | ms | sent/foreseen"
+        " | error |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     print("\n".join(rows), flush=True)
@@ -117,7 +122,8 @@ def main() -> None:
                 )
                 found = json.loads(done.stdout.splitlines()[-1])
             except subprocess.TimeoutExpired:
-                rows.append(f"| {model.stem} | {mesh} | no answer in {options.seconds:.0f} s |")
+                late = f"no answer in {options.seconds:.0f} s"
+                rows.append(f"| {model.stem} | {mesh} | {late} |")
             except (IndexError, ValueError):
                 said = done.stderr.strip().splitlines()[-1:] or ["?"]
                 rows.append(f"| {model.stem} | {mesh} | {said[0][:160]} |")
@@ -127,7 +133,8 @@ def main() -> None:
                 rows.append(
                     f"| {model.stem} | {mesh} | {found['ops']} |"
                     f" {found['plan_cpu_seconds']} | {found['gap']:.1e} |"
-                    f" {found['stored_bytes'] / 1e6:.1f} | {found['weights'] / 1e6:.1f} |"
+                    f" {found['stored_bytes'] / 1e6:.1f} |"
+                    f" {found['weights'] / 1e6:.1f} |"
                     f" {found['predicted_ms']:.3f} | {ratio} | {found['error']:.1e} |"
                 )
             print(rows[-1], flush=True)

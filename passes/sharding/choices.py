@@ -9,18 +9,29 @@ from typing import Final, cast
 
 from graphopt.errors import GraphoptError
 from graphopt.index import Domain, Replicated
-from graphopt.ir import Op, Parameter, Value
+from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ir.values import attribute_key
-from graphopt.ops import Gather
+from graphopt.ops import Constant, Gather
+from graphopt.ops.mesh import OverMesh
 from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
-from .layout import Layout, local_type
+from .layout import REPLICATED, Layout, local_type
 from .local import Local, Place, has_borders, looked_up, on_parts
 from .mesh import Mesh
 from .placed import Placed
-from .ways import Way, domain_of, inside, is_fixed, spread_of, ways_of
+from .regions import fed
+from .ways import (
+    Spread,
+    Way,
+    domain_of,
+    inside,
+    is_fixed,
+    spread_of,
+    spreads_of,
+    ways_of,
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,8 @@ def is_legal(op: Op, choice: Choice, mesh: Mesh) -> bool:
 def _joins(op: Op, choice: Choice, mesh: Mesh) -> bool:
     """`is_legal` for ways of which each is so by itself: nothing is built."""
     forms = {way.form for way in choice.ways}
+    if "region" in forms:
+        return is_legal(op, choice, mesh)
     if not _divided(op, choice, mesh):
         return False
     if "opened" in forms:
@@ -164,6 +177,8 @@ def localized(
     """The results of an op on a device, from its parts of the operands."""
     if any(way.form == "opened" for way in choice.ways):
         return _opened(op, choice, mesh, operands)
+    if any(way.form == "region" for way in choice.ways):
+        return _in_bodies(op, choice, mesh, operands)
     domain = domain_of(op)
     if domain is None or not any(way.shares for way in choice.ways):
         return op.with_operands(operands).results
@@ -267,3 +282,72 @@ def _inner(op: Op, choice: Choice) -> Iterator[tuple[Op, Choice]]:
     for inner in inside(op):
         if not is_fixed(inner):
             yield inner, choice_of(inner, [found.ways[inner] for found in spreads])
+
+
+# --- bodies -------------------------------------------------------------------------
+
+
+def _in_bodies(
+    op: Op, choice: Choice, mesh: Mesh, operands: Sequence[Value | None]
+) -> tuple[Value, ...] | Miss:
+    """An op of control flow whose bodies run on a device's parts."""
+    given, spreads = [], []
+    for way in choice.ways:
+        states = fed(op, way.strategy.operands)
+        through = spreads_of(op, way.strategy.operands)
+        if states is None or through is None:
+            return Miss(f"the bodies of {op.label} do not run on parts")
+        given.append(states)
+        spreads.append(through)
+    bodies = []
+    for number, body in enumerate(op.bodies):
+        layouts = list(zip(*given, strict=True))
+        made = _body(body, layouts, [row[number] for row in spreads], mesh)
+        if isinstance(made, Miss):
+            return made
+        bodies.append(made)
+    try:
+        return op.copy(operands=operands, bodies=bodies).results
+    except GraphoptError as error:
+        return Miss(f"{op.label} does not take parts: {error}")
+
+
+def _body(
+    body: Graph, layouts: Sequence[Layout], spreads: Sequence[Spread], mesh: Mesh
+) -> Graph | Miss:
+    """A body on parts of its parameters."""
+    placed, parameters = Placed(mesh), []
+    for parameter, layout in zip(body.inputs, layouts, strict=True):
+        type_ = parameter.type
+        if any(not isinstance(state, Replicated) for state in layout):
+            part = part_type(parameter, layout, mesh)
+            if part is None:
+                return Miss(f"the devices do not divide {type_} inside")
+            type_ = part
+        parameters.append(Parameter(type_, parameter.name))
+        placed.put(parameter, layout, parameters[-1])
+    for inner in body.ops:
+        if isinstance(inner, Constant) or is_fixed(inner):
+            continue
+        chosen = choice_of(inner, [through.ways[inner] for through in spreads])
+        if not _divided(inner, chosen, mesh):
+            return Miss(f"the devices do not divide {inner.label} inside")
+        given = [
+            None if v is None else placed.get(v, layout)
+            for v, layout in zip(inner.operands, chosen.operands, strict=True)
+        ]
+        results = localized(inner, chosen, mesh, given)
+        if isinstance(results, Miss):
+            return results
+        for value, layout, new in zip(
+            inner.results, chosen.results, results, strict=True
+        ):
+            placed.put(value, layout, new)
+    outputs = [
+        placed.get(v, tuple([s.states.get(v, REPLICATED) for s in spreads]))
+        for v in body.outputs
+    ]
+    made = Graph(parameters, outputs, output_names=body.output_names, name=body.name)
+    if any(isinstance(o, OverMesh) and o.communicates for o in made.ops):
+        return Miss("two mesh axes split one dim inside, the later one first")
+    return made

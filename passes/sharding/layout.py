@@ -45,8 +45,8 @@ def local_shape(shape: Shape, layout: Layout, mesh: Mesh) -> Shape | None:
     for state, size in zip(layout, mesh.sizes, strict=True):
         if isinstance(state, Split):
             extent = local[state.dim] if state.dim < len(local) else None
-            if not isinstance(extent, int) or extent % size or not extent:
-                return None
+            if not isinstance(extent, int) or extent % size or 0 in local:
+                return None  # nothing is not shared out
             local[state.dim] = extent // size
     return tuple(local)
 

@@ -103,20 +103,36 @@ def _apply(
     rows = [None if v is None else env[v] for v in op.operands]
     if isinstance(op, OverMesh):
         return [_exchanged(op, rows[0] if rows else None, mesh)]
-    for body in op.bodies:
-        if any(isinstance(inner, OverMesh) for _, inner in body.walk()):
-            raise UnsupportedModel(
-                "the oracle runs no collectives in regions", where=op.label
-            )
+    runners = [evaluator] * count
+    if any(isinstance(o, OverMesh) for body in op.bodies for _, o in body.walk()):
+        runners = [_Device(mesh, i, evaluator.seed) for i in range(count)]
     known: dict[tuple[int, ...], tuple[Array, ...]] = {}
     columns = []
     for device in range(count):
         operands = [None if row is None else row[device] for row in rows]
-        key = tuple(map(id, operands))
+        key = (id(runners[device]), *map(id, operands))
         if key not in known:
-            known[key] = evaluator.apply(op, operands)
+            known[key] = runners[device].apply(op, operands)
         columns.append(known[key])
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+class _Device(Evaluator):
+    """One device by itself, for regions: it knows where it is, and hears of nobody."""
+
+    def __init__(self, mesh: Mesh, device: int, seed: int | None) -> None:
+        super().__init__(seed=seed)
+        self.at = dict(zip(mesh.names, mesh.positions(device), strict=True))
+
+    def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
+        if not isinstance(op, OverMesh):
+            return super().apply(op, operands)
+        if op.communicates:
+            raise UnsupportedModel(
+                "the oracle runs no collectives in regions", where=op.label
+            )
+        x = operands[0] if operands else None
+        return (op.exchange([x] * int(op.ways))[self.at[op.axis]],)
 
 
 def _exchanged(op: OverMesh, parts: Parts | None, mesh: Mesh) -> Parts:

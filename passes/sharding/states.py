@@ -137,4 +137,3 @@ def local_bytes(type_: TensorType, layout: Layout, mesh: Mesh) -> int:
     local = local_shape(shape, layout, mesh)
     bits = 0 if type_.dtype is None else type_.dtype.bits
     return -(-known_size(shape if local is None else local) * bits // 8)
-

@@ -20,15 +20,16 @@ from graphopt.index import (
     Strategy,
 )
 from graphopt.ir import Op, Value
-from graphopt.ops import Constant, Gather, Range
+from graphopt.ops import Constant, Gather, If, Loop, Range, Scan
 from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
 from .layout import REPLICATED
 from .local import WINDOWED, border, is_told
+from .regions import fed, is_all_replicated, parameters_of, results, seeds
 
-Form: TypeAlias = Literal["plain", "told", "windows", "lookup", "opened"]
+Form: TypeAlias = Literal["plain", "told", "windows", "lookup", "opened", "region"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Way:
     "plain": the op on parts. "told": it is told where its part begins. "windows": its
     neighbours' borders are put around the part. "lookup": what is not in the part gives
     zeros. "opened": the op as its body, with collectives of small values inside.
+    "region": its bodies on parts of what they are given.
     """
 
     strategy: Strategy
@@ -94,6 +96,8 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         found += _lookups(op, domain)
     if isinstance(op, Composite) and op.deterministic:
         found += [Way(x, "opened") for x in openings(op)]
+    if isinstance(op, If | Loop | Scan):
+        found += [Way(x, "region") for x in region_strategies(op)]
     unique: dict[tuple[object, object], Way] = {}
     for way in found:
         if way is whole or _matters(op, domain, way):
@@ -227,8 +231,15 @@ def inside(op: Composite) -> tuple[Op, ...]:
 @lru_cache(maxsize=4096)
 def spread_of(op: Composite, states: tuple[State, ...]) -> Spread:
     """How states of a composite op's operands go on through its body."""
+    if is_all_replicated(states):
+        return replicated_through(inside(op))
     pairs = zip(op.operands, states, strict=True)
     return spread(inside(op), {v: s for v, s in pairs if v is not None})
+
+
+def replicated_through(ops: Iterable[Op]) -> Spread:
+    """Every op runs replicated."""
+    return Spread({op: ways_of(op)[0] for op in ops}, {}, 0.0)
 
 
 def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
@@ -241,7 +252,7 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
     ways: dict[Op, Way] = {}
     moved = 0.0
     for op in ops:
-        if is_fixed(op):
+        if isinstance(op, Constant) or is_fixed(op):
             continue
         best: tuple[float, Way] | None = None
         for way in ways_of(op):
@@ -334,3 +345,38 @@ def _seeds(op: Op) -> Iterator[dict[Value, State]]:
         for other, at, size in places[i + 1 :]:
             if other is not value and size == extent:
                 yield {value: Split(dim), other: Split(at)}
+
+
+# --- bodies of control flow ---------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def spreads_of(op: Op, states: tuple[State, ...]) -> tuple[Spread, ...] | None:
+    """How the states of operands go on through each body; None where they cannot."""
+    given = fed(op, states)
+    if given is None:
+        return None
+    if is_all_replicated(states):
+        return tuple([replicated_through(body.ops) for body in op.bodies])
+    found = []
+    for body in op.bodies:
+        through = spread(body.ops, parameters_of(body, given))
+        if through.moved:
+            return None
+        found.append(through)
+    return tuple(found)
+
+
+def region_strategies(op: Op) -> Iterator[Strategy]:
+    """The strategies by which the bodies run on parts, without collectives."""
+    for states in dict.fromkeys(seeds(op)):
+        given, found = fed(op, states), spreads_of(op, states)
+        if given is None or found is None:
+            continue
+        rows = [
+            [through.states.get(v, REPLICATED) for v in body.outputs]
+            for body, through in zip(op.bodies, found, strict=True)
+        ]
+        left = results(op, given, rows)
+        if left is not None and not is_all_replicated(left):
+            yield Strategy(None, states, tuple(left))
