@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="where to write it")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--mesh", default="data=2,model=4")
+    parser.add_argument("--mesh", default="model=8")
     options = parser.parse_args()
     save(Decoder(options.width, options.layers).graph(), options.model)
     graph = graphopt.load(options.model)

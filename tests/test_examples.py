@@ -111,11 +111,11 @@ def test_train_cnn_on_one_device_and_on_eight(tmp_path: Path) -> None:
         np.testing.assert_allclose(second[name], weight, atol=2e-5)
 
 
-def sharded(name: str, *words: str) -> str:
+def sharded(name: str, model: str) -> str:
     """What an example prints; it asks for its eight devices itself."""
     pytest.importorskip("jax")
     made = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *words],
+        [sys.executable, str(EXAMPLES / name), model],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         check=True,
         capture_output=True,
@@ -126,8 +126,7 @@ def sharded(name: str, *words: str) -> str:
 
 @pytest.mark.xla
 def test_shard_transformer(tmp_path: Path) -> None:
-    words = ("--mesh", "model=8", "--width", "512")
-    out = sharded("shard_transformer.py", str(tmp_path / "decoder.onnx"), *words)
+    out = sharded("shard_transformer.py", str(tmp_path / "decoder.onnx"))
     assert re.search(r"^weight layers\.\*\.mlp\.up\.weight .*S\(", out, re.M)
     assert re.search(r"^ReduceScatter +model ", out, re.M)
     assert "from the reference" in out.splitlines()[-1]
