@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
 
-from .ir import Parameter, Value
+from .cost import value_bytes
+from .ir import Graph, Parameter, Value
+from .mesh_flow import flow_facts, is_weight, step_seconds
 from .ops import Constant
 from .ops.mesh import OverMesh
-from .passes.sharding.layout import replicated, text, wire_bytes
+from .passes.sharding.hand import NoHandPlan, hand_plan, role_rows
+from .passes.sharding.layout import Layout, replicated, wire_bytes
+from .passes.sharding.live import peak
 from .passes.sharding.program import handled_bytes
+from .passes.sharding.solve import NoPlan
 from .passes.sharding.states import local_bytes
 from .report import sized, table
 from .sharded import Sharded
-from .types import TensorType
+from .types import TensorType, Type
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -24,13 +30,18 @@ _SHOWN: Final = 12
 
 
 def mesh_facts(sharded: Sharded) -> dict[str, Any]:
-    """What there is to say of a plan, as plain data."""
-    mesh, graph = sharded.machine.mesh, sharded.graph
-    decisions, plan = sharded.decisions, sharded.plan
-    whole = replicated(mesh)
+    """What there is to say of a plan, as plain data.
+
+    Bytes are those of one device: all hold as much. A layout is a state for each axis
+    of the mesh.
+    """
+    mesh, graph, program = sharded.machine.mesh, sharded.graph, sharded.program
+    plan = sharded.plan
     weights = [op for op in graph.ops if isinstance(op, Constant) and op.rank]
+    weights = [op for op in weights if op.ints is None]  # else it steers shapes
     held = [_held(sharded, value) for value in (*graph.inputs, *weights)]
-    collectives = [_collective(sharded, op) for op in sharded.program.collectives()]
+    collectives = [_collective(sharded, op) for op in program.collectives()]
+    step = step_seconds(program, sharded.machine)
     total: Counter[str] = Counter()
     for each in collectives:
         total[each["kind"]] += each["bytes"]
@@ -41,47 +52,119 @@ def mesh_facts(sharded: Sharded) -> dict[str, Any]:
             name: {"alpha_seconds": link.alpha, "bytes_per_second": link.beta}
             for name, link in zip(mesh.names, sharded.machine.links, strict=True)
         },
-        "predicted": None
+        "seconds": sum(step.values()),
+        "step": step,
+        "solved": None
         if plan is None
         else {
             "seconds": plan.seconds,
-            "stored_bytes": plan.stored,
-            "memory_bytes": plan.memory,
             "proved": plan.solution.proved,
             "gap": plan.solution.gap,
         },
-        "memory_limit_bytes": sharded.machine.device.memory,
+        "memory": _memory(sharded),
         "held": held,
-        "split": sum(row["layout"] != text(whole) for row in held),
+        "split": sum(set(row["layout"]) != {"R"} for row in held),
         "outputs": {
-            name: text(layout)
-            for name, layout in zip(
-                graph.output_names, sharded.program.outputs, strict=True
-            )
+            name: list(map(str, layout))
+            for name, layout in zip(graph.output_names, program.outputs, strict=True)
         },
         "ops": _ops(sharded),
         "collectives": collectives,
         "sent_bytes": dict(total),
-        "choices": len(decisions.choices),
+        "choices": len(sharded.decisions.choices),
+        "layer": flow_facts(program, sharded.machine, graph.names),
     }
+
+
+def hand_facts(sharded: Sharded, seconds: float = 20.0) -> list[dict[str, Any]]:
+    """What plans that people make would take, the cheapest first.
+
+    Each has a name, and seconds as the planner counts, or None and the reason. Those
+    that are not reached in so many seconds are left out; so are all of a plan that a
+    file brought along.
+    """
+    planner, end = sharded.planner, time.perf_counter() + seconds
+    names = sharded.machine.mesh.names
+    found: list[dict[str, Any]] = []
+    for roles in role_rows(len(names)) if planner is not None else ():
+        if time.perf_counter() > end:
+            break
+        assert planner is not None
+        row: dict[str, Any] = {"name": " x ".join(roles), "seconds": None, "reason": ""}
+        if len(set(roles)) == 1:
+            row["name"] = roles[0]
+        try:
+            row["seconds"] = hand_plan(planner, roles, limit_of(sharded)).seconds
+        except (NoHandPlan, NoPlan) as error:
+            row["reason"] = str(error)
+        found.append(row)
+    return sorted(found, key=lambda r: (r["seconds"] is None, r["seconds"]))
+
+
+def _memory(sharded: Sharded) -> dict[str, int]:
+    """Bytes on a device by what they are for.
+
+    ``copy_bytes`` are those of the program's activations at their peak that the plan
+    does not count: values and weights in other layouts than that they are made in.
+    """
+    mesh, graph, program = sharded.machine.mesh, sharded.graph, sharded.program
+    given, choices = sharded.decisions.given, sharded.decisions.choices
+    whole = replicated(mesh)
+
+    def lying(value: Value, layout: Layout) -> int:
+        type_ = value.type
+        return local_bytes(type_, layout, mesh) if _is_tensor(type_) else 0
+
+    made = {
+        value: lying(value, layout)
+        for op, choice in choices.items()
+        for value, layout in zip(op.results, choice.results, strict=True)
+    }
+    alive, _ = peak(graph, lambda value: made.get(value, 0))
+    local, _ = peak(
+        program.graph, lambda v: 0 if is_weight(v) else value_bytes(v, {}) or 0
+    )
+    weights = [op for op in graph.ops if isinstance(op, Constant)]
+    outputs = zip(graph.outputs, program.outputs, strict=True)
+    return {
+        "weight_bytes": sum(lying(w, given.get(w, whole)) for w in weights),
+        "input_bytes": sum(lying(p, given.get(p, whole)) for p in graph.inputs),
+        "output_bytes": sum(lying(value, layout) for value, layout in outputs),
+        "activation_bytes": alive,
+        "copy_bytes": max(0, local - alive),
+        "limit_bytes": limit_of(sharded),
+    }
+
+
+def limit_of(sharded: Sharded) -> int:
+    """The bytes that a device may hold."""
+    return sharded.limit or sharded.machine.device.memory
+
+
+def _is_tensor(type_: Type) -> TypeGuard[TensorType]:
+    return isinstance(type_, TensorType) and type_.shape is not None
 
 
 def _held(sharded: Sharded, value: Value) -> dict[str, Any]:
     mesh = sharded.machine.mesh
     layout = sharded.decisions.given.get(value, replicated(mesh))
-    if isinstance(value, Parameter):
-        name = value.name
-    else:
-        name = sharded.graph.names.get(value, "")
     type_ = value.type
-    whole = isinstance(type_, TensorType)
     return {
-        "name": name,
+        "name": _named(value, sharded.graph),
         "type": str(type_),
         "what": "input" if isinstance(value, Parameter) else "weight",
-        "layout": text(layout),
-        "bytes": local_bytes(type_, layout, mesh) if whole else None,  # type: ignore[arg-type]
+        "layout": list(map(str, layout)),
+        "shape": list(value.shape or ()),
+        "bytes": local_bytes(type_, layout, mesh) if _is_tensor(type_) else None,
     }
+
+
+def _named(value: Value, graph: Graph) -> str:
+    """The name of an input or a weight; of one without, who reads it."""
+    if isinstance(value, Parameter):
+        return value.name
+    readers = sorted({op.label for op, _ in graph.users[value]})
+    return graph.names.get(value) or f"(read by {', '.join(readers)})"
 
 
 def _collective(sharded: Sharded, op: OverMesh) -> dict[str, Any]:
@@ -111,31 +194,74 @@ def _ops(sharded: Sharded) -> list[dict[str, Any]]:
     ]
 
 
+def head(found: Json) -> str:
+    """``h100, mesh data=2 x model=4: a step takes 0.218 ms …``"""
+    mesh = " x ".join(f"{name}={size}" for name, size in found["mesh"].items())
+    return f"{found['device']}, mesh {mesh}: a step takes {said_seconds(found)}"
+
+
+def said_seconds(found: Json) -> str:
+    """``0.218 ms by the model, proved best``
+
+    The planner counts an op once that devices run in several: where that matters, what
+    is proved is of its own count.
+    """
+    said = f"{ms(found['seconds'])} ms by the model"
+    solved = found["solved"]
+    if solved is None:
+        return f"{said}, by the plan of the file"
+    proof = "proved best" if solved["proved"] else f"gap {solved['gap']:.2%}"
+    if abs(solved["seconds"] - found["seconds"]) > 0.01 * found["seconds"]:
+        return f"{said}; {proof} as the planner counts, {ms(solved['seconds'])} ms"
+    return f"{said}, {proof}"
+
+
+def ratio(seconds: float, found: Json) -> float:
+    """Of another plan's seconds, as the planner counts, to those of this one."""
+    own: float = (found["solved"] or found)["seconds"]
+    return seconds / own
+
+
+PARTS: Final = {
+    "weight_bytes": "weights",
+    "input_bytes": "inputs",
+    "output_bytes": "outputs",
+    "activation_bytes": "activations",
+}
+"""What a plan counts of a device's memory."""
+
+
+def counted_bytes(found: Json) -> int:
+    """What the plan says that a device holds."""
+    return sum(found["memory"][part] for part in PARTS)
+
+
 def mesh_lines(found: Json) -> Iterator[str]:
     """The facts for people."""
     mesh = " x ".join(f"{name}={size}" for name, size in found["mesh"].items())
     yield f"on {found['device']}, mesh {mesh}"
+    yield f"a step takes {said_seconds(found)}"
     yield ""
-    predicted = found["predicted"]
-    if predicted is not None:
-        proof = "proved best" if predicted["proved"] else f"gap {predicted['gap']:.2%}"
-        yield from table(
-            [
-                (
-                    "a step by the model",
-                    f"{predicted['seconds'] * 1e3:.3f} ms ({proof})",
-                ),
-                ("weights, inputs, outputs", sized(predicted["stored_bytes"])),
-                ("with activations", sized(predicted["memory_bytes"])),
-                ("of each device's", sized(found["memory_limit_bytes"])),
-            ]
-        )
-        yield ""
+    memory = found["memory"]
+    yield "memory of each device"
+    yield from table(
+        [
+            *((name, sized(memory[part])) for part, name in PARTS.items()),
+            ("in all", sized(counted_bytes(found))),
+            ("it may hold", sized(memory["limit_bytes"])),
+        ]
+    )
+    if memory["copy_bytes"]:
+        yield f"copies in other layouts take up to {sized(memory['copy_bytes'])} more"
+    yield ""
     rows = alike(found["held"])
     yield "held by each device, largest first"
     yield from table(
         [("", "layout", "times", "bytes")]
-        + [(*key, f"{n}", sized(size)) for key, (n, size) in rows[:_SHOWN]]
+        + [
+            (f"{what} {name} {type_}", said, f"{n}", sized(size))
+            for (what, name, type_, said), (n, size) in rows[:_SHOWN]
+        ]
     )
     if len(rows) > _SHOWN:
         yield f"and {len(rows) - _SHOWN} more"
@@ -148,36 +274,80 @@ def mesh_lines(found: Json) -> Iterator[str]:
         yield from table(
             [("", "axis", "times", "bytes", "ms")]
             + [
-                (kind, axis, f"{n}", sized(round(size)), _ms(seconds))
+                (kind, axis, f"{n}", sized(round(size)), ms(seconds))
                 for (kind, axis), (n, size, seconds) in sent.items()
             ]
         )
     yield ""
-    yield "how ops run, most first"
-    yield from table(
-        [("", "layouts", "times")]
-        + [(r["op"], r["runs"], f"{r['count']}") for r in found["ops"][:_SHOWN]]
-    )
+    if found["ops"]:
+        yield "how ops run, most first"
+        yield from table(
+            [("", "layouts", "times")]
+            + [(r["op"], r["runs"], f"{r['count']}") for r in found["ops"][:_SHOWN]]
+        )
     if len(found["ops"]) > _SHOWN:
         yield f"and {len(found['ops']) - _SHOWN} more ways"
+    if hand := found.get("hand"):
+        yield ""
+        yield "what plans made by hand would take, as the planner counts"
+        shown, others = shown_by_hand(hand)
+        yield from table(
+            [("", "ms", "of this plan")] * bool(shown)
+            + [
+                (r["name"], ms(r["seconds"]), f"{ratio(r['seconds'], found):.2f}")
+                for r in shown
+            ]
+        )
+        yield from others
 
 
-def alike(held: Sequence[Json]) -> list[tuple[tuple[str, str], tuple[int, int]]]:
+BY_HAND: Final = 6
+"""So many of the plans made by hand are shown."""
+
+
+def shown_by_hand(hand: Sequence[Json]) -> tuple[list[Json], list[str]]:
+    """The plans made by hand that are shown, the cheapest, and what is said of others.
+
+    Those that fail for one reason are named together.
+    """
+    made = [row for row in hand if row["seconds"] is not None]
+    said = [f"and {len(made) - BY_HAND} dearer ones"] if len(made) > BY_HAND else []
+    reasons: dict[str, list[str]] = {}
+    for row in hand:
+        if row["seconds"] is None:
+            reasons.setdefault(row["reason"], []).append(row["name"])
+    for reason, names in reasons.items():
+        some = ", ".join(names[:BY_HAND])
+        more = f" and {len(names) - BY_HAND} more" if len(names) > BY_HAND else ""
+        said.append(f"{some}{more}: {reason}")
+    return made[:BY_HAND], said
+
+
+def laid(layout: Sequence[str]) -> str:
+    """``[S(0), R]``"""
+    return f"[{', '.join(layout)}]"
+
+
+def alike(
+    held: Sequence[Json],
+) -> list[tuple[tuple[str, str, str, str], tuple[int, int]]]:
     """How many there are of what differs in the numbers of its name, and their bytes.
 
-    Layers have such names; the most bytes come first.
+    By what it is, name, type and layout. Layers have such names; the most bytes come
+    first.
     """
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+    found: dict[tuple[str, str, str, str], tuple[int, int]] = {}
     for row in held:
         name = re.sub(r"\d+", "*", row["name"])
-        key = f"{row['what']} {name} {row['type']}", row["layout"]
+        key = row["what"], name, row["type"], laid(row["layout"])
         n, size = found.get(key, (0, 0))
         found[key] = (n + 1, size + (row["bytes"] or 0))
     return sorted(found.items(), key=lambda item: -item[1][1])
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3f}"
+def ms(seconds: float) -> str:
+    """Milliseconds, as people read them."""
+    return f"{seconds * 1e3:,.3f}"
 
 
 def collected(

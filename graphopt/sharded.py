@@ -33,13 +33,17 @@ class Sharded:
     """A graph with the plan by which the devices of a mesh run it.
 
     ``graph`` is the whole model, of known sizes; ``program`` what each device runs.
-    ``plan`` is what was found, None for one that a file brought along.
+    ``plan`` is what was found, None for one that a file brought along; ``limit`` what
+    each device was to hold at most, None for all it has. ``planner`` is what looked for
+    the plan.
     """
 
     graph: Graph
     machine: Machine
     decisions: Decisions
     plan: Sharding | None = None
+    limit: int | None = None
+    planner: Planner | None = None
 
     @cached_property
     def program(self) -> Program:
@@ -94,12 +98,13 @@ def shard(
     defaults = {p.name: whole for p in graph.inputs if p.default is not None}
     limit = machine.device.memory if max_memory is None else max_memory
     try:
-        plan = Planner(graph, machine, inputs=defaults).plan(limit, seconds=seconds)
+        planner = Planner(graph, machine, inputs=defaults)
+        plan = planner.plan(limit, seconds=seconds)
     except NoPlan as error:
         raise DoesNotFit(
             f"no plan for {machine} keeps to {limit:,} bytes: {error}"
         ) from None
-    return Sharded(graph, machine, plan.decisions, plan)
+    return Sharded(graph, machine, plan.decisions, plan, max_memory, planner)
 
 
 def sized(graph: Graph, dims: Mapping[str, int]) -> Graph:

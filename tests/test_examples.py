@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -21,6 +22,7 @@ DIGITS = EXAMPLES / "models" / "digits.onnx"
 
 def test_every_example_is_run_here() -> None:
     run = {"write_a_pass.py", "train_cnn.py", "train_digits.py"}
+    run |= {"shard_transformer.py", "shard_recommender.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == run
 
 
@@ -107,6 +109,47 @@ def test_train_cnn_on_one_device_and_on_eight(tmp_path: Path) -> None:
     assert first.keys() == second.keys()
     for name, weight in first.items():
         np.testing.assert_allclose(second[name], weight, atol=2e-5)
+
+
+def sharded(name: str, model: str) -> str:
+    """What an example prints; it asks for its eight devices itself."""
+    pytest.importorskip("jax")
+    made = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), model],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return made.stdout
+
+
+@pytest.mark.xla
+def test_shard_transformer(tmp_path: Path) -> None:
+    out = sharded("shard_transformer.py", str(tmp_path / "decoder.onnx"))
+    assert re.search(r"^weight layers\.\*\.mlp\.up\.weight .*S\(", out, re.M)
+    assert re.search(r"^ReduceScatter +model ", out, re.M)
+    assert "from the reference" in out.splitlines()[-1]
+    onnx.checker.check_model(tmp_path / "decoder.onnx")
+
+
+@pytest.mark.xla
+def test_shard_recommender(tmp_path: Path) -> None:
+    """No device holds a table whole; all together hold each of them once."""
+    out = sharded("shard_recommender.py", str(tmp_path / "recommender.onnx"))
+    for table in ("user", "item"):
+        assert re.search(rf"^weight table\.{table} f32.* \[S\([01]\)\] ", out, re.M)
+    sizes = re.findall(r"^cpu:\d holds ([\d.]+) MiB$", out, re.M)
+    assert len(sizes) == 8
+    tables, limit = (
+        float(n)
+        for n in re.findall(
+            r"^the tables take (\S+) MiB, .* hold (\S+) MiB$", out, re.M
+        )[0]
+    )
+    assert tables / 8 < max(map(float, sizes)) <= limit < tables / 5
+    assert "from the reference" in out.splitlines()[-1]
+    onnx.checker.check_model(tmp_path / "recommender.onnx")
 
 
 def test_the_model_reads_digits() -> None:

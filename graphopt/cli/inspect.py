@@ -1,7 +1,8 @@
 """What a model consists of and costs: interface, ops, parameters, FLOPs, bytes, memory.
 
 Costs of symbolic dims are expressions; --dim gives sizes. --text prints the graph.
---memory plans the memory of a run: what lies where in one arena, and when; -o draws it.
+--memory plans the memory of a run: what lies where in one arena, and when; --mesh plans
+which device of a mesh holds and does what. -o draws either plan.
 --target compiles the model instead, and says what the program needs. TPUs need not be
 here: xla-tpu:v5e:2x2 (v4, v5e, v5p, v6e, tpu7x). Exit code 6 where it does not fit.
 """
@@ -9,9 +10,9 @@ here: xla-tpu:v5e:2x2 (v4, v5e, v5p, v6e, tpu7x). Exit code 6 where it does not 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..cost import cost
 from ..errors import UsageError, nearest
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="output",
         type=Path,
         metavar="FILE",
-        help="with --memory: draw the plan (.svg or .html)",
+        help="with --memory or --mesh: draw the plan (.svg or .html)",
     )
     add_precision(parser)
     add_sizes(parser, "size of a symbolic dim, for the costs or the program")
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     if options.memory:
         return memory(options, graph)
     if options.output is not None:
-        raise UsageError("-o draws a plan of the memory: add --memory")
+        raise UsageError("-o draws a plan: add --memory or --mesh")
     if options.order != "file" or options.measure:
         raise UsageError("--order and --measure are about memory: add --memory")
     if options.target is not None:
@@ -162,6 +163,7 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
     name = (options.target or "onnx").partition(":")[0]
     if name not in SPACES:
         raise UsageError(f"no target is called {name!r}{nearest(name, SPACES)}")
+    draw = drawing(options, memory_picture, memory_page)
     graph, sizes = at_sizes(graph, usual(graph, sizes_of(options, graph)))
     space = SPACES[name]
     plan = plan_memory(graph, sizes, space=space)
@@ -176,22 +178,19 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
     if options.measure:
         with Slow(options, f"measuring in {name}"):
             found["realised"] = realised(options, name, sizes)
-    path: Path | None = options.output
-    if path is not None:
-        drawn = {".svg": memory_picture, ".html": memory_page}.get(path.suffix)
-        if drawn is None:
-            raise UsageError(f"cannot draw into {path}: write .svg or .html")
-        title = f"memory of {options.model.name}"
-        atomic_write(path, drawn(found, title).encode())
+    if draw is not None:
+        draw(found, f"memory of {options.model.name}")
     say(options, memory_lines(found), target=name, **found)
     return 0
 
 
 def mesh(options: argparse.Namespace, graph: Graph) -> int:
-    """Plan the model for a mesh, print the plan. Raises UsageError, DoesNotFit."""
-    from ..mesh_view import mesh_facts, mesh_lines
+    """Plan the model for a mesh, print it, draw it. Raises UsageError, DoesNotFit."""
+    from ..mesh_page import mesh_page, mesh_picture
+    from ..mesh_view import hand_facts, mesh_facts, mesh_lines
     from ..sharded import resumed, shard
 
+    draw = drawing(options, mesh_picture, mesh_page)
     target, links = options.target or "xla-cpu", links_of(options)
     if options.mesh == FROM_FILE:
         made = resumed(graph, target, links)
@@ -199,9 +198,29 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
         sizes = sizes_of(options, graph)
         with Slow(options, "looking for the best plan"):
             made = shard(graph, options.mesh, target, dims=sizes, **bounds(options))
-    found = mesh_facts(made)
+    with Slow(options, "making plans by hand, to compare"):
+        found = {**mesh_facts(made), "hand": hand_facts(made)}
+    if draw is not None:
+        draw(found, f"{options.model.name} on a mesh")
     say(options, mesh_lines(found), name=graph.name, target=target, **found)
     return 0
+
+
+Draw: TypeAlias = Callable[[Mapping[str, Any], str], str]
+"""Makes a picture of facts with a title."""
+
+
+def drawing(
+    options: argparse.Namespace, picture: Draw, page: Draw
+) -> Callable[[Mapping[str, Any], str], None] | None:
+    """What draws facts into the file that was named. Raises UsageError for its name."""
+    path: Path | None = options.output
+    if path is None:
+        return None
+    drawn = {".svg": picture, ".html": page}.get(path.suffix)
+    if drawn is None:
+        raise UsageError(f"cannot draw into {path}: write .svg or .html")
+    return lambda found, title: atomic_write(path, drawn(found, title).encode())
 
 
 def realised(
