@@ -56,8 +56,8 @@ class Planner:
     """The problem of one graph on one machine, to be solved under several conditions.
 
     ``inputs`` and ``outputs`` fix layouts by name; all others are chosen, none of them
-    partial. All dims of the graph are known. ``rounds`` is for `folding.fold`. Raises UsageError for layouts that the
-    mesh does not divide.
+    partial. All dims of the graph are known. ``rounds`` is for `folding.fold`. Raises
+    UsageError for layouts that the mesh does not divide.
     """
 
     def __init__(

@@ -9,10 +9,14 @@ on the bytes of one of these. HiGHS solves the relaxations, and what is left.
 
 from __future__ import annotations
 
+import ctypes
 import heapq
 import itertools
 import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
@@ -54,6 +58,29 @@ def search(program: Columns, seconds: float, gap: float) -> Optimum:
     Raises NoPlan where there is none, or none was found in time.
     """
     return _Search(program, time.perf_counter() + seconds, gap).run()
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Let HiGHS, which prints where it mends a plan, do so on stderr.
+
+    Where there is no C library to be asked, as on Windows, or no such descriptor,
+    nothing is done.
+    """
+    try:
+        flush = ctypes.CDLL(None).fflush
+        flush(None)
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except (AttributeError, OSError, TypeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class _Search:
@@ -139,16 +166,18 @@ class _Search:
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         program = self.program
-        found: Any = milp(
-            program.prices[columns],
-            integrality=program.whole[columns],
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(program.matrix[:, columns], *program.bounds),
-            options={
-                "time_limit": max(0.5, min(self._left(), self.brief if brief else inf)),
-                "mip_rel_gap": _GOOD if brief else self.gap,
-            },
-        )
+        matrix, limit = program.matrix[:, columns], self.brief if brief else inf
+        with _stdout_kept():
+            found: Any = milp(
+                program.prices[columns],
+                integrality=program.whole[columns],
+                bounds=Bounds(0, 1),
+                constraints=LinearConstraint(matrix, *program.bounds),
+                options={
+                    "time_limit": max(0.5, min(self._left(), limit)),
+                    "mip_rel_gap": _GOOD if brief else self.gap,
+                },
+            )
         if found.x is not None and found.fun < self.value:
             self.value = float(found.fun)
             self.x = np.zeros(program.count)
