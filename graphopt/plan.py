@@ -99,7 +99,9 @@ def annotated(graph: Graph, plan: Plan, source: Graph | None = None) -> Graph:
         return graph.with_header(metadata=metadata)
     names = dict(graph.names)
     taken = {*names.values(), *graph.input_names, *graph.output_names}
-    declared = dict(zip(graph.outputs, graph.output_names, strict=True))
+    # Of a value that is several outputs, only the first is written by its op.
+    outputs = [*zip(graph.outputs, graph.output_names, strict=True)]
+    declared = dict(reversed(outputs))
     declared |= dict(zip(graph.inputs, graph.input_names, strict=True))
     uses = Counter(names.values())
     for value in plan.decisions:

@@ -193,6 +193,7 @@ class ShardedProgram(Executable):
             )
         self.target = target
         self._programs: dict[Hashable, Any] = {}
+        self._defaults: dict[str, jax.Array] = {}
         self._runs = 0
         with timed("loading the weights by shard"):
             self.params = {
@@ -236,7 +237,12 @@ class ShardedProgram(Executable):
         fed, _ = bind(sharded.interface, inputs, widened)
         named = {p.name: array for p, array in fed.items()}
         known = {n: np.asarray(named.pop(n)) for n in sharded.steering}
-        on_mesh = {n: self._placed(n, array) for n, array in named.items()}
+        for name in named.keys() - inputs.keys() - self._defaults.keys():
+            self._defaults[name] = self._placed(name, named[name])
+        on_mesh = {
+            n: self._placed(n, array) if n in inputs else self._defaults[n]
+            for n, array in named.items()
+        }
         seed: list[Array] = []
         if sharded.draws:
             self._runs += 1

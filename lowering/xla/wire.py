@@ -24,8 +24,8 @@ from graphopt.types import TensorType
 class Traffic:
     """Bytes that a device sends in one run, by the kind of collective in XLA's words.
 
-    ``complete`` is False where a loop has a number of turns that nobody knows; it is
-    counted as one. Of branches the one that sends most counts.
+    ``complete`` is False where the turns of a loop are not told, as the compiler for
+    TPUs never does; they count as one. Of branches the one that sends most counts.
     """
 
     bytes: Mapping[str, float]

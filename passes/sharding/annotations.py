@@ -7,6 +7,7 @@ tensor, shards of unequal size, data that flows back to an earlier stage.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,24 +55,32 @@ class Fault:
         return f"{self.where}: {self.said}"
 
 
-def check_annotations(model: ModelProto) -> None:
+Folder: TypeAlias = "str | os.PathLike[str] | None"
+"""Where a model's external data lies, which is not read."""
+
+
+def check_annotations(model: ModelProto, folder: Folder = None) -> None:
     """Raises InvalidModel, with the first faults, where annotations make no sense."""
-    found = faults(model)
+    found = faults(model, folder)
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise InvalidModel("; ".join(map(str, found[:3])) + more)
 
 
-def faults(model: ModelProto) -> list[Fault]:
-    """All that is wrong with the annotations of a model; none where there are none."""
-    return list(_Reader(model).faults())
+def faults(model: ModelProto, folder: Folder = None) -> list[Fault]:
+    """All that is wrong with the annotations of a model; none where there are none.
+
+    Of a model that graphopt does not read, external data without its ``folder``
+    included, only those dims are known that it states itself.
+    """
+    return list(_Reader(model, folder).faults())
 
 
 class _Reader:
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, folder: Folder) -> None:
         self.model = model
         self.devices: dict[str, int] = {c.name: c.num_devices for c in _reversed(model)}
-        self.shapes, self.ops = _read(model)
+        self.shapes, self.ops = _read(model, folder)
 
     def faults(self) -> Iterator[Fault]:
         annotated = [
@@ -329,14 +338,14 @@ def _extent(dim: TensorShapeProto.Dimension) -> Extent:
 
 
 def _read(
-    model: ModelProto,
+    model: ModelProto, folder: Folder
 ) -> tuple[dict[str, tuple[Extent, ...] | None], dict[str, tuple[Op, dict[int, str]]]]:
     """What the importer knows of the main graph: dims of tensors, and the ops.
 
     These are by their first result, each with the names of its operands.
     """
     try:
-        graph = load(model)
+        graph = load(model, folder=folder)
     except (GraphoptError, OSError):
         return {}, {}  # then only what the model says itself
     shapes: dict[str, tuple[Extent, ...] | None] = {}

@@ -8,6 +8,7 @@ annotations, so the plan itself stays in the model beside them.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -47,16 +48,21 @@ class Annotated:
 
 
 def annotate(
-    model: ModelProto, *, name: str = NAME, devices: Sequence[str] = ()
+    model: ModelProto,
+    *,
+    name: str = NAME,
+    devices: Sequence[str] = (),
+    folder: str | os.PathLike[str] | None = None,
 ) -> Annotated:
     """A copy of a model whose nodes say what the plan in its metadata does.
 
     ``name`` is that of the configuration, which replaces one of that name; ``devices``
-    are names of all devices, those of the first stage first. Raises UsageError for a
-    model without a sharding plan, and UnsupportedModel where it needs an IR version
-    that came after annotations were last understood.
+    are names of all devices, those of the first stage first; ``folder`` is where
+    external data lies, which is not read. Raises UsageError for a model without a
+    sharding plan, and UnsupportedModel where it needs a later IR version than runtimes
+    read.
     """
-    graph = load(model)
+    graph = load(model, folder=folder)
     named = named_values(graph)
     plan = restored(graph, plan_of(graph, named))
     if plan is None:

@@ -196,6 +196,11 @@ def local_type(type_: TensorType, layout: Layout, mesh: Mesh) -> TensorType | No
 
 
 @cache
+def known_size(shape: Shape) -> int:
+    """The product of the dims that do not depend on data."""
+    return math.prod(dim for dim in shape if isinstance(dim, int))
+
+
 def sent(mesh: Mesh) -> Cost:
     """The bytes that each device sends in a step."""
 
@@ -213,7 +218,7 @@ def larger(step: Step, type_: TensorType, mesh: Mesh) -> int:
         part = local_type(type_, layout, mesh)
         assert part is not None
         assert part.shape is not None
-        sizes.append(math.prod(part.shape))  # type: ignore[arg-type]
+        sizes.append(known_size(part.shape))
     return -(-max(sizes) * type_.dtype.bits // 8)
 
 

@@ -25,6 +25,7 @@ from .layout import Layout, replicated
 from .mesh import Mesh
 from .partition import Decisions
 from .stages import ordered
+from .ways import is_fixed
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ def saved(
             raise UsageError(f"the plan is about {each!r}, which is not of the graph")
     for op, choice in decisions.choices.items():
         layouts = (*choice.operands, *choice.results)
-        if any(layout != whole for layout in layouts):
+        if any(layout != whole for layout in layouts) and not is_fixed(op):
             about = found.setdefault(_read(graph, op), {})
             about["operands"] = [layout_text(x) for x in choice.operands]
             about["results"] = [layout_text(x) for x in choice.results]
     for value, layout in decisions.given.items():
-        if layout != whole:
+        if layout != whole and value.ints is None:
             found.setdefault(value, {})["layout"] = layout_text(layout)
     bounds = [0, *cuts, len(graph.ops)] if cuts else []
     ops = ordered(graph)

@@ -114,6 +114,9 @@ class _Search:
             if weak and columns is not every:  # a better plan leaves fewer columns
                 self._integral(columns[reduced <= _FIRST * abs(low)], brief=True)
             near = reduced <= self.value - low
+            if not near.any():  # rounding put the best plan below its bound
+                self.bound = min(self.bound, low)
+                continue
             columns, x = columns[near], relaxed.x[near]
             parts = None
             if weak and len(columns) > _FEW:

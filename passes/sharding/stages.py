@@ -20,9 +20,12 @@ from graphopt.exporter.naming import Names
 from graphopt.exporter.order import ranks_of
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
+from graphopt.types import DType
 from graphopt.weights import Tensor
 
 from .cuts import Cut, cut
+from .machine import Link, Machine
+from .mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,27 @@ class Rates:
     link: float
     latency: float = 0.0
     memory: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        target: str,
+        count: int,
+        link: Link | None = None,
+        dtype: DType = DType.F32,
+    ) -> Rates:
+        """Those of a target's devices (``ort-cuda:h100``), ``count`` in a row.
+
+        ``link`` is the one between two of them, by default the device's own; ``dtype``
+        that of products. Raises UsageError for an unknown device.
+        """
+        line = Mesh((("stage", count),))
+        machine = Machine.of(target, line, {} if link is None else {"stage": link})
+        (between,) = machine.links
+        device = machine.device
+        flops = machine.efficiency * device.flops_per_second(dtype)
+        bandwidth, memory = device.bandwidth, device.memory
+        return cls(flops, bandwidth, between.beta, between.alpha, memory)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,15 @@ from graphopt.dims import Shape
 from graphopt.index import Combiner, Partial, Split, State
 from graphopt.types import TensorType
 
-from .layout import REPLICATED, Layout, Step, is_partial, local_shape, steps
+from .layout import (
+    REPLICATED,
+    Layout,
+    Step,
+    is_partial,
+    known_size,
+    local_shape,
+    steps,
+)
 from .machine import Machine
 from .mesh import Mesh
 
@@ -122,8 +129,12 @@ class States:
 
 
 def local_bytes(type_: TensorType, layout: Layout, mesh: Mesh) -> int:
-    """Bytes of a device's part; all of them where the mesh does not divide it."""
+    """Bytes of a device's part; all of them where the mesh does not divide it.
+
+    A dim that depends on data counts as 1.
+    """
     shape = type_.shape or ()
     local = local_shape(shape, layout, mesh)
     bits = 0 if type_.dtype is None else type_.dtype.bits
-    return -(-math.prod(shape if local is None else local) * bits // 8)  # type: ignore[arg-type]
+    return -(-known_size(shape if local is None else local) * bits // 8)
+

@@ -20,7 +20,7 @@ from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
 from .choices import Choice, localized, part_type
-from .layout import Layout, replicated
+from .layout import Layout, known_size, replicated
 from .machine import TIE, Machine
 from .mesh import Mesh
 from .states import local_bytes
@@ -121,6 +121,6 @@ def _touched(op: Op) -> list[float | None]:
         bits = 0 if value is None or value.dtype is None else value.dtype.bits
         alone[at] = bits / 8
         moved: Any = index.bytes_moved(domain, alone)
-        whole = math.prod(value.shape or ()) * bits / 8 if value is not None else 0.0
+        whole = known_size(value.shape or ()) * bits / 8 if value is not None else 0.0
         found.append(float(moved) if isinstance(moved, int) and moved < whole else None)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from transformers import transformer, weight
+from small_transformers import transformer, weight
 
 from graphopt import ops
 from graphopt.ir import Graph, Op, Parameter

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from small_transformers import transformer
 from test_planner import planner
-from transformers import transformer
 
 from graphopt.index import Replicated, Split
 from graphopt.ir import Op

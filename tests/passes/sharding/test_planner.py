@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from transformers import transformer, weight
+from small_transformers import transformer, weight
 
 from graphopt import ops
 from graphopt.errors import UsageError

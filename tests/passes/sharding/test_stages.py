@@ -17,6 +17,7 @@ from graphopt.exporter import to_proto
 from graphopt.inputs import random_inputs, usual
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.passes.sharding.cuts import NoCut
+from graphopt.passes.sharding.machine import Link
 from graphopt.passes.sharding.stages import (
     Line,
     Rates,
@@ -68,6 +69,21 @@ def test_what_is_made_before_and_read_behind_crosses() -> None:
     assert line.crossing == (one, *[2 * one] * 6)
     assert not line.unknown
     assert all(seconds > 0 for seconds in line.seconds)
+
+
+def test_rates_of_a_device_by_its_name() -> None:
+    near = Rates.of("ort-cuda:h100", 4)
+    far = Rates.of("h100", 64)  # more than a node holds
+    assert near.memory == far.memory
+    assert near.memory is not None
+    assert near.memory > 70 << 30
+    assert near.link > far.link
+    assert near.latency < far.latency
+    assert Rates.of("h100", 4, dtype=DType.BF16).flops > near.flops
+    slow = Rates.of("h100", 4, Link(alpha=1e-3, beta=1e6))
+    assert (slow.latency, slow.link) == (1e-3, 1e6)
+    with pytest.raises(UsageError, match="unknown device"):
+        Rates.of("ort-cuda:abacus", 2)
 
 
 def test_no_cut_where_a_size_is_not_known() -> None:
