@@ -20,6 +20,7 @@ class Network:
     dtype: DType = DType.BF16
     inputs: list[Parameter] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def graph(self, **outputs: Value) -> Graph:
         named = {**outputs, **self.outputs}
@@ -31,6 +32,9 @@ class Network:
         return made
 
     def weight(self, *shape: int) -> Value:
+        if np.prod(shape) <= 1 << 14:  # equal small ones would be one
+            drawn = self.rng.standard_normal(shape)
+            return ops.Constant(drawn.astype(self.dtype.numpy))
         one = np.zeros((), self.dtype.numpy)
         return ops.Constant(Tensor(self.dtype, shape, np.broadcast_to(one, shape)))
 

@@ -162,7 +162,7 @@ def deep(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             machine = Machine.of(options.target, Mesh.parse(mesh))
             free = Planner(graph, machine).plan(seconds=options.seconds)
             apart = free.memory - _stored(Planner(graph, machine), free)
-            for share in (None, 0.5, 0.25, 0.15):
+            for share in dict.fromkeys((None, options.share)):
                 room = math.inf if share is None else share * weights + apart
                 wall, cpu = time.perf_counter(), time.process_time()
                 try:
@@ -184,7 +184,8 @@ def deep(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 room_text = "all" if share is None else f"{share:g} of the weights"
                 print(
                     f"| {mesh} | {regime} | {room_text} | {plan.seconds * 1e3:.3f}"
-                    f" | {row['gap']:.0e} | {row['columns']} | {wall:.1f} | {cpu:.1f} |",
+                    f" | {row['gap']:.0e} | {row['columns']}"
+                    f" | {wall:.1f} | {cpu:.1f} |",
                     flush=True,
                 )
                 yield row

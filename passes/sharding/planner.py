@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from graphopt.errors import UsageError
 from graphopt.index import Combiner, Partial
@@ -27,6 +27,10 @@ from .states import States, local_bytes
 from .timing import Timing
 from .ways import is_fixed
 
+FEWER: Final = 3
+"""Rounds of folding for three mesh axes and more, where a node has many options."""
+ROUGH: Final = 1e-2
+"""The gap of a plan that only shows how much is alive."""
 CUTS: Final = 12
 """How often a plan is made anew whose activations do not fit."""
 
@@ -52,8 +56,8 @@ class Planner:
     """The problem of one graph on one machine, to be solved under several conditions.
 
     ``inputs`` and ``outputs`` fix layouts by name; all others are chosen, none of them
-    partial. All dims of the graph are known. Raises UsageError for layouts that the
-    mesh does not divide.
+    partial. All dims of the graph are known. ``rounds`` is for `folding.fold`. Raises
+    UsageError for layouts that the mesh does not divide.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Planner:
         *,
         inputs: Mapping[str, Layout] | None = None,
         outputs: Mapping[str, Layout] | None = None,
-        rounds: int | None = ROUNDS,
+        rounds: int | Literal["auto"] | None = "auto",
     ) -> None:
         self.graph = graph
         self.machine = machine
@@ -72,6 +76,8 @@ class Planner:
         labels: dict[Op | Parameter, Layout | None] = {
             p: self._inputs.get(p.name) for p in graph.inputs
         }
+        if rounds == "auto":
+            rounds = ROUNDS if len(machine.mesh.axes) < 3 else FEWER
         self.folded = fold(graph, rounds, labels, self._ends)
         self.choices: list[Sequence[Choice]] = []
         self.timings: list[Timing | None] = []
@@ -169,14 +175,17 @@ class Planner:
         """
         allowed = self._allowed(fix or {}, store or {})
         problem = replace(self.problem, limit=memory)
+        rough = memory < self.problem.most_bytes  # first a plan to see what is alive
         for _ in range(CUTS):
-            solution = solve(problem, allowed=allowed, seconds=seconds, gap=gap)
+            within, near = (seconds / 2, max(gap, ROUGH)) if rough else (seconds, gap)
+            solution = solve(problem, allowed=allowed, seconds=within, gap=near)
             found = self._sharding(solution)
-            if found.memory <= memory:
+            if found.memory > memory:
+                row = self._row(solution, memory)
+                problem = replace(problem, rows=(*problem.rows, row))
+            elif (solution.proved and solution.gap <= gap) or not rough:
                 return found
-            problem = replace(
-                problem, rows=(*problem.rows, self._row(solution, memory))
-            )
+            rough = False
         raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
 
     def _allowed(

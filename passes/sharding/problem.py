@@ -79,6 +79,12 @@ class Problem:
     rows: tuple[Row, ...] = ()
 
     @cached_property
+    def most_bytes(self) -> float:
+        """The most that all nodes may occupy."""
+        most = (n.times * max(o.bytes for o in n.options) for n in self.nodes)
+        return float(sum(most))
+
+    @cached_property
     def fixed_bytes(self) -> float:
         """The least that all nodes occupy."""
         least = (n.times * min(o.bytes for o in n.options) for n in self.nodes)

@@ -9,11 +9,16 @@ on the bytes of one of these. HiGHS solves the relaxations, and what is left.
 
 from __future__ import annotations
 
+import ctypes
 import heapq
 import itertools
 import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +28,9 @@ from graphopt.errors import GraphoptError
 from .columns import Columns
 
 _FIRST: Final = 2e-3  # columns of so much reduced cost, relatively, are tried first
-_WEAK: Final = 1e-2  # gaps of a relaxation above which it is branched
+_WEAK: Final = 1e-3  # gaps of a relaxation above which it is branched
+_GOOD: Final = 1e-3  # gaps at which a plan is good enough to leave columns out by
+_SHARE: Final = 0.25  # of the time, for one such plan
 _FEW: Final = 2000  # columns for which it is not
 
 
@@ -53,14 +60,38 @@ def search(program: Columns, seconds: float, gap: float) -> Optimum:
     return _Search(program, time.perf_counter() + seconds, gap).run()
 
 
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Let HiGHS, which prints where it mends a plan, do so on stderr.
+
+    Where there is no C library to be asked, as on Windows, or no such descriptor,
+    nothing is done.
+    """
+    try:
+        flush = ctypes.CDLL(None).fflush
+        flush(None)
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except (AttributeError, OSError, TypeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 class _Search:
     def __init__(self, program: Columns, deadline: float, gap: float) -> None:
         self.program = program
         self.deadline = deadline
+        self.brief = _SHARE * self._left()
         self.gap = gap
-        self.value = math.inf
+        self.value = inf
         self.x: Any = None
-        self.bound = math.inf
+        self.bound = inf
         """The least of what is proved of the parts that are done with."""
 
     def run(self) -> Optimum:
@@ -69,6 +100,8 @@ class _Search:
         root = None if columns is None else self._relaxed(columns)
         if root is None:
             raise NoPlan(_NONE)
+        if root.status:
+            raise NoPlan("not even the relaxation was solved in time")
         self._start(columns, root)
         every = columns
         pending = [(float(root.fun), next(number), columns, root)]
@@ -79,7 +112,7 @@ class _Search:
                 break
             reduced, weak = relaxed.lower.marginals, self._is_weak(low)
             if weak and columns is not every:  # a better plan leaves fewer columns
-                self._integral(columns[reduced <= _FIRST * abs(low)])
+                self._integral(columns[reduced <= _FIRST * abs(low)], brief=True)
             near = reduced <= self.value - low
             if not near.any():  # rounding put the best plan below its bound
                 self.bound = min(self.bound, low)
@@ -94,7 +127,9 @@ class _Search:
             for each in parts:
                 part = self.program.possible(each)
                 inner = None if part is None else self._relaxed(part)
-                if inner is not None:
+                if inner is not None and inner.status:
+                    self.bound = min(self.bound, low)  # no time is left for this part
+                elif inner is not None:
                     above = max(low, float(inner.fun))
                     heapq.heappush(pending, (above, next(number), part, inner))
         if self.x is None:
@@ -113,10 +148,12 @@ class _Search:
         allowance = _FIRST * abs(float(root.fun))
         while self.x is None and self._left() > 0:
             near = columns[root.lower.marginals <= allowance]
-            found = self._integral(near)
+            found = self._integral(near, brief=True)
             if found.x is None and found.status == 2 and len(near) == len(columns):
                 raise NoPlan(_NONE)
-            allowance *= 8
+            if found.status == 2:
+                allowance *= 8
+            self.brief *= 2
 
     def _finish(self, columns: Any, low: float) -> None:
         """The best plan of these columns; with others it is no better than the best."""
@@ -127,17 +164,23 @@ class _Search:
         if found.status != 2:
             self.bound = min(self.bound, low)
 
-    def _integral(self, columns: Any) -> Any:
+    def _integral(self, columns: Any, *, brief: bool = False) -> Any:
+        """What HiGHS finds with these columns alone; ``brief``: something good."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         program = self.program
-        found: Any = milp(
-            program.prices[columns],
-            integrality=program.whole[columns],
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(program.matrix[:, columns], *program.bounds),
-            options={"time_limit": max(0.5, self._left()), "mip_rel_gap": self.gap},
-        )
+        matrix, limit = program.matrix[:, columns], self.brief if brief else inf
+        with _stdout_kept():
+            found: Any = milp(
+                program.prices[columns],
+                integrality=program.whole[columns],
+                bounds=Bounds(0, 1),
+                constraints=LinearConstraint(matrix, *program.bounds),
+                options={
+                    "time_limit": max(0.5, min(self._left(), limit)),
+                    "mip_rel_gap": _GOOD if brief else self.gap,
+                },
+            )
         if found.x is not None and found.fun < self.value:
             self.value = float(found.fun)
             self.x = np.zeros(program.count)
@@ -145,7 +188,10 @@ class _Search:
         return found
 
     def _relaxed(self, columns: Any) -> Any:
-        """The optimum without integrality, and its reduced costs; None without any."""
+        """The optimum without integrality, with reduced costs; None without any.
+
+        ``status`` is not 0 where the time did not do.
+        """
         from scipy.optimize import linprog
         from scipy.sparse import vstack
 
@@ -165,8 +211,4 @@ class _Search:
             method="highs",
             options={"time_limit": max(0.5, self._left())},
         )
-        if found.status == 2:
-            return None
-        if found.status != 0:
-            raise NoPlan("not even the relaxation was solved in time")
-        return found
+        return None if found.status == 2 else found

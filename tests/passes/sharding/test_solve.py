@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +118,26 @@ def test_what_two_readers_want_is_made_once() -> None:
     problem = Problem([source, reader, reader], [Carried(of, (0, 0), ((1, 0), (2, 0)))])
     once = of.distances[of.number[P,], of.number[R,]]
     assert solve(problem).seconds == pytest.approx(3e-6 + once)
+
+
+def test_what_the_solver_prints_stays_off_stdout(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """HiGHS prints from C, where it mends a plan."""
+    from scipy import optimize
+
+    plain = optimize.milp
+
+    def loud(*args: object, **options: object) -> object:
+        os.write(1, b"tmpSolver.run();")
+        return plain(*args, **options)
+
+    monkeypatch.setattr(optimize, "milp", loud)
+    solve(random_problem(3))
+    os.write(1, b"mine")
+    out, err = capfd.readouterr()
+    assert out == "mine"
+    assert "tmpSolver" in err
 
 
 # --- shrinking ----------------------------------------------------------------------
