@@ -47,15 +47,19 @@ HEAD: Final = 128
 def unpacked(graph: Graph) -> Graph:
     """The graph with packed projections taken apart; all its sizes are known."""
     changed: dict[Value, Value] = {}
+    parts = _Parts(graph)
     for op in graph.ops:
         for value, packed, dim, start, stop in _cuts(op):
             if not _read_once(graph, packed):
                 continue
-            part = _piece(graph, packed, dim, start, stop)
+            part = parts.of(packed, dim, start, stop)
             if part is not None:
                 gone = isinstance(op, Gather)
                 changed[value] = Squeeze(part, vector(dim)) if gone else part
-    return substitute(graph, changed) if changed else graph
+    if not changed:
+        return graph
+    made = substitute(graph, changed)
+    return made.replace(names={**parts.names, **made.names})
 
 
 def _cuts(op: Op) -> Iterator[tuple[Value, Value, int, int, int]]:
@@ -109,71 +113,92 @@ def _read_once(graph: Graph, packed: Value) -> bool:
     return isinstance(whole, int) and taken <= whole
 
 
-def _piece(graph: Graph, value: Value, dim: int, start: int, stop: int) -> Value | None:
-    """The positions of a dim of what a product with a weight gives, by that alone."""
-    op = value.op
-    if op is None or value.shape is None or value in graph.outputs:
+class _Parts:
+    """Parts of what products with weights give, each by a product of its own.
+
+    ``names`` are those of the weights that this makes.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.names: dict[Value, str] = {}
+
+    def of(self, value: Value, dim: int, start: int, stop: int) -> Value | None:
+        """Positions of a dim of a value, by a product that gives them alone."""
+        op = value.op
+        if op is None or value.shape is None or value in self.graph.outputs:
+            return None
+        shape, size = list(value.shape), stop - start
+        x = op.operands[0] if op.operands else None
+        if isinstance(op, Constant):
+            return self._view(op, dim, start, stop)
+        if isinstance(op, MatMul):
+            weight = op.operands[1]
+            if dim != len(shape) - 1 or not isinstance(weight, Constant):
+                return None
+            return MatMul(x, self._view(weight, weight.rank - 1, start, stop))  # type: ignore[operator]
+        if isinstance(op, Gemm):
+            return self._of_gemm(op, dim, start, stop)
+        if isinstance(op, Transpose):
+            perm = op.order(len(shape))
+            if x is None:
+                return None
+            inner = self.of(x, perm[dim], start, stop)
+            return None if inner is None else op.with_operands((inner,))
+        if isinstance(op, Reshape) and x is not None and x.shape is not None:
+            source = _major(x.shape, shape, dim)
+            if source is None:
+                return None
+            times = math.prod(shape[dim + 1 : dim + 1 + source[1]])
+            inner = self.of(x, source[0], start * times, stop * times)
+            shape[dim] = size
+            return (
+                None if inner is None else Reshape(inner, vector(*shape), allowzero=1)
+            )
+        if isinstance(op, Add | Mul):
+            return self._of_pair(op, dim, start, stop)
         return None
-    shape, size = list(value.shape), stop - start
-    x = op.operands[0] if op.operands else None
-    if isinstance(op, Constant):
-        return _view(op, dim, start, stop)
-    if isinstance(op, MatMul):
-        weight = op.operands[1]
-        if dim != len(shape) - 1 or not isinstance(weight, Constant):
-            return None
-        return MatMul(x, _view(weight, weight.rank - 1, start, stop))  # type: ignore[operator]
-    if isinstance(op, Gemm):
-        return _of_gemm(op, dim, start, stop)
-    if isinstance(op, Transpose):
-        perm = op.order(len(shape))
-        if x is None:
-            return None
-        inner = _piece(graph, x, perm[dim], start, stop)
-        return None if inner is None else op.with_operands((inner,))
-    if isinstance(op, Reshape) and x is not None and x.shape is not None:
-        source = _major(x.shape, shape, dim)
-        if source is None:
-            return None
-        times = math.prod(shape[dim + 1 : dim + 1 + source[1]])
-        inner = _piece(graph, x, source[0], start * times, stop * times)
-        shape[dim] = size
-        return None if inner is None else Reshape(inner, vector(*shape), allowzero=1)
-    if isinstance(op, Add | Mul):
-        return _of_pair(graph, op, dim, start, stop)
-    return None
 
-
-def _of_gemm(op: Gemm, dim: int, start: int, stop: int) -> Value | None:
-    x, weight, bias = (op.operand(i) for i in range(3))
-    if dim != 1 or not isinstance(weight, Constant):
-        return None
-    part = _view(weight, 0 if op.transB else 1, start, stop)
-    if bias is None:
-        return op.with_operands((x, part))
-    if bias.shape and bias.shape[-1] != 1:
-        if not isinstance(bias, Constant):
+    def _of_gemm(self, op: Gemm, dim: int, start: int, stop: int) -> Value | None:
+        x, weight, bias = (op.operand(i) for i in range(3))
+        if dim != 1 or not isinstance(weight, Constant):
             return None
-        bias = _view(bias, len(bias.shape) - 1, start, stop)
-    return op.with_operands((x, part, bias))
+        part = self._view(weight, 0 if op.transB else 1, start, stop)
+        if bias is None:
+            return op.with_operands((x, part))
+        if bias.shape and bias.shape[-1] != 1:
+            if not isinstance(bias, Constant):
+                return None
+            bias = self._view(bias, len(bias.shape) - 1, start, stop)
+        return op.with_operands((x, part, bias))
 
+    def _of_pair(self, op: Op, dim: int, start: int, stop: int) -> Value | None:
+        """A part of a sum or product with a constant."""
+        assert op.shape is not None
+        made: list[Value] = []
+        constant = False
+        for operand in op.operands:
+            assert operand is not None
+            lead = len(op.shape) - (operand.rank or 0)
+            at = dim - lead
+            own = operand.shape[at] if operand.shape is not None and at >= 0 else 1
+            constant |= isinstance(operand, Constant)
+            part = operand if own == 1 else self.of(operand, at, start, stop)
+            if part is None:
+                return None
+            made.append(part)
+        return op.with_operands(made) if constant else None
 
-def _of_pair(graph: Graph, op: Op, dim: int, start: int, stop: int) -> Value | None:
-    """A part of a sum or product with a constant."""
-    assert op.shape is not None
-    made: list[Value] = []
-    constant = False
-    for operand in op.operands:
-        assert operand is not None
-        lead = len(op.shape) - (operand.rank or 0)
-        at = dim - lead
-        own = operand.shape[at] if operand.shape is not None and at >= 0 else 1
-        constant |= isinstance(operand, Constant)
-        part = operand if own == 1 else _piece(graph, operand, at, start, stop)
-        if part is None:
-            return None
-        made.append(part)
-    return op.with_operands(made) if constant else None
+    def _view(self, weight: Constant, dim: int, start: int, stop: int) -> Constant:
+        """Some positions of a dim of a weight; its data stays where it is."""
+        old = weight.tensor
+        shape = (*old.shape[:dim], stop - start, *old.shape[dim + 1 :])
+        index = (slice(None),) * dim + (slice(start, stop),)
+        part = Constant(Tensor(old.dtype, shape, old.array()[index]))
+        name = self.graph.names.get(weight)
+        if name:
+            self.names[part] = f"{name}[{start}:{stop}]"
+        return part
 
 
 def _major(
@@ -196,14 +221,6 @@ def _major(
             return None
         before *= extent
     return None
-
-
-def _view(weight: Constant, dim: int, start: int, stop: int) -> Constant:
-    """Some positions of a dim of a weight; its data stays where it is."""
-    old = weight.tensor
-    shape = (*old.shape[:dim], stop - start, *old.shape[dim + 1 :])
-    index = (slice(None),) * dim + (slice(start, stop),)
-    return Constant(Tensor(old.dtype, shape, old.array()[index]))
 
 
 # --- remainders ---------------------------------------------------------------------
