@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, TypeAlias
@@ -95,7 +95,8 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         found += _windows(op, domain)
         found += _lookups(op, domain)
     if isinstance(op, Composite) and op.deterministic:
-        found += [Way(x, "opened") for x in openings(op)]
+        others = [way.strategy for way in found]
+        found += [Way(x, "opened") for x in openings(op, others)]
     if isinstance(op, If | Loop | Scan):
         found += [Way(x, "region") for x in region_strategies(op)]
     unique: dict[tuple[object, object], Way] = {}
@@ -310,10 +311,11 @@ def value_bytes(value: Value) -> float:
     return size * type_.dtype.bits / 8
 
 
-def openings(op: Composite) -> Iterator[Strategy]:
+def openings(op: Composite, others: Sequence[Strategy]) -> Iterator[Strategy]:
     """The strategies by which the body runs, with small values exchanged inside.
 
     One operand is split, or two along dims of one length; the others are replicated.
+    Left out is what one of the ``others`` gives as cheaply, its operands resharded.
     """
     body = inside(op)
     if not body or any(v is not None and not _is_sized(v) for v in op.operands):
@@ -329,7 +331,22 @@ def openings(op: Composite) -> Iterator[Strategy]:
         operands = [
             REPLICATED if v is None else given.get(v, REPLICATED) for v in op.operands
         ]
-        yield Strategy(None, tuple(operands), tuple(results))
+        strategy = Strategy(None, tuple(operands), tuple(results))
+        if not any(_serves(op, other, strategy, found.moved) for other in others):
+            yield strategy
+
+
+def _serves(op: Op, other: Strategy, wanted: Strategy, moved: float) -> bool:
+    """True where the other strategy, after resharding, sends no more bytes."""
+    if other.results != wanted.results:
+        return False
+    sent = 0.0
+    for value, has, takes in zip(
+        op.operands, wanted.operands, other.operands, strict=True
+    ):
+        if value is not None:
+            sent += value_bytes(value) * _weight(has, takes)
+    return sent <= moved
 
 
 def _seeds(op: Op) -> Iterator[dict[Value, State]]:
