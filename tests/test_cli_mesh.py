@@ -109,3 +109,17 @@ def test_a_file_keeps_its_plan_and_runs_by_it(
     for name, array in np.load(out).items():
         np.testing.assert_allclose(array, truth[name], rtol=1e-4, atol=1e-5)
     assert not any("mesh" in op.domain for op in graphopt.load(planned).ops)
+
+
+@pytest.mark.tpu
+def test_chips_that_are_not_here_are_compiled_for(
+    digits: Path, command: Command
+) -> None:
+    pytest.importorskip("libtpu")
+    target = ("--target", "xla-tpu:v5e:4x4", "--dim", "batch=16", "--json")
+    code, out, err = command("inspect", digits, "--mesh", "4x4", *target)
+    assert code == 0, err
+    compiled = json.loads(out)["compiled"]
+    assert compiled["status"] == "compiled, not executed"
+    assert 0 < compiled["memory"]["hbm_bytes"] < compiled["memory"]["hbm_limit_bytes"]
+    assert compiled["sent"]["bytes"] == compiled["sent"]["foreseen_bytes"]

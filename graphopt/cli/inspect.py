@@ -21,6 +21,7 @@ from ..importer import load
 from ..inputs import usual
 from ..ir import Graph
 from ..lowering import Compiler
+from ..lowering.xla.platforms import is_described
 from ..report import kinds_of, table
 from ..specialize import specialize
 from .arguments import (
@@ -38,6 +39,7 @@ from .progress import Slow
 
 if TYPE_CHECKING:
     from ..lowering.xla.report import Examined
+    from ..sharded import Sharded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,8 +204,35 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
         found = {**mesh_facts(made), "hand": hand_facts(made)}
     if draw is not None:
         draw(found, f"{options.model.name} on a mesh")
-    say(options, mesh_lines(found), name=graph.name, target=target, **found)
+    lines = [*mesh_lines(found)]
+    if is_described(target):
+        with Slow(options, f"compiling for {target}"):
+            compiled = examined_on_mesh(options, made)
+        found["compiled"] = compiled
+        lines += ["", *_lines_of_mesh(compiled)]
+    say(options, lines, name=graph.name, target=target, **found)
     return 0
+
+
+def examined_on_mesh(options: argparse.Namespace, made: Sharded) -> dict[str, Any]:
+    """What the compiler of TPUs that are not here says of the program."""
+    target: Any = target_of(options, runs=False)
+    examined: dict[str, Any] = target.examine_on_mesh(made.program).to_json()
+    return examined
+
+
+def _lines_of_mesh(found: Mapping[str, Any]) -> Iterator[str]:
+    """What was compiled, for people."""
+    memory, sent = found["memory"], found["sent"]
+    yield f"{found['target']}: {found['status']}"
+    rows = [
+        ("HBM that a device takes", f"{memory['hbm_bytes']:,}"),
+        ("HBM of the device", f"{memory['hbm_limit_bytes']:,}"),
+        ("weights on a device", f"{found['weight_bytes']:,}"),
+        ("bytes that it sends", f"{sent['bytes']:,}"),
+        ("as the plan says", f"{sent['foreseen_bytes']:,}"),
+    ]
+    yield from table(rows)
 
 
 Draw: TypeAlias = Callable[[Mapping[str, Any], str], str]

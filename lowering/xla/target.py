@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import jax
 
@@ -25,6 +25,11 @@ from .platforms import PLATFORMS, precision_of, refuse_described
 from .program import Program
 from .report import Examined
 from .topology import Topology, devices, libtpu_version, parse
+
+if TYPE_CHECKING:
+    from graphopt.passes.sharding import Program as MeshProgram
+
+    from .mesh_report import MeshExamined
 
 _INSTALL: Final = {
     "cpu": "pip install 'graphopt[jax]'",
@@ -116,6 +121,18 @@ class Tpu(Xla):
     def open(self, model: Model) -> Executable:
         refuse_described(self.name)
         return super().open(model)
+
+    def examine_on_mesh(self, program: MeshProgram) -> MeshExamined:
+        """Compile a program for a mesh of these devices. Raises UsageError, DoesNotFit.
+
+        Also UnsupportedModel for what XLA refuses.
+        """
+        from .mesh_report import examine_on_mesh
+
+        used = {**self.used(), "devices": None}
+        return examine_on_mesh(
+            program, devices(self.topology), used, precision=self.precision
+        )
 
     @property
     def device(self) -> Any:
