@@ -145,24 +145,6 @@ def test_a_value_that_is_read_in_two_layouts_is_listed() -> None:
     assert not faults(made.model)
 
 
-def test_operands_that_do_not_lie_together_are_listed() -> None:
-    """An op may run on them all the same, and exchange something inside."""
-    x = Parameter(tensor(DType.F32, 4, 16), "x")
-    value = ops.Gemm(x, weight(16, 16), weight(16))
-    graph = Graph([x], [ops.Relu(value)], output_names=["y"], header=HEADER)
-    product = ordered(graph)[0]
-    mesh = Mesh.parse("2")
-    (choice,) = (
-        c
-        for c in choices(product, mesh)
-        if " ".join(map(layout_text, c.operands)) == "S(1) R R"
-    )
-    plan = saved(graph, mesh, Decisions({product: choice}))
-    made = annotate(to_proto(annotated(graph, plan)))
-    assert "'x' and 'constant' share an axis" in "\n".join(made.left_out)
-    assert faults(made.model) == []
-
-
 @pytest.mark.parametrize("mesh", ["4", "2x2", "2x2x2", "1x4"])
 def test_devices_hold_what_they_do_in_the_oracle(mesh: str) -> None:
     """Against the parts that are cut there: each device has the shard that it holds."""

@@ -113,7 +113,8 @@ class States:
         arcs, count = self.arcs, len(self)
         if not len(arcs):
             return np.where(np.eye(count, dtype=bool), 0.0, np.inf)
-        matrix = coo_array((arcs.seconds, (arcs.tails, arcs.heads)), (count, count))
+        ends = (arcs.tails.astype(np.int32), arcs.heads.astype(np.int32))
+        matrix = coo_array((arcs.seconds, ends), (count, count))
         return dijkstra(matrix.tocsr())
 
     @cached_property
