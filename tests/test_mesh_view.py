@@ -108,7 +108,7 @@ def test_the_layer_is_found_and_is_a_flow() -> None:
     assert flow["times"] >= 2
     rows = flow["rows"]
     assert [row["op"] for row in rows].count("MatMul") == 2
-    assert len(flow["given"]) == 1
+    assert 1 <= len(flow["given"]) <= 2  # a value may come in two layouts
     assert [row["leaves"] for row in rows] == [False] * (len(rows) - 1) + [True]
     for i, row in enumerate(rows):
         assert all(-len(flow["given"]) <= read < i for read in row["reads"])
