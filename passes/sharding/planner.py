@@ -85,8 +85,8 @@ class Planner:
         self._states: dict[TensorType, States] = {}
         nodes = [self._node(members) for members in self.folded.classes]
         self._combiners = _combiners(nodes)
-        self.outputs: dict[Value, int] = {}
-        """The node of each output."""
+        self.outputs: dict[tuple[Value, Layout | None], int] = {}
+        """The node of each output, by what fixes its layout."""
         carried = [c for p in self.folded.passed if (c := self._carried(p, nodes))]
         self.problem = Problem(nodes, carried)
 
@@ -135,7 +135,8 @@ class Planner:
         for use in passed.uses:
             if use.reader < 0:
                 kept = self._kept(value, use.end)  # type: ignore[arg-type]
-                self.outputs.update(dict.fromkeys(passed.values, len(nodes)))
+                ends = [(v, use.end) for v in passed.values]
+                self.outputs.update(dict.fromkeys(ends, len(nodes)))  # type: ignore[arg-type]
                 sinks.append((len(nodes), 0))
                 options = [Option((x,), (), 0.0, n) for x, n in kept]
                 nodes.append(Node("output", options, times))
@@ -221,7 +222,8 @@ class Planner:
                 elif isinstance(item, Parameter | Constant):
                     given[item] = node.options[k].gives[0]
         nodes = self.problem.nodes
-        ends = [self.outputs.get(value) for value in self.graph.outputs]
+        pairs = zip(self.graph.outputs, self._ends, strict=True)
+        ends = [self.outputs.get(pair) for pair in pairs]
         outputs = tuple(
             [None if n is None else nodes[n].options[chosen[n]].wants[0] for n in ends]
         )

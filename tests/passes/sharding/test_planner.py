@@ -179,3 +179,12 @@ def test_a_weight_read_twice_is_stored_once() -> None:
     assert plan.decisions.given[table] == (S0,)
     assert plan.stored == table.tensor.nbytes // 8 + 2 * 8 * 64 * 4
     assert math.isclose(plan.sent["AllReduce"], 2 * 7 / 8 * 8 * 64 * 4)
+
+
+def test_a_value_with_two_names_lies_as_each_is_asked_for() -> None:
+    x = Parameter(TensorType(DType.F32, (4, 4)), "x")
+    y = ops.Relu(x)
+    graph = Graph([x], [y, y], output_names=["parted", "whole"])
+    asked: dict[str, Layout] = {"parted": (S0,), "whole": (R,)}
+    plan = planner(graph, "2", outputs=asked).plan()
+    assert plan.decisions.outputs == ((S0,), (R,))
