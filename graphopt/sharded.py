@@ -14,7 +14,6 @@ from .ir import Graph
 from .limits import DoesNotFit
 from .lowering import Executable, graph_of, on_mesh
 from .passes.sharding import Decisions, Mesh, Program, partition
-from .passes.sharding.layout import replicated
 from .passes.sharding.machine import Link, Machine
 from .passes.sharding.packing import padded, unpacked
 from .passes.sharding.planner import Planner, Sharding
@@ -94,11 +93,9 @@ def shard(
         graph = optimize(graph, level=level, check="off").graph
     graph = padded(unpacked(graph), wanted.devices)
     machine = Machine.of(target, wanted, links)
-    whole = replicated(wanted)
-    defaults = {p.name: whole for p in graph.inputs if p.default is not None}
     limit = machine.device.memory if max_memory is None else max_memory
     try:
-        planner = Planner(graph, machine, inputs=defaults)
+        planner = Planner(graph, machine)
         plan = planner.plan(limit, seconds=seconds)
     except NoPlan as error:
         raise DoesNotFit(
