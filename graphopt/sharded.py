@@ -22,6 +22,7 @@ from .passes.sharding.solve import SECONDS, NoPlan
 from .plan import Plan, plan_of
 from .provenance import named_values
 from .specialize import specialize
+from .types import TensorType
 
 if TYPE_CHECKING:
     from .lowering import Holder, Model
@@ -107,11 +108,25 @@ def shard(
 def sized(graph: Graph, dims: Mapping[str, int]) -> Graph:
     """The graph with all dims of its inputs known; those not given are usual ones.
 
-    Raises UsageError for dims that the model does not take.
+    Raises UsageError for dims that the model does not take, and for inputs whose rank
+    is not known.
     """
+    check_ranks(graph)
     sizes = usual(graph, dims)
     fixed = {name.removeprefix("?"): size for name, size in sizes.items()}
     return specialize(graph, fixed).graph
+
+
+def check_ranks(graph: Graph) -> None:
+    """Raises UsageError for an input whose rank is not known."""
+    for parameter in graph.inputs:
+        type_ = parameter.type
+        if isinstance(type_, TensorType) and type_.shape is None:
+            raise UsageError(
+                f"the rank of input {parameter.name!r} is not known, and a plan for a"
+                " mesh needs all sizes: give them, as --input-shape"
+                f" {parameter.name}=1,128"
+            )
 
 
 def resumed(
