@@ -405,6 +405,8 @@ def _attention(op: Attention, operands: Operands, local: Local) -> Made:
         return miss("where its queries are depends on lengths", op)
     mask = operands[3] if len(operands) > 3 else None
     past, keys = op.operand(4), cast(int, local.extents["t"])
+    if mask is not None and (not mask.shape or mask.shape[-1] != keys):
+        return miss("its mask tells of some keys only, and hides the others", op)
     row: Value = place.positions()
     if past is not None and past.shape is not None:
         row = Add(row, scalar(cast(int, past.shape[2]), DType.I64))

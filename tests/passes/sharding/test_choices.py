@@ -98,3 +98,13 @@ def test_a_layout_that_a_value_cannot_have_is_refused(state: str) -> None:
     for decisions in (Decisions(given={weight: layout}), Decisions(outputs=(layout,))):
         with pytest.raises(UsageError, match="cannot be brought to"):
             partition(graph, mesh, decisions)
+
+
+def test_a_mask_of_some_keys_hides_the_others() -> None:
+    q = Parameter(tensor(DType.F32, 1, 2, 4, 8), "q")
+    k, v = (constant(RNG.normal(size=(1, 2, 4, 8)), np.float32) for _ in "kv")
+    for width in (4, 1):
+        mask = constant(np.ones((4, width)), np.bool_)
+        op = ops.Attention(q, k, v, mask, is_causal=1)
+        taken = sound(op, Mesh.parse("2"))
+        assert any(Split(2) in layout for layout in taken)
