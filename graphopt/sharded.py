@@ -14,7 +14,6 @@ from .ir import Graph
 from .limits import DoesNotFit
 from .lowering import Executable, graph_of, on_mesh
 from .passes.sharding import Decisions, Mesh, Program, partition
-from .passes.sharding.layout import replicated
 from .passes.sharding.machine import Link, Machine
 from .passes.sharding.packing import padded, unpacked
 from .passes.sharding.planner import Planner, Sharding
@@ -23,6 +22,7 @@ from .passes.sharding.solve import SECONDS, NoPlan
 from .plan import Plan, plan_of
 from .provenance import named_values
 from .specialize import specialize
+from .types import TensorType
 
 if TYPE_CHECKING:
     from .lowering import Holder, Model
@@ -94,11 +94,9 @@ def shard(
         graph = optimize(graph, level=level, check="off").graph
     graph = padded(unpacked(graph), wanted.devices)
     machine = Machine.of(target, wanted, links)
-    whole = replicated(wanted)
-    defaults = {p.name: whole for p in graph.inputs if p.default is not None}
     limit = machine.device.memory if max_memory is None else max_memory
     try:
-        planner = Planner(graph, machine, inputs=defaults)
+        planner = Planner(graph, machine)
         plan = planner.plan(limit, seconds=seconds)
     except NoPlan as error:
         raise DoesNotFit(
@@ -110,11 +108,25 @@ def shard(
 def sized(graph: Graph, dims: Mapping[str, int]) -> Graph:
     """The graph with all dims of its inputs known; those not given are usual ones.
 
-    Raises UsageError for dims that the model does not take.
+    Raises UsageError for dims that the model does not take, and for inputs whose rank
+    is not known.
     """
+    check_ranks(graph)
     sizes = usual(graph, dims)
     fixed = {name.removeprefix("?"): size for name, size in sizes.items()}
     return specialize(graph, fixed).graph
+
+
+def check_ranks(graph: Graph) -> None:
+    """Raises UsageError for an input whose rank is not known."""
+    for parameter in graph.inputs:
+        type_ = parameter.type
+        if isinstance(type_, TensorType) and type_.shape is None:
+            raise UsageError(
+                f"the rank of input {parameter.name!r} is not known, and a plan for a"
+                " mesh needs all sizes: give them, as --input-shape"
+                f" {parameter.name}=1,128"
+            )
 
 
 def resumed(

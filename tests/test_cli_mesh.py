@@ -13,7 +13,11 @@ import pytest
 from conftest import Command
 
 import graphopt
+from graphopt import ops
+from graphopt.exporter import save
+from graphopt.ir import Graph, Parameter
 from graphopt.reference import run as reference
+from graphopt.types import DType, TensorType
 
 pytestmark = pytest.mark.xla
 
@@ -123,3 +127,47 @@ def test_chips_that_are_not_here_are_compiled_for(
     assert compiled["status"] == "compiled, not executed"
     assert 0 < compiled["memory"]["hbm_bytes"] < compiled["memory"]["hbm_limit_bytes"]
     assert compiled["sent"]["bytes"] == compiled["sent"]["foreseen_bytes"]
+
+
+def test_a_plan_for_inputs_without_a_rank_takes_their_shapes(
+    tmp_path: Path, command: Command
+) -> None:
+    x = Parameter(TensorType(DType.F32, None), "x")
+    model = tmp_path / "model.onnx"
+    save(Graph([x], [ops.Relu(x)], output_names=["y"]), model)
+    words = (
+        "--mesh",
+        "2",
+        "--target",
+        "xla-cuda:h100",
+        "--output",
+        tmp_path / "p.onnx",
+    )
+    code, _, err = command("optimize", model, *words)
+    assert code == 2
+    assert "rank of input 'x' is not known" in err
+    code, _, err = command("optimize", model, *words, "--input-shape", "x=4,8")
+    assert code == 0, err
+    (given,) = graphopt.load(tmp_path / "p.onnx").inputs
+    assert given.shape == (4, 8)
+
+
+def test_sizes_of_shapes_are_not_usual_ones(
+    digits: Path, tmp_path: Path, command: Command
+) -> None:
+    (x,) = graphopt.load(digits).inputs
+    sides = ",".join(map(str, [6, *(x.shape or ())[1:]]))
+    words = (
+        "--mesh",
+        "2",
+        "--target",
+        "xla-cuda:h100",
+        "--output",
+        tmp_path / "p.onnx",
+    )
+    code, _, err = command(
+        "optimize", digits, *words, "--input-shape", f"{x.name}={sides}"
+    )
+    assert code == 0, err
+    (given,) = graphopt.load(tmp_path / "p.onnx").inputs
+    assert (given.shape or ())[0] == 6

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import driver
@@ -25,7 +26,7 @@ from ..lowering import exporting
 from ..lowering.xla.environment import prepare
 from ..output import Rejected, beside, check_destination, files_of
 from ..report import Report
-from ..specialize import parse_dim, parse_shape
+from ..specialize import parse_dim, parse_shape, specialize
 from ..tuning import Tune
 from .arguments import (
     add_dims,
@@ -184,8 +185,9 @@ def run(options: argparse.Namespace) -> int:
         )
     pipeline = pipeline_of(options)
     dims = pairs(options.dim, parse_dim)
+    shapes = pairs(options.input_shape, parse_shape)
     if devices is not None:
-        dims = _all_sizes(source, dims)
+        dims = _all_sizes(source, dims, shapes)
     sizes = [_sizes(text) for text in options.tune_sizes]
     with Progress(options) as progress:
         tune = Tune(
@@ -202,7 +204,7 @@ def run(options: argparse.Namespace) -> int:
             level=options.level,
             opset=options.opset,
             dims=dims,
-            input_shapes=pairs(options.input_shape, parse_shape),
+            input_shapes=shapes,
             freeze=options.freeze,
             checking=driver.Checking(
                 options.check, read_arrays(options.inputs, source), options.seed
@@ -264,9 +266,19 @@ def _devices(options: argparse.Namespace) -> str | None:
     return devices
 
 
-def _all_sizes(source: Path, given: dict[str, int | str]) -> dict[str, int | str]:
-    """Sizes of all dims; those that are not given are usual ones."""
-    graph = load(source)
+def _all_sizes(
+    source: Path,
+    given: dict[str, int | str],
+    shapes: Mapping[str, Sequence[int | str]],
+) -> dict[str, int | str]:
+    """Sizes of all dims; those that are not given are usual ones.
+
+    Raises UsageError for inputs whose rank is not known.
+    """
+    from ..sharded import check_ranks
+
+    graph = specialize(load(source), {}, shapes).graph
+    check_ranks(graph)
     fixed = {name: size for name, size in given.items() if isinstance(size, int)}
     known = {n: s for n, s in usual(graph, fixed).items() if n not in given}
     return {**{name.removeprefix("?"): size for name, size in known.items()}, **given}

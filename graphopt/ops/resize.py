@@ -109,12 +109,26 @@ class Resize(Structured):
         """How often each element is repeated along the axes; None if more is done."""
         target = self.result_shapes()[0] or ()
         axes = self.resized_axes(len(source))
-        return {at: self._count(source[at], target[at]) for at in axes}
+        scales = self._asked([source[at] for at in axes])
+        return {
+            at: self._count(source[at], target[at], scale)
+            for at, scale in zip(axes, scales, strict=True)
+        }
 
-    def _count(self, source: Dim, target: Dim) -> int | None:
+    def _asked(self, source: Sequence[Dim]) -> Sequence[float | None]:
+        """The scale of each resized axis; None where it is that of the extents."""
+        factors, sizes = self.factors(), dims_of(self, 3)
+        if factors is not None:
+            return factors
+        known = sizes and all(isinstance(dim, int) for dim in (*source, *sizes))
+        if self.keep_aspect_ratio_policy == "stretch" or not known:
+            return [None] * len(source)
+        return [self._proportional(source, sizes or ())[0]] * len(source)
+
+    def _count(self, source: Dim, target: Dim, scale: float | None) -> int | None:
         count = dims.divide_exact(target, source)
-        if not isinstance(count, int) or self._crops:
-            return None
+        if not isinstance(count, int) or self._crops or scale not in (None, count):
+            return None  # 1.2 of 4 is 4 too, of other elements
         if count == 1:
             return 1
         way, rounding = self.coordinate_transformation_mode, self.nearest_mode

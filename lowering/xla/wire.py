@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graphopt.ir import Graph, Op, Value
+from graphopt.ir import Graph, Op
 from graphopt.ops.control import If, Loop, Scan
 from graphopt.ops.mesh import OverMesh
 from graphopt.ops.tiled import Tiled
 from graphopt.passes.sharding import Program
 from graphopt.passes.sharding.layout import wire_bytes
-from graphopt.types import TensorType
+from graphopt.passes.sharding.program import handled_bytes
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def _of_op(op: Op) -> Traffic:
     if isinstance(op, OverMesh):
         if not op.communicates:
             return Traffic({})
-        local = max(map(_bytes_of, (*op.operands, op)))
-        size = wire_bytes(op.kind, op.ways, local)
+        size = wire_bytes(op.kind, op.ways, handled_bytes(op))
         return Traffic({_XLA_KINDS[op.kind]: size} if size else {})
     if not op.bodies:
         return Traffic({})
@@ -104,15 +103,6 @@ def _turns(op: Op) -> int | None:
     elif isinstance(op, Tiled):
         count = op.count
     return count if isinstance(count, int) else None
-
-
-def _bytes_of(value: Value | None) -> int:
-    """Of one device's part."""
-    type_ = None if value is None else value.type
-    if not isinstance(type_, TensorType) or type_.dtype is None or type_.shape is None:
-        return 0
-    size = math.prod(dim for dim in type_.shape if isinstance(dim, int))
-    return -(-size * type_.dtype.bits // 8)
 
 
 # --- what XLA compiled ---------------------------------------------------------------

@@ -54,16 +54,23 @@ class Choice:
 
 def signature(op: Op) -> Hashable:
     """Equal for ops that have the same choices: kind, attributes, types, extents."""
-    steering = getattr(op, "static", ())
     return (
         type(op),
         tuple([(name, attribute_key(op.attrs[name])) for name in sorted(op.attrs)]),
         tuple([None if v is None else v.type for v in op.operands]),
         op.types,
         tuple([body.key for body in op.bodies]),
-        tuple([op.operands[i].ints for i in steering if op.operand(i) is not None]),
-        tuple([(v in op.operands[:i]) for i, v in enumerate(op.operands)]),
+        tuple([_told(op, i) for i in range(len(op.operands))]),
+        tuple([op.operands.index(v) for v in op.operands]),
     )
+
+
+def _told(op: Op, at: int) -> Hashable:
+    """What a choice may depend on in an operand beside its type."""
+    value = op.operands[at]
+    if value is None or value.ints is not None or not isinstance(value, Constant):
+        return (isinstance(value, Constant), None if value is None else value.ints)
+    return (True, value.tensor.key if at in getattr(op, "static", ()) else None)
 
 
 # --- the mesh -----------------------------------------------------------------------

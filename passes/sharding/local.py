@@ -170,10 +170,16 @@ def _columns(op: Op, operands: Operands, local: Local) -> Made:
 
 
 def _resize(op: Any, operands: Operands, local: Local) -> Made:
-    if op.operand(3) is None:
+    sizes = op.operand(3)
+    if sizes is None or not sizes.ints:
         return cast(Op, op).with_operands(operands)
-    dims = local.dims()
-    return _with(op, operands, 3, [dims[i] for i in op.resized_axes(len(dims))])
+    dims, whole = local.dims(), op.shape
+    axes = op.resized_axes(len(dims))
+    asked = [  # those that are whole are as stated: a kept aspect ratio is of these
+        size if dims[i] == whole[i] else dims[i]
+        for i, size in zip(axes, sizes.ints, strict=True)
+    ]
+    return _with(op, operands, 3, asked)
 
 
 def _centered(op: Any, operands: Operands, local: Local) -> Made:
@@ -231,7 +237,7 @@ def _windowed(op: Any, operands: Operands, local: Local) -> Made:
             pads = lying_pads(op)
             assert pads is not None
         assert x is not None
-        made = bordered(x, 2 + at, before, after, place, _outside(op, x))
+        made = bordered(x, 2 + at, before, after, place, _outside(op, operands))
         if isinstance(made, Miss):
             return made
         x = made
@@ -243,14 +249,18 @@ def _windowed(op: Any, operands: Operands, local: Local) -> Made:
     return cast(Op, op).copy(operands=given, pads=flat, auto_pad="NOTSET")
 
 
-def _outside(op: Op, x: Value) -> float:
-    """What windows read beyond the border."""
+def _outside(op: Op, operands: Operands) -> Value | None:
+    """What windows read beyond the border; None for zeros, which a Shift gives."""
+    if isinstance(op, ConvInteger | QLinearConv):
+        return operands[2] if len(operands) > 2 else None  # the zero point
     if not isinstance(op, MaxPool):
-        return 0.0
+        return None
+    (x,) = operands
+    assert x is not None
     assert x.dtype is not None
-    return (
-        -np.inf if x.dtype.is_float else float(np.iinfo(cast(Any, x.dtype.numpy)).min)
-    )
+    if x.dtype.is_float:
+        return scalar(-np.inf, x.dtype)
+    return scalar(np.iinfo(cast(Any, x.dtype.numpy)).min, x.dtype)
 
 
 def lying_pads(op: Any) -> list[tuple[int, int]] | None:
@@ -312,7 +322,7 @@ def has_borders(op: Op, local: Local) -> bool:
 
 
 def bordered(
-    x: Value, dim: int, before: int, after: int, place: Place, outside: float
+    x: Value, dim: int, before: int, after: int, place: Place, outside: Value | None
 ) -> Value | Miss:
     """x with so many positions of its neighbours' parts on either side."""
     if not before and not after:
@@ -336,13 +346,11 @@ def bordered(
     return Concat(*parts, axis=dim) if len(parts) > 1 else x
 
 
-def _given(far: Value, end: int, place: Place, outside: float) -> Value:
+def _given(far: Value, end: int, place: Place, outside: Value | None) -> Value:
     """What a neighbour gave; on the device at the end, what lies outside."""
-    if not outside:  # a Shift gives zeros there
+    if outside is None:
         return far
-    assert far.dtype is not None
-    at_end = Equal(place.number, scalar(end, DType.I64))
-    return Where(at_end, scalar(outside, far.dtype), far)
+    return Where(Equal(place.number, scalar(end, DType.I64)), outside, far)
 
 
 # --- positions ----------------------------------------------------------------------
@@ -397,6 +405,8 @@ def _attention(op: Attention, operands: Operands, local: Local) -> Made:
         return miss("where its queries are depends on lengths", op)
     mask = operands[3] if len(operands) > 3 else None
     past, keys = op.operand(4), cast(int, local.extents["t"])
+    if mask is not None and (not mask.shape or mask.shape[-1] != keys):
+        return miss("its mask tells of some keys only, and hides the others", op)
     row: Value = place.positions()
     if past is not None and past.shape is not None:
         row = Add(row, scalar(cast(int, past.shape[2]), DType.I64))

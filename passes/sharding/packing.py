@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from graphopt.ops import (
 )
 from graphopt.ops.bodies import scalar, vector
 from graphopt.substitution import substitute
+from graphopt.types import DType
 from graphopt.weights import Tensor
 
 ROWS: Final = 16
@@ -136,6 +137,8 @@ class _Parts:
             weight = op.operands[1]
             if dim != len(shape) - 1 or not isinstance(weight, Constant):
                 return None
+            if weight.rank == 1:  # then the last dim is one of x
+                return None
             return MatMul(x, self._view(weight, weight.rank - 1, start, stop))  # type: ignore[operator]
         if isinstance(op, Gemm):
             return self._of_gemm(op, dim, start, stop)
@@ -235,20 +238,27 @@ def padded(graph: Graph, ways: int) -> Graph:
     the old ones.
     """
     changed: dict[Value, Value] = {}
+    grown: Grown = {}
     for op in graph.ops:
         made: Value | None = None
         if isinstance(op, Gather):
-            made = _padded_table(op, ways)
+            made = _padded_table(op, ways, grown)
         elif isinstance(op, MatMul):
-            made = _padded_head(op, ways)
+            made = _padded_head(op, ways, grown)
         if made is not None:
             changed[op] = made
     return substitute(graph, changed) if changed else graph
 
 
-def _padded_table(op: Gather, ways: int) -> Value | None:
+Grown: TypeAlias = dict[tuple[Constant, int], Constant]
+"""Weights with zeros after a dim: one for all ops that read the same."""
+
+
+def _padded_table(op: Gather, ways: int, grown: Grown) -> Value | None:
     table, index = op.operands
     if not isinstance(table, Constant) or index is None or index.dtype is None:
+        return None
+    if table.tensor.dtype is DType.STRING:
         return None
     rows = table.tensor.shape[0]
     if op.axis % len(table.tensor.shape) or not rows % ways or rows < ROWS * ways:
@@ -258,24 +268,26 @@ def _padded_table(op: Gather, ways: int) -> Value | None:
         index = Where(back, Add(index, scalar(rows, index.dtype)), index)
     elif min(index.ints, default=0) < 0:
         return None
-    return op.with_operands((_grown(table, 0, ways), index))
+    return op.with_operands((_grown(table, 0, ways, grown), index))
 
 
-def _padded_head(op: MatMul, ways: int) -> Value | None:
+def _padded_head(op: MatMul, ways: int, grown: Grown) -> Value | None:
     x, weight = op.operands
     if not isinstance(weight, Constant) or weight.rank != 2 or op.rank is None:
         return None
     count = weight.tensor.shape[1]
     if not count % ways or count < HEAD * ways:
         return None
-    whole = MatMul(x, _grown(weight, 1, ways))
+    whole = MatMul(x, _grown(weight, 1, ways, grown))
     return Slice(whole, vector(0), vector(count), vector(op.rank - 1))
 
 
-def _grown(weight: Constant, dim: int, ways: int) -> Constant:
+def _grown(weight: Constant, dim: int, ways: int, known: Grown) -> Constant:
     """The weight with zeros after it, so that the devices divide a dim."""
-    old = weight.tensor.array()
-    pads = [
-        (0, -extent % ways if i == dim else 0) for i, extent in enumerate(old.shape)
-    ]
-    return Constant(Tensor.of(np.pad(old, pads), weight.tensor.dtype))
+    found = known.get((weight, dim))
+    if found is None:
+        old = weight.tensor.array()
+        pads = [(0, -n % ways if i == dim else 0) for i, n in enumerate(old.shape)]
+        found = Constant(Tensor.of(np.pad(old, pads), weight.tensor.dtype))
+        known[weight, dim] = found
+    return found

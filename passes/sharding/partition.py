@@ -53,6 +53,11 @@ def partition(
             part = Parameter(parameter.type, parameter.name, default=parameter.default)
         else:
             type_ = part_type(parameter, layout, mesh)
+            if parameter.default is not None:
+                raise UsageError(
+                    f"input {parameter.name!r} has a default, of which every device has"
+                    f" all; it cannot lie as {text(layout)}"
+                )
             if type_ is None or is_partial(layout):
                 raise UsageError(
                     f"input {parameter.name!r} of {parameter.type} cannot lie as"

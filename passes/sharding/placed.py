@@ -6,11 +6,22 @@ from typing import cast
 
 import numpy as np
 
+from graphopt.errors import UsageError
 from graphopt.ir import Value
 from graphopt.ops import Constant
 from graphopt.types import TensorType
 
-from .layout import Cost, Layout, Step, is_partial, layouts, path, replicated, sent
+from .layout import (
+    Cost,
+    Layout,
+    Step,
+    is_partial,
+    layouts,
+    path,
+    replicated,
+    sent,
+    text,
+)
 from .mesh import Mesh
 
 
@@ -43,7 +54,10 @@ class Placed:
         return found
 
     def get(self, value: Value, layout: Layout) -> Value:
-        """A device's part of a value in this layout."""
+        """A device's part of a value in this layout.
+
+        Raises UsageError for a layout that the value cannot have.
+        """
         made = self.known(value)
         if layout in made:
             return made[layout]
@@ -54,7 +68,12 @@ class Placed:
             if steps is not None:
                 spent = sum(self.cost(step, type_) for step in steps)
                 ways.append((spent, len(steps), len(ways), steps, source))
-        assert ways, (value, layout)
+        if not ways:
+            lying = " or ".join(map(text, made))
+            raise UsageError(
+                f"{type_} that lies as {lying} cannot be brought to {text(layout)} on"
+                f" the mesh {self.mesh}"
+            )
         *_, steps, source = min(ways)
         at = made[source]
         for step in steps:

@@ -13,6 +13,7 @@ from graphopt.index import Combiner, Partial
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
 from graphopt.types import DType, TensorType
+from graphopt.weights import Tensor
 
 from .choices import Choice, choices, signature
 from .folding import ROUNDS, Passed, fold, made_by
@@ -56,8 +57,9 @@ class Planner:
     """The problem of one graph on one machine, to be solved under several conditions.
 
     ``inputs`` and ``outputs`` fix layouts by name; all others are chosen, none of them
-    partial. All dims of the graph are known. ``rounds`` is for `folding.fold`. Raises
-    UsageError for layouts that the mesh does not divide.
+    partial, and those of inputs with a default replicated. All dims of the graph are
+    known. ``rounds`` is for `folding.fold`. Raises UsageError for layouts that the mesh
+    does not divide.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Planner:
     ) -> None:
         self.graph = graph
         self.machine = machine
-        self._inputs = dict(inputs or {})
+        whole = replicated(machine.mesh)
+        given = {p.name: whole for p in graph.inputs if p.default is not None}
+        self._inputs = given | dict(inputs or {})
         self._ends = [(outputs or {}).get(name) for name in graph.output_names]
         labels: dict[Op | Parameter, Layout | None] = {
             p: self._inputs.get(p.name) for p in graph.inputs
@@ -85,8 +89,8 @@ class Planner:
         self._states: dict[TensorType, States] = {}
         nodes = [self._node(members) for members in self.folded.classes]
         self._combiners = _combiners(nodes)
-        self.outputs: dict[Value, int] = {}
-        """The node of each output."""
+        self.outputs: dict[tuple[Value, Layout | None], int] = {}
+        """The node of each output, by what fixes its layout."""
         carried = [c for p in self.folded.passed if (c := self._carried(p, nodes))]
         self.problem = Problem(nodes, carried)
 
@@ -104,7 +108,10 @@ class Planner:
         key = signature(item)
         if key not in self._run:
             found, timing = choices(item, self.machine.mesh), Timing(item, self.machine)
-            run = [Option(c.operands, c.results, timing.seconds(c)) for c in found]
+            held = sum(tensor.nbytes for tensor in _inside(item))
+            run = [
+                Option(c.operands, c.results, timing.seconds(c), held) for c in found
+            ]
             self._run[key] = found, timing, run
         found, timing, run = self._run[key]
         self.choices.append(found)
@@ -135,7 +142,8 @@ class Planner:
         for use in passed.uses:
             if use.reader < 0:
                 kept = self._kept(value, use.end)  # type: ignore[arg-type]
-                self.outputs.update(dict.fromkeys(passed.values, len(nodes)))
+                ends = [(v, use.end) for v in passed.values]
+                self.outputs.update(dict.fromkeys(ends, len(nodes)))  # type: ignore[arg-type]
                 sinks.append((len(nodes), 0))
                 options = [Option((x,), (), 0.0, n) for x, n in kept]
                 nodes.append(Node("output", options, times))
@@ -221,7 +229,8 @@ class Planner:
                 elif isinstance(item, Parameter | Constant):
                     given[item] = node.options[k].gives[0]
         nodes = self.problem.nodes
-        ends = [self.outputs.get(value) for value in self.graph.outputs]
+        pairs = zip(self.graph.outputs, self._ends, strict=True)
+        ends = [self.outputs.get(pair) for pair in pairs]
         outputs = tuple(
             [None if n is None else nodes[n].options[chosen[n]].wants[0] for n in ends]
         )
@@ -283,6 +292,11 @@ class Planner:
                 moved = wire_bytes(kind, mesh.sizes[axis], size)
                 sent[kind] += nodes[number].times * moved  # type: ignore[assignment]
         return {kind: size for kind, size in sorted(sent.items()) if size}
+
+
+def _inside(op: Op) -> Collection[Tensor]:
+    """The weights that bodies hold, each once; they count as if never split."""
+    return dict.fromkeys(tensor for body in op.bodies for tensor in body.tensors())
 
 
 def _combiners(nodes: Sequence[Node]) -> frozenset[Combiner]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +23,9 @@ from .choices import Choice, localized, part_type
 from .layout import Layout, known_size, replicated
 from .machine import TIE, Machine
 from .mesh import Mesh
+from .program import handled_bytes
 from .states import local_bytes
 from .ways import domain_of
-
-_ALONE: Final = Mesh(())
-"""One device."""
 
 
 class Timing:
@@ -83,8 +81,7 @@ class Timing:
         for inner in postorder(made):
             if isinstance(inner, OverMesh) and inner.communicates:
                 axis = mesh.names.index(inner.axis)
-                both = [v for v in (*inner.operands, inner) if v is not None]
-                size = max(map(_held, both))
+                size = handled_bytes(inner)
                 yield (
                     inner.kind,
                     axis,
@@ -100,11 +97,6 @@ def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
     if value.ints is not None and value.dtype is not None:
         return Constant(np.array(value.ints, value.dtype.numpy).reshape(value.shape))
     return Parameter(part_type(value, layout, mesh) or value.type)
-
-
-def _held(value: Value) -> int:
-    type_ = value.type
-    return local_bytes(type_, (), _ALONE) if isinstance(type_, TensorType) else 0
 
 
 def _touched(op: Op) -> list[float | None]:

@@ -95,7 +95,7 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         found += _windows(op, domain)
         found += _lookups(op, domain)
     if isinstance(op, Composite) and op.deterministic:
-        others = [way.strategy for way in found]
+        others = [way.strategy for way in found if way.form == "plain"]
         found += [Way(x, "opened") for x in openings(op, others)]
     if isinstance(op, If | Loop | Scan):
         found += [Way(x, "region") for x in region_strategies(op)]

@@ -450,6 +450,11 @@ def images(add: Samples) -> None:
     add("MaxRoiPool", [(2, 4, 5, 6), regions], pooled_shape=(2, 3))
     scales = constant([1, 1, 2, 0.5], np.float32)
     add("Resize", [(2, 4, 6, 4), None, scales])
+    almost, ways = constant([1, 2.1, 1.2, 1], np.float32), {"nearest_mode": "floor"}
+    ways["coordinate_transformation_mode"] = "asymmetric"
+    add("Resize", [(2, 4, 4, 4), None, almost], **ways)  # extents that divide
+    kept = {"axes": (2, 3), "keep_aspect_ratio_policy": "not_smaller"}
+    add("Resize", [(2, 2, 5, 2), None, None, constant([1, 3])], mode="linear", **kept)
     for mode in ("nearest", "linear", "cubic"):
         add("Resize", [(2, 4, 6, 3), None, None, constant([2, 4, 4, 6])], mode=mode)
 

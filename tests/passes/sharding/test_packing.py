@@ -108,3 +108,27 @@ def test_what_is_small_or_divided_is_not_padded() -> None:
     ids = Parameter(tensor(DType.I64, 4), "ids")
     graph = Graph([ids], [ops.Gather(weight(n, 8), ids, axis=0) for n in (10, 1024)])
     assert padded(graph, 8) is graph
+
+
+def test_a_vector_is_no_projection() -> None:
+    parts = ops.Split(ops.MatMul(X, weight(8)), vector(1, 2), axis=1, outs=2)
+    graph = Graph([X], parts.results)
+    assert unpacked(graph) is graph
+
+
+def test_ops_that_read_one_table_read_one_padded_table() -> None:
+    ids, more = (Parameter(tensor(DType.I64, 4), name) for name in ("ids", "more"))
+    table = weight(1025, 8)
+    graph = Graph([ids, more], [ops.Gather(table, i, axis=0) for i in (ids, more)])
+    made = padded(graph, 2)
+    assert [op.shape for op in made.ops if isinstance(op, Constant)].count(
+        (1026, 8)
+    ) == 1
+    same(graph, made)
+
+
+def test_a_table_of_words_is_not_padded() -> None:
+    ids = Parameter(tensor(DType.I64, 4), "ids")
+    words = Constant(Tensor.of(np.array(["a", "b"] * 64 + ["c"], object)))
+    graph = Graph([ids], [ops.Gather(words, ids, axis=0)])
+    assert padded(graph, 2) is graph

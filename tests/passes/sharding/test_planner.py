@@ -14,7 +14,7 @@ from graphopt.errors import UsageError
 from graphopt.index import Partial, Replicated, Split
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops import Constant
-from graphopt.passes.sharding import Mesh, Program, oracle, partition
+from graphopt.passes.sharding import Decisions, Mesh, Program, oracle, partition
 from graphopt.passes.sharding.layout import Layout, is_partial, path, wire_bytes
 from graphopt.passes.sharding.machine import Machine
 from graphopt.passes.sharding.planner import Planner, Sharding
@@ -23,6 +23,7 @@ from graphopt.passes.sharding.timing import Timing
 from graphopt.passes.sharding.ways import is_fixed
 from graphopt.reference import evaluate
 from graphopt.types import DType, TensorType
+from graphopt.weights import Tensor
 
 R, S0 = Replicated(), Split(0)
 
@@ -179,3 +180,38 @@ def test_a_weight_read_twice_is_stored_once() -> None:
     assert plan.decisions.given[table] == (S0,)
     assert plan.stored == table.tensor.nbytes // 8 + 2 * 8 * 64 * 4
     assert math.isclose(plan.sent["AllReduce"], 2 * 7 / 8 * 8 * 64 * 4)
+
+
+def test_a_value_with_two_names_lies_as_each_is_asked_for() -> None:
+    x = Parameter(TensorType(DType.F32, (4, 4)), "x")
+    y = ops.Relu(x)
+    graph = Graph([x], [y, y], output_names=["parted", "whole"])
+    asked: dict[str, Layout] = {"parted": (S0,), "whole": (R,)}
+    plan = planner(graph, "2", outputs=asked).plan()
+    assert plan.decisions.outputs == ((S0,), (R,))
+
+
+def test_weights_in_bodies_are_stored() -> None:
+    asked = Parameter(TensorType(DType.BOOL, ()), "asked")
+    x = Parameter(TensorType(DType.F32, (4, 64)), "x")
+
+    def body() -> Graph:
+        inner = Parameter(x.type, "inner")
+        return Graph([inner], [ops.MatMul(inner, weight(64, 64))])
+
+    graph = Graph([asked, x], [ops.If(asked, x, bodies=(body(), body()), outs=1)])
+    plan = planner(graph, "2").plan()
+    assert plan.stored >= 2 * 64 * 64 * 4
+
+
+def test_an_input_with_a_default_stays_whole() -> None:
+    value = Tensor.of(np.ones((4, 4), np.float32))
+    x = Parameter(TensorType(DType.F32, (4, 4)), "x", default=value)
+    graph = Graph([x], [ops.Relu(x)])
+    made = planner(graph, "2")
+    plan = made.plan()
+    assert plan.decisions.given[x] == (R,)
+    program = partition(graph, made.machine.mesh, plan.decisions, made.machine.seconds)
+    assert program.graph.inputs[0].default is not None
+    with pytest.raises(UsageError, match="has a default"):
+        partition(graph, made.machine.mesh, Decisions(given={x: (S0,)}))
