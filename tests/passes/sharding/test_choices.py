@@ -59,8 +59,7 @@ def test_windows_of_integers_read_zero_points_beyond_the_border(mesh: str) -> No
         ),
     ):
         taken = sound(op, Mesh.parse(mesh))
-        if width == 4:
-            assert any(Split(2) in layout for layout in taken)
+        assert any(Split(2) in layout for layout in taken)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -77,8 +76,7 @@ def test_a_resize_to_equal_extents_is_not_always_the_identity(mesh: str) -> None
         )
         assert op.shape == x.shape
         taken = sound(op, Mesh.parse(mesh))
-        if width == 4:
-            assert any(Split(2) in layout for layout in taken) is free
+        assert any(Split(2) in layout for layout in taken) is free
 
 
 def test_choices_do_not_depend_on_what_was_asked_before() -> None:
