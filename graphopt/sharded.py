@@ -21,6 +21,7 @@ from .passes.sharding.saved import restored, saved
 from .passes.sharding.solve import SECONDS, NoPlan
 from .plan import Plan, plan_of
 from .provenance import named_values
+from .report import sized as bytes_text
 from .specialize import specialize
 from .types import TensorType
 
@@ -44,6 +45,16 @@ class Sharded:
     plan: Sharding | None = None
     limit: int | None = None
     planner: Planner | None = None
+
+    def __str__(self) -> str:
+        """``for h100 on data=2,model=4: 0.434 ms a step, 27.1 MiB on each device``"""
+        if self.plan is None:
+            return f"for {self.machine}"
+        proof = "" if self.plan.solution.proved else ", not proved best"
+        return (
+            f"for {self.machine}: {self.plan.seconds * 1e3:.3f} ms a step by the model"
+            f"{proof}, {bytes_text(self.plan.memory)} on each device"
+        )
 
     @cached_property
     def program(self) -> Program:

@@ -82,6 +82,9 @@ def test_no_plan_fits_into_nothing(digits: Path, command: Command) -> None:
         (("--mesh", "2", "--link", "x=quick"), "cannot read the link"),
         (("--link", "x=1us,1GB/s"), "add --mesh"),
         (("--mesh",), "holds no plan"),
+        (("--mesh", "--max-memory", "1MiB"), "takes the plan of the file"),
+        (("--mesh", "2", "--target", "ort-cpu"), "run in XLA"),
+        (("--mesh", "2", "--memory"), "leave out --memory"),
         (("--mesh", "2", "--target", "xla-cuda:h1000"), "h1000"),
     ],
 )

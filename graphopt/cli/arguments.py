@@ -216,19 +216,25 @@ def sizes_of(
 
 def _agree(sizes: Mapping[str, int], graph: Graph, inputs: Mapping[str, Any]) -> None:
     """Raises UsageError where arrays have other sizes than ``--dim`` says."""
-    from ..feeds import bind
-
-    fed, have = bind(graph, inputs)
-    for parameter, array in fed.items():
-        for axis, dim in enumerate(parameter.shape or ()):
-            if dim is None:
-                have[f"?{parameter.name}:{axis}"] = array.shape[axis]
+    have = sizes_in(graph, inputs)
     for name, size in sizes.items():
         if have.get(name, size) != size:
             raise UsageError(
                 f"--dim {name.removeprefix('?')}={size} contradicts --inputs, where it"
                 f" is {have[name]}"
             )
+
+
+def sizes_in(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of dims that arrays have; dims without a name go by their place."""
+    from ..feeds import bind
+
+    fed, sizes = bind(graph, inputs)
+    for parameter, array in fed.items():
+        for axis, dim in enumerate(parameter.shape or ()):
+            if dim is None:
+                sizes[f"?{parameter.name}:{axis}"] = array.shape[axis]
+    return sizes
 
 
 def pipeline_of(options: argparse.Namespace) -> Pipeline:

@@ -34,7 +34,15 @@ from .arguments import (
     target_of,
 )
 from .feeding import on_sizes, told
-from .meshes import FROM_FILE, add_bound, add_mesh, bounds, links_of, refuse_bounds
+from .meshes import (
+    FROM_FILE,
+    add_bound,
+    add_mesh,
+    bounds,
+    devices_of,
+    links_of,
+    refuse_bounds,
+)
 from .progress import Slow
 
 if TYPE_CHECKING:
@@ -193,7 +201,9 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
     from ..sharded import resumed, shard
 
     draw = drawing(options, mesh_picture, mesh_page)
-    target, links = options.target or "xla-cpu", links_of(options)
+    if options.memory or options.text:
+        raise UsageError("--mesh shows a plan alone: leave out --memory and --text")
+    target, links = devices_of(options, "xla-cpu"), links_of(options)
     if options.mesh == FROM_FILE:
         made = resumed(graph, target, links)
     else:

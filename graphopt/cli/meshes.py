@@ -63,8 +63,29 @@ def add_bound(parser: argparse.ArgumentParser) -> None:
 def refuse_bounds(options: argparse.Namespace) -> None:
     """Raises UsageError for what is said of a mesh where none is named."""
     links_of(options)
-    if options.mesh is None and options.max_memory is not None:
+    if options.max_memory is None:
+        return
+    if options.mesh is None:
         raise UsageError("--max-memory is of a mesh: add --mesh")
+    if options.mesh == FROM_FILE:
+        raise UsageError(
+            "--mesh alone takes the plan of the file as it is; to plan for"
+            " --max-memory, name the mesh, as --mesh data=2,model=4"
+        )
+
+
+def devices_of(options: argparse.Namespace, default: str | None = None) -> str:
+    """The target whose devices are to be planned for; only those of XLA have meshes.
+
+    Raises UsageError.
+    """
+    devices = options.target or default
+    if devices is None or not devices.startswith("xla-"):
+        raise UsageError(
+            "programs for a mesh run in XLA: name its devices, as --target"
+            " xla-cuda:h100, xla-tpu:v5e or xla-cpu"
+        )
+    return str(devices)
 
 
 def bounds(options: argparse.Namespace) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from .arguments import (
     read_arrays,
     say_json,
 )
-from .meshes import add_mesh, links_of
+from .meshes import add_mesh, devices_of, links_of
 from .progress import Progress
 
 
@@ -184,7 +184,7 @@ def run(options: argparse.Namespace) -> int:
             outputs=written,
         )
     pipeline = pipeline_of(options)
-    dims = pairs(options.dim, parse_dim)
+    dims, planned = pairs(options.dim, parse_dim), ""
     shapes = pairs(options.input_shape, parse_shape)
     if devices is not None:
         dims = _all_sizes(source, dims, shapes)
@@ -217,7 +217,7 @@ def run(options: argparse.Namespace) -> int:
         )
         if devices is not None:
             progress("looking for the best plan")
-            result = _planned(result, options, devices)
+            result, planned = _planned(result, options, devices)
         if target is None:
             progress("checking")
             result = _rehearsed(result, options)
@@ -237,6 +237,8 @@ def run(options: argparse.Namespace) -> int:
 
         atomic_write(options.report, page(report.to_json()).encode())
     _say(options, report)
+    if devices is not None and not options.json and not options.quiet:
+        print(f"\nplanned {planned}; graphopt run --mesh runs it")
     return 0
 
 
@@ -252,12 +254,7 @@ def _devices(options: argparse.Namespace) -> str | None:
     if options.mesh is None:
         links_of(options)
         return None
-    devices: str = options.target
-    if not devices.startswith("xla-"):
-        raise UsageError(
-            "programs for a mesh run in XLA: name its devices, as --target"
-            " xla-cuda:h100, xla-tpu:v5e or xla-cpu"
-        )
+    devices = devices_of(options)
     if options.max_activations:
         raise UsageError("of a mesh, --max-memory is what each device holds in all")
     if options.tune or options.bake_weights:
@@ -286,8 +283,8 @@ def _all_sizes(
 
 def _planned(
     result: driver.Result, options: argparse.Namespace, devices: str
-) -> driver.Result:
-    """The result with a plan for the mesh in its metadata."""
+) -> tuple[driver.Result, str]:
+    """The result with a plan for the mesh in its metadata, and the plan in words."""
     from ..sharded import shard
 
     made = shard(
@@ -298,7 +295,7 @@ def _planned(
         links=links_of(options),
         level=0,
     )
-    return dataclasses.replace(result, graph=made.graph, plan=made.kept)
+    return dataclasses.replace(result, graph=made.graph, plan=made.kept), str(made)
 
 
 def _rehearsed(result: driver.Result, options: argparse.Namespace) -> driver.Result:

@@ -15,12 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from ..errors import UsageError
-from ..feeds import bind
 from ..files import atomic_write
 from ..interface import is_program
+from ..ir import Graph
 from ..lowering import Executable
 from ..lowering.xla.platforms import refuse_described
 from ..output import check_destination, files_of
+from ..specialize import symbols_of
 from .arguments import (
     add_inputs,
     add_output,
@@ -28,6 +29,7 @@ from .arguments import (
     add_target,
     read_arrays,
     say,
+    sizes_in,
     sizes_of,
     target_of,
 )
@@ -89,20 +91,33 @@ def run_on_mesh(options: argparse.Namespace) -> int:
     else:
         sizes = sizes_of(options, graph, inputs)
         if inputs is not None:
-            sizes = {**bind(graph, inputs)[1], **sizes}
+            sizes = {**sizes_in(graph, inputs), **sizes}
         with Slow(options, "looking for the best plan"):
             made = shard(
                 graph, options.mesh, options.target, dims=sizes, **bounds(options)
             )
     executable = made.compile(options.target, options.precision)
-    if inputs is None:
-        inputs = random_inputs(made.graph, options.seed)
+    if inputs is None:  # those that the model gets without a mesh
+        inputs = random_inputs(graph, options.seed, fixed_in(made.graph, graph))
     outputs = executable(inputs)
     from ..lowering.xla.distributed import is_first  # known when all have met
 
     if is_first():
         _say(options, outputs, executable, [])
     return 0
+
+
+def fixed_in(sized: Graph, graph: Graph) -> dict[str, int]:
+    """The sizes that a graph's dims have in another whose dims are all known."""
+    found: dict[str, int] = {}
+    symbols = symbols_of(graph)
+    for old, new in zip(graph.inputs, sized.inputs, strict=True):
+        for axis, (dim, size) in enumerate(zip(old.shape or (), new.shape or ())):  # noqa: B905
+            if isinstance(size, int) and not isinstance(dim, int):
+                name = f"?{old.name}:{axis}" if dim is None else str(dim)
+                if dim is None or name in symbols:
+                    found[name] = size
+    return found
 
 
 def _say(
