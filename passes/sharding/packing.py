@@ -241,13 +241,21 @@ def padded(graph: Graph, ways: int) -> Graph:
     grown: Grown = {}
     for op in graph.ops:
         made: Value | None = None
-        if isinstance(op, Gather):
+        if isinstance(op, Gather) and _read_by(graph, op.operands[0], Gather, 0):
             made = _padded_table(op, ways, grown)
-        elif isinstance(op, MatMul):
+        elif isinstance(op, MatMul) and _read_by(graph, op.operands[1], MatMul, 1):
             made = _padded_head(op, ways, grown)
         if made is not None:
             changed[op] = made
     return substitute(graph, changed) if changed else graph
+
+
+def _read_by(graph: Graph, weight: Value | None, kind: type[Op], at: int) -> bool:
+    """True where nothing else reads a weight, which would be there twice."""
+    users = graph.users.get(weight, ()) if weight is not None else ()
+    return weight not in graph.outputs and all(
+        isinstance(user, kind) and place == at for user, place in users
+    )
 
 
 Grown: TypeAlias = dict[tuple[Constant, int], Constant]

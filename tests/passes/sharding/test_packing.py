@@ -132,3 +132,12 @@ def test_a_table_of_words_is_not_padded() -> None:
     words = Constant(Tensor.of(np.array(["a", "b"] * 64 + ["c"], object)))
     graph = Graph([ids], [ops.Gather(words, ids, axis=0)])
     assert padded(graph, 2) is graph
+
+
+def test_a_tied_table_is_not_there_twice() -> None:
+    ids = Parameter(tensor(DType.I64, 4), "ids")
+    table = weight(1025, 8)
+    looked = ops.Gather(table, ids, axis=0)
+    head = ops.MatMul(looked, ops.Transpose(table, perm=(1, 0)))
+    graph = Graph([ids], [head])
+    assert padded(graph, 8) is graph
