@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 
 from graphopt.dims import Dim
+from graphopt.errors import TypeMismatch
 from graphopt.index import Domain, result_shapes
 from graphopt.ir import Op, Value
 from graphopt.ops import (
@@ -60,6 +61,8 @@ from graphopt.ops.mesh import Position, Shift
 from graphopt.ops.structured import Structured
 from graphopt.rewrite import Miss, miss
 from graphopt.types import DType
+
+from ..tiling.pieces import seen_by
 
 Operands: TypeAlias = Sequence[Value | None]
 
@@ -208,12 +211,15 @@ def _group_norm(op: Op, operands: Operands, local: Local) -> Made:
 
 
 def _heads(op: Any, operands: Operands, local: Local) -> Made:
+    return cast(Op, op).copy(operands=operands, **_head_counts(op, local))
+
+
+def _head_counts(op: Any, local: Local) -> dict[str, Any]:
+    """How many heads a part has, where the dims of operands do not tell."""
     if op.operands[0].rank == 4:
-        return cast(Op, op).with_operands(operands)
+        return {}
     keys, shared = cast(int, local.extents["g"]), local.extents.get("r") or 1
-    return cast(Op, op).copy(
-        operands=operands, kv_num_heads=keys, q_num_heads=keys * cast(int, shared)
-    )
+    return {"kv_num_heads": keys, "q_num_heads": keys * cast(int, shared)}
 
 
 # --- windows ------------------------------------------------------------------------
@@ -403,30 +409,17 @@ def _attention(op: Attention, operands: Operands, local: Local) -> Made:
         return _heads(op, operands, local)
     if op.operand(6) is not None:
         return miss("where its queries are depends on lengths", op)
-    mask = operands[3] if len(operands) > 3 else None
-    past, keys = op.operand(4), cast(int, local.extents["t"])
-    if mask is not None and (not mask.shape or mask.shape[-1] != keys):
-        return miss("its mask tells of some keys only, and hides the others", op)
-    row: Value = place.positions()
-    if past is not None and past.shape is not None:
-        row = Add(row, scalar(cast(int, past.shape[2]), DType.I64))
-    row, column = Reshape(row, vector(-1, 1)), Constant(np.arange(keys, dtype=np.int64))
-    seen: Value | None = None
-    if right >= 0:
-        seen = LessOrEqual(column, Add(row, scalar(right, DType.I64)))
-    if left >= 0:
-        near = GreaterOrEqual(column, Sub(row, scalar(left, DType.I64)))
-        seen = near if seen is None else And(seen, near)
-    assert seen is not None
-    if mask is not None and mask.dtype is DType.BOOL:
-        seen = And(seen, mask)
-    elif mask is not None and mask.dtype is not None:
-        seen = Where(seen, mask, scalar(-np.inf, mask.dtype))
-    told = [*operands[:3], seen, *operands[4:]]
-    plain = op.copy(
-        operands=told, is_causal=0, left_window_size=-1, right_window_size=-1
+    try:
+        seen = seen_by(op, operands[3] if len(operands) > 3 else None, place)
+    except TypeMismatch as error:
+        return miss(error.message, op)
+    return op.copy(
+        operands=[*operands[:3], seen, *operands[4:]],
+        is_causal=0,
+        left_window_size=-1,
+        right_window_size=-1,
+        **_head_counts(op, local),
     )
-    return _heads(plain, told, local)
 
 
 # --- what is looked up --------------------------------------------------------------

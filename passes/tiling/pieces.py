@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -280,7 +280,16 @@ def _attention(op: Attention, operands: Operands, place: Place) -> Op | Value | 
     )
 
 
-def seen_by(op: Attention, mask: Value | None, place: Place | None) -> Value | None:
+class Queries(Protocol):
+    """Some queries, those of a tile or of a device: how many, and which."""
+
+    @property
+    def size(self) -> int: ...
+
+    def positions(self) -> Value: ...
+
+
+def seen_by(op: Attention, mask: Value | None, place: Queries | None) -> Value | None:
     """The mask of some queries, by default all, with the keys that positions hide.
 
     Raises TypeMismatch where their number is not known.
