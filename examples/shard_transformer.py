@@ -81,7 +81,7 @@ def main() -> None:
     save(Decoder(options.width, options.layers).graph(), options.model)
     graph = graphopt.load(options.model)
 
-    limit = cost(graph).parameter_bytes // 3
+    limit = cost(graph).parameter_bytes * 2 // 5
     planned = graphopt.shard(graph, options.mesh, "xla-cuda:h100", max_memory=limit)
     print(*mesh_lines(mesh_facts(planned)), sep="\n")
 
