@@ -31,7 +31,7 @@ def test_random_plans_of_random_graphs(graph: Graph, seed: int, mesh: str) -> No
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=600, deadline=None, suppress_health_check=RELAXED)
 @given(testing.graphs(max_ops=20), st.integers(0, 1 << 30), st.sampled_from(MESHES))
 def test_many_random_plans_of_random_graphs(graph: Graph, seed: int, mesh: str) -> None:
     check(graph, seed, mesh)
