@@ -210,7 +210,7 @@ def reshape_by_shape(draw: Draw, values: list[Value]) -> Value | None:
     rest = [ints(d) if isinstance(d, int) else ints(-1) for d in shape_of(x)[2:]]
     if 0 not in shape_of(x) and draw(st.booleans()):
         parts = [ops.Unsqueeze(ops.Mul(*picked), ints(0))]
-    elif draw(st.booleans()):
+    elif 0 not in shape_of(x)[2:] and draw(st.booleans()):  # a 0 copies the dim there
         parts.append(ints(1))
     made = ops.Concat(*parts, *rest, axis=0)
     return ops.Reshape(ops.Relu(x) if floating(x) else x, made)
