@@ -1,6 +1,7 @@
 """What each op means: one module per family. Every op class is here by its name.
 
-ONNX Runtime's own, which share names with ONNX's, are in `contrib`.
+ONNX Runtime's own, which share names with ONNX's, are in `contrib`; those of programs
+for a mesh of devices in `mesh`.
 """
 
 from . import contrib as contrib, mesh as mesh

@@ -352,6 +352,7 @@ def sources() -> dict[Key, list[Source]]:
 
 SOURCES = sources()
 
+LOWERED = "made for a target, when gradients have been taken"
 NOT_DIFFERENTIABLE: dict[Key, str] = {
     ("", "Constant"): "has no operands",
     ("", "Bernoulli"): CONSTANT,
@@ -363,7 +364,8 @@ NOT_DIFFERENTIABLE: dict[Key, str] = {
     ("", "OptionalHasElement"): WHOLE,
     ("graphopt", "FlatHardmax"): CONSTANT,
     ("graphopt", "Opaque"): "nothing is known of it",
-    ("graphopt", "Tiled"): "made for a target, when gradients have been taken",
+    ("graphopt", "Tiled"): LOWERED,
+    **{key: LOWERED for key in kinds if key[0] == "mesh"},
     (CLASSICAL, "Binarizer"): CONSTANT,
     **{
         (CLASSICAL, kind): "its thresholds make it piecewise constant"
