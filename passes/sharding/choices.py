@@ -60,12 +60,12 @@ def signature(op: Op) -> Hashable:
         tuple([None if v is None else v.type for v in op.operands]),
         op.types,
         tuple([body.key for body in op.bodies]),
-        tuple([_told(op, i) for i in range(len(op.operands))]),
+        tuple([_known(op, i) for i in range(len(op.operands))]),
         tuple([op.operands.index(v) for v in op.operands]),
     )
 
 
-def _told(op: Op, at: int) -> Hashable:
+def _known(op: Op, at: int) -> Hashable:
     """What a choice may depend on in an operand beside its type."""
     value = op.operands[at]
     if value is None or value.ints is not None or not isinstance(value, Constant):
@@ -79,8 +79,9 @@ def _told(op: Op, at: int) -> Hashable:
 def choices(op: Op, mesh: Mesh) -> list[Choice]:
     """Every legal way to run an op on the mesh, replicated first.
 
-    Each was built once on parts of these types. An op of which little is known has one
-    choice: to run replicated.
+    Each way was built once on parts of these types, along its mesh axis alone; several
+    hold together where the devices divide what they share out. An op of which little is
+    known has one choice: to run replicated.
     """
     return list(_choices(op, mesh))
 

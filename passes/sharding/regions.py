@@ -103,8 +103,8 @@ def results(
 def seeds(op: Op) -> Iterator[tuple[State, ...]]:
     """States of the operands that are worth a try: all that have one extent split.
 
-    Of one operand alone, and of all that have a dim as long; the last first, and then
-    the first such dim of each.
+    Of all operands that have a dim as long, by the first such dim of each and by the
+    last; and of one operand alone.
     """
     extents = {
         dim
