@@ -133,20 +133,17 @@ def test_chips_that_are_not_here_are_compiled_for(
     assert compiled["sent"]["bytes"] == compiled["sent"]["foreseen_bytes"]
 
 
+def planning(output: Path) -> tuple[object, ...]:
+    return ("--mesh", "2", "--target", "xla-cuda:h100", "--output", output)
+
+
 def test_a_plan_for_inputs_without_a_rank_takes_their_shapes(
     tmp_path: Path, command: Command
 ) -> None:
     x = Parameter(TensorType(DType.F32, None), "x")
     model = tmp_path / "model.onnx"
     save(Graph([x], [ops.Relu(x)], output_names=["y"]), model)
-    words = (
-        "--mesh",
-        "2",
-        "--target",
-        "xla-cuda:h100",
-        "--output",
-        tmp_path / "p.onnx",
-    )
+    words = planning(tmp_path / "p.onnx")
     code, _, err = command("optimize", model, *words)
     assert code == 2
     assert "rank of input 'x' is not known" in err
@@ -161,14 +158,7 @@ def test_sizes_of_shapes_are_not_usual_ones(
 ) -> None:
     (x,) = graphopt.load(digits).inputs
     sides = ",".join(map(str, [6, *(x.shape or ())[1:]]))
-    words = (
-        "--mesh",
-        "2",
-        "--target",
-        "xla-cuda:h100",
-        "--output",
-        tmp_path / "p.onnx",
-    )
+    words = planning(tmp_path / "p.onnx")
     code, _, err = command(
         "optimize", digits, *words, "--input-shape", f"{x.name}={sides}"
     )

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from typing import Any, Final, TypeAlias
 
 from graphopt.dims import Shape
-from graphopt.index import Combiner, Partial, Replicated, Split, State
+from graphopt.index import Combiner, Partial, Replicated, Split, State, reshard
 from graphopt.ir import Value
 from graphopt.ops.mesh import (
     Addend,
@@ -109,13 +109,14 @@ class Step:
 
 
 _KINDS: Final = {
-    (Replicated, Split): "Shard",
-    (Replicated, Partial): "Addend",
-    (Split, Replicated): "AllGather",
-    (Split, Split): "AllToAll",
-    (Partial, Replicated): "AllReduce",
-    (Partial, Split): "ReduceScatter",
+    "slice": "Shard",
+    "mask": "Addend",
+    "all-gather": "AllGather",
+    "all-to-all": "AllToAll",
+    "all-reduce": "AllReduce",
+    "reduce-scatter": "ReduceScatter",
 }
+"""The op of each change of state that `graphopt.index.reshard` names."""
 
 
 def steps(source: Layout, shape: Shape, mesh: Mesh) -> Iterator[Step]:
@@ -129,7 +130,7 @@ def steps(source: Layout, shape: Shape, mesh: Mesh) -> Iterator[Step]:
             target = (*source[:axis], state, *source[axis + 1 :])
             if local_shape(shape, target, mesh) is None:
                 continue
-            kind = _KINDS[type(source[axis]), type(state)]
+            kind = _KINDS[reshard(source[axis], state)]
             if kind == "Addend" and state != Partial():
                 kind = "None"
             yield Step(kind, axis, source, target)
