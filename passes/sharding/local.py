@@ -16,7 +16,6 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 
 from graphopt.dims import Dim
-from graphopt.errors import TypeMismatch
 from graphopt.index import Domain, result_shapes
 from graphopt.ir import Op, Value
 from graphopt.ops import (
@@ -62,7 +61,7 @@ from graphopt.ops.structured import Structured
 from graphopt.rewrite import Miss, miss
 from graphopt.types import DType
 
-from ..tiling.pieces import seen_by
+from ..tiling.pieces import of_queries
 
 Operands: TypeAlias = Sequence[Value | None]
 
@@ -407,19 +406,7 @@ def _attention(op: Attention, operands: Operands, local: Local) -> Made:
         if place is not None and op.operand(6) is not None:
             return miss("where its queries are depends on lengths", op)
         return _heads(op, operands, local)
-    if op.operand(6) is not None:
-        return miss("where its queries are depends on lengths", op)
-    try:
-        seen = seen_by(op, operands[3] if len(operands) > 3 else None, place)
-    except TypeMismatch as error:
-        return miss(error.message, op)
-    return op.copy(
-        operands=[*operands[:3], seen, *operands[4:]],
-        is_causal=0,
-        left_window_size=-1,
-        right_window_size=-1,
-        **_head_counts(op, local),
-    )
+    return of_queries(op, operands, place, **_head_counts(op, local))
 
 
 # --- what is looked up --------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, cast
 
@@ -268,15 +268,25 @@ def _attention(op: Attention, operands: Operands, place: Place) -> Op | Value | 
         if op.operand(6) is not None and place.axis == "s":
             return miss("where its queries are depends on lengths", op)
         return _plain(op, operands, place)
+    return of_queries(op, operands, place)
+
+
+def of_queries(
+    op: Attention, operands: Sequence[Value | None], place: Queries, **heads: Any
+) -> Op | Miss:
+    """Attention of some queries, told by a mask which keys each of them sees."""
     if op.operand(6) is not None:
         return miss("where its queries are depends on lengths", op)
     try:
         seen = seen_by(op, operands[3] if len(operands) > 3 else None, place)
     except TypeMismatch as error:
         return miss(error.message, op)
-    told = [*operands[:3], seen, *operands[4:]]
     return op.copy(
-        operands=told, is_causal=0, left_window_size=-1, right_window_size=-1
+        operands=[*operands[:3], seen, *operands[4:]],
+        is_causal=0,
+        left_window_size=-1,
+        right_window_size=-1,
+        **heads,
     )
 
 
