@@ -418,6 +418,7 @@ def test_mixed_precision_rounds_products_and_keeps_float32_weights() -> None:
     assert all(":bf16[" in line for line in products)
 
 
+@pytest.mark.slow
 def test_convolutions_in_mixed_precision() -> None:
     text = """<ir_version: 10, opset_import: ["": 21]>
     net (float[2, 3, 6, 5] x) => (float[n, c, h, w] y) {

@@ -538,6 +538,7 @@ def test_each_run_of_a_program_draws_anew() -> None:
 # --- the page -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_of_the_documentation_runs(
     digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
