@@ -25,7 +25,7 @@ from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
-from .layout import REPLICATED
+from .layout import REPLICATED, type_bytes
 from .local import WINDOWED, border, is_told
 from .regions import fed, is_all_replicated, parameters_of, results, seeds
 from .selection import SELECTIONS
@@ -317,14 +317,9 @@ def _weight(has: State, wanted: State) -> float:
     return _WEIGHTS.get((type(has), type(wanted)), 0.0)
 
 
-def value_bytes(value: Value) -> float:
-    type_ = value.type
-    if not isinstance(type_, TensorType) or type_.shape is None or type_.dtype is None:
-        return 0.0
-    size = 1
-    for dim in type_.shape:
-        size *= dim if isinstance(dim, int) else 1
-    return size * type_.dtype.bits / 8
+def value_bytes(value: Value) -> int:
+    """Bytes of a whole value; 0 where it is no tensor."""
+    return type_bytes(value.type) if isinstance(value.type, TensorType) else 0
 
 
 def openings(op: Composite, others: Sequence[Strategy]) -> Iterator[Strategy]:
