@@ -14,6 +14,7 @@ from graphopt import (
     Graph,
 )
 from graphopt.dims import symbol
+from graphopt.exporter import save
 from graphopt.ir import Parameter
 from graphopt.ops import (
     Add,
@@ -88,3 +89,10 @@ def alone(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
         return made
 
     monkeypatch.setattr(export, "export", export_)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The linear model as a file, alone in a folder of its own."""
+    save(linear().with_header(opsets={"": 17}), tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
