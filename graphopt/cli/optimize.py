@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import driver
@@ -19,14 +18,13 @@ from ..exporter import Wanted
 from ..exporter.storage import Weights
 from ..files import atomic_write
 from ..importer import load
-from ..inputs import usual
 from ..interface import SUFFIX
-from ..limits import Limits, parse_size
+from ..limits import Limits
 from ..lowering import exporting
 from ..lowering.xla.environment import prepare
 from ..output import Rejected, beside, check_destination, files_of
 from ..report import Report
-from ..specialize import parse_dim, parse_shape, specialize
+from ..specialize import parse_dim, parse_shape
 from ..tuning import Tune
 from .arguments import (
     add_dims,
@@ -39,7 +37,7 @@ from .arguments import (
     read_arrays,
     say_json,
 )
-from .meshes import add_mesh, devices_of, links_of
+from .meshes import add_mesh, bounds, check_mesh, devices_of
 from .progress import Progress
 
 
@@ -187,7 +185,9 @@ def run(options: argparse.Namespace) -> int:
     dims, planned = pairs(options.dim, parse_dim), ""
     shapes = pairs(options.input_shape, parse_shape)
     if devices is not None:
-        dims = _all_sizes(source, dims, shapes)
+        from ..sharded import all_sizes
+
+        dims, shapes = all_sizes(load(source), dims, shapes)
     sizes = [_sizes(text) for text in options.tune_sizes]
     with Progress(options) as progress:
         tune = Tune(
@@ -251,8 +251,8 @@ def _devices(options: argparse.Namespace) -> str | None:
 
     Raises UsageError for what goes with no plan.
     """
+    check_mesh(options, memory=False)
     if options.mesh is None:
-        links_of(options)
         return None
     devices = devices_of(options)
     if options.max_activations:
@@ -263,38 +263,13 @@ def _devices(options: argparse.Namespace) -> str | None:
     return devices
 
 
-def _all_sizes(
-    source: Path,
-    given: dict[str, int | str],
-    shapes: Mapping[str, Sequence[int | str]],
-) -> dict[str, int | str]:
-    """Sizes of all dims; those that are not given are usual ones.
-
-    Raises UsageError for inputs whose rank is not known.
-    """
-    from ..sharded import check_ranks
-
-    graph = specialize(load(source), {}, shapes).graph
-    check_ranks(graph)
-    fixed = {name: size for name, size in given.items() if isinstance(size, int)}
-    known = {n: s for n, s in usual(graph, fixed).items() if n not in given}
-    return {**{name.removeprefix("?"): size for name, size in known.items()}, **given}
-
-
 def _planned(
     result: driver.Result, options: argparse.Namespace, devices: str
 ) -> tuple[driver.Result, str]:
     """The result with a plan for the mesh in its metadata, and the plan in words."""
     from ..sharded import shard
 
-    made = shard(
-        result.graph,
-        options.mesh,
-        devices,
-        max_memory=parse_size(options.max_memory) if options.max_memory else None,
-        links=links_of(options),
-        level=0,
-    )
+    made = shard(result.graph, options.mesh, devices, level=0, **bounds(options))
     return dataclasses.replace(result, graph=made.graph, plan=made.kept), str(made)
 
 

@@ -34,7 +34,7 @@ from .arguments import (
     target_of,
 )
 from .feeding import feeding, told
-from .meshes import FROM_FILE, add_bound, add_mesh, bounds, links_of, refuse_bounds
+from .meshes import FROM_FILE, add_bound, add_mesh, bounds, check_mesh, links_of
 from .progress import Slow
 
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Feed the model, run it, write or print what comes out."""
-    refuse_bounds(options)
+    check_mesh(options)
     if options.output is not None:
         check_destination(
             options.output,
