@@ -14,7 +14,7 @@ from .inputs import random_inputs, usual
 from .ir import Graph
 from .ops import Attention, Softmax
 from .passes.sharding.caches import Cache, caches
-from .passes.sharding.layout import path, replicated
+from .passes.sharding.layout import Layout, path, replicated
 from .passes.sharding.states import local_bytes
 from .reference import evaluate
 from .report import sized
@@ -114,27 +114,25 @@ def _is_triangle(seen: Any) -> bool:
 def regime_facts(sharded: Sharded) -> dict[str, Any]:
     """The regime of a planned model and what its caches take, as plain data.
 
-    ``moved_seconds`` is what the next step would have to exchange first, as a cache
-    goes out in another layout than it comes in: 0 where they are tied, None where no
-    collectives do it.
+    Bytes are those after the step. ``moved_seconds`` is what the next step would have
+    to exchange first, as a cache goes out in another layout than it comes in: 0 where
+    they are tied, None where no collectives do it.
     """
     kept, mesh = sharded.caches, sharded.machine.mesh
     found = regime(sharded.graph, kept)
     names = sharded.graph.output_names
     outputs = dict(zip(names, sharded.program.outputs, strict=True))
-    held, whole, apart, moved = 0, 0, 0, 0.0
+    given, whole = sharded.decisions.given, replicated(mesh)
+    held, in_all, apart, moved = 0, 0, 0, 0.0
     for cache in kept:
-        type_ = cache.past.type
+        left, found_as = outputs[cache.name], given.get(cache.past, whole)
+        type_ = cache.present.type
         assert isinstance(type_, TensorType)
-        past = sharded.decisions.given.get(cache.past, replicated(mesh))
-        held += local_bytes(type_, past, mesh)
-        whole += local_bytes(type_, replicated(mesh), mesh)
-        if outputs[cache.name] != past:
+        held += local_bytes(type_, left, mesh)
+        in_all += local_bytes(type_, whole, mesh)
+        if left != found_as:
             apart += 1
-            cost = sharded.machine.seconds
-            steps = path(outputs[cache.name], past, type_, mesh, cost)
-            unknown = float("inf") if steps is None else 0.0
-            moved += unknown + sum(cost(step, type_) for step in steps or ())
+            moved += _seconds(sharded, cache, left, found_as)
     return {
         "regime": {
             "name": found.name,
@@ -145,11 +143,21 @@ def regime_facts(sharded: Sharded) -> dict[str, Any]:
         "cache": {
             "count": len(kept),
             "bytes": held,
-            "whole_bytes": whole,
+            "whole_bytes": in_all,
             "apart": apart,
             "moved_seconds": moved if moved < float("inf") else None,
         },
     }
+
+
+def _seconds(sharded: Sharded, cache: Cache, left: Layout, wanted: Layout) -> float:
+    """What it takes to bring a cache from one layout to another; inf without a way."""
+    type_, cost = cache.past.type, sharded.machine.seconds
+    assert isinstance(type_, TensorType)
+    steps = path(left, wanted, type_, sharded.machine.mesh, cost)
+    if steps is None:
+        return float("inf")
+    return sum(cost(step, type_) for step in steps)
 
 
 def regime_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -204,7 +204,7 @@ def test_regimes_and_caches_are_told(decoder: Path, command: Command) -> None:
     assert found["regimes"]["decode"] == {"tokens": 1}
     cache = found["cache"]
     assert cache["count"] == 2
-    assert cache["whole_bytes"] == 2 * 4 * 8 * 64 * 16 * 4
+    assert cache["whole_bytes"] == 2 * 4 * 8 * 65 * 16 * 4
     assert cache["apart"] == cache["moved_seconds"] == 0
     laid = {row["name"]: row["layout"] for row in found["held"]}
     assert [laid["k"], laid["v"]] == [

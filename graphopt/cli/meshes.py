@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import GraphoptError, UsageError
 from .arguments import natural, pairs
 
 if TYPE_CHECKING:
@@ -139,3 +141,30 @@ def _tie(text: str) -> tuple[str, str]:
     if not (past and equals and present):
         raise UsageError(f"cannot read {text!r}; write INPUT=OUTPUT")
     return past.strip(), present.strip()
+
+
+def annotated(path: Path, files: Iterable[Path]) -> Iterator[str]:
+    """Add to a model with a plan, as it was written, ONNX's multi-device annotations.
+
+    Yields what they cannot say. Raises UnsupportedModel where runtimes do not read
+    them, and then takes away the ``files`` of the model.
+    """
+    import onnx
+
+    from ..files import atomic_write
+    from ..passes.sharding.annotations import check_annotations
+    from ..passes.sharding.devices import annotate
+
+    model = onnx.load(path, load_external_data=False)
+    try:
+        made = annotate(model, folder=path.parent)
+        check_annotations(made.model, path.parent)
+    except GraphoptError:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
+    atomic_write(path, made.model.SerializeToString(deterministic=True))
+    nodes = sum(bool(node.device_configurations) for node in made.model.graph.node)
+    yield f"annotated {nodes} nodes; left out, as annotations cannot say it:"
+    for said, count in Counter(made.left_out).items():
+        yield f"  {said}{f' ({count} times)' if count > 1 else ''}"

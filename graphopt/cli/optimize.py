@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import driver
 from ..errors import CheckFailed, UsageError
@@ -37,8 +39,16 @@ from .arguments import (
     read_arrays,
     say_json,
 )
-from .meshes import add_mesh, bounds, check_mesh, devices_of
+from .meshes import add_mesh, annotated, bounds, check_mesh, devices_of
 from .progress import Progress
+from .stages import (
+    add_stages,
+    check_folder,
+    default_folder,
+    stage_count,
+    stage_lines,
+    staged,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +130,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_mesh(
         parser,
         "write the model with a plan for these devices of --target (xla-cuda:h100), of"
-        " which each holds --max-memory; graphopt run --mesh runs it",
+        " which each holds --max-memory; graphopt run --mesh runs it. With stage=4 and"
+        " --target ort-cuda:h100 a folder with a model for each device in a row",
         False,
+    )
+    add_stages(parser)
+    parser.add_argument(
+        "--annotations",
+        action="store_true",
+        help="with --mesh: also write the plan as ONNX's multi-device annotations",
     )
 
 
@@ -157,32 +174,21 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Optimize, check, write, report."""
     source: Path = options.model
-    devices = _devices(options)
+    count, described = stage_count(options), options.target
+    devices = None
+    if count is None:
+        devices = _devices(options)
+    else:
+        options.target = described.partition(":")[0]
     _check_target(options)
     target = None
     if not options.dry_run:
-        target = options.output or default_output(source, options.target)
-    written: list[Path] = []
-    if target is not None:
-        check_destination(
-            target,
-            source,
-            overwrite=options.force,
-            data=not options.bake_weights,
-            inputs=files_of(source, options.inputs),
-        )
-        written = [target] if options.bake_weights else [target, *beside(target)]
-    if options.report is not None:
-        check_destination(
-            options.report,
-            source,
-            overwrite=options.force,
-            data=False,
-            inputs=files_of(source, options.inputs),
-            outputs=written,
-        )
+        default = default_output(source, options.target)
+        target = options.output or (default_folder(source) if count else default)
+    _check_places(options, target, count)
     pipeline = pipeline_of(options)
-    dims, planned = pairs(options.dim, parse_dim), ""
+    dims, cut = pairs(options.dim, parse_dim), None
+    more: list[str] = []
     shapes = pairs(options.input_shape, parse_shape)
     if devices is not None:
         from ..sharded import all_sizes
@@ -213,12 +219,17 @@ def run(options: argparse.Namespace) -> int:
             budget=options.budget,
             keep_io=not options.io_precision,
             tune=tune if options.tune else None,
-            limits=None if devices is not None else _limits(options),
+            limits=_limits(options) if devices is None and count is None else None,
         )
         if devices is not None:
             progress("looking for the best plan")
             result, planned = _planned(result, options, devices)
-        if target is None:
+            more.append(f"planned {planned}; graphopt run --mesh runs it")
+        if count is not None:
+            progress("cutting into stages, checking")
+            result, cut = staged(result, options, described, count, target)
+            more += stage_lines(cut, result.report.output)
+        elif target is None:
             progress("checking")
             result = _rehearsed(result, options)
         else:
@@ -229,6 +240,8 @@ def run(options: argparse.Namespace) -> int:
                 bake=options.bake_weights,
                 overwrite=options.force,
             )
+            if options.annotations:
+                more += annotated(target, [target, *beside(target)])
     report = result.report
     if options.json or options.report is not None:
         report = dataclasses.replace(report, missed=driver.missed(result))
@@ -236,10 +249,36 @@ def run(options: argparse.Namespace) -> int:
         from ..page import page
 
         atomic_write(options.report, page(report.to_json()).encode())
-    _say(options, report)
-    if devices is not None and not options.json and not options.quiet:
-        print(f"\nplanned {planned}; graphopt run --mesh runs it")
+    _say(options, report, more, **({} if cut is None else {"pipeline": cut}))
     return 0
+
+
+def _check_places(
+    options: argparse.Namespace, target: Path | None, stages: int | None
+) -> None:
+    """Raises UsageError where what was asked for cannot be written."""
+    source, written = options.model, list[Path]()
+    inputs = list(files_of(source, options.inputs))
+    if target is not None and stages is not None:
+        check_folder(target, options.force)
+    elif target is not None:
+        check_destination(
+            target,
+            source,
+            overwrite=options.force,
+            data=not options.bake_weights,
+            inputs=inputs,
+        )
+        written = [target] if options.bake_weights else [target, *beside(target)]
+    if options.report is not None:
+        check_destination(
+            options.report,
+            source,
+            overwrite=options.force,
+            data=False,
+            inputs=inputs,
+            outputs=written,
+        )
 
 
 def _limits(options: argparse.Namespace) -> Limits | None:
@@ -253,6 +292,8 @@ def _devices(options: argparse.Namespace) -> str | None:
     """
     check_mesh(options, memory=False)
     if options.mesh is None:
+        if options.annotations:
+            raise UsageError("--annotations are of a plan for a mesh: add --mesh")
         return None
     devices = devices_of(options)
     if options.max_activations:
@@ -332,13 +373,17 @@ def _sizes(text: str) -> dict[str, int]:
     return found
 
 
-def _say(options: argparse.Namespace, report: Report) -> None:
+def _say(
+    options: argparse.Namespace, report: Report, more: Sequence[str], **members: Any
+) -> None:
     if options.json:
-        say_json(report.to_json())
+        say_json({**report.to_json(), **members})
     elif not options.quiet:
         print(f"{report.input} --> {report.output or '(not written)'}\n")
         for line in report.lines(passes=options.verbose > 0):
             print(line)
+        if more:
+            print("", *more, sep="\n")
 
 
 def _opset(text: str) -> Wanted:
