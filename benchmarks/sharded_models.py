@@ -27,6 +27,9 @@ from typing import Any
 BATCH, LENGTHS = 8, (16, 1)
 """Sizes that eight devices divide, and a length that some exporters bake in."""
 
+MOST = 4
+"""Shares of the weights from which on there is no limit."""
+
 
 def one(path: Path, mesh: str, share: float, seconds: float) -> dict[str, Any]:
     """Plan, run and compare one model; in a process of its own."""
@@ -49,11 +52,11 @@ def one(path: Path, mesh: str, share: float, seconds: float) -> dict[str, Any]:
     else:
         raise reason
     begin = time.process_time()
-    made, limit = None, 0
+    made, limit = None, None
     weights = sum(t.nbytes for t in whole.tensors())
     tried = share
     while made is None:
-        limit = int(weights * tried)
+        limit = int(weights * tried) if tried < MOST else None
         try:
             made = graphopt.shard(
                 path,
@@ -64,9 +67,9 @@ def one(path: Path, mesh: str, share: float, seconds: float) -> dict[str, Any]:
                 seconds=seconds,
             )
         except DoesNotFit:
-            tried *= 1.5
-            if tried > 8:
+            if limit is None:
                 raise
+            tried *= 1.5
     planned = time.process_time() - begin
     assert made.plan is not None
     executable: Any = made.compile("xla-cpu")
@@ -104,6 +107,7 @@ def candidates(graph: Any) -> Iterator[dict[str, int]]:
     for row in itertools.product(LENGTHS, repeat=len(free)):
         fixed = {**sizes, **dict(zip(free, row, strict=True))}
         yield usual(graph, fixed)  # sums of others follow
+    yield {}  # what graphopt.shard finds by itself
 
 
 def apart(found: Mapping[str, Any], truth: Mapping[str, Any]) -> float:
