@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -126,8 +127,9 @@ def shard(
     dims; others have usual ones. What a step leaves for the next one, a cache, lies as
     the next one finds it: ``ties`` names an output for an input, where the graph does
     not show it; None lets them lie apart. ``level`` is that of the passes that run
-    before; the search goes on for ``seconds`` at most. Raises UsageError, and
-    DoesNotFit where no plan was found that keeps to the memory.
+    before; the search goes on for ``seconds`` at most, and as long again where copies
+    take what was left. Raises UsageError, and DoesNotFit where no plan was found that
+    keeps to the memory.
 
     >>> sharded = graphopt.shard("model.onnx", "data=2,model=4", "xla-cuda:h100")
     >>> sharded.compile("xla-cuda")(x=x)["y"]
@@ -144,9 +146,11 @@ def shard(
     tied = () if ties is None else [cache.names for cache in kept]
     planner, room, reason = Planner(graph, machine, ties=tied), limit, ""
     least: int | None = None
-    for _ in range(TRIES):
+    end = perf_counter() + 2 * seconds
+    for attempt in range(TRIES):
+        left = seconds if not attempt else min(seconds, end - perf_counter())
         try:
-            plan = planner.plan(room, seconds=seconds)
+            plan = planner.plan(room, seconds=max(left, 0.0))
         except NoPlan as error:
             reason = reason or str(error)
             break
