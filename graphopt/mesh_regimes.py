@@ -40,7 +40,7 @@ class Regime:
 
     def __str__(self) -> str:
         if self.name == "other":
-            return "neither prefill nor decode: no cache, no causal attention"
+            return "neither prefill nor decode of a language model"
         if self.name == "decode":
             said = "decode of one token with a cache"
             return said if self.past is None else f"{said} of {self.past}"
@@ -166,8 +166,9 @@ def regime_lines(found: Mapping[str, Any]) -> Iterator[str]:
     cache = found["cache"]
     if not cache["count"]:
         return
-    said = f"cache: {sized(cache['bytes'])} on each device, {cache['count']} values of"
-    yield f"{said} {sized(cache['whole_bytes'])}"
+    values = "1 value" if cache["count"] == 1 else f"{cache['count']} values"
+    held, whole = sized(cache["bytes"]), sized(cache["whole_bytes"])
+    yield f"cache: {held} on each device, of {whole} in {values}"
     if not cache["apart"]:
         yield "it goes out in the layouts in which the next step finds it"
         return

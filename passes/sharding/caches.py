@@ -23,6 +23,7 @@ from graphopt.ops import (
     Concat,
     Gather,
     Identity,
+    If,
     LinearAttention,
     Pad,
     Slice,
@@ -157,6 +158,11 @@ def _moved(value: Value) -> Iterator[Value | None]:
         yield from item.operands
     elif isinstance(item, Where):
         yield from item.operands[1:]
+    elif isinstance(item, If):
+        captured = item.operands[1:]
+        for body in item.bodies:
+            for source in _sources(body.outputs[result]):
+                yield captured[body.inputs.index(source)]
     elif isinstance(item, Composite) and item.expansion is not None:
         yield item.expansion[result]
 

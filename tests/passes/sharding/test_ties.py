@@ -110,6 +110,19 @@ def test_stacked_caches_are_one() -> None:
     assert names(graph) == [("past", "present")]
 
 
+def test_a_state_goes_through_branches() -> None:
+    old, new = given("old", 2, 8), given("new", 2, 8)
+    inner = [given(name, 2, 8) for name in ("a", "b")]
+    bodies = [
+        Graph(inner, [ops.Identity(v)], output_names=["y"])
+        for v in (inner[0], ops.Relu(inner[1]))
+    ]
+    flag = Parameter(tensor(DType.BOOL), "flag")
+    made = ops.If(flag, old, ops.Relu(new), bodies=bodies)
+    graph = Graph([old, new, flag], [made], output_names=["state"])
+    assert names(graph) == [("old", "state")]
+
+
 def crossing(*outputs: str) -> Graph:
     """Two inputs, either of which may come back as either output."""
     old = [given("past.key", 2, 8), given("past.value", 2, 8)]
