@@ -222,6 +222,18 @@ def test_ties_move_what_would_lie_apart() -> None:
     assert lying(bound)[0] == lying(bound)[1]
 
 
+def test_what_is_handed_on_as_it_is() -> None:
+    """A cache that no step adds to, as of an encoder's keys."""
+    past, x = given("past", 8, 8, 64, 64), given("x", 8, 8, 1, 64)
+    scores = ops.MatMul(x, ops.Transpose(past, perm=(0, 1, 3, 2)))
+    graph = Graph(
+        [past, x], [scores, ops.Identity(past)], output_names=["y", "present"]
+    )
+    assert names(graph) == [("past", "present")]
+    came, went = lying(Planner(graph, machine("2x2"), ties=names(graph)))
+    assert came == went
+
+
 def test_one_tie_of_several_layers() -> None:
     """Classes of equal inputs fall apart, or lie alike altogether."""
     planner = Planner(decoding(2), machine("2"), ties=[("past.0.k", "present.0.k")])
