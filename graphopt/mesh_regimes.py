@@ -14,8 +14,7 @@ from .inputs import random_inputs, usual
 from .ir import Graph
 from .ops import Attention, Softmax
 from .passes.sharding.caches import Cache, caches
-from .passes.sharding.layout import Layout, path, replicated
-from .passes.sharding.states import local_bytes
+from .passes.sharding.layout import Layout, local_bytes, path, replicated
 from .reference import evaluate
 from .report import sized
 from .sharded import Sharded

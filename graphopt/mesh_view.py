@@ -15,11 +15,10 @@ from .mesh_regimes import regime_facts, regime_lines
 from .ops import Constant
 from .ops.mesh import OverMesh
 from .passes.sharding.hand import NoHandPlan, hand_plan, role_rows
-from .passes.sharding.layout import Layout, replicated, wire_bytes
+from .passes.sharding.layout import Layout, local_bytes, replicated, wire_bytes
 from .passes.sharding.live import peak
 from .passes.sharding.program import handled_bytes
 from .passes.sharding.solve import NoPlan
-from .passes.sharding.states import local_bytes
 from .report import sized, table
 from .sharded import Sharded
 from .types import TensorType, Type

@@ -183,6 +183,7 @@ def is_small_transformer(path: Path) -> bool:
     return "MatMul" in kinds and bool(kinds & {"Attention", "Softmax"})
 
 
+@pytest.mark.slow
 @every_model(is_small_transformer)
 def test_the_extended_form_of_real_models_means_the_same(
     path: Path, tmp_path: Path

@@ -86,6 +86,7 @@ def trained_cnn(folder: Path, devices: int) -> tuple[list[str], dict[str, Any]]:
     return made.stdout.splitlines(), arrays
 
 
+@pytest.mark.slow
 @pytest.mark.xla
 def test_train_cnn_on_one_device_and_on_eight(tmp_path: Path) -> None:
     """The same curve to one unit of the last digit that is printed, the same weights.
@@ -124,6 +125,7 @@ def sharded(name: str, model: str) -> str:
     return made.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.xla
 def test_shard_transformer(tmp_path: Path) -> None:
     out = sharded("shard_transformer.py", str(tmp_path / "decoder.onnx"))
@@ -133,6 +135,7 @@ def test_shard_transformer(tmp_path: Path) -> None:
     onnx.checker.check_model(tmp_path / "decoder.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.xla
 def test_shard_recommender(tmp_path: Path) -> None:
     """No device holds a table whole; all together hold each of them once."""

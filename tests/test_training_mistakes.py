@@ -18,7 +18,7 @@ optax = pytest.importorskip("optax")
 pytest.importorskip("orbax.checkpoint")
 pytestmark = pytest.mark.xla
 
-from test_training import (  # noqa: E402
+from training_network import (  # noqa: E402
     NETWORK,
     Array,
     examples,

@@ -17,7 +17,7 @@ import graphopt
 from graphopt import Graph, GraphoptError, UsageError, to_jax
 from graphopt.dims import symbol
 from graphopt.inputs import random_inputs
-from graphopt.ir import Parameter
+from graphopt.ir import Op, Parameter
 from graphopt.lowering import find
 from graphopt.ops import (
     Add,
@@ -26,7 +26,11 @@ from graphopt.ops import (
     Constant,
     Conv,
     Dropout,
+    Expand,
+    Flatten,
+    GlobalAveragePool,
     If,
+    LogSoftmax,
     MatMul,
     Mul,
     NonZero,
@@ -35,6 +39,7 @@ from graphopt.ops import (
     ReduceSum,
     Reshape,
     Shape,
+    Softmax,
     Transpose,
 )
 from graphopt.plan import Plan
@@ -415,6 +420,29 @@ def test_what_grows_is_computed_where_it_is_used() -> None:
     assert not hoisted.first
 
 
+def test_one_number_as_all_weights_of_a_product_is_a_weight() -> None:
+    """XLA's sums of such products, fused with them, are what memory held."""
+    x = Parameter(tensor(DType.F32, 169, 512), "x")
+    weight = Expand(Constant(np.float32(0.5)), Constant(np.array([512, 1000])))
+    total = ReduceSum(MatMul(x, weight), Constant(np.array([0])), keepdims=0)
+    graph = Graph([x], [total], output_names=["y"])
+    arrays = {"x": normal(169, 512)}
+    made = find("xla-cpu").compile(graph, Plan())(arrays)["y"]
+    expected = np.full(1000, arrays["x"].sum(dtype=np.float64) / 2)
+    np.testing.assert_allclose(made, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Softmax, LogSoftmax])
+def test_means_too_large_to_be_made_twice(kind: type[Op]) -> None:
+    x = Parameter(tensor(DType.F32, 1, 100, 13, 13), "x")
+    made = kind(Flatten(GlobalAveragePool(x)), axis=1)
+    run = find("xla-cpu").compile(Graph([x], [made], output_names=["y"]), Plan())
+    for size in np.linspace(9e9, 9.99e9, 20, dtype=np.float32):
+        found = run(x=np.full((1, 100, 13, 13), size))["y"]
+        share = np.exp(found) if kind is LogSoftmax else found
+        np.testing.assert_allclose(share, 0.01, rtol=1e-5)
+
+
 # --- the command line -----------------------------------------------------------------
 
 
@@ -510,6 +538,7 @@ def test_each_run_of_a_program_draws_anew() -> None:
 # --- the page -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_of_the_documentation_runs(
     digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,14 +113,16 @@ def hoist(program: ClosedJaxpr, weights: int) -> Hoisted:
     """Split a program whose first ``weights`` operands are weights.
 
     An equation is hoisted where all it reads is known from weights, and where its
-    results are no larger than that: a broadcast or a dequantization stays.
+    results are no larger than that: a broadcast or a dequantization stays, but for one
+    number that a product takes for all its weights.
     """
     jaxpr = program.jaxpr
     given = tuple(jaxpr.invars[:weights])
     early: set[Var] = {*given, *jaxpr.constvars}
+    factors = _factors(jaxpr.eqns)
     before, after = [], []
     for equation in jaxpr.eqns:
-        if _is_early(equation, early):
+        if _is_early(equation, early, factors):
             early.update(equation.outvars)
             before.append(equation)
         else:
@@ -151,11 +153,38 @@ def _used(
     return reversed(kept)
 
 
-def _is_early(equation: Equation, early: set[Var]) -> bool:
+def _factors(equations: Sequence[Equation]) -> set[Var]:
+    """The right operands of products, and what is only moved to become one."""
+    found: set[Var] = set()
+    for equation in reversed(equations):
+        name = str(equation.primitive)
+        if name in ("dot_general", "conv_general_dilated"):
+            read = [equation.invars[1]]
+        elif name in _MOVES and not found.isdisjoint(equation.outvars):
+            read = equation.invars
+        else:
+            continue
+        found.update(v for v in read if isinstance(v, Var))
+    return found
+
+
+def _is_early(equation: Equation, early: set[Var], factors: set[Var]) -> bool:
     read = [v for v in equation.invars if not isinstance(v, Literal)]
-    if not read or not early.issuperset(read) or _twin(equation) is None:
+    if not early.issuperset(read) or _twin(equation) is None:
         return False
-    return sum(map(_bytes, equation.outvars)) <= sum(map(_bytes, read))
+    if _is_spread(equation) and not factors.isdisjoint(equation.outvars):
+        # On CPUs XLA 0.10 and 0.11 fuse product and sum, and where the right operand
+        # is one number, spread, the result is what memory happened to hold.
+        return True
+    return bool(read) and sum(map(_bytes, equation.outvars)) <= sum(map(_bytes, read))
+
+
+def _is_spread(equation: Equation) -> bool:
+    """If one number is made a whole array."""
+    return (
+        str(equation.primitive) == "broadcast_in_dim"
+        and prod(equation.invars[0].aval.shape) == 1
+    )
 
 
 def _twin(equation: Equation) -> Callable[..., Array] | None:

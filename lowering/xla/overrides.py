@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from graphopt.ops.pooling import AveragePool, GlobalAveragePool
+from graphopt.ops.reduction import ReduceMean
+from graphopt.ops.reshaping import Reshaping
+from graphopt.ops.softmax import AlongAxis, LogSoftmax, Softmax
 from graphopt.ops.strings import TfIdfVectorizer
 from graphopt.types import DType
 
@@ -47,7 +51,24 @@ def _matches(xp: Namespace, rows: Array, gram: Any, apart: int) -> Array:
     return found
 
 
+def of_mean(op: AlongAxis, xp: Namespace, x: Array) -> Array:
+    """softmax(x) = softmax(x - max(x)), where x is a mean.
+
+    In a fusion XLA divides the sum again, by a fused multiply-add, so that a mean is
+    off from its own largest by what rounding took: of 1e10 up to 512, which exp does
+    not bear. What is left is what the op takes away itself.
+    """
+    source = op.operands[0]
+    while isinstance(source, Reshaping):
+        source = source.operands[0]
+    if isinstance(source, ReduceMean | GlobalAveragePool | AveragePool):
+        x = xp.subtract(x, xp.held(xp.max(x, op.axis, keepdims=True)))
+    return op.compute(xp, x)
+
+
 OVERRIDES: Final[Mapping[type, Callable[..., Any]]] = {
+    LogSoftmax: of_mean,
+    Softmax: of_mean,
     TfIdfVectorizer: tf_idf,
     **MESH_OPS,
 }

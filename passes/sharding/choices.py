@@ -22,6 +22,7 @@ from .local import Local, Place, has_borders, looked_up, on_parts
 from .mesh import Mesh
 from .placed import Placed
 from .regions import fed
+from .selection import Selection, selected
 from .ways import (
     Spread,
     Way,
@@ -200,7 +201,10 @@ def localized(
         return Miss(f"{op.label} does not take parts: {error}")
     if isinstance(made, Miss):
         return made
-    results = made.results if isinstance(made, Op) else (made,)
+    if isinstance(made, tuple):
+        results = made
+    else:
+        results = made.results if isinstance(made, Op) else (made,)
     for value, layout, new in zip(op.results, choice.results, results, strict=True):
         if new.type != part_type(value, layout, mesh):
             return Miss(f"{op.label} gives {new.type} for a part of {value.type}")
@@ -213,21 +217,21 @@ def _built(
     mesh: Mesh,
     operands: Sequence[Value | None],
     local: Local,
-) -> Op | Value | Miss:
+) -> Op | Value | tuple[Value, ...] | Miss:
     pairs = zip(choice.ways, mesh.axes, strict=True)
-    over = tuple([axis for way, axis in pairs if way.form == "lookup"])
-    if over:
-        (data, *_) = op.operands
-        assert isinstance(op, Gather)
-        assert data is not None
-        assert data.shape is not None
-        rows = cast(int, data.shape[op.axis])
-        part = operands[0]
-        assert part is not None
-        assert part.shape is not None
-        size = cast(int, part.shape[op.axis])
-        return looked_up(op, operands, rows, Place("@", over, size))
-    return on_parts(op, operands, local)
+    over = tuple([axis for way, axis in pairs if way.form in ("lookup", "selected")])
+    if not over:
+        return on_parts(op, operands, local)
+    assert isinstance(op, Gather | Selection)
+    whole, part = op.operands[0], operands[0]
+    assert whole is not None
+    assert whole.shape is not None
+    assert part is not None
+    assert part.shape is not None
+    place = Place("@", over, cast(int, part.shape[op.axis]))
+    if isinstance(op, Gather):
+        return looked_up(op, operands, cast(int, whole.shape[op.axis]), place)
+    return selected(op, operands, place)
 
 
 def _local(domain: Domain, choice: Choice, mesh: Mesh) -> Local | None:

@@ -213,14 +213,23 @@ def sent(mesh: Mesh) -> Cost:
 
 def larger(step: Step, type_: TensorType, mesh: Mesh) -> int:
     """Bytes of the larger of what a device has before a step and after it."""
-    assert type_.dtype is not None
-    sizes = []
-    for layout in (step.source, step.target):
-        part = local_type(type_, layout, mesh)
-        assert part is not None
-        assert part.shape is not None
-        sizes.append(known_size(part.shape))
-    return -(-max(sizes) * type_.dtype.bits // 8)
+    return max(
+        local_bytes(type_, layout, mesh) for layout in (step.source, step.target)
+    )
+
+
+def local_bytes(type_: TensorType, layout: Layout, mesh: Mesh) -> int:
+    """Bytes of a device's part; all of them where the mesh does not divide it.
+
+    A dim that depends on data counts as 1.
+    """
+    return type_bytes(local_type(type_, layout, mesh) or type_)
+
+
+def type_bytes(type_: TensorType) -> int:
+    """Bytes of a tensor, of which a dim that depends on data counts as 1."""
+    bits = 0 if type_.dtype is None else type_.dtype.bits
+    return -(-known_size(type_.shape or ()) * bits // 8)
 
 
 @cache

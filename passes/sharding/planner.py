@@ -17,14 +17,14 @@ from graphopt.weights import Tensor
 
 from .choices import Choice, choices, signature
 from .folding import ROUNDS, Passed, fold, made_by
-from .layout import Layout, larger, layouts, replicated, wire_bytes
+from .layout import Layout, larger, layouts, local_bytes, replicated, wire_bytes
 from .live import peak
 from .machine import Machine
 from .partition import Decisions
 from .problem import Carried, Node, Option, Problem, Row
 from .resharding import tree
 from .solve import GAP, SECONDS, NoPlan, Solution, solve
-from .states import States, local_bytes
+from .states import States
 from .ties import tied
 from .timing import Timing
 from .ways import is_fixed

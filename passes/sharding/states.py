@@ -19,12 +19,11 @@ from .layout import (
     Layout,
     Step,
     is_partial,
-    known_size,
+    local_bytes,
     local_shape,
     steps,
 )
 from .machine import Machine
-from .mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -127,14 +126,3 @@ class States:
             through[[tail, head]] = np.inf
             detour[a] = through.min()
         return detour > arcs.seconds * (1 + 1e-9)
-
-
-def local_bytes(type_: TensorType, layout: Layout, mesh: Mesh) -> int:
-    """Bytes of a device's part; all of them where the mesh does not divide it.
-
-    A dim that depends on data counts as 1.
-    """
-    shape = type_.shape or ()
-    local = local_shape(shape, layout, mesh)
-    bits = 0 if type_.dtype is None else type_.dtype.bits
-    return -(-known_size(shape if local is None else local) * bits // 8)

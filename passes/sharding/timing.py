@@ -21,12 +21,11 @@ from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
 from .choices import Choice, localized, part_type
-from .layout import Layout, known_size, replicated
+from .layout import Layout, local_bytes, replicated
 from .machine import TIE, Machine
 from .mesh import Mesh
 from .program import handled_bytes
-from .states import local_bytes
-from .ways import domain_of
+from .ways import domain_of, value_bytes
 
 
 class Timing:
@@ -117,6 +116,6 @@ def _touched(op: Op) -> list[float | None]:
         bits = 0 if value is None or value.dtype is None else value.dtype.bits
         alone[at] = bits / 8
         moved: Any = index.bytes_moved(domain, alone)
-        whole = known_size(value.shape or ()) * bits / 8 if value is not None else 0.0
+        whole = 0 if value is None else value_bytes(value)
         found.append(float(moved) if isinstance(moved, int) and moved < whole else None)
     return found

@@ -25,11 +25,14 @@ from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
-from .layout import REPLICATED
+from .layout import REPLICATED, type_bytes
 from .local import WINDOWED, border, is_told
 from .regions import fed, is_all_replicated, parameters_of, results, seeds
+from .selection import SELECTIONS
 
-Form: TypeAlias = Literal["plain", "told", "windows", "lookup", "opened", "region"]
+Form: TypeAlias = Literal[
+    "plain", "told", "windows", "lookup", "selected", "opened", "region"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,9 @@ class Way:
 
     "plain": the op on parts. "told": it is told where its part begins. "windows": its
     neighbours' borders are put around the part. "lookup": what is not in the part gives
-    zeros. "opened": the op as its body, with collectives of small values inside.
-    "region": its bodies on parts of what they are given.
+    zeros. "selected": the best of each part, then of all. "opened": the op as its body,
+    with collectives of small values inside. "region": its bodies on parts of what they
+    are given.
     """
 
     strategy: Strategy
@@ -94,6 +98,7 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         found += _told(op, domain)
         found += _windows(op, domain)
         found += _lookups(op, domain)
+        found += _selections(op)
     if isinstance(op, Composite) and op.deterministic:
         others = [way.strategy for way in found if way.form == "plain"]
         found += [Way(x, "opened") for x in openings(op, others)]
@@ -189,6 +194,17 @@ def _lookups(op: Op, domain: Domain) -> Iterator[Way]:
     for dim, term in enumerate(domain.maps.operands[0] or ()):
         if isinstance(term, Lookup):
             yield Way(Strategy(None, (Split(dim), REPLICATED), (Partial(),)), "lookup")
+
+
+def _selections(op: Op) -> Iterator[Way]:
+    """The dim along which the op chooses."""
+    if isinstance(op, SELECTIONS):
+        (x, *others) = op.operands
+        assert x is not None
+        assert x.rank is not None
+        taken: tuple[State, ...] = (Split(op.axis % x.rank),)
+        taken += (REPLICATED,) * len(others)
+        yield Way(Strategy(None, taken, (REPLICATED,) * op.outs), "selected")
 
 
 # --- the body of a composite op -----------------------------------------------------
@@ -301,14 +317,9 @@ def _weight(has: State, wanted: State) -> float:
     return _WEIGHTS.get((type(has), type(wanted)), 0.0)
 
 
-def value_bytes(value: Value) -> float:
-    type_ = value.type
-    if not isinstance(type_, TensorType) or type_.shape is None or type_.dtype is None:
-        return 0.0
-    size = 1
-    for dim in type_.shape:
-        size *= dim if isinstance(dim, int) else 1
-    return size * type_.dtype.bits / 8
+def value_bytes(value: Value) -> int:
+    """Bytes of a whole value; 0 where it is no tensor."""
+    return type_bytes(value.type) if isinstance(value.type, TensorType) else 0
 
 
 def openings(op: Composite, others: Sequence[Strategy]) -> Iterator[Strategy]:
