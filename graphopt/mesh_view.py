@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias, TypeGuard
 from .cost import value_bytes
 from .ir import Graph, Parameter, Value
 from .mesh_flow import flow_facts, is_weight, step_seconds
+from .mesh_regimes import regime_facts, regime_lines
 from .ops import Constant
 from .ops.mesh import OverMesh
 from .passes.sharding.hand import NoHandPlan, hand_plan, role_rows
@@ -72,6 +73,7 @@ def mesh_facts(sharded: Sharded) -> dict[str, Any]:
         "sent_bytes": dict(total),
         "choices": len(sharded.decisions.choices),
         "layer": flow_facts(program, sharded.machine, graph.names),
+        **regime_facts(sharded),
     }
 
 
@@ -240,6 +242,7 @@ def mesh_lines(found: Json) -> Iterator[str]:
     mesh = " x ".join(f"{name}={size}" for name, size in found["mesh"].items())
     yield f"on {found['device']}, mesh {mesh}"
     yield f"a step takes {said_seconds(found)}"
+    yield from regime_lines(found)
     yield ""
     memory = found["memory"]
     yield "memory of each device"

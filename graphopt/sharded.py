@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
+from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from .cost import value_bytes
+from .dims import Expr
 from .driver import optimize
 from .errors import UsageError
-from .inputs import usual
+from .inputs import Sizes, bindings, usual
 from .ir import Graph
 from .limits import DoesNotFit
 from .lowering import Executable, graph_of, on_mesh
+from .lowering.xla.platforms import devices_described
 from .passes.sharding import Decisions, Mesh, Program, partition
+from .passes.sharding.caches import Cache, caches
 from .passes.sharding.live import peak
 from .passes.sharding.machine import Link, Machine
 from .passes.sharding.packing import padded, unpacked
@@ -24,8 +30,8 @@ from .passes.sharding.saved import restored, saved
 from .passes.sharding.solve import SECONDS, NoPlan
 from .plan import Plan, plan_of
 from .provenance import named_values
-from .report import sized as bytes_text
-from .specialize import specialize
+from .report import sized
+from .specialize import Impossible, specialize, symbols_of
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -35,6 +41,11 @@ if TYPE_CHECKING:
 TRIES: Final = 6
 """How often a model is planned anew because copies took what was left."""
 
+TRIED: Final = 24
+"""So many other sizes are tried where a model does not take the usual ones."""
+
+NO_TIES: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Sharded:
@@ -43,7 +54,7 @@ class Sharded:
     ``graph`` is the whole model, of known sizes; ``program`` what each device runs.
     ``plan`` is what was found, None for one that a file brought along; ``limit`` what
     each device was to hold at most, None for all it has. ``planner`` is what looked for
-    the plan.
+    the plan. ``caches`` are inputs that the next step has from an output of this one.
     """
 
     graph: Graph
@@ -52,6 +63,7 @@ class Sharded:
     plan: Sharding | None = None
     limit: int | None = None
     planner: Planner | None = None
+    caches: tuple[Cache, ...] = ()
 
     def __str__(self) -> str:
         """``for h100 on data=2,model=4: 0.434 ms a step, 27.1 MiB on each device``"""
@@ -60,7 +72,7 @@ class Sharded:
         proof = "" if self.plan.solution.proved else ", not proved best"
         return (
             f"for {self.machine}: {self.plan.seconds * 1e3:.3f} ms a step by the model"
-            f"{proof}, {bytes_text(self.plan.memory)} on each device"
+            f"{proof}, {sized(self.plan.memory)} on each device"
         )
 
     @cached_property
@@ -97,12 +109,13 @@ class Sharded:
 
 def shard(
     model: Model | Graph | Holder,
-    mesh: str | Mesh,
+    mesh: str | Mesh | int | Sequence[int] | Mapping[str, int],
     target: str = "xla-cpu",
     *,
     dims: Mapping[str, int] | None = None,
     max_memory: int | None = None,
     links: Mapping[str, Link] | None = None,
+    ties: Mapping[str, str] | None = NO_TIES,
     seconds: float = SECONDS,
     level: int = 2,
 ) -> Sharded:
@@ -111,29 +124,37 @@ def shard(
     ``target`` names the devices, as ``xla-cuda:h100``; ``links`` the delay and the
     bandwidth along axes of the mesh, where not the usual ones. Each device takes at
     most ``max_memory`` bytes, by default all it has. ``dims`` are sizes of symbolic
-    dims; others have usual ones. ``level`` is that of the passes that run before; the
-    search goes on for ``seconds`` at most. Raises UsageError, and DoesNotFit where no
-    plan was found that keeps to the memory.
+    dims; others have usual ones. What a step leaves for the next one, a cache, lies as
+    the next one finds it: ``ties`` names an output for an input, where the graph does
+    not show it; None lets them lie apart. ``level`` is that of the passes that run
+    before; the search goes on for ``seconds`` at most, and as long again where copies
+    take what was left. Raises UsageError, and DoesNotFit where no plan was found that
+    keeps to the memory.
 
     >>> sharded = graphopt.shard("model.onnx", "data=2,model=4", "xla-cuda:h100")
     >>> sharded.compile("xla-cuda")(x=x)["y"]
     """
-    wanted = mesh if isinstance(mesh, Mesh) else Mesh.parse(mesh)
-    graph = sized(graph_of(model), dims or {})
+    wanted = Mesh.of(mesh)
+    check_devices(target, wanted)
+    graph = with_sizes(graph_of(model), dims or {})
     if level:
         graph = optimize(graph, level=level, check="off").graph
     graph = padded(unpacked(graph), wanted.devices)
     machine = Machine.of(target, wanted, links)
     limit = machine.device.memory if max_memory is None else max_memory
-    planner, room, reason = Planner(graph, machine), limit, ""
+    kept = caches(graph, ties or {})
+    tied = () if ties is None else [cache.names for cache in kept]
+    planner, room, reason = Planner(graph, machine, ties=tied), limit, ""
     least: int | None = None
-    for _ in range(TRIES):
+    end = perf_counter() + 2 * seconds
+    for attempt in range(TRIES):
+        left = seconds if not attempt else min(seconds, end - perf_counter())
         try:
-            plan = planner.plan(room, seconds=seconds)
+            plan = planner.plan(room, seconds=max(left, 0.0))
         except NoPlan as error:
             reason = reason or str(error)
             break
-        made = Sharded(graph, machine, plan.decisions, plan, max_memory, planner)
+        made = Sharded(graph, machine, plan.decisions, plan, max_memory, planner, kept)
         over = made.held - limit
         if over <= 0:
             return made
@@ -143,16 +164,108 @@ def shard(
     raise DoesNotFit(f"no plan for {machine} keeps to {limit:,} bytes: {reason}")
 
 
-def sized(graph: Graph, dims: Mapping[str, int]) -> Graph:
+def check_devices(target: str, mesh: Mesh) -> None:
+    """Raises UsageError where a target names fewer devices than the mesh has."""
+    described = devices_described(target)
+    if described is not None and described < mesh.devices:
+        raise UsageError(
+            f"the mesh {mesh} has {mesh.devices} devices, and {target} {described};"
+            f" name a larger grid, or none, as {target.rpartition(':')[0]}"
+        )
+
+
+# --- sizes --------------------------------------------------------------------------
+
+
+def with_sizes(graph: Graph, dims: Mapping[str, int]) -> Graph:
     """The graph with all dims of its inputs known; those not given are usual ones.
 
-    Raises UsageError for dims that the model does not take, and for inputs whose rank
-    is not known.
+    Where an op, or a branch, forbids these, the first are taken that none does. Raises
+    UsageError for dims that the model does not take, and for inputs whose rank is not
+    known.
     """
     check_ranks(graph)
-    sizes = usual(graph, dims)
-    fixed = {name.removeprefix("?"): size for name, size in sizes.items()}
-    return specialize(graph, fixed).graph
+    return _fitting(graph, _places(graph, dims))[1]
+
+
+def all_sizes(
+    graph: Graph,
+    dims: Mapping[str, int | str],
+    shapes: Mapping[str, Sequence[int | str]],
+) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """What `specialize` takes, completed to sizes of all dims.
+
+    A dim that is freed or renamed has the size of its new name. Raises as `with_sizes`.
+    """
+    renamed = {name: to for name, to in dims.items() if isinstance(to, str)}
+    given = {name: size for name, size in dims.items() if isinstance(size, int)}
+    named = specialize(graph, renamed, shapes).graph
+    check_ranks(named)
+    fixed = _places(named, given)
+    sizes = fixed | _fitting(named, fixed)[0]
+    kept = symbols_of(graph)
+    found = {
+        name.removeprefix("?"): size
+        for name, size in sizes.items()
+        if name in kept or name not in symbols_of(named)
+    }
+    found |= {name: sizes[to] for name, to in renamed.items()}
+    sides = {
+        name: tuple([sizes[d] if isinstance(d, str) else d for d in shape])
+        for name, shape in shapes.items()
+    }
+    return found, sides
+
+
+def _places(graph: Graph, dims: Mapping[str, int]) -> dict[str, int]:
+    """Sizes by symbol where they were given by an axis: ``x:0`` is ``batch``."""
+    places = {
+        f"{p.name}:{axis}": f"?{p.name}:{axis}" if dim is None else str(dim)
+        for p in graph.inputs
+        for axis, dim in enumerate(p.shape or ())
+        if dim is None or isinstance(dim, Expr)
+    }
+    known = symbols_of(graph)
+    found: dict[str, int] = {}
+    for name, size in dims.items():
+        at = name if name in known else places.get(name, name)
+        if found.setdefault(at, size) != size:
+            raise UsageError(f"{name!r} cannot be both {found[at]} and {size}")
+    return found
+
+
+def _fitting(graph: Graph, fixed: Mapping[str, int]) -> tuple[Sizes, Graph]:
+    """Sizes for all dims, and the graph with them: usual ones, or such as fit it.
+
+    Raises UsageError where none do.
+    """
+    reason: Impossible | None = None
+    whole: tuple[Sizes, Graph] | None = None
+    for sizes in islice(_tried(graph, fixed), TRIED):
+        known = {**fixed, **sizes}
+        try:
+            made = specialize(graph, {n.removeprefix("?"): s for n, s in known.items()})
+        except Impossible as error:
+            reason = reason or error
+            continue
+        if not made.forbidden:
+            return sizes, made.graph
+        whole = whole or (sizes, made.graph)
+    if whole is None:
+        assert reason is not None
+        raise reason
+    return whole
+
+
+def _tried(graph: Graph, fixed: Mapping[str, int]) -> Iterator[Sizes]:
+    """Usual sizes; one of them 1, as exporters bake in; all of them twice; any."""
+    sizes = usual(graph, fixed)
+    yield sizes
+    free = {n: size for n, size in sizes.items() if n not in fixed and size != 1}
+    for name in free:
+        yield usual(graph, {**fixed, name: 1})
+    yield usual(graph, {**fixed, **{name: 2 * size for name, size in free.items()}})
+    yield from bindings(graph, fixed)
 
 
 def check_ranks(graph: Graph) -> None:
@@ -177,4 +290,6 @@ def resumed(
             "the file holds no plan for a mesh: name one, as --mesh data=2,model=4, or"
             " write a file with a plan by graphopt optimize --mesh"
         )
-    return Sharded(graph, Machine.of(target, found.mesh, links), found.decisions)
+    check_devices(target, found.mesh)
+    machine = Machine.of(target, found.mesh, links)
+    return Sharded(graph, machine, found.decisions, caches=caches(graph))

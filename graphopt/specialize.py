@@ -144,7 +144,7 @@ def _size_or_name(text: str, whole: str) -> int | str:
     return text
 
 
-class _Impossible(UsageError):
+class Impossible(UsageError):
     """The dims that were asked for do not fit an op."""
 
 
@@ -270,7 +270,7 @@ class _Request:
                 bodies = self.bodies(graph, op, operands)
                 return op.copy(operands=operands, bodies=bodies)
             except TypeMismatch as error:
-                raise _Impossible(
+                raise Impossible(
                     f"these dims are impossible: {error.message}",
                     where=place(graph, op),
                 ) from None
@@ -283,7 +283,7 @@ class _Request:
         """The bodies; a branch that the dims forbid as it was, if the other fits.
 
         One that is surely not taken becomes the other. Where baked dims change, no
-        branch can stay as it was. Raises _Impossible.
+        branch can stay as it was. Raises Impossible.
         """
         if not isinstance(op, If) or self.freed or self.resized:
             return [self.body(op, body, operands) for body in op.bodies]
@@ -293,7 +293,7 @@ class _Request:
             followed, forbidden = len(self.followed), len(self.forbidden)
             try:
                 made.append(self.body(op, body, operands))
-            except _Impossible as error:
+            except Impossible as error:
                 del self.followed[followed:], self.forbidden[forbidden:]
                 reasons[index] = error
                 made.append(body)
@@ -305,7 +305,7 @@ class _Request:
                 raise reasons[taken]
             return [made[taken]] * 2
         if len(reasons) == 2:
-            raise _Impossible(
+            raise Impossible(
                 f"both branches forbid these dims: {reasons[0]}; {reasons[1]}",
                 where=place(graph, op),
             )

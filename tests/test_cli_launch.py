@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 
 from graphopt import UsageError
 from graphopt.cli import launch as module
-from graphopt.cli.launch import launch
+from graphopt.cli.launch import launch, shares
 from graphopt.lowering.xla.environment import (
     Processes,
     processes,
@@ -178,3 +179,16 @@ def test_devices_are_shared_out_to_processes(told: Any, monkeypatch: Any) -> Non
     monkeypatch.delenv("XLA_FLAGS")
     with pytest.raises(UsageError, match="6 devices are not divided by 4 processes"):
         show_devices(6)
+
+
+def test_it_says_what_shares_nothing_out(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "launch", lambda *_: 0)
+    code, _, err = command("launch", "-n", "2", "--", "doctor", "--help")
+    assert code == 0
+    assert "each of the 2 processes does all of this doctor" in err
+    assert not shares(["run", "model.onnx"])
+    assert not shares(["inspect", "model.onnx", "--mesh", "2"])
+    assert shares(["run", "model.onnx", "--mesh=2"])
+    assert shares(["run", "model.onnx", "--mesh", "2"])

@@ -13,10 +13,14 @@ import pytest
 from conftest import Command
 
 import graphopt
-from graphopt import ops
+from graphopt import UsageError, ops
+from graphopt.dims import symbol
 from graphopt.exporter import save
 from graphopt.ir import Graph, Parameter
+from graphopt.passes.sharding import Mesh
 from graphopt.reference import run as reference
+from graphopt.sharded import all_sizes, with_sizes
+from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
 
 pytestmark = pytest.mark.xla
@@ -165,3 +169,172 @@ def test_sizes_of_shapes_are_not_usual_ones(
     assert code == 0, err
     (given,) = graphopt.load(tmp_path / "p.onnx").inputs
     assert (given.shape or ())[0] == 6
+
+
+# --- what a step leaves for the next ------------------------------------------------
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Path:
+    """Attention with a cache, of any number of tokens."""
+    tokens, past = symbol("tokens"), symbol("past")
+    x = Parameter(TensorType(DType.F32, (4, 8, tokens, 16)), "x")
+    old = [Parameter(TensorType(DType.F32, (4, 8, past, 16)), n) for n in ("k", "v")]
+    new = [ops.Concat(old[0], ops.Relu(x), axis=2), ops.Concat(old[1], x, axis=2)]
+    made = ops.Attention(x, *new)
+    path = tmp_path / "decoder.onnx"
+    names = ["y", "new_k", "new_v"]
+    save(Graph([x, *old], [made, *new], output_names=names), path)
+    return path
+
+
+DEVICES: tuple[str, ...] = ("--mesh", "2", "--target", "xla-cuda:h100")
+
+
+def test_regimes_and_caches_are_told(decoder: Path, command: Command) -> None:
+    _, out, _ = command("inspect", decoder, *DEVICES)
+    assert "regime: prefill of 128 tokens behind 128 of the past" in out
+    assert "decode is a plan of its own: --dim tokens=1" in out
+    one = ("--dim", "tokens=1", "--dim", "past=64")
+    _, out, _ = command("inspect", decoder, *DEVICES, *one)
+    assert "regime: decode of one token with a cache of 64" in out
+    assert "prefill is a plan of its own: --dim tokens=128" in out
+    _, out, _ = command("inspect", decoder, *DEVICES, *one, "--json")
+    found = json.loads(out)
+    assert found["regimes"]["decode"] == {"tokens": 1}
+    cache = found["cache"]
+    assert cache["count"] == 2
+    assert cache["whole_bytes"] == 2 * 4 * 8 * 65 * 16 * 4
+    assert cache["apart"] == cache["moved_seconds"] == 0
+    laid = {row["name"]: row["layout"] for row in found["held"]}
+    assert [laid["k"], laid["v"]] == [
+        found["outputs"]["new_k"],
+        found["outputs"]["new_v"],
+    ]
+    parts = cache["whole_bytes"] / cache["bytes"]
+    assert parts in (1, 2)
+
+
+def test_ties_are_named_and_refused(decoder: Path, command: Command) -> None:
+    code, _, err = command("inspect", decoder, *DEVICES, "--tie", "k=new")
+    assert code == 2
+    assert "no output is called 'new'" in err
+    code, _, err = command("inspect", decoder, *DEVICES, "--tie", "k")
+    assert code == 2
+    assert "INPUT=OUTPUT" in err
+    code, _, err = command("inspect", decoder, *DEVICES, "--tie", "k=new_k", "--no-tie")
+    assert code == 2
+    code, out, _ = command("inspect", decoder, *DEVICES, "--tie", "k=new_v", "--json")
+    assert json.loads(out)["cache"]["count"] == 1
+    code, _, err = command("inspect", decoder, "--no-tie")
+    assert code == 2
+    assert "add --mesh" in err
+
+
+# --- sizes, meshes and devices ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dims", "batch"),
+    [
+        ({"x:0": "n"}, 1),
+        ({"x:0": "n", "n": 6}, 6),
+        ({"batch": "n", "n": 4}, 4),
+        ({"x:0": 4}, 4),
+        ({"x:1": "n"}, 1),
+        ({"batch": 3, "x:1": 7}, 3),
+    ],
+)
+def test_a_dim_that_is_renamed_or_freed_has_a_size(
+    dims: dict[str, int | str], batch: int
+) -> None:
+    x = Parameter(TensorType(DType.F32, (symbol("batch"), 5)), "x")
+    graph = Graph([x], [ops.Relu(x)], output_names=["y"])
+    made = specialize(graph, *all_sizes(graph, dims, {})).graph.inputs[0]
+    assert made.shape is not None
+    assert made.shape[0] == batch
+    columns = {"n": 128, 7: 7}.get(dims.get("x:1", ""), 5)
+    assert made.shape[1] == columns
+
+
+def test_sizes_of_named_shapes() -> None:
+    x = Parameter(TensorType(DType.F32, None), "x")
+    graph = Graph([x], [ops.Relu(x)], output_names=["y"])
+    dims, shapes = all_sizes(graph, {"n": 3}, {"x": ("n", 8)})
+    made = specialize(graph, dims, shapes).graph.inputs[0]
+    assert made.shape == (3, 8)
+
+
+def test_a_plan_is_written_for_a_dim_of_another_name(
+    digits: Path, tmp_path: Path, command: Command
+) -> None:
+    (x, *_) = graphopt.load(digits).inputs
+    rest = planning(tmp_path / "p.onnx")
+    code, _, err = command("optimize", digits, "--dim", f"{x.name}:0=n", *rest)
+    assert code == 0, err
+    assert graphopt.load(tmp_path / "p.onnx").inputs[0].shape[0] == 1
+
+
+def branching() -> Graph:
+    """Branches of which one takes 200 numbers or more."""
+    x = Parameter(TensorType(DType.F32, (1, symbol("n"))), "x")
+    flag = Parameter(TensorType(DType.BOOL, ()), "flag")
+    inner = Parameter(x.type, "inner")
+    wide = ops.Conv(
+        ops.Unsqueeze(inner, ops.Constant(np.array([1]))),
+        ops.Constant(np.ones((1, 1, 200), np.float32)),
+    )
+    bodies = [
+        Graph([inner], [ops.ReduceSum(v)], output_names=["s"]) for v in (wide, inner)
+    ]
+    made = ops.If(flag, x, bodies=bodies)
+    return Graph([x, flag], [made], output_names=["y"])
+
+
+def test_sizes_that_no_branch_forbids() -> None:
+    """Usual ones would leave a branch that XLA cannot run."""
+    graph = branching()
+    assert specialize(graph, {"n": 128}).forbidden
+    made = with_sizes(graph, {})
+    (shape, *_) = (p.shape for p in made.inputs)
+    assert shape is not None
+    assert shape[1] >= 200  # type: ignore[operator]
+    assert with_sizes(graph, {"n": 128}).inputs[0].shape == (1, 128)
+
+
+@pytest.mark.parametrize("mesh", ["2x4", (2, 4), [2, 4]])
+def test_a_mesh_is_given_in_many_ways(mesh: Any) -> None:
+    assert Mesh.of(mesh) == Mesh((("x", 2), ("y", 4)))
+
+
+def test_meshes_that_are_none() -> None:
+    assert Mesh.of(8) == Mesh.parse("8")
+    assert Mesh.of({"data": 2, "model": 4}) == Mesh.parse("data=2,model=4")
+    for mesh in ((2, "4"), 0, (), {"2": 2}, 2.5):
+        with pytest.raises(UsageError, match="mesh"):
+            Mesh.of(mesh)  # type: ignore[arg-type]
+
+
+def test_a_grid_with_too_few_chips(digits: Path, command: Command) -> None:
+    for target, said in (
+        ("xla-tpu:v5e:2x2", "has 8 devices, and xla-tpu:v5e:2x2 4"),
+        ("xla-tpu:tpu7x:1x1x1", "xla-tpu:tpu7x:1x1x1 2"),
+    ):
+        mesh = ("--mesh", "2x4", "--target", target)
+        code, _, err = command("inspect", digits, *mesh)
+        assert code == 2
+        assert said in err
+    code, _, err = command("optimize", digits, *mesh, "--dry-run")
+    assert code == 2
+    assert said in err
+
+
+def test_the_search_has_a_limit(digits: Path, command: Command) -> None:
+    words = ("--mesh", "2", "--search-seconds")
+    code, _, err = command("inspect", digits, *words, "5")
+    assert code == 0, err
+    code, _, err = command("inspect", digits, *words, "quick")
+    assert code == 2
+    code, _, err = command("inspect", digits, *words, "0")
+    assert code == 6
+    assert "in time" in err

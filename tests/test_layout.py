@@ -52,7 +52,7 @@ ORDER = [
         "plugins",
     ),
     *("levels", "driver", "sharded"),
-    *("mesh_flow", "mesh_view", "mesh_ribbons", "mesh_page"),
+    *("mesh_flow", "mesh_regimes", "mesh_view", "mesh_ribbons", "mesh_page"),
     "api",
     "training",
     "testing",

@@ -39,9 +39,9 @@ from .meshes import (
     add_bound,
     add_mesh,
     bounds,
+    check_mesh,
     devices_of,
     links_of,
-    refuse_bounds,
 )
 from .progress import Slow
 
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load, read the costs, print."""
-    refuse_bounds(options)
+    check_mesh(options)
     graph = load(options.model)
     if options.text:
         say(options, str(graph).splitlines(), text=str(graph))
@@ -197,6 +197,7 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
 def mesh(options: argparse.Namespace, graph: Graph) -> int:
     """Plan the model for a mesh, print it, draw it. Raises UsageError, DoesNotFit."""
     from ..mesh_page import mesh_page, mesh_picture
+    from ..mesh_regimes import dims_of_regimes, other_regimes
     from ..mesh_view import hand_facts, mesh_facts, mesh_lines
     from ..sharded import resumed, shard
 
@@ -212,9 +213,12 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
             made = shard(graph, options.mesh, target, dims=sizes, **bounds(options))
     with Slow(options, "making plans by hand, to compare"):
         found = {**mesh_facts(made), "hand": hand_facts(made)}
+    found["regimes"] = dims_of_regimes(graph)
     if draw is not None:
         draw(found, f"{options.model.name} on a mesh")
     lines = [*mesh_lines(found)]
+    now = found["regime"]["name"]
+    lines += other_regimes(found["regimes"], now)
     if is_described(target):
         with Slow(options, f"compiling for {target}"):
             compiled = examined_on_mesh(options, made)

@@ -54,7 +54,17 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("no command to start; write it after --, as -- run MODEL …")
     if words[0] == "launch":
         raise UsageError("launch does not start itself")
+    if options.processes > 1 and not shares(words):
+        sys.stderr.write(
+            f"graphopt: each of the {options.processes} processes does all of this"
+            f" {words[0]}: only run with --mesh shares its work out\n"
+        )
     return launch([sys.executable, "-m", "graphopt.cli", *words], options.processes)
+
+
+def shares(words: Sequence[str]) -> bool:
+    """True for a command whose processes do one thing together."""
+    return words[0] == "run" and any(w.partition("=")[0] == "--mesh" for w in words)
 
 
 def launch(command: Sequence[str], count: int) -> int:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import driver
 from ..errors import CheckFailed, UsageError
@@ -19,14 +20,13 @@ from ..exporter import Wanted
 from ..exporter.storage import Weights
 from ..files import atomic_write
 from ..importer import load
-from ..inputs import usual
 from ..interface import SUFFIX
-from ..limits import Limits, parse_size
+from ..limits import Limits
 from ..lowering import exporting
 from ..lowering.xla.environment import prepare
 from ..output import Rejected, beside, check_destination, files_of
 from ..report import Report
-from ..specialize import parse_dim, parse_shape, specialize
+from ..specialize import parse_dim, parse_shape
 from ..tuning import Tune
 from .arguments import (
     add_dims,
@@ -39,8 +39,16 @@ from .arguments import (
     read_arrays,
     say_json,
 )
-from .meshes import add_mesh, devices_of, links_of
+from .meshes import add_mesh, annotated, bounds, check_mesh, devices_of
 from .progress import Progress
+from .stages import (
+    add_stages,
+    check_folder,
+    default_folder,
+    stage_count,
+    stage_lines,
+    staged,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +130,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_mesh(
         parser,
         "write the model with a plan for these devices of --target (xla-cuda:h100), of"
-        " which each holds --max-memory; graphopt run --mesh runs it",
+        " which each holds --max-memory; graphopt run --mesh runs it. With stage=4 and"
+        " --target ort-cuda:h100 a folder with a model for each device in a row",
         False,
+    )
+    add_stages(parser)
+    parser.add_argument(
+        "--annotations",
+        action="store_true",
+        help="with --mesh: also write the plan as ONNX's multi-device annotations",
     )
 
 
@@ -159,35 +174,26 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Optimize, check, write, report."""
     source: Path = options.model
-    devices = _devices(options)
+    count, described = stage_count(options), options.target
+    devices = None
+    if count is None:
+        devices = _devices(options)
+    else:
+        options.target = described.partition(":")[0]
     _check_target(options)
     target = None
     if not options.dry_run:
-        target = options.output or default_output(source, options.target)
-    written: list[Path] = []
-    if target is not None:
-        check_destination(
-            target,
-            source,
-            overwrite=options.force,
-            data=not options.bake_weights,
-            inputs=files_of(source, options.inputs),
-        )
-        written = [target] if options.bake_weights else [target, *beside(target)]
-    if options.report is not None:
-        check_destination(
-            options.report,
-            source,
-            overwrite=options.force,
-            data=False,
-            inputs=files_of(source, options.inputs),
-            outputs=written,
-        )
+        default = default_output(source, options.target)
+        target = options.output or (default_folder(source) if count else default)
+    _check_places(options, target, count)
     pipeline = pipeline_of(options)
-    dims, planned = pairs(options.dim, parse_dim), ""
+    dims, cut = pairs(options.dim, parse_dim), None
+    more: list[str] = []
     shapes = pairs(options.input_shape, parse_shape)
     if devices is not None:
-        dims = _all_sizes(source, dims, shapes)
+        from ..sharded import all_sizes
+
+        dims, shapes = all_sizes(load(source), dims, shapes)
     sizes = [_sizes(text) for text in options.tune_sizes]
     with Progress(options) as progress:
         tune = Tune(
@@ -213,12 +219,17 @@ def run(options: argparse.Namespace) -> int:
             budget=options.budget,
             keep_io=not options.io_precision,
             tune=tune if options.tune else None,
-            limits=None if devices is not None else _limits(options),
+            limits=_limits(options) if devices is None and count is None else None,
         )
         if devices is not None:
             progress("looking for the best plan")
             result, planned = _planned(result, options, devices)
-        if target is None:
+            more.append(f"planned {planned}; graphopt run --mesh runs it")
+        if count is not None:
+            progress("cutting into stages, checking")
+            result, cut = staged(result, options, described, count, target)
+            more += stage_lines(cut, result.report.output)
+        elif target is None:
             progress("checking")
             result = _rehearsed(result, options)
         else:
@@ -229,6 +240,8 @@ def run(options: argparse.Namespace) -> int:
                 bake=options.bake_weights,
                 overwrite=options.force,
             )
+            if options.annotations:
+                more += annotated(target, [target, *beside(target)])
     report = result.report
     if options.json or options.report is not None:
         report = dataclasses.replace(report, missed=driver.missed(result))
@@ -236,10 +249,36 @@ def run(options: argparse.Namespace) -> int:
         from ..page import page
 
         atomic_write(options.report, page(report.to_json()).encode())
-    _say(options, report)
-    if devices is not None and not options.json and not options.quiet:
-        print(f"\nplanned {planned}; graphopt run --mesh runs it")
+    _say(options, report, more, **({} if cut is None else {"pipeline": cut}))
     return 0
+
+
+def _check_places(
+    options: argparse.Namespace, target: Path | None, stages: int | None
+) -> None:
+    """Raises UsageError where what was asked for cannot be written."""
+    source, written = options.model, list[Path]()
+    inputs = list(files_of(source, options.inputs))
+    if target is not None and stages is not None:
+        check_folder(target, options.force)
+    elif target is not None:
+        check_destination(
+            target,
+            source,
+            overwrite=options.force,
+            data=not options.bake_weights,
+            inputs=inputs,
+        )
+        written = [target] if options.bake_weights else [target, *beside(target)]
+    if options.report is not None:
+        check_destination(
+            options.report,
+            source,
+            overwrite=options.force,
+            data=False,
+            inputs=inputs,
+            outputs=written,
+        )
 
 
 def _limits(options: argparse.Namespace) -> Limits | None:
@@ -251,8 +290,10 @@ def _devices(options: argparse.Namespace) -> str | None:
 
     Raises UsageError for what goes with no plan.
     """
+    check_mesh(options, memory=False)
     if options.mesh is None:
-        links_of(options)
+        if options.annotations:
+            raise UsageError("--annotations are of a plan for a mesh: add --mesh")
         return None
     devices = devices_of(options)
     if options.max_activations:
@@ -263,38 +304,13 @@ def _devices(options: argparse.Namespace) -> str | None:
     return devices
 
 
-def _all_sizes(
-    source: Path,
-    given: dict[str, int | str],
-    shapes: Mapping[str, Sequence[int | str]],
-) -> dict[str, int | str]:
-    """Sizes of all dims; those that are not given are usual ones.
-
-    Raises UsageError for inputs whose rank is not known.
-    """
-    from ..sharded import check_ranks
-
-    graph = specialize(load(source), {}, shapes).graph
-    check_ranks(graph)
-    fixed = {name: size for name, size in given.items() if isinstance(size, int)}
-    known = {n: s for n, s in usual(graph, fixed).items() if n not in given}
-    return {**{name.removeprefix("?"): size for name, size in known.items()}, **given}
-
-
 def _planned(
     result: driver.Result, options: argparse.Namespace, devices: str
 ) -> tuple[driver.Result, str]:
     """The result with a plan for the mesh in its metadata, and the plan in words."""
     from ..sharded import shard
 
-    made = shard(
-        result.graph,
-        options.mesh,
-        devices,
-        max_memory=parse_size(options.max_memory) if options.max_memory else None,
-        links=links_of(options),
-        level=0,
-    )
+    made = shard(result.graph, options.mesh, devices, level=0, **bounds(options))
     return dataclasses.replace(result, graph=made.graph, plan=made.kept), str(made)
 
 
@@ -357,13 +373,17 @@ def _sizes(text: str) -> dict[str, int]:
     return found
 
 
-def _say(options: argparse.Namespace, report: Report) -> None:
+def _say(
+    options: argparse.Namespace, report: Report, more: Sequence[str], **members: Any
+) -> None:
     if options.json:
-        say_json(report.to_json())
+        say_json({**report.to_json(), **members})
     elif not options.quiet:
         print(f"{report.input} --> {report.output or '(not written)'}\n")
         for line in report.lines(passes=options.verbose > 0):
             print(line)
+        if more:
+            print("", *more, sep="\n")
 
 
 def _opset(text: str) -> Wanted:

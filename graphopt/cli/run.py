@@ -33,14 +33,19 @@ from .arguments import (
     sizes_of,
     target_of,
 )
-from .feeding import feeding, told
-from .meshes import FROM_FILE, add_bound, add_mesh, bounds, links_of, refuse_bounds
+from .feeding import feeding, on_sizes, told
+from .meshes import FROM_FILE, add_bound, add_mesh, bounds, check_mesh, links_of
 from .progress import Slow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
-    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a model, a program for XLA, or a folder of stages",
+    )
     add_output(parser, "write the outputs to this .npz file")
     add_target(parser, None, "reference; of a program, xla-cpu")
     add_sizes(parser, "size of a symbolic dim in random inputs")
@@ -51,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Feed the model, run it, write or print what comes out."""
-    refuse_bounds(options)
+    check_mesh(options)
     if options.output is not None:
         check_destination(
             options.output,
@@ -60,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
             data=False,
             inputs=files_of(options.model, options.inputs),
         )
+    if is_staged(options.model):
+        return run_stages(options)
     on_mesh = options.mesh is not None
     choose_target(options, [options.model], "xla-cpu" if on_mesh else "reference")
     check_runs(options.model, options.target)
@@ -69,6 +76,39 @@ def run(options: argparse.Namespace) -> int:
     executable = target.open(options.model)
     outputs, _, sizes = feeding(options, options.model, executable)
     _say(options, outputs, executable, told(sizes))
+    return 0
+
+
+def is_staged(model: Path) -> bool:
+    """True for a folder of stages, as optimize --mesh stage=… writes one."""
+    return model.is_dir() and (model / "stages.json").is_file()
+
+
+def run_stages(options: argparse.Namespace) -> int:
+    """Run the stages of a folder in ONNX Runtime. Raises UsageError, InvalidModel."""
+    from ..inputs import random_inputs
+    from ..lowering.ort.stages import Pipelined, read
+
+    given = (options.target or "ort-cpu").startswith("ort-")
+    if not given or options.mesh is not None or options.precision:
+        raise UsageError(
+            f"{options.model} holds stages for ONNX Runtime, which know their devices:"
+            " leave out --mesh, --precision and targets of others"
+        )
+    inputs = read_arrays(options.inputs, options.model)
+    graph = read(options.model).whole
+    sizes = sizes_of(options, graph, inputs)
+    executable = Pipelined.open(options.model)
+
+    def outputs(sizes: Mapping[str, int]) -> dict[str, Any]:
+        if inputs is not None:
+            return executable(inputs)
+        return executable(random_inputs(graph, options.seed, sizes))
+
+    made, found = (
+        (outputs({}), {}) if inputs is not None else on_sizes(graph, sizes, outputs)
+    )
+    _say(options, made, executable, told(found))
     return 0
 
 

@@ -20,8 +20,9 @@ from typing import Any, Final
 import numpy as np
 
 from graphopt.errors import InvalidModel, UnsupportedModel, UsageError
-from graphopt.exporter import save
+from graphopt.exporter import Wanted, save
 from graphopt.files import atomic_write
+from graphopt.importer import load
 from graphopt.passes.sharding.stages import Stages
 
 from .. import Array, Executable
@@ -380,6 +381,7 @@ def write(
     axes: Mapping[str, int] | None = None,
     micro_batches: int = 1,
     recipes: Sequence[Recipe] | None = None,
+    opset: Wanted = None,
 ) -> list[Path]:
     """Write a model's stages to a folder, which must be there; the files, in order.
 
@@ -388,7 +390,7 @@ def write(
     recipes = recipes or [Recipe()] * len(stages.graphs)
     models = list(_paths(Path(folder), len(stages.graphs)))
     for graph, path, opened in zip(stages.graphs, models, recipes, strict=True):
-        save(graph, path)
+        save(graph, path, opset=opset)
         opened.save(path)
     manifest = Manifest(
         tuple(path.name for path in models),
@@ -399,6 +401,13 @@ def write(
     )
     atomic_write(Path(folder, MANIFEST), manifest.to_json().encode())
     return models
+
+
+def read(folder: str | os.PathLike[str]) -> Stages:
+    """The stages that `write` wrote to a folder. Raises InvalidModel."""
+    manifest = Manifest.read(folder)
+    graphs = tuple([load(Path(folder, file)) for file in manifest.models])
+    return Stages(graphs, manifest.inputs, manifest.outputs)
 
 
 def _paths(folder: Path, count: int) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from graphopt.types import DType
 
 from .ahead import hbm_limit, spec
 from .report import Examined, read
-from .sharded import Sharded
+from .sharded import MeshFunction
 from .shards import REPLICATED, bytes_held, type_of
 from .shortage import refused
 from .wire import Traffic, compiled as traffic_of, predicted
@@ -77,7 +77,7 @@ def examine_on_mesh(
     by `random_inputs`. Raises UsageError, UnsupportedModel for what XLA refuses,
     DoesNotFit for what is too large.
     """
-    sharded = Sharded(program, devices, precision=precision)
+    sharded = MeshFunction(program, devices, precision=precision)
     graph, steering = program.graph, set(sharded.steering)
     known = random_inputs(graph, only=steering - inputs.keys())
     known |= {name: np.asarray(inputs[name]) for name in steering & inputs.keys()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -52,6 +53,19 @@ def precision_named(wanted: str, known: Collection[str] = PRECISIONS.keys()) -> 
 def is_described(target: str) -> bool:
     """True for a description of chips, which are not here."""
     return target.startswith("xla-tpu:")
+
+
+def devices_described(target: str) -> int | None:
+    """How many devices a description has, ``xla-tpu:v5e:4x4``; None without a grid."""
+    kind, _, grid = target.removeprefix("xla-tpu:").partition(":")
+    sides = grid.split("x")
+    if not is_described(target) or not all(map(str.isdecimal, sides)):
+        return None
+    return math.prod(map(int, sides)) * _CORES.get(kind, 1)
+
+
+_CORES: Final = {"tpu7x": 2}
+"""Devices that JAX shows of one chip, where these are several."""
 
 
 def refuse_described(target: str) -> None:

@@ -55,7 +55,7 @@ class LocalTracer(Tracer):
         return super().run(wanted, {**self.parts, **env})
 
 
-class Sharded:
+class MeshFunction:
     """A program as a function of global arrays, ready to be compiled for a mesh.
 
     ``weights`` are those that it is given, by name; inputs in ``steering`` decide
@@ -173,7 +173,7 @@ class ShardedProgram(Executable):
 
     ``devices`` are in the order of the mesh. Where they belong to several processes,
     all of them run the same program on the same inputs, and each has all outputs.
-    Raises UsageError where the mesh does not fit, UnsupportedModel as `Sharded`.
+    Raises UsageError where the mesh does not fit, UnsupportedModel as `MeshFunction`.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class ShardedProgram(Executable):
         *,
         precision: str = "highest",
     ) -> None:
-        self.sharded = Sharded(program, devices, precision=precision)
+        self.sharded = MeshFunction(program, devices, precision=precision)
         taken = {d.process_index for d in self.sharded.mesh.devices.flat}
         if idle := {d.process_index for d in devices} - taken:
             raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -45,6 +46,26 @@ class Mesh:
         if any(size < 1 for _, size in pairs):
             raise UsageError(f"the mesh {text!r} has an axis without devices")
         return cls(tuple(pairs))
+
+    @classmethod
+    def of(cls, mesh: str | Mesh | int | Sequence[int] | Mapping[str, int]) -> Mesh:
+        """``"2x4"``, ``8``, ``(2, 4)`` or ``{"data": 2, "model": 4}``.
+
+        Raises UsageError for what is no mesh.
+        """
+        if isinstance(mesh, Mesh):
+            return mesh
+        if isinstance(mesh, str):
+            return cls.parse(mesh)
+        if isinstance(mesh, Mapping):
+            return cls.parse(",".join(f"{name}={size}" for name, size in mesh.items()))
+        sizes = [mesh] if isinstance(mesh, int) else mesh
+        if not isinstance(sizes, Sequence) or not all(type(n) is int for n in sizes):
+            raise UsageError(
+                f"{mesh!r} is no mesh; give 'data=2,model=4', (2, 4) or"
+                " {'data': 2, 'model': 4}"
+            )
+        return cls.parse("x".join(map(str, sizes)))
 
     @property
     def names(self) -> tuple[str, ...]:

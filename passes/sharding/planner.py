@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -25,6 +25,7 @@ from .problem import Carried, Node, Option, Problem, Row
 from .resharding import tree
 from .solve import GAP, SECONDS, NoPlan, Solution, solve
 from .states import States
+from .ties import tied
 from .timing import Timing
 from .ways import is_fixed
 
@@ -57,9 +58,9 @@ class Planner:
     """The problem of one graph on one machine, to be solved under several conditions.
 
     ``inputs`` and ``outputs`` fix layouts by name; all others are chosen, none of them
-    partial, and those of inputs with a default replicated. All dims of the graph are
-    known. ``rounds`` is for `folding.fold`. Raises UsageError for layouts that the mesh
-    does not divide.
+    partial, and those of inputs with a default replicated. ``ties`` are inputs and
+    outputs that lie alike, by name. All dims of the graph are known. ``rounds`` is for
+    `folding.fold`. Raises UsageError for layouts that the mesh does not divide.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Planner:
         *,
         inputs: Mapping[str, Layout] | None = None,
         outputs: Mapping[str, Layout] | None = None,
+        ties: Iterable[tuple[str, str]] = (),
         rounds: int | Literal["auto"] | None = "auto",
     ) -> None:
         self.graph = graph
@@ -92,7 +94,8 @@ class Planner:
         self.outputs: dict[tuple[Value, Layout | None], int] = {}
         """The node of each output, by what fixes its layout."""
         carried = [c for p in self.folded.passed if (c := self._carried(p, nodes))]
-        self.problem = Problem(nodes, carried)
+        self.tied = tied(Problem(nodes, carried), self._pairs(ties))
+        self.problem = self.tied.problem
 
     # --- the problem
 
@@ -134,6 +137,16 @@ class Planner:
         elif value.ints is not None or type_.dtype is DType.STRING:
             possible = possible[:1]
         return [(layout, local_bytes(type_, layout, mesh)) for layout in possible]
+
+    def _pairs(self, ties: Iterable[tuple[str, str]]) -> Iterable[tuple[int, int]]:
+        """The nodes of inputs and outputs that lie alike; of what is used."""
+        inputs = {p.name: self.folded.number.get(p) for p in self.graph.inputs}
+        ends = zip(self.graph.outputs, self._ends, strict=True)
+        outputs = dict(zip(self.graph.output_names, ends, strict=True))
+        for name, output in ties:
+            number, end = inputs[name], self.outputs.get(outputs[output])
+            if number is not None and end is not None:
+                yield number, end
 
     def _carried(self, passed: Passed, nodes: list[Node]) -> Carried | None:
         """The values of one class; their outputs become nodes."""
@@ -187,6 +200,7 @@ class Planner:
         for _ in range(CUTS):
             within, near = (seconds / 2, max(gap, ROUGH)) if rough else (seconds, gap)
             solution = solve(problem, allowed=allowed, seconds=within, gap=near)
+            solution = self.tied.followed(solution)
             found = self._sharding(solution)
             if found.memory > memory:
                 row = self._row(solution, memory)
@@ -211,6 +225,7 @@ class Planner:
             keep(number, {k for k, c in enumerate(self.choices[number]) if c in some})
         for value, lying in store.items():
             number = self.folded.number[made_by(value)[0]]
+            number = self.tied.leaders.get(number, number)
             options = self.problem.nodes[number].options
             keep(number, {k for k, o in enumerate(options) if o.gives[0] in lying})
         return {number: sorted(which) for number, which in allowed.items()}

@@ -252,7 +252,14 @@ class Stages:
             whole = graph.substitute({p: v for p, v in given.items() if p is not v})
             outputs = [given.get(v, v) for v in whole.outputs]
             named |= dict(zip(graph.output_names, outputs, strict=True))
-        return model.replace(outputs=[named[name] for name in self.outputs])
+        outputs = [named[name] for name in self.outputs]
+        return model.replace(outputs=outputs, output_names=self.outputs)
+
+    @property
+    def whole(self) -> Graph:
+        """The stages put together by themselves; raises KeyError where they do not."""
+        given = {p.name: p for graph in self.graphs for p in graph.inputs}
+        return self.joined(Graph([given[name] for name in self.inputs], ()))
 
 
 def split(

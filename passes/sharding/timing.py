@@ -10,6 +10,7 @@ import numpy as np
 
 from graphopt import index
 from graphopt.cost import op_cost
+from graphopt.errors import UsageError
 from graphopt.index import Split
 from graphopt.ir import Op, Parameter, Value
 from graphopt.ir.rebuild import postorder
@@ -66,7 +67,10 @@ class Timing:
         return run + sum(seconds for *_, seconds in self.exchanges(choice))
 
     def exchanges(self, choice: Choice) -> Iterator[tuple[str, int, int, float]]:
-        """Collectives inside: kind, mesh axis, bytes of the larger side, seconds."""
+        """Collectives inside: kind, mesh axis, bytes of the larger side, seconds.
+
+        Raises UsageError for a choice that the op cannot run as.
+        """
         if all(way.form in ("plain", "told", "lookup") for way in choice.ways):
             return
         mesh = self.machine.mesh
@@ -76,7 +80,7 @@ class Timing:
         ]
         made = localized(self.op, choice, mesh, parts)
         if isinstance(made, Miss):
-            raise AssertionError(f"{self.op.label} cannot run as {choice}")
+            raise UsageError(f"{self.op.label} cannot run as {choice}: {made.reason}")
         for inner in postorder(made):
             if isinstance(inner, OverMesh) and inner.communicates:
                 axis = mesh.names.index(inner.axis)

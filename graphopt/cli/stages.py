@@ -1,0 +1,254 @@
+"""``optimize --mesh stage=4`` for ONNX Runtime: a model for each device, in a row."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from .. import driver
+from ..artifact import Feed, try_program
+from ..cost import cost
+from ..errors import CheckFailed, UsageError
+from ..inputs import usual
+from ..ir import Graph
+from ..limits import parse_size
+from ..lowering.ort.stages import MANIFEST, Pipelined, on_devices, read, write
+from ..ops import Opaque
+from ..ops.random import is_random
+from ..passes.sharding import Mesh
+from ..passes.sharding.cuts import Cut, step_seconds
+from ..passes.sharding.micro_batches import batch_axes, check_micro_batches
+from ..passes.sharding.stages import Rates, Stages, planned, split
+from ..report import Trial, sized, table
+from ..specialize import parse_dim, symbols_of
+from .meshes import FROM_FILE, check_mesh, links_of
+
+AXIS: Final = "stage"
+"""The one axis of a mesh whose devices stand in a row."""
+
+STREAM: Final = 64
+"""Runs that follow each other, where no batch is cut: one alone would be fastest on one
+device."""
+
+
+def add_stages(parser: argparse.ArgumentParser) -> None:
+    """``--micro-batches``."""
+    parser.add_argument(
+        "--micro-batches",
+        metavar="BATCH=N",
+        help="with --mesh stage=S for ONNX Runtime: the dim that is the batch, and into"
+        " how many parts it is cut, which stages work on at the same time",
+    )
+
+
+def stage_count(options: argparse.Namespace) -> int | None:
+    """How many devices are to run stages in ONNX Runtime; None where none are.
+
+    Raises UsageError for a mesh that is not of stages alone, and for what goes with it
+    as little.
+    """
+    kind = options.target.partition(":")[0]
+    if options.mesh in (None, FROM_FILE) or kind not in driver.RUNTIMES:
+        if options.micro_batches is not None:
+            raise UsageError(
+                "--micro-batches is of stages in ONNX Runtime: add --mesh stage=4"
+                " --target ort-cpu"
+            )
+        return None
+    check_mesh(options, memory=False)
+    mesh = Mesh.parse(options.mesh)
+    if mesh.names != (AXIS,):
+        raise UsageError(
+            f"ONNX Runtime runs stages in a row and has no collectives: write --mesh"
+            f" {AXIS}={mesh.devices}, or share work out over all axes by --target"
+            " xla-cuda or another of XLA"
+        )
+    if options.tie or options.no_tie or options.search_seconds is not None:
+        raise UsageError("--tie, --no-tie and --search-seconds are not of stages")
+    if options.max_activations or options.tune or options.io_precision:
+        raise UsageError(
+            "--max-activations, --tune and --io-precision do not go with stages"
+        )
+    if options.annotations:
+        raise UsageError("--annotations are of one model, not of stages")
+    if options.weights != "auto":
+        raise UsageError("weights lie in each stage: leave out --weights")
+    return mesh.devices
+
+
+def default_folder(source: Path) -> Path:
+    """``model.onnx`` becomes the folder ``model.stages``."""
+    return source.with_name(f"{source.stem}.stages")
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raises UsageError where stages cannot be written to a folder."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"cannot write stages to {folder}: it is no folder")
+    if not folder.parent.is_dir():
+        raise UsageError(f"cannot write {folder}: there is no folder {folder.parent}")
+    if folder.is_dir() and (files := sorted(folder.iterdir())) and not overwrite:
+        raise UsageError(f"{files[0]} exists; -f replaces stages")
+
+
+def staged(
+    result: driver.Result,
+    options: argparse.Namespace,
+    devices: str,
+    count: int,
+    folder: Path | None,
+) -> tuple[driver.Result, dict[str, Any]]:
+    """Cut a result into stages and write them; it with its report, and what was cut.
+
+    What is written is read back, put together again and compared with the original, and
+    on a CPU run in ONNX Runtime; without a ``folder`` somewhere that is gone then.
+    Raises UsageError, NoCut, CheckFailed.
+    """
+    batch, parts = _micro_batches(options, result.graph)
+    link = links_of(options)
+    if unknown := link.keys() - {AXIS}:
+        raise UsageError(f"the mesh has no axis {min(unknown)!r} to link")
+    rates = Rates.of(devices, count, link.get(AXIS))
+    if options.max_memory:
+        rates = dataclasses.replace(rates, memory=parse_size(options.max_memory))
+    sizes = usual(result.graph)
+    follow = STREAM if batch is None else parts
+    cut = planned(result.graph, count, rates, micro_batches=follow, sizes=sizes)
+    stages = split(result.graph, cut.cuts)
+    if batch is not None and result.checking.wanted:
+        others = {name: size for name, size in sizes.items() if name != batch}
+        check_micro_batches(result.original, batch, sizes=others)
+    provider = options.target.removeprefix("ort-")
+    with tempfile.TemporaryDirectory(
+        prefix=".stages.", dir=None if folder is None else folder.parent
+    ) as name:
+        made = Path(name, "stages")
+        made.mkdir()
+        write(
+            stages,
+            made,
+            axes={} if batch is None else batch_axes(result.graph, batch),
+            micro_batches=parts,
+            recipes=on_devices(stages, provider),
+            opset=result.opset,
+        )
+        result = _proved(result, made, provider)
+        if folder is not None:
+            _put(made, folder)
+    report = dataclasses.replace(
+        result.report, output=None if folder is None else str(folder)
+    )
+    found = {"devices": count, **_facts(stages, cut, parts, batch)}
+    return dataclasses.replace(result, report=report), found
+
+
+def _micro_batches(options: argparse.Namespace, graph: Graph) -> tuple[str | None, int]:
+    """The dim of the batch and its parts. Raises UsageError."""
+    if options.micro_batches is None:
+        return None, 1
+    name, count = parse_dim(options.micro_batches)
+    if not isinstance(count, int) or count < 1:
+        raise UsageError(f"{count!r} is no number of micro-batches")
+    if name not in symbols_of(graph):
+        known = ", ".join(sorted(symbols_of(graph))) or "none is symbolic"
+        raise UsageError(f"no dim of an input is called {name!r}: {known}")
+    return name, count
+
+
+def _proved(result: driver.Result, folder: Path, provider: str) -> driver.Result:
+    """Compare what was written with the original. Raises CheckFailed."""
+    if not result.checking.wanted:
+        return result
+    graph = result.graph
+    if any(is_random(op) or isinstance(op, Opaque) for _, op in graph.walk()):
+        result = result.checked()  # stages of such ops cannot be put together again
+        note = "random or opaque ops: the graph was compared before it was cut"
+        trial = Trial("stages", None, note=note)
+        return _reported(result, trial=trial)
+    whole = read(folder).joined(graph)
+    found = result.checking.compare(result.original, whole)
+    if not found.passed:
+        raise result.blamed(found)
+    result = _reported(result, check=found)
+    if provider != "cpu" or importlib.util.find_spec("onnxruntime") is None:
+        return result
+    checking = result.checking
+    feed = Feed(checking.inputs, next(iter(found.sizes), None), checking.seed)
+    trial = try_program(result.original, Pipelined.open(folder), [feed])
+    trial = dataclasses.replace(trial, runtime="onnxruntime, in stages")
+    if trial.passed is False:
+        raise CheckFailed(f"in {trial.runtime}, {trial.note}")
+    return _reported(result, trial=trial)
+
+
+def _reported(result: driver.Result, **changes: Any) -> driver.Result:
+    report = dataclasses.replace(result.report, **changes)
+    return dataclasses.replace(result, report=report)
+
+
+def _put(made: Path, folder: Path) -> None:
+    """Put written stages in place, those of an earlier cut away; the manifest last."""
+    if not folder.exists():
+        os.replace(made, folder)
+        return
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for old in folder.glob("stage_*"):
+        old.unlink()
+    for file in sorted(made.iterdir(), key=lambda path: path.name == MANIFEST):
+        shutil.move(file, folder / file.name)
+
+
+def _facts(stages: Stages, cut: Cut, parts: int, batch: str | None) -> dict[str, Any]:
+    """What was cut, as plain data."""
+    rows = [
+        {
+            "file": f"stage_{i}.onnx",
+            "ops": len([op for op in graph.ops if op.constant is None]),
+            "weight_bytes": cost(graph, {}).parameter_bytes,
+            "seconds": seconds,
+        }
+        for i, (graph, seconds) in enumerate(
+            zip(stages.graphs, cut.stages, strict=True)
+        )
+    ]
+    return {
+        "stages": rows,
+        "seconds": step_seconds(cut.stages, parts),
+        "micro_batches": parts,
+        "batch": batch,
+    }
+
+
+def stage_lines(found: Mapping[str, Any], folder: str | None) -> Iterator[str]:
+    """The facts for people."""
+    rows: Sequence[Mapping[str, Any]] = found["stages"]
+    yield from table(
+        [("stage", "ops", "weights", "ms")]
+        + [
+            (
+                row["file"],
+                f"{row['ops']:,}",
+                sized(row["weight_bytes"]),
+                f"{row['seconds'] * 1e3:,.3f}",
+            )
+            for row in rows
+        ]
+    )
+    parts = found["micro_batches"]
+    of = f" of {parts} micro-batches" if parts > 1 else ""
+    slowest = max(row["seconds"] for row in rows)
+    yield (
+        f"a run{of} takes {found['seconds'] * 1e3:,.3f} ms by the model, and the next"
+        f" ends {slowest * parts * 1e3:,.3f} ms later"
+    )
+    if len(rows) < found["devices"]:
+        yield f"more stages than {len(rows)} would not make it faster"
+    if folder is not None:
+        yield f"graphopt run {folder} runs it"
