@@ -21,6 +21,7 @@ from .lowering import Executable, graph_of, on_mesh
 from .lowering.xla.platforms import devices_described
 from .passes.sharding import Decisions, Mesh, Program, partition
 from .passes.sharding.caches import Cache, caches
+from .passes.sharding.kv_heads import repeated_heads
 from .passes.sharding.live import peak
 from .passes.sharding.machine import Link, Machine
 from .passes.sharding.packing import padded, unpacked
@@ -28,6 +29,7 @@ from .passes.sharding.planner import Planner, Sharding
 from .passes.sharding.program import stored
 from .passes.sharding.saved import restored, saved
 from .passes.sharding.solve import SECONDS, NoPlan
+from .passes.sharding.uneven import rounded
 from .plan import Plan, plan_of
 from .provenance import named_values
 from .report import sized
@@ -140,7 +142,28 @@ def shard(
     if level:
         graph = optimize(graph, level=level, check="off").graph
     graph = padded(unpacked(graph), wanted.devices)
+    widest = max(wanted.sizes)
+    evened = rounded(repeated_heads(graph, widest), widest)
     machine = Machine.of(target, wanted, links)
+    plans, refusals = list[Sharded](), list[DoesNotFit]()
+    for form in dict.fromkeys((graph, evened)):
+        try:
+            plans.append(_planned(form, machine, max_memory, ties, seconds))
+        except DoesNotFit as refusal:
+            refusals.append(refusal)
+    if not plans:
+        raise refusals[0]
+    return min(plans, key=lambda made: made.plan.seconds if made.plan else 0.0)
+
+
+def _planned(
+    graph: Graph,
+    machine: Machine,
+    max_memory: int | None,
+    ties: Mapping[str, str] | None,
+    seconds: float,
+) -> Sharded:
+    """The plan of a graph, made anew where copies go over the limit."""
     limit = machine.device.memory if max_memory is None else max_memory
     kept = caches(graph, ties or {})
     tied = () if ties is None else [cache.names for cache in kept]
