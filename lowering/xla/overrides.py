@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from graphopt.ops import Attention
 from graphopt.ops.strings import TfIdfVectorizer
 from graphopt.types import DType
 
+from .flash import attended
 from .mesh_ops import MESH_OPS
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def _matches(xp: Namespace, rows: Array, gram: Any, apart: int) -> Array:
 
 
 OVERRIDES: Final[Mapping[type, Callable[..., Any]]] = {
+    Attention: attended,
     TfIdfVectorizer: tf_idf,
     **MESH_OPS,
 }

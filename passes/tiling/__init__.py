@@ -22,7 +22,8 @@ class Tile(Pass):
     """Run what is largest at the peak in tiles, until activations fit into ``budget``.
 
     ``budget`` is in bytes; 0 is a fifth of the peak. ``steps`` bounds how many regions
-    are tiled; ``sizes`` are those of symbolic dims, 1 of the others.
+    are tiled; ``sizes`` are those of symbolic dims, 1 of the others; ``target`` is what
+    runs the graph.
 
     softmax(q @ k) @ v   -->   tiled(q[i:j]) {softmax(q @ k) @ v}
     """
@@ -31,11 +32,13 @@ class Tile(Pass):
     budget: int = 0
     steps: int = 100
     sizes: tuple[tuple[str, int], ...] = ()
+    target: str = ""
 
     def run(self, graph: Graph, log: Log) -> Graph:
         if self.budget < 0:
             raise UsageError(f"tile(budget={self.budget}): no size of memory")
-        meter = Meter(dict.fromkeys(symbols_of(graph), 1) | dict(self.sizes))
+        known = dict.fromkeys(symbols_of(graph), 1) | dict(self.sizes)
+        meter = Meter(known, self.target.startswith("xla-tpu"))
         needs = meter.needs(graph)
         if not needs.steps:
             return graph

@@ -13,12 +13,16 @@ from graphopt.ir import Graph, Op, Value, postorder
 from graphopt.ops import Attention, Constant, Tiled
 from graphopt.types import DType
 
+from ..memory.kernel import Blocks, blocks
+
 
 @dataclass
 class Meter:
     """Reads sizes of values with symbols bound; what it has read it keeps."""
 
     binding: Mapping[str, int]
+    kernels: bool = False
+    """True where TPUs run it, which have a kernel for some attention."""
     _sizes: dict[Value, int] = field(default_factory=dict)
     _flops: dict[Op, int] = field(default_factory=dict)
     _bodies: dict[Graph, Needs] = field(default_factory=dict)
@@ -62,7 +66,9 @@ class Meter:
         return most
 
     def _scores(self, op: Attention) -> int:
-        """The scores, which kernels of all runtimes but a flash kernel hold at once."""
+        """The scores, which all runtimes hold at once but where a TPU has a kernel."""
+        if self.kernels and isinstance(blocks(op), Blocks):
+            return 0
         sizes = op.sizes()
         if sizes is None or op.dtype is None:
             return 0
