@@ -11,7 +11,9 @@ from graphopt.pipeline import Pass
 from graphopt.rewrite import Log
 from graphopt.specialize import symbols_of
 
-from .choice import best
+from ..memory import SPACES
+from .choice import LARGE, best
+from .copies import apart, together
 from .flash import Flash as Flash
 from .needs import Meter
 from .tiles import tile as tile
@@ -38,11 +40,14 @@ class Tile(Pass):
         if self.budget < 0:
             raise UsageError(f"tile(budget={self.budget}): no size of memory")
         known = dict.fromkeys(symbols_of(graph), 1) | dict(self.sizes)
-        meter = Meter(known, self.target.startswith("xla-tpu"))
-        needs = meter.needs(graph)
-        if not needs.steps:
+        meter = Meter(known, SPACES[self.target or "onnx"])
+        before = meter.needs(graph)
+        if not before.steps:
             return graph
-        budget = self.budget or max(1, needs.peak // 5)
+        budget = self.budget or max(1, before.peak // 5)
+        least = max(1, int(LARGE * min(budget, before.peak)))
+        parted, copies = apart(graph, meter, least)
+        needs = meter.needs(parted)
         for _ in range(self.steps):
             if needs.peak <= budget:
                 break
@@ -58,4 +63,4 @@ class Tile(Pass):
                 f" {found.flops} more operations"
             )
             needs = found.needs
-        return needs.graph
+        return together(needs.graph, copies) if log.fired["tile"] else graph

@@ -109,7 +109,7 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
     """Regions around what is large at the peak, with the dim that is followed."""
     graph, meter = needs.graph, needs.meter
     step = max(range(len(needs.steps)), key=needs.steps.__getitem__)
-    op = graph.ops[step]
+    op = needs.ops[step]
     seen: set[object] = set()
     large = [v for v in needs.at(step) if meter.bytes(v) >= LARGE * needs.peak]
     for value in dict.fromkeys([*op.results, *large[:4]]):
@@ -117,7 +117,7 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
             if not isinstance(extent, int) or extent < 2:
                 continue
             found = [follow(graph, [op], value, dim)] if value in op.results else []
-            top = max(meter.bytes(v) for v in needs.at(step))
+            top = max(map(meter.bytes, [*op.results, *large]))
             for share in THRESHOLDS:
                 least = max(1, int(share * top))
                 found.append(grown(graph, meter, value, dim, least))

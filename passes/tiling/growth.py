@@ -48,9 +48,14 @@ def _reached(
                 assert isinstance(mark, Mark)
                 if other not in marks:
                     marks[other] = mark
-                    if meter.bytes(other) >= least:
+                    if meter.bytes(other) >= least or _is_copy(other):
                         pending.append(other)
     return axes
+
+
+def _is_copy(value: Value) -> bool:
+    """True for what only this region reads, made for it: see `apart`."""
+    return value.op is not None and value.op.instance > 0
 
 
 def _may_be_cut(op: Op, axis: Axis) -> bool:

@@ -16,9 +16,11 @@ from graphopt.errors import UsageError
 from graphopt.exporter import to_proto
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Value
+from graphopt.limits import written_out
 from graphopt.lowering import find
 from graphopt.ops import (
     Add,
+    And,
     Attention,
     AveragePool,
     Cast,
@@ -55,6 +57,7 @@ from graphopt.ops import (
 )
 from graphopt.passes import Tile
 from graphopt.passes.tiling.choice import sizes
+from graphopt.passes.tiling.copies import apart, together
 from graphopt.passes.tiling.needs import Meter
 from graphopt.passes.tiling.tiles import tile
 from graphopt.plan import Plan
@@ -427,12 +430,55 @@ def test_the_pass_comes_under_the_budget() -> None:
     graph = stack()
     meter = Meter({})
     whole = meter.needs(graph).peak
-    for share in (2, 4, 6):
+    for share in (0.5, 0.4, 0.36):
         log = Log()
-        made = Tile(budget=whole // share).run(graph, log)
-        assert meter.needs(made).peak <= whole // share
+        budget = int(share * whole)
+        made = Tile(budget=budget).run(graph, log)
+        assert meter.needs(made).peak <= budget
         checked(graph, made)
         assert log.fired["tile"] == len(log.notes)
+
+
+def masked(layers: int = 3, length: int = 64) -> Graph:
+    """Layers that share a mask, which follows from a row of small inputs."""
+    x = param("x", 1, length, 8)
+    row = param("row", 1, length, dtype=DType.BOOL)
+    column = Constant(np.arange(length).reshape(1, -1))
+    causal = LessOrEqual(column, Constant(np.arange(length).reshape(-1, 1)))
+    seen = And(causal, row)
+    h: Value = x
+    for i in range(layers):
+        scores = MatMul(MatMul(h, random(8, 8, seed=i)), Transpose(h, perm=(0, 2, 1)))
+        hidden = Where(seen, scores, Constant(np.float32(-100)))
+        h = Add(h, MatMul(Softmax(hidden), h))
+    return graph_of(h, inputs=[x, row])
+
+
+def test_tiles_make_their_own_part_of_a_mask_that_layers_share() -> None:
+    graph = masked()
+    meter = Meter({})
+    whole = meter.needs(graph).peak
+    budget = int(0.36 * whole)
+    made = Tile(budget=budget)(graph)
+    assert meter.needs(made).peak <= budget
+    assert not any(isinstance(op, And) for op in made.ops)
+    inside = [op for _, op in made.walk() if isinstance(op, And)]
+    assert len({op.instance for op in inside}) == 3
+    checked(graph, made)
+    checked(graph, written_out(made))
+
+
+def test_copies_that_no_tiles_took_are_one_again() -> None:
+    graph = masked()
+    meter = Meter({})
+    parted, copies = apart(graph, meter, 64 * 64)
+    assert sum(isinstance(op, And) for op in parted.ops) == len(copies) == 3
+    checked(graph, parted)
+    merged = together(parted, copies)
+    assert sum(isinstance(op, And) for op in merged.ops) == 1
+    made = Tile(budget=1)(graph)
+    checked(graph, made)
+    assert meter.needs(made).peak < meter.needs(graph).peak
 
 
 def test_no_region_is_tiled_where_all_fits() -> None:
