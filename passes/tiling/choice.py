@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from graphopt.errors import TypeMismatch
-from graphopt.ir import Graph, Value
+from graphopt.ir import Graph, Op, Value
 from graphopt.rewrite import Miss
 from graphopt.substitution import RewriteLimit, substitute
 
+from .copies import makers
 from .follow import Followed, follow
 from .growth import coarsest, grown
 from .needs import Needs
@@ -116,7 +117,7 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
         for dim, extent in enumerate(value.shape or ()):
             if not isinstance(extent, int) or extent < 2:
                 continue
-            found = [follow(graph, [op], value, dim)] if value in op.results else []
+            found = [_alone(graph, op, value, dim)] if value in op.results else []
             top = max(map(meter.bytes, [*op.results, *large]))
             for share in THRESHOLDS:
                 least = max(1, int(share * top))
@@ -129,6 +130,13 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
                     continue
                 seen.add(key)
                 yield region, *(coarsest(region) or (value, dim))
+
+
+def _alone(graph: Graph, op: Op, value: Value, dim: int) -> Followed | Miss:
+    """The region of one op, with what was copied for it."""
+    copied = [made for v in op.operands for made in makers(v)]
+    region = follow(graph, [op, *copied], value, dim) if copied else None
+    return region or follow(graph, [op], value, dim)
 
 
 def sizes(extent: int) -> list[int]:

@@ -58,6 +58,14 @@ def together(graph: Graph, copies: Collection[int]) -> Graph:
     return rebuild(graph, build)
 
 
+def makers(value: Value | None) -> list[Op]:
+    """The copies that a value is made of, which its reader alone reads."""
+    op = None if value is None else value.op
+    if op is None or op.instance == 0:
+        return []
+    return [op, *(made for v in op.operands for made in makers(v))]
+
+
 class _Chains:
     """Which ops make large values from small ones, with few operations."""
 

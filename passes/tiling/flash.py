@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -43,6 +43,8 @@ from graphopt.types import DType
 
 from ..memory.attended import Sizes, sizes_of
 from ..memory.kernel import Blocks, blocks
+from .copies import apart, makers, together
+from .needs import Meter
 from .pieces import seen_by
 from .tiles import cut, tile
 
@@ -197,6 +199,10 @@ class _Blocks:
         return Transpose(Reshape(x, vector(0, 0, heads, -1)), perm=SWAPPED)
 
 
+SHARED: Final = 1 << 20
+"""A mask of so many bytes is made by each attention that reads it."""
+
+
 @dataclass(frozen=True)
 class Flash(Pass):
     """Attention that never has all its scores: ``queries`` by ``keys`` at a time.
@@ -214,13 +220,16 @@ class Flash(Pass):
     def run(self, graph: Graph, log: Log) -> Graph:
         seen: set[Op] = set()
         said: Counter[str] = Counter()
+        given = graph
+        graph, copies = apart(graph, Meter({}), SHARED)
         while True:
             op = next((o for o in graph.ops if self._takes(o) and o not in seen), None)
             if op is None:
                 break
             seen.add(op)
             axis = 2 if op.rank == 4 else 1
-            made = tile(graph, [op], op, axis, self.queries)
+            region = [op, *makers(op.operand(3))]
+            made = tile(graph, region, op, axis, self.queries)
             said[self._said(op, tiled=isinstance(made, Graph))] += 1
             if isinstance(made, Graph):
                 graph = made
@@ -229,7 +238,7 @@ class Flash(Pass):
             if isinstance(op, Attention):
                 said[self._said(op)] += 1
         log.notes += [f"{count} x attention {text}" for text, count in said.items()]
-        return self._blocks(graph) if seen else graph
+        return self._blocks(together(graph, copies)) if seen else given
 
     def _takes(self, op: Op) -> bool:
         if not isinstance(op, Attention) or isinstance(self._kernel(op), Blocks):

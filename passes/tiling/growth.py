@@ -8,6 +8,7 @@ from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 from graphopt.rewrite import Miss
 
+from .copies import makers
 from .follow import Axis, Followed, Mark, axis_at, domain_of, follow, marked
 from .needs import Meter
 
@@ -48,14 +49,9 @@ def _reached(
                 assert isinstance(mark, Mark)
                 if other not in marks:
                     marks[other] = mark
-                    if meter.bytes(other) >= least or _is_copy(other):
+                    if meter.bytes(other) >= least or makers(other):
                         pending.append(other)
     return axes
-
-
-def _is_copy(value: Value) -> bool:
-    """True for what only this region reads, made for it: see `apart`."""
-    return value.op is not None and value.op.instance > 0
 
 
 def _may_be_cut(op: Op, axis: Axis) -> bool:
