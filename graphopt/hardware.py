@@ -48,7 +48,8 @@ class Device:
     bytes, speeds bytes per second. ``torus``: how many dims the torus of links has; 0
     for a switch. ``node`` is how many devices such links join. ``near`` is what lies
     near the units: L2 of a core, shared memory of a block, VMEM; ``kernel`` the part of
-    it that one kernel may take unasked. ``matrix`` is the side of what they multiply.
+    it that one kernel may take unasked. ``matrix`` is the side of what they multiply,
+    ``start`` the seconds that one more op, or turn of a loop, takes by itself.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Device:
     near: int
     kernel: int
     matrix: int
+    start: float
 
     @property
     def is_tpu(self) -> bool:
@@ -112,6 +114,7 @@ def _device(row: Mapping[str, str]) -> Device:
         near=int(row["near_kib"]) << 10,
         kernel=int(row["kernel_kib"]) << 10,
         matrix=int(row["matrix"]),
+        start=float(row["start_us"]) * 1e-6,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.errors import UsageError
+from graphopt.hardware import device
 from graphopt.ir import Graph
 from graphopt.pipeline import Pass
 from graphopt.rewrite import Log
@@ -16,6 +17,7 @@ from .choice import LARGE, best
 from .copies import apart, together
 from .flash import Flash as Flash
 from .needs import Meter
+from .price import Prices
 from .tiles import tile as tile
 
 
@@ -41,6 +43,7 @@ class Tile(Pass):
             raise UsageError(f"tile(budget={self.budget}): no size of memory")
         known = dict.fromkeys(symbols_of(graph), 1) | dict(self.sizes)
         meter = Meter(known, SPACES[self.target or "onnx"])
+        prices = Prices(device(self.target or "onnx"), meter)
         before = meter.needs(graph)
         if not before.steps:
             return graph
@@ -51,7 +54,7 @@ class Tile(Pass):
         for _ in range(self.steps):
             if needs.peak <= budget:
                 break
-            found = best(needs, budget)
+            found = best(needs, budget, prices)
             if found is None:
                 log.notes.append(
                     f"{needs.peak} bytes are alive at the peak, and no tiling helps"

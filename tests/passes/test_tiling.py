@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from graphopt import dims
 from graphopt.driver import optimize
 from graphopt.errors import UsageError
 from graphopt.exporter import to_proto
+from graphopt.hardware import device
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Value
 from graphopt.limits import written_out
@@ -56,10 +58,12 @@ from graphopt.ops import (
     Where,
 )
 from graphopt.passes import Tile
+from graphopt.passes.memory import SPACES
 from graphopt.passes.tiling.choice import sizes
 from graphopt.passes.tiling.copies import apart, together
 from graphopt.passes.tiling.needs import Meter
-from graphopt.passes.tiling.tiles import tile
+from graphopt.passes.tiling.price import Prices
+from graphopt.passes.tiling.tiles import in_tiles, tile
 from graphopt.plan import Plan
 from graphopt.reference import evaluate
 from graphopt.rewrite import Log, Miss
@@ -494,7 +498,7 @@ def test_what_cannot_be_reached_is_said() -> None:
 
 
 def test_a_convolution_chain_is_tiled_by_rows() -> None:
-    x = param("x", 1, 3, 64, 64)
+    x = param("x", 1, 3, 256, 256)
     y = Relu(Conv(x, random(32, 3, 3, 3), pads=(1,) * 4, strides=(2, 2)))
     y = Relu(Conv(y, random(32, 1, 3, 3), pads=(1,) * 4, group=32, strides=(2, 2)))
     y = Conv(y, random(8, 32, 1, 1))
@@ -513,6 +517,60 @@ def test_sizes_are_few_and_leave_one_remainder(extent: int) -> None:
     assert found == sorted(set(found), reverse=True)
     assert all(0 < size < extent for size in found)
     assert len(found) <= 10
+
+
+# --- prices ---------------------------------------------------------------------------
+
+
+def priced(target: str) -> Prices:
+    return Prices(device(target), Meter({}, SPACES[target]))
+
+
+def test_tiles_fill_the_lanes_of_a_tpu() -> None:
+    x = param("x", 4, 512, 1024)
+    v5e, v6e, cpu = priced("xla-tpu"), priced("xla-tpu"), priced("xla-cpu")
+    v6e = replace(v6e, device=device("v6e"))
+    assert [v5e.aligned(x, dim) for dim in range(3)] == [1, 8, 128]
+    assert v6e.aligned(x, 2) == 256
+    assert {cpu.aligned(x, dim) for dim in range(3)} == {8}
+    assert all(size % 128 == 0 for size in sizes(1000, 128) if size > 128)
+    assert sizes(1000, 128)[:2] == [512, 256]
+
+
+def test_products_pay_for_what_they_do_not_fill() -> None:
+    tpu, cpu = priced("xla-tpu"), priced("xla-cpu")
+    w = random(1024, 1024)
+    few, many = (MatMul(param("x", rows, 1024), w, instance=rows) for rows in (1, 8))
+    assert tpu._work(few) == tpu._work(many)
+    assert 8 * cpu._work(few) == cpu._work(many)
+
+
+def test_what_stays_near_moves_once() -> None:
+    """A chain that fits is paid by its ends, another by all that it makes."""
+    cpu = priced("ort-cpu")
+
+    def chain(rows: int) -> int:
+        x = param("x", rows, 1024)
+        y = Exp(Neg(Exp(Neg(x))))
+        return cpu.of(graph_of(y).ops) - 4 * cpu.start
+
+    assert chain(128) * 2 < chain(512)  # 512 KiB and 2 MiB; L2 has 1
+    assert chain(512) > 1.9 * 4 * chain(128)
+
+
+def test_coarser_tiles_start_less_and_finer_ones_stay_near() -> None:
+    x = param("x", 16384, 16)
+    up = Relu(MatMul(x, random(16, 512)))
+    graph = graph_of(MatMul(up, random(512, 16)))
+    cpu = priced("ort-cpu")
+    region = [op for op in graph.ops if not isinstance(op, Constant)]
+    price = {}
+    for size in (4, 64, 8192):
+        new = in_tiles(graph, region, up, 0, size)
+        assert not isinstance(new, Miss)
+        price[size] = cpu.more(graph, region, new.values())
+    assert price[64] < price[8192]
+    assert price[64] < price[4]
 
 
 def test_symbolic_batches_stay() -> None:
