@@ -16,6 +16,7 @@ from ..memory import SPACES
 from .choice import LARGE, best
 from .copies import apart, together
 from .flash import Flash as Flash
+from .heads import spelled
 from .needs import Meter
 from .price import Prices
 from .tiles import tile as tile
@@ -49,7 +50,10 @@ class Tile(Pass):
             return graph
         budget = self.budget or max(1, before.peak // 5)
         least = max(1, int(LARGE * min(budget, before.peak)))
-        parted, copies = apart(graph, meter, least)
+        given = sum(map(meter.bytes, graph.outputs))
+        if given > budget:
+            log.notes.append(f"{given} bytes are outputs, which no tiles make fewer")
+        parted, copies = apart(spelled(graph, meter, least), meter, least)
         needs = meter.needs(parted)
         for _ in range(self.steps):
             if needs.peak <= budget:

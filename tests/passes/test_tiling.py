@@ -17,12 +17,13 @@ from graphopt.errors import UsageError
 from graphopt.exporter import to_proto
 from graphopt.hardware import device
 from graphopt.inputs import random_inputs
-from graphopt.ir import Graph, Op, Value
+from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.limits import written_out
 from graphopt.lowering import find
 from graphopt.ops import (
     Add,
     And,
+    ArgMax,
     Attention,
     AveragePool,
     Cast,
@@ -33,10 +34,12 @@ from graphopt.ops import (
     Div,
     Exp,
     Expand,
+    GatherElements,
     Gelu,
     Gemm,
     LayerNormalization,
     LessOrEqual,
+    LogSoftmax,
     MatMul,
     MaxPool,
     Mul,
@@ -51,8 +54,10 @@ from graphopt.ops import (
     Shape,
     Slice,
     Softmax,
+    SoftmaxCrossEntropyLoss,
     Sub,
     Tiled,
+    TopK,
     Transpose,
     Trilu,
     Where,
@@ -69,7 +74,7 @@ from graphopt.reference import evaluate
 from graphopt.rewrite import Log, Miss
 from graphopt.testing.strategies import graphs
 from graphopt.text import parse, weights_of
-from graphopt.types import DType
+from graphopt.types import DType, tensor
 from graphopt.verify import verify
 
 F32, I64 = DType.F32, DType.I64
@@ -517,6 +522,58 @@ def test_sizes_are_few_and_leave_one_remainder(extent: int) -> None:
     assert found == sorted(set(found), reverse=True)
     assert all(0 < size < extent for size in found)
     assert len(found) <= 10
+
+
+# --- heads over a vocabulary ----------------------------------------------------------
+
+POSITIONS, CLASSES = 64, 512
+
+
+def of_the_largest(logits: Value, labels: Value) -> list[Value]:
+    return [ArgMax(logits, axis=-1, keepdims=0), ReduceMax(logits, ints(-1))]
+
+
+def of_five(logits: Value, labels: Value) -> list[Value]:
+    return list(TopK(Softmax(logits), ints(5)).results)
+
+
+def of_labels(logits: Value, labels: Value) -> list[Value]:
+    at = Reshape(labels, ints(1, POSITIONS, 1))
+    return [GatherElements(LogSoftmax(logits), at, axis=2)]
+
+
+def of_a_loss(logits: Value, labels: Value) -> list[Value]:
+    rows = Reshape(logits, ints(POSITIONS, CLASSES))
+    flat = Reshape(labels, ints(POSITIONS))
+    return [SoftmaxCrossEntropyLoss(rows, flat, ignore_index=3)]
+
+
+@pytest.mark.parametrize("head", [of_the_largest, of_five, of_labels, of_a_loss])
+def test_heads_over_a_vocabulary_go_by_positions(
+    head: Callable[[Value, Value], list[Value]],
+) -> None:
+    """All scores of all positions are never there at once; what is kept is exact."""
+    h = param("h", 1, POSITIONS, 8)
+    labels = Parameter(tensor(DType.I64, 1, POSITIONS), "labels")
+    graph = Graph([h, labels], head(MatMul(h, random(8, CLASSES)), labels))
+    meter = Meter({})
+    whole = meter.needs(graph).peak
+    made = Tile(budget=whole // 6)(graph)
+    assert meter.needs(made).peak <= whole // 6
+    fed = random_inputs(graph, seed=1)
+    fed["labels"] = np.arange(POSITIONS)[None] % CLASSES
+    for old, new in zip(evaluate(graph, fed), evaluate(made, fed), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_that_are_outputs_are_told_apart() -> None:
+    log = Log()
+    logits = MatMul(param("h", 1, POSITIONS, 8), random(8, CLASSES))
+    graph = graph_of(logits)
+    assert Tile(budget=1000).run(graph, log) is graph
+    assert log.notes == [
+        f"{4 * POSITIONS * CLASSES} bytes are outputs, which no tiles make fewer"
+    ]
 
 
 # --- prices ---------------------------------------------------------------------------
