@@ -1,7 +1,8 @@
 """Devices by name: how fast each computes, reads its memory, and reaches its peers.
 
 The numbers, in ``data/devices.csv``, are makers' peaks without sparsity. Interconnects
-are those of one device to all its peers in a node, both directions together.
+are those of one device to all its peers in a node, both directions together. Where the
+sizes of what is near the units come from is in the column ``near_source``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class Device:
 
     ``peaks`` are operations per second by a CSV column's name ("bf16", "i8" …), sizes
     bytes, speeds bytes per second. ``torus``: how many dims the torus of links has; 0
-    for a switch. ``node`` is how many devices such links join.
+    for a switch. ``node`` is how many devices such links join. ``near`` is what lies
+    near the units: L2 of a core, shared memory of a block, VMEM; ``kernel`` the part of
+    it that one kernel may take unasked. ``matrix`` is the side of what they multiply,
+    ``start`` the seconds that one more op, or turn of a loop, takes by itself.
     """
 
     name: str
@@ -56,6 +60,15 @@ class Device:
     interconnect: float
     torus: int
     node: int
+    near: int
+    kernel: int
+    matrix: int
+    start: float
+
+    @property
+    def is_tpu(self) -> bool:
+        """True for what a torus joins."""
+        return self.torus > 0
 
     def flops_per_second(self, dtype: DType | None) -> float:
         """The peak for products of a type, float32's for what has none of its own."""
@@ -98,6 +111,10 @@ def _device(row: Mapping[str, str]) -> Device:
         if row["links"] != "switch"
         else 0,
         node=int(row["node"]),
+        near=int(row["near_kib"]) << 10,
+        kernel=int(row["kernel_kib"]) << 10,
+        matrix=int(row["matrix"]),
+        start=float(row["start_us"]) * 1e-6,
     )
 
 

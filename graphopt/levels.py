@@ -60,7 +60,7 @@ def choose(
         chosen = [p for p in (p.limited_to_exact() for p in chosen) if p is not None]
     loops = target in PLATFORMS and any(p.trades for p in chosen)
     if loops and all(p.name != Flash.name for p in chosen):
-        chosen.insert(0, Flash())  # there a loop over blocks costs nothing
+        chosen.insert(0, Flash(target=target))  # there a loop of blocks costs nothing
     pipeline = Pipeline.of(chosen if level or passes is not None else ())
     if loops:
         pipeline = replace(pipeline, opset=LATEST)  # which no program says

@@ -277,9 +277,10 @@ def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:
     then = pipeline.then
     if then is not None and {p.name for p in then.passes} == {TileCausal.name}:
         return replace(pipeline, then=with_tiles(then, tile, target))
+    tile = replace(tile, target=target)
     if target not in PLATFORMS:
         return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))
-    made = Pipeline((Flash(), tile), rounds=1, then=then)
+    made = Pipeline((Flash(target=target), tile), rounds=1, then=then)
     return replace(pipeline, then=made, opset=LATEST)
 
 

@@ -356,6 +356,8 @@ def _lines_of_program(name: str, found: Mapping[str, Any]) -> Iterator[str]:
         *((f"{kind}s", count) for kind, count in found["collectives"].items()),
     ]
     yield from table([(what, _number(value)) for what, value in rows])
+    for form, count in found.get("attention", {}).items():
+        yield f"{count} x attention, {form}"
     seconds = found["seconds"]
     yield ""
     yield f"traced in {seconds['lower']:.1f} s, compiled in {seconds['compile']:.1f} s"

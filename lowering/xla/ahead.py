@@ -17,6 +17,7 @@ from graphopt.ir import Graph
 from graphopt.types import DType, TensorType, tensor
 
 from .. import Array
+from .flash import forms
 from .function import Function, tensor_of
 from .report import Examined, read
 from .shortage import limit_of_hbm, refused
@@ -87,6 +88,7 @@ def examine(
         hbm_limit=hbm_limit(device) if tpu else None,
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
+        attention=forms(graph, symbols) if tpu else {},
         **read(compiled),
     )
 

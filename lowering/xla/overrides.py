@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from graphopt.ops import Attention
 from graphopt.ops.pooling import AveragePool, GlobalAveragePool
 from graphopt.ops.reduction import ReduceMean
 from graphopt.ops.reshaping import Reshaping
@@ -17,6 +18,7 @@ from graphopt.ops.softmax import AlongAxis, LogSoftmax, Softmax
 from graphopt.ops.strings import TfIdfVectorizer
 from graphopt.types import DType
 
+from .flash import attended
 from .mesh_ops import MESH_OPS
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def of_mean(op: AlongAxis, xp: Namespace, x: Array) -> Array:
 
 
 OVERRIDES: Final[Mapping[type, Callable[..., Any]]] = {
+    Attention: attended,
     LogSoftmax: of_mean,
     Softmax: of_mean,
     TfIdfVectorizer: tf_idf,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 STATUS: Final = "compiled, not executed"
@@ -45,6 +45,7 @@ class Examined:
     """A program as its compiler sees it; it was not run.
 
     ``used`` says what compiled it, and for what; ``inputs`` for which types of inputs.
+    ``attention`` says in which forms a TPU runs how many of them.
     ``flops``, ``bytes`` and ``hbm_limit``, what a TPU has for a program, are None where
     the compiler does not say.
     """
@@ -59,6 +60,7 @@ class Examined:
     collectives: Mapping[str, int]
     lower_seconds: float
     compile_seconds: float
+    attention: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The members that ``--json`` prints. All memory is that of one device."""
@@ -86,6 +88,7 @@ class Examined:
             "flops": self.flops,
             "bytes": self.bytes,
             "collectives": dict(self.collectives),
+            **({"attention": dict(self.attention)} if self.tpu else {}),
             "seconds": {
                 "lower": round(self.lower_seconds, 6),
                 "compile": round(self.compile_seconds, 6),

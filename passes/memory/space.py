@@ -37,7 +37,8 @@ class Space:
     ``outputs``: those of the graph lie in the arena; else the caller has them, as he
     has the inputs. ``padded``: the last two dims fill whole tiles of `LANES`.
     ``joins``: parts of a result are copied into it when all are there; else each is
-    written to its place.
+    written to its place. ``kernels``: attention keeps its scores to itself where there
+    is a kernel of TPUs for it (`blocks`).
     """
 
     alignment: int = 64
@@ -46,6 +47,7 @@ class Space:
     outputs: bool = False
     padded: bool = False
     joins: bool = True
+    kernels: bool = False
 
     def size(self, shape: tuple[int, ...], bits: int) -> int:
         """Bytes that a tensor takes here."""
@@ -68,7 +70,7 @@ SPACES: Final = {
     "ort-cuda": _RUNTIME,
     "xla-cpu": Space(joins=False),
     "xla-cuda": Space(alignment=256, joins=False),
-    "xla-tpu": Space(alignment=512, padded=True, joins=False),
+    "xla-tpu": Space(alignment=512, padded=True, joins=False, kernels=True),
 }
 """The main memory of each target.
 

@@ -2,7 +2,8 @@
 
 This shares no code with the planner. It follows the order, and notes for each byte
 range of the arena whose value is in it: a write takes the range from whoever had it,
-and a read must find the value whole.
+and a read must find the value whole. An op writes over what it reads only where each
+element needs no other one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 from graphopt.types import TensorType
 
+from .overwriting import may_overwrite
 from .plan import MemoryPlan
 from .ranges import largest
 
@@ -111,7 +113,7 @@ class _Step:
         if not place.buffer.lower <= self.step < place.buffer.upper:
             raise self._wrong("has a result outside of its life", result)
         end = place.offset + size
-        for value in self.op.operands:
+        for i, value in enumerate(self.op.operands):
             other = None if value is None else self.plan.place_of.get(value)
             if value is None or other is None:
                 continue
@@ -123,6 +125,8 @@ class _Step:
             if not apart and self._is_view():
                 self.arena.alias(place.offset, end, result)
                 return
+            if not apart and not may_overwrite(self.op, i, self.plan.space):
+                raise self._wrong("may not write over what it reads", value)
         self.arena.take(place.offset, end, result)
 
     def _is_view(self) -> bool:

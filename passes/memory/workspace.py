@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from graphopt.ir import Op, Value
-from graphopt.ops import Einsum, Gemm, Loop, MatMul, Scan, Tiled
+from graphopt.ops import Attention, Einsum, Gemm, Loop, MatMul, Scan, Tiled
 from graphopt.ops.structured import Composite
 from graphopt.ops.tiled import WRITTEN_OUT
 
+from .kernel import Blocks, blocks
 from .sizes import Sizes
 
 CONTRACTIONS = (MatMul, Gemm, Einsum)
@@ -23,7 +24,15 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
     """
     if op.bodies:
         return max(bodies) + _total(_turn(op), sizes) + _total(_parts(op, sizes), sizes)
+    if isinstance(op, Attention) and sizes.space.kernels and _has_kernel(op, sizes):
+        return 0
     return max((sizes.of(value) or 0 for value in _products(op)), default=0)
+
+
+def _has_kernel(op: Attention, sizes: Sizes) -> bool:
+    shapes = [v.shape if v is not None else None for v in op.operands]
+    bound = [None if shape is None else sizes.shape(shape) for shape in shapes]
+    return isinstance(blocks(op, bound), Blocks)
 
 
 def _total(values: Iterable[Value], sizes: Sizes) -> int:

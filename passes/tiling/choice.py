@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from graphopt.errors import TypeMismatch
-from graphopt.ir import Graph, Value
+from graphopt.ir import Graph, Op, Value
 from graphopt.rewrite import Miss
 from graphopt.substitution import RewriteLimit, substitute
 
+from .copies import makers
 from .follow import Followed, follow
 from .growth import coarsest, grown
 from .needs import Needs
+from .price import ALIGNED, Prices
 from .tiles import in_tiles
 
 LARGE: Final = 0.1
@@ -21,9 +24,6 @@ LARGE: Final = 0.1
 
 THRESHOLDS: Final = (0.5, 0.25, 0.125, 0.0625)
 """Values of such a share of the largest one belong inside of a region."""
-
-START: Final = 200_000
-"""Operations that could be done while one more op is started."""
 
 GAIN: Final = 0.05
 """Tiles that need less memory by less than this share are no gain."""
@@ -33,9 +33,6 @@ NEARER: Final = 0.995
 
 FINEST: Final = 512
 """More tiles are not tried."""
-
-ALIGNED: Final = 8
-"""Tiles are a multiple of that many positions where they are larger."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +45,20 @@ class Candidate:
     over: int
     """Bytes over the budget at what was put in the place of the region."""
     flops: int
-    starts: int
+    price: int
+    """What it takes on the device, in operations, less what it takes without tiles."""
     text: str
 
-    @property
-    def price(self) -> int:
-        """Operations more than without tiles, and what it costs to start the others."""
-        return self.flops + self.starts * START
 
-
-def best(needs: Needs, budget: int) -> Candidate | None:
+def best(needs: Needs, budget: int, prices: Prices) -> Candidate | None:
     """The best step towards the budget; None where no tiling gets nearer to it."""
     meter = needs.meter
     start, excess = meter.flops(needs.graph), needs.excess(budget)
     found: Candidate | None = None
     for region, value, dim in _regions(needs):
-        last = needs.peak
-        for size in sizes(value.shape[dim]):  # type: ignore[index]
+        last, cheapest = needs.peak, math.inf
+        extent = value.shape[dim]  # type: ignore[index]
+        for size in sizes(extent, prices.aligned(value, dim)):
             new = in_tiles(needs.graph, region.axes, value, dim, size)
             if isinstance(new, Miss):
                 break
@@ -72,7 +66,6 @@ def best(needs: Needs, budget: int) -> Candidate | None:
                 made = substitute(needs.graph, new)
             except (RewriteLimit, TypeMismatch):  # what reads it takes no tiles
                 break
-            count = -(-value.shape[dim] // size)  # type: ignore[index]
             after = meter.needs(made)
             local = after.beside(needs, new.values())
             candidate = Candidate(
@@ -81,7 +74,7 @@ def best(needs: Needs, budget: int) -> Candidate | None:
                 after.peak <= budget,
                 max(0, local - budget),
                 meter.flops(made) - start,
-                (count - 1) * len(region.axes),
+                prices.more(needs.graph, region.axes, new.values()),
                 _said(region, value, dim, size),
             )
             left = after.excess(budget)
@@ -90,9 +83,13 @@ def best(needs: Needs, budget: int) -> Candidate | None:
                 found is None or _better(candidate, found, int(GAIN * budget))
             ):
                 found = candidate
-            if not candidate.over or local > (1 - GAIN) * last:
+            if candidate.over and local > (1 - GAIN) * last:
+                break
+            if not candidate.over and candidate.price >= cheapest:
                 break
             last = min(last, local)
+            if not candidate.over:
+                cheapest = candidate.price
     return found
 
 
@@ -109,15 +106,15 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
     """Regions around what is large at the peak, with the dim that is followed."""
     graph, meter = needs.graph, needs.meter
     step = max(range(len(needs.steps)), key=needs.steps.__getitem__)
-    op = graph.ops[step]
+    op = needs.ops[step]
     seen: set[object] = set()
     large = [v for v in needs.at(step) if meter.bytes(v) >= LARGE * needs.peak]
     for value in dict.fromkeys([*op.results, *large[:4]]):
         for dim, extent in enumerate(value.shape or ()):
             if not isinstance(extent, int) or extent < 2:
                 continue
-            found = [follow(graph, [op], value, dim)] if value in op.results else []
-            top = max(meter.bytes(v) for v in needs.at(step))
+            found = [_alone(graph, op, value, dim)] if value in op.results else []
+            top = max(map(meter.bytes, [*op.results, *large]))
             for share in THRESHOLDS:
                 least = max(1, int(share * top))
                 found.append(grown(graph, meter, value, dim, least))
@@ -131,14 +128,24 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
                 yield region, *(coarsest(region) or (value, dim))
 
 
-def sizes(extent: int) -> list[int]:
-    """Sizes of tiles to try, the largest first: equal ones, and one remainder."""
+def _alone(graph: Graph, op: Op, value: Value, dim: int) -> Followed | Miss:
+    """The region of one op, with what was copied for it."""
+    copied = [made for v in op.operands for made in makers(v)]
+    region = follow(graph, [op, *copied], value, dim) if copied else None
+    return region or follow(graph, [op], value, dim)
+
+
+def sizes(extent: int, aligned: int = ALIGNED) -> list[int]:
+    """Sizes of tiles to try, the largest first: equal ones, and one remainder.
+
+    They are multiples of ``aligned`` where they are larger.
+    """
     found: dict[int, None] = {}
     count = 2
     while count <= min(extent, FINEST):
         size = -(-extent // count)
-        if size > ALIGNED and extent % size:
-            size = -(-size // ALIGNED) * ALIGNED
+        if size > aligned and (extent % size or size % aligned):
+            size = -(-size // aligned) * aligned
         if size < extent:
             found[size] = None
         count *= 2

@@ -7,9 +7,10 @@ others, "FlashAttention", arXiv 2205.14135.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -40,6 +41,10 @@ from graphopt.pipeline import Pass
 from graphopt.rewrite import Log, Miss, miss
 from graphopt.types import DType
 
+from ..memory.attended import Sizes, sizes_of
+from ..memory.kernel import Blocks, blocks
+from .copies import apart, makers, together
+from .needs import Meter
 from .pieces import seen_by
 from .tiles import cut, tile
 
@@ -66,41 +71,20 @@ def by_keys(op: Attention, size: int) -> Value | Miss:
     The merge is that of log-sum-exp, kept apart as largest score and sum; rounding
     differs. A miss where the op has a past, lengths, other results, or unknown dims.
     """
-    sizes, own = op.sizes(), op.dtype
-    if op.outs > 1 or op.operand(4) is not None or op.operand(6) is not None:
-        return miss("it has a past, lengths, or other results", op)
-    if sizes is None or own is None:
-        return miss("its dims are not known", op)
-    q, k, v, keys = sizes
-    known = [dim for dim in (*q, k[1], v[3], keys) if isinstance(dim, int)]
-    if len(known) < 7:
-        return miss("its dims are not known", op)
-    found = _Sizes(*known)
+    found = sizes_of(op)
+    if isinstance(found, Miss):
+        return found
+    if op.dtype is None:
+        return miss("its type is not known", op)
     if not 0 < size < found.keys:
-        return miss(f"{size} of {keys} keys are no block", op)
-    mask = op.operand(3)
-    if mask is not None and (mask.shape is None or mask.shape[-1] != found.keys):
-        return miss("the mask is of other keys", mask)
+        return miss(f"{size} of {found.keys} keys are no block", op)
     return _Blocks(op, found, size).run()
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """The dims of an attention: ``shared`` are the heads of keys and values."""
-
-    batch: int
-    heads: int
-    queries: int
-    width: int
-    shared: int
-    depth: int
-    keys: int
 
 
 class _Blocks:
     """The blocks of one attention."""
 
-    def __init__(self, op: Attention, sizes: _Sizes, size: int) -> None:
+    def __init__(self, op: Attention, sizes: Sizes, size: int) -> None:
         assert op.dtype is not None
         self.op, self.sizes, self.size, self.own = op, sizes, size, op.dtype
         precision = [] if op.softmax_precision is None else [op.softmax_precision]
@@ -215,12 +199,15 @@ class _Blocks:
         return Transpose(Reshape(x, vector(0, 0, heads, -1)), perm=SWAPPED)
 
 
+SHARED: Final = 1 << 20
+"""A mask of so many bytes is made by each attention that reads it."""
+
+
 @dataclass(frozen=True)
 class Flash(Pass):
-    """Compute attention by blocks of ``queries`` and ``keys``; scores are never whole.
+    """Attention that never has all its scores: ``queries`` by ``keys`` at a time.
 
-    Worth its while where a loop over blocks costs nothing, as in XLA. Attention of at
-    most ``keys`` keys stays.
+    With the ``target`` xla-tpu it is left whole where that has a kernel which does it.
 
     attention(q, k, v)   -->   tiled(q[i:j]) {merge of attention(…, k[m:n], v[m:n])}
     """
@@ -228,25 +215,53 @@ class Flash(Pass):
     trades: ClassVar = True
     keys: int = 512
     queries: int = 128
+    target: str = ""
 
     def run(self, graph: Graph, log: Log) -> Graph:
         seen: set[Op] = set()
+        said: Counter[str] = Counter()
+        given = graph
+        graph, copies = apart(graph, Meter({}), SHARED)
         while True:
             op = next((o for o in graph.ops if self._takes(o) and o not in seen), None)
             if op is None:
                 break
             seen.add(op)
             axis = 2 if op.rank == 4 else 1
-            made = tile(graph, [op], op, axis, self.queries)
+            region = [op, *makers(op.operand(3))]
+            made = tile(graph, region, op, axis, self.queries)
+            said[self._said(op, tiled=isinstance(made, Graph))] += 1
             if isinstance(made, Graph):
                 graph = made
             log.fired["by_keys"] += 1
-        return self._blocks(graph) if seen else graph
+        for op in graph.ops:
+            if isinstance(op, Attention):
+                said[self._said(op)] += 1
+        log.notes += [f"{count} x attention {text}" for text, count in said.items()]
+        return self._blocks(together(graph, copies)) if seen else given
 
     def _takes(self, op: Op) -> bool:
-        return isinstance(op, Attention) and not isinstance(
-            by_keys(op, self.keys), Miss
-        )
+        if not isinstance(op, Attention) or isinstance(self._kernel(op), Blocks):
+            return False
+        return not isinstance(by_keys(op, self.keys), Miss)
+
+    def _kernel(self, op: Attention) -> Blocks | Miss:
+        if not self.target.startswith("xla-tpu"):
+            return miss("no TPU", op)
+        return blocks(op)
+
+    def _said(self, op: Op, *, tiled: bool = False) -> str:
+        """How an attention runs, and why so."""
+        assert isinstance(op, Attention)
+        kernel = self._kernel(op)
+        if isinstance(kernel, Blocks):
+            return f"by the kernel of TPUs, {kernel}"
+        why = f"; no kernel: {kernel.reason}" if self.target else ""
+        looped = by_keys(op, self.keys)
+        if isinstance(looped, Miss):
+            return f"as a whole: {looped.reason}{why}"
+        rows = f"{self.queries} queries by " if tiled else ""
+        return f"in a loop over blocks, {rows}{self.keys} keys{why}"
 
     def _blocks(self, graph: Graph) -> Graph:
         """Every attention by blocks of keys, those in tiles too."""
@@ -256,7 +271,7 @@ class Flash(Pass):
             if isinstance(op, Tiled):
                 bodies = tuple(map(self._blocks, bodies))
             new = op.copy(operands=operands, bodies=bodies)
-            if isinstance(new, Attention):
+            if isinstance(new, Attention) and self._takes(new):
                 made = by_keys(new, self.keys)
                 if not isinstance(made, Miss):
                     return (made,)

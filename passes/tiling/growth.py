@@ -8,6 +8,7 @@ from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 from graphopt.rewrite import Miss
 
+from .copies import makers
 from .follow import Axis, Followed, Mark, axis_at, domain_of, follow, marked
 from .needs import Meter
 
@@ -48,7 +49,7 @@ def _reached(
                 assert isinstance(mark, Mark)
                 if other not in marks:
                     marks[other] = mark
-                    if meter.bytes(other) >= least:
+                    if meter.bytes(other) >= least or makers(other):
                         pending.append(other)
     return axes
 

@@ -1,37 +1,44 @@
-"""How many bytes are alive while each op of a graph runs."""
+"""How many bytes are alive while each op of a graph runs, counted as plans do."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 
 from graphopt import dims
-from graphopt.cost import op_cost, value_bytes
+from graphopt.cost import op_cost
 from graphopt.ir import Graph, Op, Value, postorder
-from graphopt.ops import Attention, Constant, Tiled
-from graphopt.types import DType
+from graphopt.ops import Constant, Tiled
+
+from ..memory.lives import Lives, lives_of, steps_of
+from ..memory.sizes import Sizes
+from ..memory.space import SPACES, Space
+from ..memory.workspace import workspace
 
 
 @dataclass
 class Meter:
-    """Reads sizes of values with symbols bound; what it has read it keeps."""
+    """Reads sizes of values with symbols bound; what it has read it keeps.
+
+    ``space`` is where the graph runs. What a graph is given and gives out is the
+    caller's, as in a plan.
+    """
 
     binding: Mapping[str, int]
-    _sizes: dict[Value, int] = field(default_factory=dict)
+    space: Space = SPACES["onnx"]
     _flops: dict[Op, int] = field(default_factory=dict)
-    _bodies: dict[Graph, Needs] = field(default_factory=dict)
+    _inside: dict[Op, int] = field(default_factory=dict)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Those of values."""
+        return Sizes(self.binding, self.space)
 
     def bytes(self, value: Value) -> int:
         """Bytes of a value; 0 for a constant, and where they are not known."""
-        size = self._sizes.get(value)
-        if size is None:
-            known = None
-            if not isinstance(value, Constant):
-                known = value_bytes(value, self.binding)
-            size = self._sizes[value] = known or 0
-        return size
+        return 0 if isinstance(value, Constant) else self.sizes.of(value) or 0
 
     def flops(self, graph: Graph) -> int:
         """Floating-point operations of a run; those that are not known count 0."""
@@ -50,64 +57,47 @@ class Meter:
 
     def inside(self, op: Op) -> int:
         """Bytes that an op needs while it runs, besides operands and results."""
-        if isinstance(op, Attention):
-            return self._scores(op)
-        most = 0
-        for body in op.bodies:
-            needs = self._bodies.get(body)
-            if needs is None:
-                parts = op.tiles if isinstance(op, Tiled) else ()
-                needs = self._bodies[body] = self.needs(body, parts)
-            most = max(most, needs.peak)
-        return most
+        found = self._inside.get(op)
+        if found is None:
+            inner = Meter(self.binding, replace(self.space, outputs=True))
+            bodies = [inner.needs(body).peak for body in op.bodies]
+            found = self._inside[op] = workspace(op, self.sizes, bodies)
+        return found
 
-    def _scores(self, op: Attention) -> int:
-        """The scores, which kernels of all runtimes but a flash kernel hold at once."""
-        sizes = op.sizes()
-        if sizes is None or op.dtype is None:
-            return 0
-        q, _, _, keys = sizes
-        count = dims.substitute(dims.product([*q[:3], keys]), self.binding)
-        return count * DType.F32.bits // 8 if isinstance(count, int) else 0
-
-    def needs(self, graph: Graph, given: Iterable[Value] | None = None) -> Needs:
-        """What each op of a graph needs; ``given`` are the inputs that count."""
-        return Needs(graph, self, tuple(graph.inputs if given is None else given))
+    def needs(self, graph: Graph) -> Needs:
+        """What each op of a graph needs."""
+        return Needs(graph, self)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes alive at each op of a graph, ops in its order, values freed at last use."""
+    """Bytes alive at each op of a graph, ops in the order of its file."""
 
     graph: Graph
     meter: Meter
-    given: tuple[Value, ...]
 
     @cached_property
-    def last(self) -> dict[Value, int]:
-        """The step after which a value is freed."""
-        last: dict[Value, int] = {}
-        for i, op in enumerate(self.graph.ops):
-            for value in op.operands:
-                if value is not None:
-                    last[value] = i
-        return last | dict.fromkeys(self.graph.outputs, len(self.graph.ops))
+    def ops(self) -> Sequence[Op]:
+        """The steps."""
+        return steps_of(self.graph)
+
+    @cached_property
+    def lives(self) -> Lives:
+        """From when to when each value is there."""
+        meter = self.meter
+        work = {op: meter.inside(op) for op in self.ops}
+        return lives_of(
+            self.graph, meter.sizes, meter.space, order=self.ops, workspace=work
+        )
 
     @cached_property
     def steps(self) -> Sequence[int]:
         """The bytes, by op."""
-        size, last = self.meter.bytes, self.last
-        freed: defaultdict[int, int] = defaultdict(int)
-        for value, i in last.items():
-            if value.op is not None or value in self.given:
-                freed[i] += size(value)
-        alive = sum(size(p) for p in self.given if p in last)
-        found: list[int] = []
-        for i, op in enumerate(self.graph.ops):
-            alive += sum(map(size, op.results))
-            found.append(alive + self.meter.inside(op))
-            alive -= freed[i] + sum(size(r) for r in op.results if r not in last)
-        return found
+        changes = [0] * (len(self.ops) + 1)
+        for block in self.lives.planned:
+            changes[block.first] += block.size
+            changes[block.last + 1] -= block.size
+        return list(accumulate(changes[:-1]))
 
     @property
     def peak(self) -> int:
@@ -125,13 +115,11 @@ class Needs:
     def beside(self, before: Needs, made: Iterable[Value]) -> int:
         """The most at ops that ``made`` needs and an earlier graph does not have."""
         fresh = set(postorder(made)).difference(before.graph.ops)
-        rows = zip(self.graph.ops, self.steps, strict=True)
+        rows = zip(self.ops, self.steps, strict=True)
         return max((step for op, step in rows if op in fresh), default=0)
 
     def at(self, step: int) -> list[Value]:
-        """Values alive at a step, the largest first."""
-        ops = self.graph.ops
-        born: dict[Value, int] = dict.fromkeys(self.given, 0)
-        born |= {r: i for i, op in enumerate(ops) for r in op.results}
-        alive = [v for v, i in born.items() if i <= step <= self.last.get(v, i)]
+        """Values of the arena that are alive at a step, the largest first."""
+        blocks = [b for b in self.lives.planned if b.first <= step <= b.last]
+        alive = [value for block in blocks for value in block.values]
         return sorted(alive, key=self.meter.bytes, reverse=True)

@@ -118,9 +118,9 @@ def test_scores_are_never_whole() -> None:
     graph = Graph([q, k, v], [Attention(q, k, v)])
     meter = Meter({})
     scores = 4 * 8 * 1024 * 1024
-    assert meter.needs(graph).peak > scores
+    assert meter.needs(graph).peak >= scores
     made = Flash(keys=128, queries=64)(graph)
-    assert meter.needs(made).peak < 4 * 4 * 8 * 1024 * 16 + scores // 16
+    assert meter.needs(made).peak < 3 * 4 * 8 * 1024 * 16 + scores // 16
     (outer,) = (op for op in made.ops if isinstance(op, Tiled))
     (inner,) = (op for op in outer.bodies[0].ops if isinstance(op, Tiled))
     assert (outer.count, inner.count) == (16, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from graphopt import dims
 from graphopt.driver import optimize
 from graphopt.errors import UsageError
 from graphopt.exporter import to_proto
+from graphopt.hardware import device
 from graphopt.inputs import random_inputs
-from graphopt.ir import Graph, Op, Value
+from graphopt.ir import Graph, Op, Parameter, Value
+from graphopt.limits import written_out
 from graphopt.lowering import find
 from graphopt.ops import (
     Add,
+    And,
+    ArgMax,
     Attention,
     AveragePool,
     Cast,
@@ -29,10 +34,12 @@ from graphopt.ops import (
     Div,
     Exp,
     Expand,
+    GatherElements,
     Gelu,
     Gemm,
     LayerNormalization,
     LessOrEqual,
+    LogSoftmax,
     MatMul,
     MaxPool,
     Mul,
@@ -47,22 +54,27 @@ from graphopt.ops import (
     Shape,
     Slice,
     Softmax,
+    SoftmaxCrossEntropyLoss,
     Sub,
     Tiled,
+    TopK,
     Transpose,
     Trilu,
     Where,
 )
 from graphopt.passes import Tile
+from graphopt.passes.memory import SPACES
 from graphopt.passes.tiling.choice import sizes
+from graphopt.passes.tiling.copies import apart, together
 from graphopt.passes.tiling.needs import Meter
-from graphopt.passes.tiling.tiles import tile
+from graphopt.passes.tiling.price import Prices
+from graphopt.passes.tiling.tiles import in_tiles, tile
 from graphopt.plan import Plan
 from graphopt.reference import evaluate
 from graphopt.rewrite import Log, Miss
 from graphopt.testing.strategies import graphs
 from graphopt.text import parse, weights_of
-from graphopt.types import DType
+from graphopt.types import DType, tensor
 from graphopt.verify import verify
 
 F32, I64 = DType.F32, DType.I64
@@ -427,12 +439,55 @@ def test_the_pass_comes_under_the_budget() -> None:
     graph = stack()
     meter = Meter({})
     whole = meter.needs(graph).peak
-    for share in (2, 4, 6):
+    for share in (0.5, 0.4, 0.36):
         log = Log()
-        made = Tile(budget=whole // share).run(graph, log)
-        assert meter.needs(made).peak <= whole // share
+        budget = int(share * whole)
+        made = Tile(budget=budget).run(graph, log)
+        assert meter.needs(made).peak <= budget
         checked(graph, made)
         assert log.fired["tile"] == len(log.notes)
+
+
+def masked(layers: int = 3, length: int = 64) -> Graph:
+    """Layers that share a mask, which follows from a row of small inputs."""
+    x = param("x", 1, length, 8)
+    row = param("row", 1, length, dtype=DType.BOOL)
+    column = Constant(np.arange(length).reshape(1, -1))
+    causal = LessOrEqual(column, Constant(np.arange(length).reshape(-1, 1)))
+    seen = And(causal, row)
+    h: Value = x
+    for i in range(layers):
+        scores = MatMul(MatMul(h, random(8, 8, seed=i)), Transpose(h, perm=(0, 2, 1)))
+        hidden = Where(seen, scores, Constant(np.float32(-100)))
+        h = Add(h, MatMul(Softmax(hidden), h))
+    return graph_of(h, inputs=[x, row])
+
+
+def test_tiles_make_their_own_part_of_a_mask_that_layers_share() -> None:
+    graph = masked()
+    meter = Meter({})
+    whole = meter.needs(graph).peak
+    budget = int(0.36 * whole)
+    made = Tile(budget=budget)(graph)
+    assert meter.needs(made).peak <= budget
+    assert not any(isinstance(op, And) for op in made.ops)
+    inside = [op for _, op in made.walk() if isinstance(op, And)]
+    assert len({op.instance for op in inside}) == 3
+    checked(graph, made)
+    checked(graph, written_out(made))
+
+
+def test_copies_that_no_tiles_took_are_one_again() -> None:
+    graph = masked()
+    meter = Meter({})
+    parted, copies = apart(graph, meter, 64 * 64)
+    assert sum(isinstance(op, And) for op in parted.ops) == len(copies) == 3
+    checked(graph, parted)
+    merged = together(parted, copies)
+    assert sum(isinstance(op, And) for op in merged.ops) == 1
+    made = Tile(budget=1)(graph)
+    checked(graph, made)
+    assert meter.needs(made).peak < meter.needs(graph).peak
 
 
 def test_no_region_is_tiled_where_all_fits() -> None:
@@ -448,7 +503,7 @@ def test_what_cannot_be_reached_is_said() -> None:
 
 
 def test_a_convolution_chain_is_tiled_by_rows() -> None:
-    x = param("x", 1, 3, 64, 64)
+    x = param("x", 1, 3, 256, 256)
     y = Relu(Conv(x, random(32, 3, 3, 3), pads=(1,) * 4, strides=(2, 2)))
     y = Relu(Conv(y, random(32, 1, 3, 3), pads=(1,) * 4, group=32, strides=(2, 2)))
     y = Conv(y, random(8, 32, 1, 1))
@@ -467,6 +522,112 @@ def test_sizes_are_few_and_leave_one_remainder(extent: int) -> None:
     assert found == sorted(set(found), reverse=True)
     assert all(0 < size < extent for size in found)
     assert len(found) <= 10
+
+
+# --- heads over a vocabulary ----------------------------------------------------------
+
+POSITIONS, CLASSES = 64, 512
+
+
+def of_the_largest(logits: Value, labels: Value) -> list[Value]:
+    return [ArgMax(logits, axis=-1, keepdims=0), ReduceMax(logits, ints(-1))]
+
+
+def of_five(logits: Value, labels: Value) -> list[Value]:
+    return list(TopK(Softmax(logits), ints(5)).results)
+
+
+def of_labels(logits: Value, labels: Value) -> list[Value]:
+    at = Reshape(labels, ints(1, POSITIONS, 1))
+    return [GatherElements(LogSoftmax(logits), at, axis=2)]
+
+
+def of_a_loss(logits: Value, labels: Value) -> list[Value]:
+    rows = Reshape(logits, ints(POSITIONS, CLASSES))
+    flat = Reshape(labels, ints(POSITIONS))
+    return [SoftmaxCrossEntropyLoss(rows, flat, ignore_index=3)]
+
+
+@pytest.mark.parametrize("head", [of_the_largest, of_five, of_labels, of_a_loss])
+def test_heads_over_a_vocabulary_go_by_positions(
+    head: Callable[[Value, Value], list[Value]],
+) -> None:
+    """All scores of all positions are never there at once; what is kept is exact."""
+    h = param("h", 1, POSITIONS, 8)
+    labels = Parameter(tensor(DType.I64, 1, POSITIONS), "labels")
+    graph = Graph([h, labels], head(MatMul(h, random(8, CLASSES)), labels))
+    meter = Meter({})
+    whole = meter.needs(graph).peak
+    made = Tile(budget=whole // 6)(graph)
+    assert meter.needs(made).peak <= whole // 6
+    fed = random_inputs(graph, seed=1)
+    fed["labels"] = np.arange(POSITIONS)[None] % CLASSES
+    for old, new in zip(evaluate(graph, fed), evaluate(made, fed), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_that_are_outputs_are_told_apart() -> None:
+    log = Log()
+    logits = MatMul(param("h", 1, POSITIONS, 8), random(8, CLASSES))
+    graph = graph_of(logits)
+    assert Tile(budget=1000).run(graph, log) is graph
+    assert log.notes == [
+        f"{4 * POSITIONS * CLASSES} bytes are outputs, which no tiles make fewer"
+    ]
+
+
+# --- prices ---------------------------------------------------------------------------
+
+
+def priced(target: str) -> Prices:
+    return Prices(device(target), Meter({}, SPACES[target]))
+
+
+def test_tiles_fill_the_lanes_of_a_tpu() -> None:
+    x = param("x", 4, 512, 1024)
+    v5e, v6e, cpu = priced("xla-tpu"), priced("xla-tpu"), priced("xla-cpu")
+    v6e = replace(v6e, device=device("v6e"))
+    assert [v5e.aligned(x, dim) for dim in range(3)] == [1, 8, 128]
+    assert v6e.aligned(x, 2) == 256
+    assert {cpu.aligned(x, dim) for dim in range(3)} == {8}
+    assert all(size % 128 == 0 for size in sizes(1000, 128) if size > 128)
+    assert sizes(1000, 128)[:2] == [512, 256]
+
+
+def test_products_pay_for_what_they_do_not_fill() -> None:
+    tpu, cpu = priced("xla-tpu"), priced("xla-cpu")
+    w = random(1024, 1024)
+    few, many = (MatMul(param("x", rows, 1024), w, instance=rows) for rows in (1, 8))
+    assert tpu._work(few) == tpu._work(many)
+    assert 8 * cpu._work(few) == cpu._work(many)
+
+
+def test_what_stays_near_moves_once() -> None:
+    """A chain that fits is paid by its ends, another by all that it makes."""
+    cpu = priced("ort-cpu")
+
+    def chain(rows: int) -> int:
+        x = param("x", rows, 1024)
+        y = Exp(Neg(Exp(Neg(x))))
+        return cpu.of(graph_of(y).ops) - 4 * cpu.start
+
+    assert chain(128) * 2 < chain(512)  # 512 KiB and 2 MiB; L2 has 1
+    assert chain(512) > 1.9 * 4 * chain(128)
+
+
+def test_coarser_tiles_start_less_and_finer_ones_stay_near() -> None:
+    x = param("x", 16384, 16)
+    up = Relu(MatMul(x, random(16, 512)))
+    graph = graph_of(MatMul(up, random(512, 16)))
+    cpu = priced("ort-cpu")
+    region = [op for op in graph.ops if not isinstance(op, Constant)]
+    price = {}
+    for size in (4, 64, 8192):
+        new = in_tiles(graph, region, up, 0, size)
+        assert not isinstance(new, Miss)
+        price[size] = cpu.more(graph, region, new.values())
+    assert price[64] < price[8192]
+    assert price[64] < price[4]
 
 
 def test_symbolic_batches_stay() -> None:

@@ -20,6 +20,7 @@ from graphopt.importer import load
 from graphopt.inputs import bindings, random_inputs
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.passes.memory import (
+    SPACES,
     MemoryPlan,
     PlanIsWrong,
     Space,
@@ -31,6 +32,7 @@ from graphopt.passes.memory.aliases import pointwise
 from graphopt.passes.memory.buckets import Plans
 from graphopt.passes.memory.buffers import TooLarge
 from graphopt.passes.memory.lives import Kind
+from graphopt.passes.memory.overwriting import may_overwrite
 from graphopt.passes.memory.ranges import largest
 from graphopt.reference import EvaluationFailed, Evaluator
 from graphopt.testing import graphs
@@ -288,6 +290,65 @@ def test_two_values_in_one_place_are_found() -> None:
     good, bad = (run_in_arena(graph, p, inputs) for p in (plan, wrong))
     assert_same(good, expected(graph, inputs))
     assert not np.array_equal(bad[0], good[0])
+
+
+@pytest.mark.parametrize("kind", ["Transpose", "Softmax", "Exp"])
+def test_an_op_that_needs_other_elements_does_not_write_over_its_operand(
+    kind: str,
+) -> None:
+    a = x(4, 4)
+    first = ops.Neg(a)
+    last = {
+        "Transpose": ops.Transpose(first, perm=(1, 0)),
+        "Softmax": ops.Softmax(first),
+        "Exp": ops.Exp(first),
+    }[kind]
+    graph = Graph([a], [ops.Relu(last)])
+    plan = plan_memory(graph, space=BYTES)
+    place = plan.placements[0]
+    shared = replace(
+        place,
+        buffer=replace(place.buffer, lower=0, upper=3),
+        offset=0,
+        values=(first, last),
+    )
+    one = replace(plan, placements=(shared,), peak=64, lower_bound=64)
+    if kind == "Exp":
+        validate(one, graph)
+        return
+    with pytest.raises(PlanIsWrong, match=f"{kind}.* may not write over what it reads"):
+        validate(one, graph)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_who_doubts_agrees_on_what_is_in_place(data: Any) -> None:
+    graph = data.draw(graphs(max_ops=6, only=None))
+    for op in graph.ops:
+        for place in pointwise(op):
+            assert may_overwrite(op, place, Space()), op.label
+        for place in range(len(op.operands)):
+            assert not may_overwrite(op, place, Space(in_place=False))
+
+
+def test_what_may_be_written_over() -> None:
+    a, b = x(4, 4), x(4, name="b")
+    cases: list[tuple[Op, int, bool]] = [
+        (ops.Add(a, b), 0, True),
+        (ops.Add(a, b), 1, False),
+        (ops.Mul(a, ops.Exp(a)), 0, True),
+        (ops.MatMul(a, a), 0, False),
+        (ops.Transpose(a, perm=(1, 0)), 0, False),
+        (ops.Softmax(a), 0, False),
+        (ops.Trilu(a), 0, True),
+        (ops.Gelu(a), 0, True),
+        (ops.CumSum(a, ops.Constant(np.array(0))), 0, False),
+    ]
+    for op, place, wanted in cases:
+        assert may_overwrite(op, place, Space()) is wanted, op.label
+    ort = SPACES["ort-cpu"]
+    assert may_overwrite(ops.Softmax(a), 0, ort)
+    assert not may_overwrite(ops.Add(a, b), 0, ort)
 
 
 def test_memory_that_is_freed_too_early_is_poisoned() -> None:

@@ -1,0 +1,102 @@
+"""What it costs to run a region in tiles: operations, traffic, starts; on a device.
+
+A tile whose values lie near the units (L2, shared memory, VMEM) moves only what it
+reads from outside and gives; else all that it makes goes to memory and back. Products
+fill whole tiles of the matrix unit. All is told in operations, as many as the device
+could do meanwhile. Zhu and others, "Roller", OSDI 2022, has such tiles and traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from graphopt import dims
+from graphopt.cost import op_cost
+from graphopt.hardware import Device
+from graphopt.ir import Graph, Op, Value, postorder
+from graphopt.ops import Attention, Constant, Conv, Einsum, Gemm, MatMul, Tiled
+from graphopt.types import DType
+
+from ..memory.space import LANES
+from .needs import Meter
+
+PRODUCTS: Final = (MatMul, Gemm, Einsum, Attention, Conv)
+
+
+ALIGNED: Final = 8
+"""Of CPUs and GPUs: floats of a vector, rows of a tensor core's matrix."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices on a device, of what a meter reads."""
+
+    device: Device
+    meter: Meter
+
+    @property
+    def start(self) -> int:
+        """Operations that could be done while one more op is started."""
+        return int(self.device.start * self.rate)
+
+    @property
+    def rate(self) -> float:
+        """Operations per second."""
+        return self.device.flops_per_second(DType.F32)
+
+    def aligned(self, value: Value, dim: int) -> int:
+        """Tiles of a dim of a value are a multiple of that many positions."""
+        if not self.device.is_tpu:
+            return ALIGNED
+        from_end = (value.rank or 0) - dim
+        if from_end == 1:
+            return max(LANES[1], self.device.matrix)
+        return LANES[0] if from_end == 2 else 1
+
+    def more(self, graph: Graph, gone: Iterable[Op], made: Iterable[Value]) -> int:
+        """What stands for ops of a graph in tiles, less what they are as they are."""
+        fresh = set(postorder(made)).difference(graph.ops)
+        return self.of(fresh) - self.of(gone)
+
+    def of(self, ops: Iterable[Op]) -> int:
+        """The price of ops that run in a row: work, traffic and starts.
+
+        What they make and read themselves moves where the largest of it is not near.
+        """
+        size = self.meter.bytes
+        run = [op for op in ops if not isinstance(op, Constant)]
+        price, work, kept = 0, 0, [0]
+        for op in run:
+            if isinstance(op, Tiled):
+                price += int(op.count) * self.of(op.bodies[0].ops)
+            else:
+                work += self._work(op)
+                kept.append(self.meter.inside(op))
+        made = {r for op in run for r in op.results}
+        read = {v for op in run for v in op.operands if v is not None}
+        kept += [size(v) for v in made & read]
+        moved = sum(map(self._weight, made ^ read))
+        if max(kept) > self.device.near:
+            moved += 2 * sum(kept)
+        traffic = int(moved * self.rate / self.device.bandwidth)
+        return price + work + traffic + len(run) * self.start
+
+    def _weight(self, value: Value) -> int:
+        """Bytes of a value, those of constants too."""
+        return self.meter.sizes.of(value) or 0
+
+    def _work(self, op: Op) -> int:
+        """Operations, with those on what only fills a tile of the matrix unit."""
+        each = dims.substitute(op_cost(op).flops, self.meter.binding)
+        if not isinstance(each, int) or not isinstance(op, PRODUCTS):
+            return each if isinstance(each, int) else 0
+        shape = self.meter.sizes.shape(op.shape) if op.shape else None
+        if not shape:
+            return each
+        share = 1.0
+        units = LANES if self.device.is_tpu else (1, min(16, self.device.matrix))
+        for extent, unit in zip(shape[-2:], units[-len(shape) :], strict=False):
+            share *= -(-extent // unit) * unit / max(1, extent)
+        return int(each * share)
