@@ -12,6 +12,7 @@ from .factor import Factor
 from .fold import Fold
 from .gains import Gains
 from .gemm import Gemms
+from .integers import Integers
 from .merge_constants import MergeConstants
 from .movement import Movement
 from .padding import Padding
@@ -37,6 +38,7 @@ ALL: tuple[type[Pass], ...] = (
     Sequences,
     Algebra,
     Casts,
+    Integers,
     Shapes,
     Fold,
     Einsums,
