@@ -28,6 +28,7 @@ from .raise_shuffles import RaiseShuffles
 from .raise_softmax import RaiseSoftmax
 from .reductions import Reductions
 from .regions import Regions
+from .resizes import Resizes
 from .sequences import Sequences
 from .shapes import Shapes
 from .sink import Sink
@@ -43,6 +44,7 @@ ALL: tuple[type[Pass], ...] = (
     Fold,
     Einsums,
     Movement,
+    Resizes,
     Padding,
     FoldAffine,
     Gemms,

@@ -135,9 +135,7 @@ def _made(op: Op, scene: Scene, left: int) -> Interval | None:
         interval(v, scene, left)
         for v in (op.operands[1:] if isinstance(op, Where) else op.operands)
     ]
-    known = [x for x in inner if x is not None]
-    if len(known) < len(inner):
-        return None
+    known = [x for x in inner if x is not None]  # all of them, as the result
     lows, highs = zip(*known, strict=True)
     if isinstance(op, Min):
         return min(lows), min(highs)
@@ -156,20 +154,23 @@ def _made(op: Op, scene: Scene, left: int) -> Interval | None:
 
 def _count(op: CumSum) -> int:
     """How many elements a running sum has at most."""
-    axis = None if op.operands[1] is None else op.operands[1].ints
-    if op.shape is None or axis is None:
+    axis, shape = op.operands[1], op.shape
+    if axis is None or shape is None or axis.ints is None:
         return LONGEST
-    dim = op.shape[axis_of(axis[0], len(op.shape))]
+    dim = shape[axis_of(axis.ints[0], len(shape))]
     return dim if isinstance(dim, int) else LONGEST
+
+
+def _numbers(op: Op) -> Sequence[Value | None]:
+    """The operands of a sum or the like; the axis of a running one is none."""
+    return op.operands[:1] if isinstance(op, CumSum) else op.operands
 
 
 def _narrowed(op: Op) -> list[Value | None] | None:
     """The int64 operands of an op as int32; None where that would take a cast more."""
     found: list[Value | None] = []
-    for i, value in enumerate(op.operands):
-        if value is None or value.dtype is not DType.I64 or (_is_sum(op) and i):
-            found.append(value)
-        elif value.constant is not None and value.constant.size <= READ_LIMIT:
+    for value in _numbers(op):
+        if value is not None and value.constant is not None:
             small = value.constant.array().astype(np.int32)
             found.append(Constant(Tensor.of(small, DType.I32)))
         elif isinstance(value, Cast):
@@ -178,18 +179,14 @@ def _narrowed(op: Op) -> list[Value | None] | None:
             found.append(source if same else value.copy(to=DType.I32))
         else:
             return None
-    return found
-
-
-def _is_sum(op: Op) -> bool:
-    return isinstance(op, CumSum)  # whose other operand is the axis
+    return [*found, *op.operands[len(found) :]]
 
 
 @rule
 def index_as_it_was(op: LookUp, scene: Scene) -> Outcome:
     """gather(x, cast(i: i32, i64)) = gather(x, i)"""
     x, index, *others = op.operands
-    if not isinstance(index, Cast) or index.dtype is not DType.I64:
+    if not isinstance(index, Cast):
         return None
     source = index.operands[0]
     if source is None or source.dtype is not DType.I32:
@@ -217,9 +214,8 @@ def wrapped_early(op: Cast, scene: Scene) -> Outcome:
 
 def _from_integers(value: Value | None) -> bool:
     """True for all but casts of floats, which saturate."""
-    if not isinstance(value, Cast) or value.operands[0] is None:
-        return True
-    return _all_of(value.operands[0].dtype) is not None
+    source = value.operands[0] if isinstance(value, Cast) else None
+    return source is None or _all_of(source.dtype) is not None
 
 
 @rule
@@ -227,26 +223,24 @@ def counted_narrow(op: Counting, scene: Scene) -> Outcome:
     """cast(x: i32, i64) + c = cast(x + c, i64) where no sum leaves i32"""
     if op.dtype is not DType.I64:
         return None
-    casts = [v for v in op.operands if isinstance(v, Cast) and v.dtype is DType.I64]
+    casts = [v for v in _numbers(op) if isinstance(v, Cast)]
     sources = [v.operands[0] for v in casts]
     if not any(x is not None and x.dtype is DType.I32 for x in sources):
         return None
     if not all(x is not None and _small(x.dtype) for x in sources):
         return miss("an operand has more numbers", op)
-    if any(v.constant is None and not scene.single(v) for v in casts):
+    if not all(map(scene.single, casts)):
         return miss("the wide operand is read elsewhere too", op)
     operands = _narrowed(op)
     if operands is None:
         return miss("an operand was wide", op)
-    wide = [v for i, v in enumerate(op.operands) if not (_is_sum(op) and i)]
-    known = [interval(v, scene) for v in wide]
-    exact = _made(op, scene, DEEPEST)
-    if exact is None or not all(x and _inside(x, _I32) for x in (*known, exact)):
+    ranges = [*(interval(v, scene) for v in _numbers(op)), _made(op, scene, DEEPEST)]
+    if not all(_inside(found, _I32) for found in ranges if found is not None):
         return miss("it may not fit into 32 bits", op)
     made = op.with_operands(operands)
-    if not scene.says(made):
-        return miss("this opset has it not", op)
-    return Cast(made, to=DType.I64)
+    if scene.says(made):
+        return Cast(made, to=DType.I64)
+    return miss("this opset has it not", op)
 
 
 def _small(dtype: DType | None) -> bool:
@@ -265,8 +259,6 @@ def compared_wide(op: Comparing, scene: Scene) -> Outcome:
     source, number = x.operands[0], y.constant
     if source is None or source.dtype is not DType.I64 or number is None:
         return None
-    if number.size > READ_LIMIT:
-        return miss("too many numbers to compare with", y)
     found = interval(source, scene)
     if found is None or not _inside(found, _I32):
         return miss("the wide numbers may not fit into 32 bits", source)

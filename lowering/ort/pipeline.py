@@ -27,6 +27,7 @@ from .products import FuseProducts
 from .rotary import LowerRotary
 from .spelling import SpellForOrt
 from .tiling import TileCausal
+from .upsampling import GrowByConvolving
 
 TIDY: Final[tuple[type[Pass], ...]] = (
     *(Algebra, Casts, Shapes, Fold, Movement, MergeConstants),
@@ -50,6 +51,7 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
     cpu = provider == "cpu"
     switches = {
         TileCausal.name: cpu and not most,
+        GrowByConvolving.name: cpu,
         FuseAttention.name: most,
         MergeSiblings.name: most or not cpu,
         SpellForOrt.name: cpu and not most,
@@ -63,7 +65,8 @@ def choices(provider: str) -> dict[str, Values]:
     found = dict.fromkeys(settings(provider), SWITCHES)
     found |= dict.fromkeys([cls.name for cls in FUSIONS], EXTENTS)
     if provider != "cpu":  # these are about kernels of the CPU
-        del found[TileCausal.name], found[SpellForOrt.name]
+        for cls in (TileCausal, GrowByConvolving, SpellForOrt):
+            del found[cls.name]
     return found
 
 
@@ -121,6 +124,9 @@ def lowered(
     merging = where_on(MergeSiblings())
     after = Pipeline((*merging, *tidy), then=Pipeline(last))
     then = Pipeline(lowering, then=after)
+    growing = where_on(GrowByConvolving(provider=provider))
+    if growing:  # once, as weights grow
+        then = Pipeline(growing, rounds=1, then=then)
     if pipeline.trading:  # which find causal attention in parts already
         then = Pipeline(pipeline.trading, rounds=1, then=then)
     return replace(pipeline, then=Pipeline(causal, then=then), opset=kernels.opset)

@@ -37,7 +37,7 @@ from graphopt.passes import integers as i
 from graphopt.passes.integers import interval
 from graphopt.reference import evaluate
 from graphopt.rewrite import Scene
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 D = DType
 TABLE = const(np.arange(60).reshape(20, 3))
@@ -211,6 +211,26 @@ def test_a_small_number_comes_back_as_it_was() -> None:
     )
 
 
+def test_what_is_known_of_ids() -> None:
+    ids = small("ids", 2, 3, dtype=D.I64)
+    full = (-(1 << 63), (1 << 63) - 1)
+
+    def of(*others: Value) -> Any:
+        return interval(ids, Scene(graph_of(Neg(ids), *others)))
+
+    assert of(Gather(TABLE, ids)) == (-20, 19)
+    assert of(Gather(TABLE, ids, axis=1)) == (-3, 2)
+    assert of(Gather(TABLE, ids, axis=-1)) == (-3, 2)
+    assert of() == full
+    assert of(Gather(param("open", N, 3), ids)) == full
+    assert of(Gather(ids, ids)) == full  # as data it may be any, too
+    assert of(GatherElements(const(np.ones((9, 9))), ids)) == full
+    assert of(Gather(ids, ints(0))) == full
+    unknown = param("unknown", 1)
+    unknown.type = TensorType(D.F32, None)
+    assert of(Gather(unknown, ids)) == full
+
+
 # --- ranges -------------------------------------------------------------------------
 
 
@@ -240,6 +260,7 @@ def test_ranges() -> None:
     assert known(ReduceSum(one)) == (-(1 << 31), (1 << 31) - 1)
     open_ = short(small("o", 3, N, dtype=D.BOOL))
     assert known(CumSum(open_, ints(1))) == (0, i.LONGEST)
+    assert known(CumSum(one, small("axis", 1))) == (0, i.LONGEST)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-2, 3), (2, 3), (-3, -2)])
