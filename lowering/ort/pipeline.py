@@ -20,6 +20,7 @@ from .activations import FuseActivations
 from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
 from .gate import Fusion
+from .grouped import FuseGrouped
 from .kernels import Kernels
 from .layout import SinkTransposes
 from .norms import FuseNorms
@@ -53,6 +54,7 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
         TileCausal.name: cpu and not most,
         GrowByConvolving.name: cpu,
         FuseAttention.name: most,
+        FuseGrouped.name: most,
         MergeSiblings.name: most or not cpu,
         SpellForOrt.name: cpu and not most,
     }
@@ -114,14 +116,14 @@ def lowered(
         LowerAttention(),
         LowerRotary(),
         SinkTransposes(),
-        *where_on(FuseAttention(provider=provider)),
+        *where_on(FuseGrouped(provider=provider), FuseAttention(provider=provider)),
         *fusing,
         WriteOut(provider=provider),
         *tidy,
     )
     last = where_on(SpellForOrt())
     # Sums are spelled last: Algebra would have them be additions again.
-    merging = where_on(MergeSiblings())
+    merging = where_on(MergeSiblings(), FuseGrouped(provider=provider))
     after = Pipeline((*merging, *tidy), then=Pipeline(last))
     then = Pipeline(lowering, then=after)
     growing = where_on(GrowByConvolving(provider=provider))
