@@ -23,6 +23,7 @@ from .raise_gelu import RaiseGelu
 from .raise_group_norms import RaiseGroupNorms
 from .raise_norms import RaiseNorms
 from .raise_rectifiers import RaiseRectifiers
+from .raise_recurrences import RaiseRecurrences
 from .raise_rotary import RaiseRotary
 from .raise_shuffles import RaiseShuffles
 from .raise_softmax import RaiseSoftmax
@@ -56,6 +57,7 @@ ALL: tuple[type[Pass], ...] = (
     RaiseSoftmax,
     RaiseRotary,
     RaiseAttention,
+    RaiseRecurrences,
     RaiseShuffles,
     PositionMath,
     Factor,

@@ -25,6 +25,7 @@ from .kernels import Kernels
 from .layout import SinkTransposes
 from .norms import FuseNorms
 from .products import FuseProducts
+from .recurrences import FuseRecurrences
 from .rotary import LowerRotary
 from .spelling import SpellForOrt
 from .tiling import TileCausal
@@ -55,6 +56,7 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
         GrowByConvolving.name: cpu,
         FuseAttention.name: most,
         FuseGrouped.name: most,
+        FuseRecurrences.name: most,
         MergeSiblings.name: most or not cpu,
         SpellForOrt.name: cpu and not most,
     }
@@ -117,6 +119,7 @@ def lowered(
         LowerRotary(),
         SinkTransposes(),
         *where_on(FuseGrouped(provider=provider), FuseAttention(provider=provider)),
+        *where_on(FuseRecurrences(provider=provider)),
         *fusing,
         WriteOut(provider=provider),
         *tidy,
