@@ -1,8 +1,9 @@
-"""Scales and shifts before a convolution that pads: the border is not shifted.
+"""Borders of convolutions: less of them, and what scales and shifts are there.
 
-There the window sees zeros where ``scale * x + shift`` would be none. They are what
-becomes of ``-shift / scale``, so that x can be padded with that: exactly where it is
-one number for all channels, for an image is padded with one.
+Before a convolution that pads the border is not shifted: the window sees zeros where
+``scale * x + shift`` would be none. They are what becomes of ``-shift / scale``, so
+that x can be padded with that: exactly where it is one number for all channels, for an
+image is padded with one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from graphopt.dims import add, sub
 from graphopt.ir import Value
-from graphopt.ops import Add, BatchNormalization, Conv, Div, Mul, Pad, Sub
+from graphopt.ops import Add, BatchNormalization, Conv, Div, Mul, Pad, Slice, Sub
 from graphopt.ops.bodies import scalar, vector
 from graphopt.rewrite import Outcome, Scene, miss, rule
 
@@ -74,3 +76,30 @@ def shifted_border(op: Conv, scene: Scene) -> Outcome:
     bare = op.copy(operands=(padded, *op.operands[1:]), pads=(0,) * (2 * half))
     affine = replace(affine, x=padded)
     return absorbed(bare, affine, shape[1] * op.group, weight.dtype)
+
+
+@rule(exact=False)
+def cropped_convolution(op: Slice, scene: Scene) -> Outcome:
+    """slice(conv(x, w, pads=(3, 3)), 0 to n) = conv(x, w, pads=(3, 0))
+
+    So it is with causal convolutions, as frameworks pad both ends alike.
+    """
+    conv, cuts = op.operands[0], op.cuts()
+    if not isinstance(conv, Conv) or not cuts or not scene.single(conv):
+        return None
+    if conv.shape is None or op.shape is None or conv.auto_pad != "NOTSET":
+        return miss("where it pads is not known", conv)
+    half = len(conv.shape) - 2
+    pads = list(conv.pads or [0] * (2 * half))
+    for axis, (start, step, extent) in cuts.items():
+        if axis < 2 or step != 1:
+            return miss("it slices something else, or picks", op)
+        end = sub(conv.shape[axis], add(start, extent))
+        if not isinstance(start, int) or not isinstance(end, int):
+            return miss("how much is cut is not known", op)
+        stride = (conv.strides or [1] * half)[axis - 2]
+        pads[axis - 2] -= start * stride
+        pads[axis - 2 + half] -= end * stride
+    if min(pads) < 0:
+        return miss("more is cut than what the border gives", op)
+    return conv.copy(pads=tuple(pads))

@@ -11,7 +11,7 @@ from graphopt.ops import AveragePool, Conv, MaxPool, Pad
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
-from .borders import shifted_border
+from .borders import cropped_convolution, shifted_border
 from .match import axis_of, uniform
 
 
@@ -80,7 +80,7 @@ def _dilated(op: MaxPool) -> bool:
     return any(d != 1 for d in op.dilations or ())
 
 
-RULES: tuple[Rule, ...] = (pad_into_window, shifted_border)
+RULES: tuple[Rule, ...] = (pad_into_window, cropped_convolution, shifted_border)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class Padding(RulePass):
     """Let convolutions and poolings pad for themselves.
 
     conv(pad(x, 1), w)          -->   conv(x, w, pads=[1, 1, 1, 1])
+    slice(conv(x, w, pads), n)  -->   conv(x, w, fewer pads)
     conv(2 * x - 1, w, pads)   -->   conv(pad(x, 0.5), 2*w, -sum(w))
     """
 

@@ -10,7 +10,9 @@ from equations import (
     N,
     assert_sound,
     const,
+    fires,
     graph_of,
+    ints,
     kinds,
     misses,
     op_of,
@@ -19,6 +21,7 @@ from equations import (
     rewritten,
 )
 
+from graphopt.dims import symbol
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
@@ -28,10 +31,11 @@ from graphopt.ops import (
     Mul,
     Pad,
     Relu,
+    Slice,
     Sub,
 )
 from graphopt.passes import FoldAffine, Padding
-from graphopt.passes.borders import shifted_border
+from graphopt.passes.borders import cropped_convolution, shifted_border
 from graphopt.types import DType
 
 F64 = DType.F64
@@ -132,3 +136,58 @@ def test_an_image_is_scaled_by_the_first_convolution() -> None:
     assert kinds(done) == ["Pad", "Conv"]
     assert_sound(graph, done, exact=False)
     assert FoldAffine()(Padding()(done)) is done
+
+
+# --- borders that are cut off again -------------------------------------------------
+
+T = symbol("t")
+SIZES = ({"n": 2, "t": 5}, {"n": 1, "t": 2})
+
+
+def cut(x: Value, start: int, end: int, *axes: int) -> Value:
+    count = len(axes)
+    return Slice(x, ints(*(start,) * count), ints(*(end,) * count), ints(*axes))
+
+
+def test_a_causal_convolution_pads_in_front() -> None:
+    x, w = param("x", N, 4, 8, dtype=F64), random(4, 1, 3, dtype=F64)
+    wide = Conv(x, w, group=4, pads=(2, 2))
+    fires(cropped_convolution, cut(wide, 0, 8, 2), Conv(x, w, group=4, pads=(2, 0)))
+    fires(cropped_convolution, cut(wide, 1, -1, -1), Conv(x, w, group=4, pads=(1, 1)))
+    open_ = param("open", N, 4, T, dtype=F64)
+    wide = Conv(open_, w, group=4, pads=(2, 2))
+    fires(
+        *(cropped_convolution, cut(wide, 0, -2, 2)),
+        Conv(open_, w, group=4, pads=(2, 0)),
+        sizes=SIZES,
+    )
+    picked = Conv(x, w, group=4, pads=(2, 2), strides=(2,))  # 5 of it
+    after = Conv(x, w, group=4, pads=(0, 0), strides=(2,))
+    fires(cropped_convolution, cut(picked, 1, 4, 2), after)
+
+
+def test_borders_of_two_axes() -> None:
+    x, w = param("x", N, 2, 5, 7, dtype=F64), random(3, 2, 3, 3, dtype=F64)
+    wide = Conv(x, w, pads=(1, 2, 2, 1))
+    after = Conv(x, w, pads=(0, 1, 2, 1))
+    fires(cropped_convolution, cut(wide, 1, 99, 2, 3), after)
+    fires(cropped_convolution, cut(wide, 1, 99, 3), Conv(x, w, pads=(1, 1, 2, 1)))
+
+
+def test_what_is_not_only_border_stays() -> None:
+    def stays(reason: str, before: Value, *others: Value) -> None:
+        misses(cropped_convolution, (before, *others), reason)
+
+    x, w = param("x", N, 4, 8, dtype=F64), random(4, 1, 3, dtype=F64)
+    wide = Conv(x, w, group=4, pads=(2, 2))
+    stays("than what the border gives", cut(wide, 0, 7, 2))
+    stays("than what the border gives", cut(wide, 3, 10, 2))
+    stays("than what the border gives", cut(Conv(x, w, group=4), 1, 6, 2))
+    stays("something else", cut(wide, 0, 3, 1))
+    stays("something else", cut(wide, 0, 1, 0))
+    stays("picks", Slice(wide, ints(0), ints(8), ints(2), ints(2)))
+    stays("", cut(wide, 0, 8, 2), Relu(wide))
+    stays("picks", Slice(wide, ints(0), param("e", 1, dtype=DType.I64), ints(2)))
+    same = Conv(x, w, group=4, auto_pad="SAME_UPPER")
+    stays("where it pads", cut(same, 0, 7, 2))
+    stays("", cut(Relu(wide), 0, 8, 2))
