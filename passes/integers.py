@@ -105,9 +105,9 @@ def interval(value: Value | None, scene: Scene, left: int = DEEPEST) -> Interval
 
 def _looked_up(value: Value, scene: Scene) -> Interval | None:
     """What an input can be where a table is always read at it: else no run succeeds."""
-    for op, at in scene.graph.users.get(value, ()):
+    for op, _ in scene.graph.users.get(value, ()):
         table = op.operands[0]
-        if isinstance(op, Gather) and at == 1 and table is not None and table.shape:
+        if isinstance(op, Gather) and table is not None and table.shape:
             rows = table.shape[axis_of(op.axis, len(table.shape))]
             if isinstance(rows, int) and value is not table:
                 return -rows, rows - 1

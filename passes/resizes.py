@@ -20,6 +20,8 @@ from graphopt.ops.structured import Elementwise
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
+from .match import same_shape
+
 BY_SCALE: Final = ("half_pixel", "pytorch_half_pixel", "asymmetric")
 """Where coordinates lie by the scale alone, not by the extents too."""
 
@@ -39,7 +41,6 @@ def repeated(x: Value, counts: Sequence[int]) -> Resize:
     """Each element of ``x`` as often as is said along each axis."""
     return Resize(
         *(x, None, Constant(np.array(counts, np.float32))),
-        mode="nearest",
         coordinate_transformation_mode="asymmetric",
         nearest_mode="floor",
     )
@@ -48,16 +49,15 @@ def repeated(x: Value, counts: Sequence[int]) -> Resize:
 def grows(op: Resize) -> bool:
     """True where the result has surely more elements, along no axis fewer."""
     x = op.operands[0]
-    if x is None or x.shape is None or op.shape is None:
-        return False
+    assert x is not None
     ratios = []
-    for source, target in zip(x.shape, op.shape, strict=True):
+    for source, target in zip(x.shape or (), op.shape or (), strict=True):
         if isinstance(source, int) and isinstance(target, int) and source:
             ratios.append(target / source)
         else:
             ratio = divide_exact(target, source)
             ratios.append(ratio if isinstance(ratio, int) else 0)
-    return min(ratios) >= 1 and max(ratios) > 1
+    return min(ratios, default=0) >= 1 and max(ratios) > 1
 
 
 def resized(op: Resize) -> list[int] | None:
@@ -99,8 +99,9 @@ def sizes_known(op: Resize, scene: Scene) -> Outcome:
         return None
     if op.keep_aspect_ratio_policy != "stretch" or op.operand(1) is not None:
         return miss("the sizes are not all that counts", op)
-    if op.shape is None or op.coordinate_transformation_mode == "tf_crop_and_resize":
+    if op.coordinate_transformation_mode == "tf_crop_and_resize":
         return None
+    assert op.shape is not None
     axes = op.resized_axes(len(x.shape))
     pairs = [(x.shape[axis], op.shape[axis]) for axis in axes]
     rounds = op.coordinate_transformation_mode in BY_SCALE
@@ -157,10 +158,10 @@ def repeated_by_reshapes(op: Reshape, scene: Scene) -> Outcome:
     x = narrow.operands[0]
     if x is None or not x.shape or op.shape is None or narrow.shape is None:
         return None
-    if x.dtype is None or not x.dtype.is_float or len(narrow.shape) != len(wide.shape):
+    if x.dtype is None or not x.dtype.is_float or len(op.shape) != len(x.shape):
         return None
     counts = _repeats(x.shape, narrow.shape, wide.shape)
-    if counts is None or len(counts) != len(op.shape):
+    if counts is None:
         return None
     grown = [mul(dim, count) for dim, count in zip(x.shape, counts, strict=True)]
     if not all(map(equal, grown, op.shape)):
@@ -177,6 +178,8 @@ def _repeats(
 ) -> list[int] | None:
     """How often dims repeat, where each is followed by a 1 that is made wider."""
     counts: list[int] = []
+    if len(narrow) != len(wide):
+        return None
     for before, after in zip(narrow, wide, strict=True):
         if equal(before, after) and len(counts) < len(source):
             if not equal(before, source[len(counts)]):
@@ -192,16 +195,14 @@ def _repeats(
 @rule
 def elementwise_first(op: Elementwise, scene: Scene) -> Outcome:
     """f(resize(x)) = resize(f(x)) where elements are picked, and more of them"""
-    if op.outs != 1 or not op.deterministic:
-        return None
     wide = [v for v in op.operands if isinstance(v, Resize)]
-    if len(wide) != 1 or not scene.single(wide[0]) or "axis" in op.attrs:
+    if len(wide) != 1 or not scene.single(wide[0]) or not op.deterministic:
         return None
     (resize,) = wide
     x = resize.operands[0]
     others = [v for v in op.operands if v is not None and v is not resize]
     axes = resized(resize)
-    if x is None or axes is None or resize.dtype is not op.dtype:
+    if x is None or axes is None or x.rank is None or resize.dtype is not op.dtype:
         return None
     if resize.mode != "nearest" or not grows(resize) or op.rank != x.rank:
         return miss("the elements are made anew, or fewer", resize)
@@ -210,18 +211,17 @@ def elementwise_first(op: Elementwise, scene: Scene) -> Outcome:
     if not all(_is_alike(v, axes, x.rank) for v in others):
         return miss("another operand differs between the elements", op)
     made = op.with_operands([x if v is resize else v for v in op.operands])
-    if made.shape is None or not all(map(equal, made.shape, x.shape or ())):
+    if not same_shape(made, x):
         return miss("it broadcasts", op)
     return resize.with_operands([made, *resize.operands[1:]])
 
 
-def _is_alike(value: Value, axes: Sequence[int], rank: int | None) -> bool:
+def _is_alike(value: Value, axes: Sequence[int], rank: int) -> bool:
     """True for a constant that is the same along these axes."""
-    if value.constant is None or rank is None or value.rank is None:
+    tensor = value.constant
+    if tensor is None:
         return False
-    if value.rank > rank or value.shape is None:
-        return False
-    aligned = (1,) * (rank - value.rank) + value.shape
+    aligned = (1,) * (rank - len(tensor.shape)) + tensor.shape
     return all(aligned[axis] == 1 for axis in axes)
 
 

@@ -25,6 +25,7 @@ from graphopt.dims import symbol
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
+    Bernoulli,
     Cast,
     Clip,
     Concat,
@@ -42,7 +43,8 @@ from graphopt.ops import (
     Unsqueeze,
 )
 from graphopt.passes import resizes as r
-from graphopt.types import DType
+from graphopt.rewrite import rewrite
+from graphopt.types import DType, TensorType
 
 H, W = symbol("h"), symbol("w")
 SIZES = ({"n": 2, "h": 3, "w": 4}, {"n": 1, "h": 5, "w": 2})
@@ -109,6 +111,27 @@ def test_two_that_do_more_stay() -> None:
     misses(r.resize_resize, grown(open_, 1, 1, 2, 2, **REPEATING), "more is done")
 
 
+def test_axes_that_are_not_named_stay() -> None:
+    x = image()
+    some = Resize(x, None, floats(2, 3), **REPEATING, axes=(2, 3))
+    twice = grown(some, 1, 1, 2, 1, **REPEATING)
+    equal(r.resize_resize, twice, grown(x, 1, 1, 4, 3, **REPEATING))
+
+
+def test_images_of_unknown_rank_stay() -> None:
+    x = param("u", 1)
+    x.type = TensorType(DType.F32, None)
+    wide = grown(x, 1, 1, 2, 2, **REPEATING)
+    spelled = Reshape(Expand(Unsqueeze(x, ints(3, 5)), ints(1, 1, 1, 2, 1, 2)), ints(1))
+    named = Reshape(Expand(image(), param("sizes", 4, dtype=DType.I64)), ints(-1))
+    for before in (
+        *(grown(wide, 1, 1, 2, 2), Relu(wide), Conv(wide, random(2, 2, 1, 1))),
+        *(Resize(x, None, None, Mul(Shape(x), ints(2))), spelled, named),
+    ):
+        graph = graph_of(before)
+        assert rewrite(graph, r.RULES) is graph
+
+
 # --- sizes --------------------------------------------------------------------------
 
 
@@ -151,6 +174,18 @@ def test_sizes_of_the_axes_that_change() -> None:
 
 def test_sizes_that_stay() -> None:
     x = image()
+    other = Mul(Shape(image(N, 2, H, W)), ints(1, 1, 2, 3))
+    misses(r.sizes_known, Resize(image(N, 2, 4, 5), None, None, other), "cannot be")
+    far = Resize(
+        param("far", N, 7), None, None, Concat(Shape(x, end=1), ints(117), axis=0)
+    )
+    assert r._scale(7, 117, rounds=True) is None  # 116.99999 in float32
+    equal(
+        r.sizes_known,
+        far,
+        far.copy(operands=(far.operands[0], None, None, ints(117)), axes=(1,)),
+    )
+    assert r._scale(0, 4, rounds=True) is None
     misses(r.sizes_known, grown(x, 1, 1, 2, 2))
     misses(r.sizes_known, Resize(image(1, 2, 3, 4), None, None, ints(1, 2, 6, 8)))
     odd = Concat(Gather(Shape(x), ints(0, 1, 3)), ints(6), axis=0)
@@ -203,6 +238,8 @@ def test_repeats_that_are_spelled_out() -> None:
     flat = Expand(Unsqueeze(x, ints(3, 5, 6)), ints(1, 3, 4, 2, 5, 3, 2))
     again = grown(x, 1, 1, 2, 6, **REPEATING)
     equal(r.repeated_by_reshapes, Reshape(flat, ints(0, 3, 8, 30)), again)
+    idle = Expand(Unsqueeze(x, ints(3, 5, 6)), ints(1, 3, 4, 2, 5, 3, 1))
+    equal(r.repeated_by_reshapes, Reshape(idle, ints(0, 3, 8, 15)), after)
 
 
 def test_other_reshapes_of_wider_ones() -> None:
@@ -276,6 +313,13 @@ def test_elementwise_ops_that_stay() -> None:
     misses(r.elementwise_first, Relu(crop), "is no element")
     open_ = Resize(x, None, param("f", 4), **REPEATING)
     misses(r.elementwise_first, Relu(open_), "fewer")
+    y = image(N, 2, H, 4)
+    half = Resize(y, None, None, ints(6, 8), axes=(2, 3))
+    misses(r.elementwise_first, Relu(half), "fewer")
+    none = Resize(image(1, 2, 0, 4), None, floats(1, 1, 2, 2), **REPEATING)
+    misses(r.elementwise_first, Relu(none), "fewer")
+    misses(r.elementwise_first, Bernoulli(twice))
+    misses(r.elementwise_first, Add(twice, param("one", 1)), "differs")
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
@@ -297,6 +341,10 @@ def test_windows_that_stay() -> None:
     x, one = image(N, 2, 4, 5), random(3, 2, 1, 1)
     twice = grown(x, 1, 1, 2, 2)
     misses(r.pixels_first, Conv(twice, random(3, 2, 3, 3)))
+    misses(r.pixels_first, Conv(twice, random(3, 2, 3, 1)))
+    unknown = param("unknown", 1)
+    unknown.type = TensorType(DType.F32, None)
+    misses(r.pixels_first, Conv(twice, unknown))
     misses(r.pixels_first, Conv(twice, one, strides=(2, 2)))
     misses(r.pixels_first, Conv(twice, one, pads=(1, 1, 1, 1)))
     misses(r.pixels_first, Conv(twice, one, auto_pad="SAME_UPPER"), "padded")
