@@ -30,7 +30,7 @@ def chain(value: Value | None, scene: Scene) -> tuple[ScaleShift, int] | None:
         each = scale_shift(value, 1)
         if each is None or not scene.single(value):
             break
-        if not stretches_nothing(value, each.x) or each.x.dtype is not value.dtype:
+        if not stretches_nothing(value, each.x):
             break
         if found is None:
             found = each
@@ -62,19 +62,19 @@ def shifted_border(op: Conv, scene: Scene) -> Outcome:
     shape = known_shape(weight)
     if linear_op(op) is None or weight is None or shape is None or rank is None:
         return miss("the weight is no constant", weight)
-    if is_shared(weight, scene) or weight.dtype is not affine.x.dtype:
+    if is_shared(weight, scene):
         return miss("others read the weight too", weight)
-    if weight.dtype is None or np.any(affine.scale == 0):
+    if np.any(affine.scale == 0):
         return miss("a channel is nothing but its shift", op.operands[0])
-    zero = (-affine.shift / affine.scale).astype(weight.dtype.numpy).reshape(-1)
+    assert weight.dtype is not None
+    zero = (-affine.shift / affine.scale).astype(weight.dtype.numpy).ravel()
     if not np.all(zero == zero[0]) or not np.isfinite(float(zero[0])):
         return miss("each channel would need a border of its own", op.operands[0])
     half = rank - 2
     pads = [0, 0, *op.pads[:half], 0, 0, *op.pads[half:]]
     value = scalar(float(zero[0]), weight.dtype)
-    padded = Pad(affine.x, vector(*pads), value, mode="constant")
-    bare = op.copy(operands=(padded, *op.operands[1:]), pads=(0,) * (2 * half))
-    affine = replace(affine, x=padded)
+    affine = replace(affine, x=Pad(affine.x, vector(*pads), value))
+    bare = op.copy(pads=(0,) * (2 * half))
     return absorbed(bare, affine, shape[1] * op.group, weight.dtype)
 
 
@@ -87,10 +87,10 @@ def cropped_convolution(op: Slice, scene: Scene) -> Outcome:
     conv, cuts = op.operands[0], op.cuts()
     if not isinstance(conv, Conv) or not cuts or not scene.single(conv):
         return None
-    if conv.shape is None or op.shape is None or conv.auto_pad != "NOTSET":
+    if conv.auto_pad != "NOTSET" or not conv.pads:
         return miss("where it pads is not known", conv)
-    half = len(conv.shape) - 2
-    pads = list(conv.pads or [0] * (2 * half))
+    assert conv.shape is not None
+    half, pads = len(conv.shape) - 2, list(conv.pads)
     for axis, (start, step, extent) in cuts.items():
         if axis < 2 or step != 1:
             return miss("it slices something else, or picks", op)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from equations import (
+    M,
     N,
     assert_sound,
     const,
@@ -31,12 +32,13 @@ from graphopt.ops import (
     Mul,
     Pad,
     Relu,
+    Shape,
     Slice,
     Sub,
 )
 from graphopt.passes import FoldAffine, Padding
 from graphopt.passes.borders import cropped_convolution, shifted_border
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 F64 = DType.F64
 X = param("x", N, 2, 5, 6, dtype=F64)
@@ -109,6 +111,8 @@ def test_what_stays() -> None:
     stays(Add(Mul(X, number(1e-200)), number(1e200)), "a border of its own")
     stays(scaled(), "is no constant", w=param("w", 3, 2, 2, 3, dtype=F64))
     stays(Add(Mul(X, param("c", dtype=F64)), number(1.0)), "a single op")
+    moved = Conv(scaled(), W, param("bias", 3, dtype=F64), **PADS)
+    misses(shifted_border, moved, "is no constant")
     flat = param("flat", N, 1, 5, 6, dtype=F64)
     wide = Sub(Mul(flat, number(2.0, 2.0)), number(1.0))
     stays(wide, "a single op")
@@ -174,6 +178,15 @@ def test_borders_of_two_axes() -> None:
     fires(cropped_convolution, cut(wide, 1, 99, 3), Conv(x, w, pads=(1, 1, 2, 1)))
 
 
+def test_each_axis_has_its_stride() -> None:
+    x, w = param("x", N, 2, 5, 6, 7, dtype=F64), random(3, 2, 3, 3, 3, dtype=F64)
+    ways: Any = {"strides": (1, 2, 3)}
+    wide = Conv(x, w, pads=(1, 2, 3, 1, 2, 3), **ways)  # [5, 4, 4]
+    after = Conv(x, w, pads=(1, 0, 0, 0, 2, 3), **ways)
+    before = Slice(wide, ints(0, 1, 1), ints(4, 99, 99), ints(2, 3, 4))
+    fires(cropped_convolution, before, after)
+
+
 def test_what_is_not_only_border_stays() -> None:
     def stays(reason: str, before: Value, *others: Value) -> None:
         misses(cropped_convolution, (before, *others), reason)
@@ -182,7 +195,18 @@ def test_what_is_not_only_border_stays() -> None:
     wide = Conv(x, w, group=4, pads=(2, 2))
     stays("than what the border gives", cut(wide, 0, 7, 2))
     stays("than what the border gives", cut(wide, 3, 10, 2))
-    stays("than what the border gives", cut(Conv(x, w, group=4), 1, 6, 2))
+    stays("where it pads", cut(Conv(x, w, group=4), 1, 6, 2))
+    unknown = param("unknown", 1, dtype=F64)
+    unknown.type = TensorType(F64, None)
+    stays("", cut(Conv(unknown, w, group=4, pads=(2, 2)), 0, 8, 2))
+    axes = param("axes", 1, dtype=DType.I64)
+    stays("", Slice(wide, ints(0), ints(8), axes))
+    open_ = Conv(param("open", N, 4, T, dtype=F64), w, group=4, pads=(2, 2))
+    length = Shape(param("other", M, dtype=F64))
+    stays("how much is cut", Slice(open_, length, ints(99), ints(2)))
+    stays("how much is cut", Slice(open_, ints(0), length, ints(2)))
+    held = Shape(param("held", N, 4, T, dtype=F64), start=2, end=3)
+    stays("how much is cut", Slice(open_, held, ints(99), ints(2)))
     stays("something else", cut(wide, 0, 3, 1))
     stays("something else", cut(wide, 0, 1, 0))
     stays("picks", Slice(wide, ints(0), ints(8), ints(2), ints(2)))
