@@ -278,7 +278,7 @@ def trial_line(trial: Trial) -> str:
     )
 
 
-GROWTH: Final = (1 << 16, 0.01, 1 << 10)
+GROWTH: Final = (1 << 16, 0.06, 1 << 10)
 """Weights may grow by so many bytes, by that share, or so many for each op saved."""
 
 

@@ -12,6 +12,7 @@ from .factor import Factor
 from .fold import Fold
 from .gains import Gains
 from .gemm import Gemms
+from .integers import Integers
 from .merge_constants import MergeConstants
 from .movement import Movement
 from .padding import Padding
@@ -22,11 +23,13 @@ from .raise_gelu import RaiseGelu
 from .raise_group_norms import RaiseGroupNorms
 from .raise_norms import RaiseNorms
 from .raise_rectifiers import RaiseRectifiers
+from .raise_recurrences import RaiseRecurrences
 from .raise_rotary import RaiseRotary
 from .raise_shuffles import RaiseShuffles
 from .raise_softmax import RaiseSoftmax
 from .reductions import Reductions
 from .regions import Regions
+from .resizes import Resizes
 from .sequences import Sequences
 from .shapes import Shapes
 from .sink import Sink
@@ -37,10 +40,12 @@ ALL: tuple[type[Pass], ...] = (
     Sequences,
     Algebra,
     Casts,
+    Integers,
     Shapes,
     Fold,
     Einsums,
     Movement,
+    Resizes,
     Padding,
     FoldAffine,
     Gemms,
@@ -52,6 +57,7 @@ ALL: tuple[type[Pass], ...] = (
     RaiseSoftmax,
     RaiseRotary,
     RaiseAttention,
+    RaiseRecurrences,
     RaiseShuffles,
     PositionMath,
     Factor,

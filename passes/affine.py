@@ -223,7 +223,7 @@ def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
     found = scale_shift(inner, axis)
     if found is None:
         return miss("no scale and shift along the inputs", inner)
-    if found.shifts and (isinstance(op, MatMul) or not _unpadded(op)):
+    if found.shifts and (isinstance(op, MatMul) or not unpadded(op)):
         return miss("the border is padded with zeros that are not shifted", op)
     if isinstance(op, Conv):
         inputs = shape[1] * op.group
@@ -235,10 +235,11 @@ def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
         return miss("others read the weight too", weight)
     if weight.dtype is None or inner.dtype is not weight.dtype:
         return None
-    return _absorbed(op, found, inputs, weight.dtype)
+    return absorbed(op, found, inputs, weight.dtype)
 
 
-def _unpadded(op: Op) -> bool:
+def unpadded(op: Op) -> bool:
+    """True where no window reaches beyond what it is given."""
     if not isinstance(op, Conv):
         return True
     if op.auto_pad not in ("NOTSET", "VALID"):
@@ -246,9 +247,10 @@ def _unpadded(op: Op) -> bool:
     return not any(op.pads or ())
 
 
-def _absorbed(
+def absorbed(
     op: Conv | Gemm | MatMul, found: ScaleShift, inputs: int, dtype: DType
 ) -> Outcome:
+    """The op on what is scaled and shifted, its weight and bias doing that instead."""
     weight = numbers(op.operands[1])
     if weight is None:
         return None

@@ -11,6 +11,7 @@ from graphopt.ops import AveragePool, Conv, MaxPool, Pad
 from graphopt.pipeline import RulePass
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
+from .borders import cropped_convolution, shifted_border
 from .match import axis_of, uniform
 
 
@@ -79,14 +80,16 @@ def _dilated(op: MaxPool) -> bool:
     return any(d != 1 for d in op.dilations or ())
 
 
-RULES: tuple[Rule, ...] = (pad_into_window,)
+RULES: tuple[Rule, ...] = (pad_into_window, cropped_convolution, shifted_border)
 
 
 @dataclass(frozen=True)
 class Padding(RulePass):
     """Let convolutions and poolings pad for themselves.
 
-    conv(pad(x, 1), w)   -->   conv(x, w, pads=[1, 1, 1, 1])
+    conv(pad(x, 1), w)          -->   conv(x, w, pads=[1, 1, 1, 1])
+    slice(conv(x, w, pads), n)  -->   conv(x, w, fewer pads)
+    conv(2 * x - 1, w, pads)   -->   conv(pad(x, 0.5), 2*w, -sum(w))
     """
 
     def rules(self) -> Sequence[Rule]:

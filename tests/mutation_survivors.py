@@ -22,6 +22,9 @@ EQUIVALENT: dict[str, str] = {
     ),
     "affine.after_biased_product: op.dtype is None or op.dtype is not weight.dtype"
     " => op.dtype is None": "the operands of products and sums share an element type",
+    "borders.cropped_convolution: axis - 2 + half => axis - 2 - half": (
+        "of twice as many numbers it is the same one, counted from the end"
+    ),
     "bounds.: DEEPEST: Final = 32 => DEEPEST: Final = 33": _CHOICE,
     "casts._narrow: value.constant.size <= READ_LIMIT"
     " => value.constant.size < READ_LIMIT": _CHOICE,
@@ -49,6 +52,8 @@ EQUIVALENT: dict[str, str] = {
     ),
     "gemm.flattened_product: bias[0].rank is None or bias[0].rank > 1"
     " => bias[0].rank > 1": "with a bias of unknown rank the product has no shape",
+    "integers.: DEEPEST: Final = 12 => DEEPEST: Final = 13": _CHOICE,
+    "integers.interval: left - 1 => left - 2": _CHOICE,
     "match.is_uniform: number == 0 and value is not None and value.dtype and"
     " value.dtype.is_float => number == 0 and value is not None and value.dtype": (
         "nobody asks integers for -0.0"

@@ -83,7 +83,7 @@ class Resize(Structured):
         operand, result = list(plain(source)), list(plain(source))
         read: list[Dim] = []
         positional = []
-        for at, count in self._counts(source).items():
+        for at, count in self.counts(source).items():
             if count is None:
                 operand[at], result[at] = Whole(f"s{at}"), axis(f"y{at}")
                 read.append(source[at])
@@ -101,11 +101,11 @@ class Resize(Structured):
 
     def extents(self) -> Mapping[str, Dim]:
         source, target = shape_of(self) or (), self.shape or ()
-        counts = self._counts(source).items()
+        counts = self.counts(source).items()
         found: dict[str, Dim] = {f"u{at}": n for at, n in counts if n not in (1, None)}
         return found | {f"y{at}": target[at] for at, n in counts if n is None}
 
-    def _counts(self, source: Shape) -> dict[int, int | None]:
+    def counts(self, source: Shape) -> dict[int, int | None]:
         """How often each element is repeated along the axes; None if more is done."""
         target = self.result_shapes()[0] or ()
         axes = self.resized_axes(len(source))

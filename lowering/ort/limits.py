@@ -86,6 +86,21 @@ def _heads(provider: str, op: Op) -> str | None:
     return None
 
 
+def _grouped(provider: str, op: Op) -> str | None:
+    attrs = dict(op.attrs)
+    heads, groups = (attrs.get(n) for n in ("num_heads", "kv_num_heads"))
+    width = _dims(_operand(op, 0))[-1:]
+    if _operand(op, 1) is None and isinstance(groups, int) and isinstance(heads, int):
+        heads += 2 * groups
+    if not isinstance(heads, int) or not width or not isinstance(width[0], int):
+        return "the size of GroupQueryAttention's heads is not known"
+    if width[0] % (16 * heads):
+        return "heads of GroupQueryAttention are of a multiple of 16"
+    if not attrs.get("causal", 1) and provider != "cpu":
+        return "GroupQueryAttention is causal here"
+    return None
+
+
 _CONV_ACTIVATIONS: Final = {
     "cpu": (
         *("", "Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSigmoid"),
@@ -155,6 +170,7 @@ LIMITS: Final[Mapping[tuple[str, str], Limit]] = {
     (DOMAIN, "GroupQueryAttention"): Limit(
         {0: (3,), 1: (3,), 2: (3,), 3: (4,), 4: (4,)},
         _CONTRIB + "bert/group_query_attention_helper.h",
+        _grouped,
     ),
     (DOMAIN, "RotaryEmbedding"): Limit(
         {0: (3, 4), 2: (2,), 3: (2,)}, _CONTRIB + "bert/rotary_embedding_helper.h"

@@ -20,13 +20,16 @@ from .activations import FuseActivations
 from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
 from .gate import Fusion
+from .grouped import FuseGrouped
 from .kernels import Kernels
 from .layout import SinkTransposes
 from .norms import FuseNorms
 from .products import FuseProducts
+from .recurrences import FuseRecurrences
 from .rotary import LowerRotary
 from .spelling import SpellForOrt
 from .tiling import TileCausal
+from .upsampling import GrowByConvolving
 
 TIDY: Final[tuple[type[Pass], ...]] = (
     *(Algebra, Casts, Shapes, Fold, Movement, MergeConstants),
@@ -50,7 +53,10 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
     cpu = provider == "cpu"
     switches = {
         TileCausal.name: cpu and not most,
+        GrowByConvolving.name: cpu,
         FuseAttention.name: most,
+        FuseGrouped.name: most,
+        FuseRecurrences.name: most,
         MergeSiblings.name: most or not cpu,
         SpellForOrt.name: cpu and not most,
     }
@@ -63,7 +69,8 @@ def choices(provider: str) -> dict[str, Values]:
     found = dict.fromkeys(settings(provider), SWITCHES)
     found |= dict.fromkeys([cls.name for cls in FUSIONS], EXTENTS)
     if provider != "cpu":  # these are about kernels of the CPU
-        del found[TileCausal.name], found[SpellForOrt.name]
+        for cls in (TileCausal, GrowByConvolving, SpellForOrt):
+            del found[cls.name]
     return found
 
 
@@ -111,16 +118,20 @@ def lowered(
         LowerAttention(),
         LowerRotary(),
         SinkTransposes(),
-        *where_on(FuseAttention(provider=provider)),
+        *where_on(FuseGrouped(provider=provider), FuseAttention(provider=provider)),
+        *where_on(FuseRecurrences(provider=provider)),
         *fusing,
         WriteOut(provider=provider),
         *tidy,
     )
     last = where_on(SpellForOrt())
     # Sums are spelled last: Algebra would have them be additions again.
-    merging = where_on(MergeSiblings())
+    merging = where_on(MergeSiblings(), FuseGrouped(provider=provider))
     after = Pipeline((*merging, *tidy), then=Pipeline(last))
     then = Pipeline(lowering, then=after)
+    growing = where_on(GrowByConvolving(provider=provider))
+    if growing:  # once, as weights grow
+        then = Pipeline(growing, rounds=1, then=then)
     if pipeline.trading:  # which find causal attention in parts already
         then = Pipeline(pipeline.trading, rounds=1, then=then)
     return replace(pipeline, then=Pipeline(causal, then=then), opset=kernels.opset)
