@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -11,8 +12,8 @@ import numpy as np
 from .dims import Dim, Expr, symbols
 from .errors import GraphoptError
 from .inputs import random_inputs, usual
-from .ir import Graph
-from .ops import Attention, Softmax
+from .ir import Graph, Op, Value
+from .ops import Attention, Constant, Einsum, MatMul, Softmax
 from .passes.sharding.caches import Cache, caches
 from .passes.sharding.layout import Layout, local_bytes, path, replicated
 from .reference import evaluate
@@ -20,9 +21,13 @@ from .report import sized
 from .sharded import Sharded
 from .specialize import Impossible, specialize
 from .types import TensorType
+from .weights import Tensor
 
 LIMIT: Final = 1 << 30
 """Bytes that finding out what a first attention hides may take."""
+
+NEAR: Final = 32
+"""So many values before a softmax are looked at for the product that it is of."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +95,44 @@ def _fits(graph: Graph, sizes: Mapping[str, int]) -> bool:
 
 
 def _is_causal(graph: Graph) -> bool:
-    """True where the first attention hides later keys, as a run of it shows."""
+    """True where the first attention hides later keys, whatever its scores are."""
     for op in graph.ops:
         if isinstance(op, Attention):
             return bool(op.is_causal)
         if isinstance(op, Softmax) and (op.rank or 0) > 2:
-            try:
-                inputs = random_inputs(graph)
-                (seen,) = evaluate(graph, inputs, wanted=[op], limit_bytes=LIMIT)
-            except GraphoptError:
-                return False
-            return _is_triangle(seen)
+            return _hides(graph, op)
     return False
+
+
+def _hides(graph: Graph, op: Softmax) -> bool:
+    """What a run of it shows, with all scores 0: only what makes the mask is run."""
+    scores = _scores(op)
+    if scores is None or not isinstance(scores.type, TensorType):
+        return False
+    shape, dtype = scores.shape or (), scores.dtype
+    if dtype is None or not all(isinstance(dim, int) for dim in shape):
+        return False
+    zero = np.broadcast_to(np.zeros((), dtype.numpy), shape)
+    level = Constant(Tensor(dtype, zero.shape, zero))
+    alone = Graph(graph.inputs, [op]).substitute({scores: level})
+    try:
+        (seen,) = evaluate(alone, random_inputs(alone), limit_bytes=LIMIT)
+    except GraphoptError:
+        return False
+    return _is_triangle(seen)
+
+
+def _scores(op: Op) -> Value | None:
+    """The product that a softmax is of, behind what is added to it."""
+    row: deque[Value | None] = deque(op.operands)
+    for _ in range(NEAR):
+        value = row.popleft() if row else None
+        if value is None or value.op is None:
+            continue
+        if isinstance(value.op, MatMul | Einsum):
+            return value
+        row += value.op.operands
+    return None
 
 
 def _is_triangle(seen: Any) -> bool:

@@ -193,6 +193,7 @@ DEVICES: tuple[str, ...] = ("--mesh", "2", "--target", "xla-cuda:h100")
 
 def test_regimes_and_caches_are_told(decoder: Path, command: Command) -> None:
     _, out, _ = command("inspect", decoder, *DEVICES)
+    assert out.startswith("planned for: --dim tokens=128 --dim past=128\n")
     assert "regime: prefill of 128 tokens behind 128 of the past" in out
     assert "decode is a plan of its own: --dim tokens=1" in out
     one = ("--dim", "tokens=1", "--dim", "past=64")

@@ -44,6 +44,7 @@ from .meshes import (
     links_of,
 )
 from .progress import Slow
+from .run import fixed_in
 
 if TYPE_CHECKING:
     from ..lowering.xla.report import Examined
@@ -214,9 +215,10 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
     with Slow(options, "making plans by hand, to compare"):
         found = {**mesh_facts(made), "hand": hand_facts(made)}
     found["regimes"] = dims_of_regimes(graph)
+    found["sizes"] = fixed_in(made.graph, graph)
     if draw is not None:
         draw(found, f"{options.model.name} on a mesh")
-    lines = [*mesh_lines(found)]
+    lines = [*told(found["sizes"], "planned for"), *mesh_lines(found)]
     now = found["regime"]["name"]
     lines += other_regimes(found["regimes"], now)
     if is_described(target):
