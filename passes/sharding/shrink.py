@@ -8,6 +8,7 @@ become one node: its options are pairs, of which most never pay.
 from __future__ import annotations
 
 import math
+from copy import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -106,6 +107,31 @@ class Shrunk:
             grown = False
             for value in list(self.carried):
                 grown |= self._contract(value)
+
+    def only(self, keep: Mapping[int, Any]) -> Shrunk:
+        """A copy, with these options of the blocks alone."""
+        found = copy(self)
+        found.blocks = {k: b.only(keep[k]) for k, b in self.blocks.items()}
+        return found
+
+    def has_room(self, allowed: dict[int, Any]) -> bool:
+        """Forbid options that leave no room for the least of all other blocks.
+
+        ``allowed`` has a mask of the options of each block. False where there is none.
+        """
+        problem = self.problem
+        limits = [problem.limit, *(row.limit for row in problem.rows)]
+        for number, limit in enumerate(limits):
+            if limit == math.inf:
+                continue
+            amounts = {k: b.amounts[number] for k, b in self.blocks.items()}
+            least = {k: a[allowed[k]].min(initial=np.inf) for k, a in amounts.items()}
+            spare = limit * (1 + 1e-12) - sum(least.values())
+            if not spare >= 0:
+                return False
+            for k, a in amounts.items():
+                allowed[k] = allowed[k] & (a <= least[k] + spare)
+        return True
 
     # --- options that never pay
 

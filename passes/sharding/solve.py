@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .columns import UNIT, Columns
-from .problem import Problem
-from .search import NoPlan as NoPlan, search
+from .narrow import Narrowing
+from .problem import UNIT, Problem
+from .search import NoPlan as NoPlan
 from .shrink import Shrunk
 
 SECONDS: Final = 60.0
@@ -63,20 +63,17 @@ def solve(
     shrunk = Shrunk(problem, allowed)
     if shrink:
         shrunk.shrink()
-    program = Columns(shrunk)
     built = time.perf_counter() - start
-    optimum = search(program, seconds - built, gap)
-    chosen = program.chosen(optimum.x)
-    found = problem.seconds(chosen)
-    if not problem.keeps(chosen):
-        raise NoPlan("what the solver rounds breaks a limit; allow some more memory")
+    narrowing = Narrowing(shrunk, seconds - built, gap)
+    optimum = narrowing.run()
+    found = problem.seconds(optimum.chosen)
     return Solution(
-        chosen,
+        optimum.chosen,
         found,
         min(optimum.bound * UNIT, found),
         optimum.value - optimum.bound <= gap * abs(optimum.value) * (1 + 1e-9),
-        program.count,
-        program.rows,
+        narrowing.columns,
+        narrowing.rows,
         built,
         time.perf_counter() - start - built,
     )

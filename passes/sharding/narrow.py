@@ -1,0 +1,273 @@
+"""The best plan of a problem: by messages, until few options are left to the solver.
+
+A plan with an option that costs more above the bound than the best plan does is no
+better, so that the option is left out. A limit of memory leaves a gap between bound and
+plan, as half of one plan and half of another would just fit; there the options of the
+weight in which these two differ most are parted, and each part is bounded for itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from .columns import Columns
+from .messages import Messages, Moved, Plan
+from .problem import UNIT
+from .search import NO_PLAN, NoPlan, search
+from .shrink import Shrunk
+
+ROUNDS: Final = 40
+"""Sweeps forth and back in which prices are found."""
+_AGAIN: Final = 12  # of a part, which starts from what its whole has found
+_LONG: Final = 160  # without a limit
+_STALE: Final = 2e-5  # by which so many rounds have to raise a bound, relatively
+_SHORT: Final = 10
+_PARTS: Final = 40  # most of them that are bounded
+_FEW: Final = 4500  # columns that are left to the solver at once
+_MANY: Final = 40_000  # columns of which no relaxation is solved
+_NEAR: Final = 400  # options beside the best ones among which a plan is looked for
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best plan, and a bound that none is below; in `UNIT`."""
+
+    chosen: tuple[int, ...]
+    value: float
+    bound: float
+
+
+@dataclass
+class _Part:
+    """Some options of each block, and what is known of them."""
+
+    allowed: Sequence[Any]
+    moved: Moved
+    bound: float
+    base: float
+    """What the excess of options is above."""
+    excess: Sequence[Any]
+    over: Plan | None = None
+    under: Plan | None = None
+
+
+class Narrowing:
+    """One search. ``known`` are plans that may keep the limits."""
+
+    def __init__(
+        self,
+        shrunk: Shrunk,
+        seconds: float,
+        gap: float,
+        known: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.shrunk = shrunk
+        self.problem = shrunk.problem
+        self.deadline = time.perf_counter() + seconds
+        self.gap = gap
+        self.value = math.inf
+        self.chosen: tuple[int, ...] | None = None
+        self._seen: set[tuple[int, ...]] = set()
+        for chosen in known:
+            self._offer(tuple(chosen))
+        self.columns = 0
+        self.rows = 0
+
+    def run(self) -> Found:
+        """Raises NoPlan where no plan keeps the limits, or none was found."""
+        allowed = {k: np.ones(len(b), bool) for k, b in self.shrunk.blocks.items()}
+        if not self.shrunk.has_room(allowed):
+            raise NoPlan(NO_PLAN)
+        messages = self.messages = Messages(self.shrunk)
+        messages.allowed = [allowed[key] for key in messages.keys]
+        messages.reprice(messages.prices)
+        root = self._bounded(0.0, ROUNDS)
+        self._fit(root)
+        self._try_near(root)
+        number = itertools.count()
+        pending = [(root.bound, next(number), root)]
+        done, parts = math.inf, 0
+        while pending:
+            low, _, part = heapq.heappop(pending)
+            if low >= self._enough() or self._late():
+                done = min(done, low)
+                break
+            program = self._program(part, self.value)
+            if program is None:  # with rounding, none is better
+                done = min(done, self.value)
+                continue
+            pair = self._halves(part) if program.count > _FEW else None
+            if pair is None or parts >= _PARTS:
+                done = min(done, self._solved(program, low))
+                continue
+            for allowed_there in pair:
+                parts += 1
+                messages.restore(part.moved, allowed_there)
+                inner = self._bounded(low, _AGAIN)
+                if inner.bound < self._enough():
+                    heapq.heappush(pending, (inner.bound, next(number), inner))
+                else:
+                    done = min(done, inner.bound)
+        if self.chosen is None:
+            none = done == math.inf
+            raise NoPlan(NO_PLAN if none else "no plan was found in time")
+        return Found(self.chosen, self.value, min(done, self.value))
+
+    def _late(self) -> bool:
+        return time.perf_counter() > self.deadline
+
+    def _enough(self) -> float:
+        """A bound at which the best plan is good enough."""
+        return self.value * (1 - self.gap)
+
+    # --- bounds
+
+    def _bounded(self, low: float, rounds: int) -> _Part:
+        """What sweeps prove of the allowed options, and plans on the way."""
+        messages = self.messages
+        free = not len(messages.prices)
+        step = np.full(len(messages.prices), 0.02 if low == 0 else 0.005)
+        step *= low or max(messages.bound(), 1.0)
+        best, kept, over, under = -math.inf, messages.moved(), None, None
+        before, history = np.zeros(len(step)), [-math.inf]
+        for _ in range(_LONG if free else rounds):
+            messages.sweep()
+            messages.sweep(back=True)
+            bound = messages.bound()
+            if bound > best:
+                best, kept = bound, messages.moved()
+            if best >= self._enough() or self._late():
+                break
+            history.append(best)
+            stale = len(history) > _SHORT and best - history[-_SHORT] < _STALE * best
+            plan = messages.decoded()
+            if (plan.shares <= 1).all():
+                under = plan
+                self._offer(messages.chosen(plan.picks))
+            else:
+                over = plan
+            if free:
+                if stale:
+                    break
+                continue
+            way = np.sign(plan.shares - 1)
+            step *= np.select([way * before > 0, way * before < 0], [1.6, 0.4], 1.0)
+            before = way
+            messages.reprice(messages.prices + step * way)
+        messages.restore(kept, messages.allowed)
+        excess = messages.sweep()
+        bound = max(low, best)
+        return _Part(messages.allowed, messages.moved(), bound, best, excess, over, under)
+
+    def _fit(self, root: _Part) -> None:
+        """A first plan that keeps the limits: at higher prices, where none did."""
+        messages = self.messages
+        prices = messages.prices + 1e-3 * root.bound
+        for _ in range(24):
+            if self.chosen is not None:
+                break
+            messages.reprice(prices)
+            messages.sweep()
+            plan = messages.decoded()
+            root.under = plan
+            self._offer(messages.chosen(plan.picks))
+            prices = 2 * prices
+        messages.restore(root.moved, root.allowed)
+
+    def _offer(self, chosen: tuple[int, ...]) -> None:
+        if chosen in self._seen:
+            return
+        self._seen.add(chosen)
+        value = self.problem.seconds(chosen) / UNIT
+        if value < self.value and self.problem.keeps(chosen):
+            self.value, self.chosen = value, chosen
+
+    def _halves(self, part: _Part) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        """The options of the block in which a plan that fits and one that does not
+        differ most, parted by what they take."""
+        if part.over is None or part.under is None:
+            return None
+        messages = self.messages
+        row = int((part.over.shares - 1).argmax())
+        most, found = 0.0, None
+        for i, pair in enumerate(zip(part.over.picks, part.under.picks, strict=True)):
+            shares = messages.share(i, row)
+            more, less = (float(shares[pick]) for pick in pair)
+            if more - less > most:
+                most, found = more - less, (i, shares > (more + less) / 2)
+        if found is None:
+            return None
+        block, large = found
+        halves = []
+        for mask in (large, ~large):
+            allowed = {
+                key: each.copy()
+                for key, each in zip(messages.keys, part.allowed, strict=True)
+            }
+            allowed[messages.keys[block]] &= mask
+            if self.shrunk.has_room(allowed):
+                halves.append([allowed[key] for key in messages.keys])
+        return tuple(halves) if halves else None  # type: ignore[return-value]
+
+    # --- programs
+
+    def _program(self, part: _Part, most: float) -> Columns | None:
+        """Columns of what may be in a plan that costs at most so much; None without."""
+        messages = self.messages
+        messages.restore(part.moved, part.allowed)
+        keep = {
+            key: np.flatnonzero(ok & (excess <= most - part.base + 1e-6))
+            for key, ok, excess in zip(
+                messages.keys, part.allowed, part.excess, strict=True
+            )
+        }
+        allowance = most - messages.bound()
+        rest = [messages.rest(i) for i in range(len(messages.keys))]
+        rest = [each - each.min() for each in rest]
+
+        def pays(number: int, layouts: list[Any], costs: Any) -> Any:
+            tree = messages.whole.get(number)
+            if tree is None:
+                return costs < np.inf
+            total, met = costs - tree.low, set[int]()
+            for axis, (port, some) in enumerate(zip(tree.ports, layouts, strict=True)):
+                lost = port.moved
+                if port.block not in met:  # what its options cost counts once
+                    lost = lost + port.least(rest[port.block])
+                met.add(port.block)
+                lost = lost[np.searchsorted(port.layouts, some)]
+                total = total + np.expand_dims(
+                    lost, [a for a in range(len(layouts)) if a != axis]
+                )
+            return total <= allowance + 1e-6
+
+        if not all(len(each) for each in keep.values()):
+            return None
+        return Columns(self.shrunk.only(keep), pays)
+
+    def _try_near(self, root: _Part) -> None:
+        """A plan among the options that are next to the best ones."""
+        every = np.sort(np.concatenate(root.excess))
+        allowance = float(every[min(len(every) - 1, len(root.excess) + _NEAR)])
+        program = self._program(root, min(root.base + allowance, self.value))
+        if program is not None and program.count <= 4 * _FEW:
+            self._solved(program, root.bound)
+
+    def _solved(self, program: Columns, low: float) -> float:
+        """The least of what is left out, and what the solver proves of a program."""
+        found = search(
+            program, self.deadline - time.perf_counter(), self.gap, self.value
+        )
+        if found.x is not None:
+            self._offer(program.chosen(found.x))
+        self.columns = max(self.columns, program.count)
+        self.rows = max(self.rows, program.rows)
+        return max(low, min(found.bound, self.value))
