@@ -23,6 +23,7 @@ from .states import States
 FAR: Final = 1e8
 """What cannot be costs this, in units."""
 
+
 class Port:
     """Where a block meets a value: its options by layout, and what was moved there."""
 

@@ -30,9 +30,12 @@ _AGAIN: Final = 12  # of a part, which starts from what its whole has found
 _LONG: Final = 160  # without a limit
 _STALE: Final = 2e-5  # by which so many rounds have to raise a bound, relatively
 _SHORT: Final = 10
-_PARTS: Final = 40  # most of them that are bounded
+_WORK: Final = (
+    40  # parts to bound and small programs to solve, until no gap is worth it
+)
+_LARGE: Final = 8  # how much of that other programs count
 _FEW: Final = 4500  # columns that are left to the solver at once
-_MANY: Final = 40_000  # columns of which no relaxation is solved
+_MANY: Final = 30_000  # columns of which no relaxation is solved
 _NEAR: Final = 400  # options beside the best ones among which a plan is looked for
 
 
@@ -94,28 +97,29 @@ class Narrowing:
         self._try_near(root)
         number = itertools.count()
         pending = [(root.bound, next(number), root)]
-        done, parts = math.inf, 0
+        done, work = math.inf, 0
         while pending:
             low, _, part = heapq.heappop(pending)
-            if low >= self._enough() or self._late():
-                done = min(done, low)
+            if low >= self._enough() or self._late() or work >= _WORK:
+                done = min(done, low)  # all others are higher
                 break
             program = self._program(part, self.value)
-            if program is None:  # with rounding, none is better
+            if program is None:  # rounding put the best plan below its bound
                 done = min(done, self.value)
                 continue
-            pair = self._halves(part) if program.count > _FEW else None
-            if pair is None or parts >= _PARTS:
-                done = min(done, self._solved(program, low))
+            few = program.count <= _FEW
+            pair = None if few or work >= _WORK - _LARGE else self._halves(part)
+            if pair is None:
+                work += 1 if few else _LARGE
+                if program.count <= _MANY or self.chosen is None:
+                    low = self._solved(program, low)
+                done = min(done, low)
                 continue
-            for allowed_there in pair:
-                parts += 1
-                messages.restore(part.moved, allowed_there)
+            for half in pair:
+                work += 1
+                messages.restore(part.moved, half)
                 inner = self._bounded(low, _AGAIN)
-                if inner.bound < self._enough():
-                    heapq.heappush(pending, (inner.bound, next(number), inner))
-                else:
-                    done = min(done, inner.bound)
+                heapq.heappush(pending, (inner.bound, next(number), inner))
         if self.chosen is None:
             none = done == math.inf
             raise NoPlan(NO_PLAN if none else "no plan was found in time")
@@ -165,7 +169,9 @@ class Narrowing:
         messages.restore(kept, messages.allowed)
         excess = messages.sweep()
         bound = max(low, best)
-        return _Part(messages.allowed, messages.moved(), bound, best, excess, over, under)
+        return _Part(
+            messages.allowed, messages.moved(), bound, best, excess, over, under
+        )
 
     def _fit(self, root: _Part) -> None:
         """A first plan that keeps the limits: at higher prices, where none did."""

@@ -93,6 +93,8 @@ class Planner:
         """The node of each output, by what fixes its layout."""
         carried = [c for p in self.folded.passed if (c := self._carried(p, nodes))]
         self.problem = Problem(nodes, carried)
+        self._alive: list[Mapping[int, list[float]]] = []
+        """What options take where most was alive in plans that did not fit."""
 
     # --- the problem
 
@@ -182,18 +184,23 @@ class Planner:
         or a weight, for the whole class of each. Raises NoPlan where no plan fits.
         """
         allowed = self._allowed(fix or {}, store or {})
-        problem = replace(self.problem, limit=memory)
-        rough = memory < self.problem.most_bytes  # first a plan to see what is alive
+        rough = memory < self.problem.most_bytes  # first plans to see what is alive
+        known: list[tuple[int, ...]] = []
         for _ in range(CUTS):
+            rows = tuple([Row(amounts, memory) for amounts in self._alive])
+            problem = replace(self.problem, limit=memory, rows=rows)
             within, near = (seconds / 2, max(gap, ROUGH)) if rough else (seconds, gap)
-            solution = solve(problem, allowed=allowed, seconds=within, gap=near)
+            solution = solve(
+                problem, allowed=allowed, seconds=within, gap=near, known=known
+            )
             found = self._sharding(solution)
             if found.memory > memory:
-                row = self._row(solution, memory)
-                problem = replace(problem, rows=(*problem.rows, row))
-            elif (solution.proved and solution.gap <= gap) or not rough:
+                self._alive.append(self._amounts(solution))
+                continue
+            if solution.gap <= gap or not rough:
                 return found
             rough = False
+            known.append(solution.chosen)
         raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
 
     def _allowed(
@@ -254,8 +261,8 @@ class Planner:
         layout = self.choices[number][chosen[number]].results[result]
         return local_bytes(value.type, layout, self.machine.mesh)
 
-    def _row(self, solution: Solution, memory: float) -> Row:
-        """Room for what is stored, and for what was alive when most was."""
+    def _amounts(self, solution: Solution) -> Mapping[int, list[float]]:
+        """What options take: what is stored, and what was alive when most was."""
         _, alive = peak(self.graph, lambda v: self._held(v, solution.chosen))
         amounts: dict[int, list[float]] = {}
         for number, node in enumerate(self.problem.nodes):
@@ -270,7 +277,7 @@ class Planner:
                 for k, choice in enumerate(found):
                     layout = choice.results[result]
                     row[k] += local_bytes(value.type, layout, self.machine.mesh)
-        return Row(amounts, memory)
+        return amounts
 
     def _sent(self, chosen: Sequence[int]) -> dict[str, float]:
         """The bytes that a device sends, by kind of collective."""

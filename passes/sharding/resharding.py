@@ -48,7 +48,9 @@ def trees_seconds(states: States, ends: Sequence[Any]) -> Any:
     for first in range(len(sinks) if len(sinks) > 2 else 1):
         others = [sinks[i] for i in range(len(sinks)) if i != first]
         rest = trees_seconds(states, [np.arange(len(states)), *others])
-        for at in range(len(states)):  # a tree to one sink, and to all others, from here
+        for at in range(
+            len(states)
+        ):  # a tree to one sink, and to all others, from here
             parted = np.add.outer(far[at, sinks[first]], rest[at])
             total = np.add.outer(far[source, at], np.moveaxis(parted, 0, first))
             np.minimum(found, total, out=found)

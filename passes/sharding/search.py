@@ -55,9 +55,7 @@ class Optimum:
     bound: float
 
 
-def search(
-    program: Columns, seconds: float, gap: float, value: float = inf
-) -> Optimum:
+def search(program: Columns, seconds: float, gap: float, value: float = inf) -> Optimum:
     """The best plan, until its relative distance from the bound is at most ``gap``.
 
     A plan of this ``value`` is known. The bound is inf where there is no plan at all,

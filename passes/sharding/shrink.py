@@ -8,8 +8,8 @@ become one node: its options are pairs, of which most never pay.
 from __future__ import annotations
 
 import math
-from copy import copy
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ LARGEST: Final = 1500
 """Most options of a node that contraction makes."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Block:
     """Nodes with one choice together.
 
@@ -102,11 +102,16 @@ class Shrunk:
         """Leave out what never pays, and contract, until nothing more comes of it."""
         for key, block in self.blocks.items():
             self.blocks[key] = self._without_dominated(block)
+        tried: dict[tuple[Port, ...], tuple[Block, ...]] = {}
         grown = contract
         while grown:
             grown = False
             for value in list(self.carried):
-                grown |= self._contract(value)
+                ends = value.source, *value.sinks
+                pair = tuple([self.blocks[self.owner[node]] for node, _ in ends])
+                if tried.get(ends) != pair:  # as it was when it was not worth it
+                    tried[ends] = pair
+                    grown |= self._contract(value)
 
     def only(self, keep: Mapping[int, Any]) -> Shrunk:
         """A copy, with these options of the blocks alone."""
@@ -227,7 +232,7 @@ class Shrunk:
         all_ways = np.minimum(best, other)
         other = np.minimum(other, _min_plus(enter, all_ways))
         keep = np.flatnonzero((_less(other) > best).ravel())
-        before = len(upper) + len(lower) + len(routes(value.states, given, wanted))
+        before = len(upper) + len(lower) + len(value.states.arcs)
         if len(keep) > min(LARGEST, before):
             return None
         up, low = np.divmod(where.ravel()[keep], len(lower))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ from .shrink import Shrunk
 
 SECONDS: Final = 60.0
 """How long the solver may take."""
-GAP: Final = 1e-6
+GAP: Final = 1e-4
 """The relative gap at which an optimum is taken for proved."""
 
 
@@ -49,11 +49,13 @@ def solve(
     allowed: Mapping[int, Iterable[int]] | None = None,
     seconds: float = SECONDS,
     gap: float = GAP,
+    known: Sequence[Sequence[int]] = (),
     shrink: bool = True,
 ) -> Solution:
     """The cheapest options for all nodes.
 
-    ``allowed`` restricts those of some. ``shrink`` is off only to see what it does.
+    ``allowed`` restricts those of some. ``known`` are allowed choices to begin with.
+    ``shrink`` is off only to see what it does.
     Raises NoPlan where none keeps the limits, or none was found in time.
     """
     start = time.perf_counter()
@@ -64,7 +66,7 @@ def solve(
     if shrink:
         shrunk.shrink()
     built = time.perf_counter() - start
-    narrowing = Narrowing(shrunk, seconds - built, gap)
+    narrowing = Narrowing(shrunk, seconds - built, gap, known)
     optimum = narrowing.run()
     found = problem.seconds(optimum.chosen)
     return Solution(
