@@ -186,11 +186,18 @@ class Messages:
         return [a / most for a in ahead], [b / most for b in behind]
 
     def _limits(self) -> list[Any]:
-        """By block, what its options take of each limit that may bind."""
+        """By block, what its options take of each limit that binds and none implies."""
         problem = self.shrunk.problem
         limits = np.asarray([problem.limit, *(row.limit for row in problem.rows)])
+        every = np.concatenate([block.amounts for block in self.blocks], 1)
         most = sum(block.amounts.max(1, initial=0) for block in self.blocks)
-        rows = np.flatnonzero(most > limits)
+        rows: list[int] = []
+        for row in np.flatnonzero(most > limits)[::-1]:  # the first are often implied
+            if not any(
+                limits[row] >= limits[other] and (every[row] <= every[other]).all()
+                for other in rows
+            ):
+                rows.append(int(row))
         unit = np.maximum(limits[rows], 1e-9)
         return [block.amounts[rows] / unit[:, None] for block in self.blocks]
 

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,9 +34,10 @@ _WORK: Final = (
     40  # parts to bound and small programs to solve, until no gap is worth it
 )
 _LARGE: Final = 8  # how much of that other programs count
-_FEW: Final = 4500  # columns that are left to the solver at once
+_FEW: Final = 6000  # columns that are left to the solver at once
 _MANY: Final = 30_000  # columns of which no relaxation is solved
-_NEAR: Final = 400  # options beside the best ones among which a plan is looked for
+_NEAR: Final = (800, 400, 200, 100)  # options besides the best ones, to try first
+_ROUGH: Final = 1e-3  # the gap of a plan among these
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,9 @@ class _Part:
 
 
 class Narrowing:
-    """One search. ``known`` are plans that may keep the limits."""
+    """One search, for so many seconds at most and a relative gap."""
 
-    def __init__(
-        self,
-        shrunk: Shrunk,
-        seconds: float,
-        gap: float,
-        known: Sequence[Sequence[int]] = (),
-    ) -> None:
+    def __init__(self, shrunk: Shrunk, seconds: float, gap: float) -> None:
         self.shrunk = shrunk
         self.problem = shrunk.problem
         self.deadline = time.perf_counter() + seconds
@@ -79,13 +74,14 @@ class Narrowing:
         self.value = math.inf
         self.chosen: tuple[int, ...] | None = None
         self._seen: set[tuple[int, ...]] = set()
-        for chosen in known:
-            self._offer(tuple(chosen))
         self.columns = 0
         self.rows = 0
 
-    def run(self) -> Found:
-        """Raises NoPlan where no plan keeps the limits, or none was found."""
+    def run(self, accept: Callable[[tuple[int, ...]], bool] | None = None) -> Found:
+        """Raises NoPlan where no plan keeps the limits, or none was found.
+
+        ``accept`` is asked of the first good plan; no more is spent where it refuses.
+        """
         allowed = {k: np.ones(len(b), bool) for k, b in self.shrunk.blocks.items()}
         if not self.shrunk.has_room(allowed):
             raise NoPlan(NO_PLAN)
@@ -95,6 +91,8 @@ class Narrowing:
         root = self._bounded(0.0, ROUNDS)
         self._fit(root)
         self._try_near(root)
+        if accept is not None and self.chosen is not None and not accept(self.chosen):
+            return Found(self.chosen, self.value, root.bound)
         number = itertools.count()
         pending = [(root.bound, next(number), root)]
         done, work = math.inf, 0
@@ -112,7 +110,7 @@ class Narrowing:
             if pair is None:
                 work += 1 if few else _LARGE
                 if program.count <= _MANY or self.chosen is None:
-                    low = self._solved(program, low)
+                    low = self._solved(program, low, self.gap)
                 done = min(done, low)
                 continue
             for half in pair:
@@ -261,17 +259,19 @@ class Narrowing:
 
     def _try_near(self, root: _Part) -> None:
         """A plan among the options that are next to the best ones."""
-        every = np.sort(np.concatenate(root.excess))
-        allowance = float(every[min(len(every) - 1, len(root.excess) + _NEAR)])
-        program = self._program(root, min(root.base + allowance, self.value))
-        if program is not None and program.count <= 4 * _FEW:
-            self._solved(program, root.bound)
+        every = np.sort(np.concatenate(root.excess)[np.concatenate(root.allowed)])
+        for many in _NEAR:
+            at = min(len(every) - 1, len(root.excess) + many)
+            most = root.base + float(every[at])
+            program = self._program(root, min(most, self.value))
+            if program is not None and program.count <= _FEW:
+                self._solved(program, root.bound, max(self.gap, _ROUGH))
+                break
 
-    def _solved(self, program: Columns, low: float) -> float:
+    def _solved(self, program: Columns, low: float, gap: float) -> float:
         """The least of what is left out, and what the solver proves of a program."""
-        found = search(
-            program, self.deadline - time.perf_counter(), self.gap, self.value
-        )
+        seconds = self.deadline - time.perf_counter()
+        found = search(program, seconds, gap, self.value)
         if found.x is not None:
             self._offer(program.chosen(found.x))
         self.columns = max(self.columns, program.count)

@@ -30,8 +30,6 @@ from .ways import is_fixed
 
 FEWER: Final = 3
 """Rounds of folding for three mesh axes and more, where a node has many options."""
-ROUGH: Final = 1e-2
-"""The gap of a plan that only shows how much is alive."""
 CUTS: Final = 12
 """How often a plan is made anew whose activations do not fit."""
 
@@ -184,23 +182,18 @@ class Planner:
         or a weight, for the whole class of each. Raises NoPlan where no plan fits.
         """
         allowed = self._allowed(fix or {}, store or {})
-        rough = memory < self.problem.most_bytes  # first plans to see what is alive
-        known: list[tuple[int, ...]] = []
         for _ in range(CUTS):
             rows = tuple([Row(amounts, memory) for amounts in self._alive])
-            problem = replace(self.problem, limit=memory, rows=rows)
-            within, near = (seconds / 2, max(gap, ROUGH)) if rough else (seconds, gap)
             solution = solve(
-                problem, allowed=allowed, seconds=within, gap=near, known=known
+                replace(self.problem, limit=memory, rows=rows),
+                allowed=allowed,
+                seconds=seconds,
+                gap=gap,
+                accept=lambda chosen: self._memory(chosen) <= memory,
             )
-            found = self._sharding(solution)
-            if found.memory > memory:
-                self._alive.append(self._amounts(solution))
-                continue
-            if solution.gap <= gap or not rough:
-                return found
-            rough = False
-            known.append(solution.chosen)
+            if self._memory(solution.chosen) <= memory:
+                return self._sharding(solution)
+            self._alive.append(self._amounts(solution.chosen))
         raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
 
     def _allowed(
@@ -241,13 +234,11 @@ class Planner:
         outputs = tuple(
             [None if n is None else nodes[n].options[chosen[n]].wants[0] for n in ends]
         )
-        stored = self.problem.bytes(chosen)
-        alive, _ = peak(self.graph, lambda value: self._held(value, chosen))
         return Sharding(
             Decisions(ways, given, outputs),
             solution.seconds,
-            stored,
-            stored + alive,
+            self.problem.bytes(chosen),
+            self._memory(chosen),
             self._sent(chosen),
             solution,
         )
@@ -261,9 +252,14 @@ class Planner:
         layout = self.choices[number][chosen[number]].results[result]
         return local_bytes(value.type, layout, self.machine.mesh)
 
-    def _amounts(self, solution: Solution) -> Mapping[int, list[float]]:
+    def _memory(self, chosen: Sequence[int]) -> int:
+        """What is stored on a device, and the most that is alive at once."""
+        alive, _ = peak(self.graph, lambda value: self._held(value, chosen))
+        return self.problem.bytes(chosen) + alive
+
+    def _amounts(self, chosen: Sequence[int]) -> Mapping[int, list[float]]:
         """What options take: what is stored, and what was alive when most was."""
-        _, alive = peak(self.graph, lambda v: self._held(v, solution.chosen))
+        _, alive = peak(self.graph, lambda v: self._held(v, chosen))
         amounts: dict[int, list[float]] = {}
         for number, node in enumerate(self.problem.nodes):
             if any(o.bytes for o in node.options):

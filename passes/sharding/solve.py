@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,13 +49,13 @@ def solve(
     allowed: Mapping[int, Iterable[int]] | None = None,
     seconds: float = SECONDS,
     gap: float = GAP,
-    known: Sequence[Sequence[int]] = (),
+    accept: Callable[[tuple[int, ...]], bool] | None = None,
     shrink: bool = True,
 ) -> Solution:
     """The cheapest options for all nodes.
 
-    ``allowed`` restricts those of some. ``known`` are allowed choices to begin with.
-    ``shrink`` is off only to see what it does.
+    ``allowed`` restricts those of some. ``accept`` is asked of the first good ones; no
+    more is spent where it refuses. ``shrink`` is off only to see what it does.
     Raises NoPlan where none keeps the limits, or none was found in time.
     """
     start = time.perf_counter()
@@ -66,8 +66,8 @@ def solve(
     if shrink:
         shrunk.shrink()
     built = time.perf_counter() - start
-    narrowing = Narrowing(shrunk, seconds - built, gap, known)
-    optimum = narrowing.run()
+    narrowing = Narrowing(shrunk, seconds - built, gap)
+    optimum = narrowing.run(accept)
     found = problem.seconds(optimum.chosen)
     return Solution(
         optimum.chosen,
