@@ -297,3 +297,11 @@ class Messages:
             for member, k in zip(block.members, block.picks[pick], strict=True):
                 chosen[member] = int(k)
         return tuple(chosen)
+
+    def picks(self, chosen: Sequence[int]) -> tuple[int, ...]:
+        """The option of each block that stands for those of its members."""
+        found: list[int] = []
+        for block in self.blocks:
+            wanted = [chosen[member] for member in block.members]
+            found.append(int((block.picks == wanted).all(1).argmax()))
+        return tuple(found)

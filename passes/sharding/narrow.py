@@ -12,6 +12,7 @@ import heapq
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,10 +34,12 @@ _SHORT: Final = 10
 _WORK: Final = (
     40  # parts to bound and small programs to solve, until no gap is worth it
 )
+_OFTEN: Final = 2  # after so many parts, plans are put together
 _LARGE: Final = 8  # how much of that other programs count
 _FEW: Final = 6000  # columns that are left to the solver at once
 _MANY: Final = 30_000  # columns of which no relaxation is solved
 _NEAR: Final = (800, 400, 200, 100)  # options besides the best ones, to try first
+_RECENT: Final = 60  # plans of which parts are put together
 _ROUGH: Final = 1e-3  # the gap of a plan among these
 
 
@@ -74,6 +77,7 @@ class Narrowing:
         self.value = math.inf
         self.chosen: tuple[int, ...] | None = None
         self._seen: set[tuple[int, ...]] = set()
+        self._recent: deque[tuple[int, ...]] = deque(maxlen=_RECENT)
         self.columns = 0
         self.rows = 0
 
@@ -90,7 +94,9 @@ class Narrowing:
         messages.reprice(messages.prices)
         root = self._bounded(0.0, ROUNDS)
         self._fit(root)
+        self._mix()
         self._try_near(root)
+        self._mix()
         if accept is not None and self.chosen is not None and not accept(self.chosen):
             return Found(self.chosen, self.value, root.bound)
         number = itertools.count()
@@ -118,6 +124,8 @@ class Narrowing:
                 messages.restore(part.moved, half)
                 inner = self._bounded(low, _AGAIN)
                 heapq.heappush(pending, (inner.bound, next(number), inner))
+            if work % _OFTEN < 2:
+                self._mix()
         if self.chosen is None:
             none = done == math.inf
             raise NoPlan(NO_PLAN if none else "no plan was found in time")
@@ -151,6 +159,7 @@ class Narrowing:
             history.append(best)
             stale = len(history) > _SHORT and best - history[-_SHORT] < _STALE * best
             plan = messages.decoded()
+            self._recent.append(tuple(plan.picks))
             if (plan.shares <= 1).all():
                 under = plan
                 self._offer(messages.chosen(plan.picks))
@@ -256,6 +265,20 @@ class Narrowing:
         if not all(len(each) for each in keep.values()):
             return None
         return Columns(self.shrunk.only(keep), pays)
+
+    def _mix(self) -> None:
+        """A plan of what recent ones and the best one choose here and there."""
+        messages = self.messages
+        rows = set(self._recent)
+        if self.chosen is not None:
+            rows.add(messages.picks(self.chosen))
+        some = np.asarray(sorted(rows)).T
+        keep = {
+            key: np.unique(each) for key, each in zip(messages.keys, some, strict=True)
+        }
+        program = Columns(self.shrunk.only(keep), lambda _, __, costs: costs < np.inf)
+        if program.count <= _FEW:
+            self._solved(program, 0.0, max(self.gap, _ROUGH))
 
     def _try_near(self, root: _Part) -> None:
         """A plan among the options that are next to the best ones."""
