@@ -4,32 +4,41 @@ A binary for each option of a node. A value flows from the layout that its sourc
 it to that which each sink wants, over single steps; what is paid for a step is at least
 the flow of any sink through it. Zheng et al., "Alpa: automating inter- and
 intra-operator parallelism for distributed deep learning", OSDI 2022, choose likewise
-among pairs of layouts.
+among pairs of layouts. Where few layouts are left of each end, a value has a column for
+each row of them instead.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
-from .problem import Carried, Port
+from .problem import UNIT, Carried, Port
+from .resharding import TREES, trees_seconds
 from .shrink import Block, Shrunk, routes
 
-UNIT: Final = 1e-6
-"""Seconds of which costs are multiples: the solver's tolerances are absolute."""
+MOST: Final = 20_000
+"""Rows of layouts of a value of which those that may pay are looked for."""
+
+Pays = Callable[[int, list[Any], Any], Any]
+"""For a value by number, the layouts of its source and sinks, and what each row of them
+costs in units: true for rows that may pay."""
 
 
 class Columns:
     """Columns and rows, in arrays that are put together in the end.
 
-    All columns are at least 0, and none need be above 1.
+    All columns are at least 0, and none need be above 1. ``pays`` says which rows of
+    layouts are worth a column.
     """
 
-    def __init__(self, shrunk: Shrunk) -> None:
+    def __init__(self, shrunk: Shrunk, pays: Pays | None = None) -> None:
         self.shrunk = shrunk
+        self._pays = pays
         self.count = 0
         self.rows = 0
         self._costs: list[Any] = []
@@ -47,10 +56,12 @@ class Columns:
         for key, block in shrunk.blocks.items():
             if key not in leaves:
                 self._add_block(key, block)
-        for value in shrunk.carried:
+        for number, value in enumerate(shrunk.carried):
             key = shrunk.owner[value.source[0]]
             if key in leaves:
                 self._add_leaf(key, value)
+            elif self._add_trees(number, value):
+                continue
             elif len(value.sinks) == 1:
                 self._add_flow(value)
             else:
@@ -126,6 +137,27 @@ class Columns:
         key = self.shrunk.owner[source[0]]
         given = self.shrunk.blocks[key].gives[source]
         return self.options[key] + np.arange(len(given)), given
+
+    def _add_trees(self, number: int, value: Carried) -> bool:
+        """A column for each row of layouts that may pay; False where they are many."""
+        if self._pays is None or len(value.sinks) > TREES:
+            return False
+        ends = [self._given(value.source), *map(self._wanted, value.sinks)]
+        found = [np.unique(layouts, return_inverse=True) for _, layouts in ends]
+        layouts = [each for each, _ in found]
+        if math.prod(map(len, layouts)) > MOST:
+            return False
+        costs = value.times * trees_seconds(value.states, layouts)
+        rows = np.nonzero(self._pays(number, layouts, costs / UNIT))
+        arcs = (1 + len(value.sinks)) * len(value.states.arcs)
+        if len(rows[0]) > arcs:
+            return False
+        own = self._add_columns(costs[rows], 0) + np.arange(len(rows[0]))
+        for axis, (columns, _) in enumerate(ends):
+            row = self._add_rows(len(layouts[axis]), 0, 0)
+            self._put(row + rows[axis], own, 1.0)
+            self._put(row + found[axis][1], columns, -1.0)
+        return True
 
     def _add_flow(self, value: Carried) -> None:
         """One sink: the flow over a cheapest way from each layout to each."""

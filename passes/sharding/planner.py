@@ -31,8 +31,6 @@ from .ways import is_fixed
 
 FEWER: Final = 3
 """Rounds of folding for three mesh axes and more, where a node has many options."""
-ROUGH: Final = 1e-2
-"""The gap of a plan that only shows how much is alive."""
 CUTS: Final = 12
 """How often a plan is made anew whose activations do not fit."""
 
@@ -96,6 +94,8 @@ class Planner:
         carried = [c for p in self.folded.passed if (c := self._carried(p, nodes))]
         self.tied = tied(Problem(nodes, carried), self._pairs(ties))
         self.problem = self.tied.problem
+        self._alive: list[Mapping[int, list[float]]] = []
+        """What options take where most was alive in plans that did not fit."""
 
     # --- the problem
 
@@ -195,19 +195,18 @@ class Planner:
         or a weight, for the whole class of each. Raises NoPlan where no plan fits.
         """
         allowed = self._allowed(fix or {}, store or {})
-        problem = replace(self.problem, limit=memory)
-        rough = memory < self.problem.most_bytes  # first a plan to see what is alive
         for _ in range(CUTS):
-            within, near = (seconds / 2, max(gap, ROUGH)) if rough else (seconds, gap)
-            solution = solve(problem, allowed=allowed, seconds=within, gap=near)
-            solution = self.tied.followed(solution)
-            found = self._sharding(solution)
-            if found.memory > memory:
-                row = self._row(solution, memory)
-                problem = replace(problem, rows=(*problem.rows, row))
-            elif (solution.proved and solution.gap <= gap) or not rough:
-                return found
-            rough = False
+            rows = tuple([Row(amounts, memory) for amounts in self._alive])
+            solution = solve(
+                replace(self.problem, limit=memory, rows=rows),
+                allowed=allowed,
+                seconds=seconds,
+                gap=gap,
+                accept=lambda chosen: self._memory(chosen) <= memory,
+            )
+            if self._memory(solution.chosen) <= memory:
+                return self._sharding(self.tied.followed(solution))
+            self._alive.append(self._amounts(solution.chosen))
         raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
 
     def _allowed(
@@ -249,13 +248,11 @@ class Planner:
         outputs = tuple(
             [None if n is None else nodes[n].options[chosen[n]].wants[0] for n in ends]
         )
-        stored = self.problem.bytes(chosen)
-        alive, _ = peak(self.graph, lambda value: self._held(value, chosen))
         return Sharding(
             Decisions(ways, given, outputs),
             solution.seconds,
-            stored,
-            stored + alive,
+            self.problem.bytes(chosen),
+            self._memory(chosen),
             self._sent(chosen),
             solution,
         )
@@ -269,9 +266,14 @@ class Planner:
         layout = self.choices[number][chosen[number]].results[result]
         return local_bytes(value.type, layout, self.machine.mesh)
 
-    def _row(self, solution: Solution, memory: float) -> Row:
-        """Room for what is stored, and for what was alive when most was."""
-        _, alive = peak(self.graph, lambda v: self._held(v, solution.chosen))
+    def _memory(self, chosen: Sequence[int]) -> int:
+        """What is stored on a device, and the most that is alive at once."""
+        alive, _ = peak(self.graph, lambda value: self._held(value, chosen))
+        return self.problem.bytes(chosen) + alive
+
+    def _amounts(self, chosen: Sequence[int]) -> Mapping[int, list[float]]:
+        """What options take: what is stored, and what was alive when most was."""
+        _, alive = peak(self.graph, lambda v: self._held(v, chosen))
         amounts: dict[int, list[float]] = {}
         for number, node in enumerate(self.problem.nodes):
             if any(o.bytes for o in node.options):
@@ -285,7 +287,7 @@ class Planner:
                 for k, choice in enumerate(found):
                     layout = choice.results[result]
                     row[k] += local_bytes(value.type, layout, self.machine.mesh)
-        return Row(amounts, memory)
+        return amounts
 
     def _sent(self, chosen: Sequence[int]) -> dict[str, float]:
         """The bytes that a device sends, by kind of collective."""

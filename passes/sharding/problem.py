@@ -11,10 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from .layout import Layout
 from .resharding import tree_seconds
 from .states import States
+
+UNIT: Final = 1e-6
+"""Seconds of which costs are multiples: the solver's tolerances are absolute."""
 
 
 @dataclass(frozen=True, slots=True)

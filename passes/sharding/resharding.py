@@ -16,6 +16,8 @@ from .states import States
 
 EXACT: Final = 7
 """Most layouts for which the tree is exact; more are joined in order of distance."""
+TREES: Final = 3
+"""Most readers of a value for which trees to all layouts of each are looked at."""
 
 
 def tree_seconds(states: States, source: Layout, wants: Iterable[Layout]) -> float:
@@ -30,6 +32,29 @@ def tree_seconds(states: States, source: Layout, wants: Iterable[Layout]) -> flo
             float(states.distances[a, b]) for a, b in _joined(states, start, ends)
         )
     return float(_tables(states, ends)[-1][start])
+
+
+def trees_seconds(states: States, ends: Sequence[Any]) -> Any:
+    """By layouts of the source and of each sink, the seconds of the cheapest tree.
+
+    An axis for each end, of the layouts with these numbers; there are at most `TREES`
+    sinks.
+    """
+    far = states.distances
+    source, *sinks = ends
+    if len(sinks) == 1:
+        return far[np.ix_(source, sinks[0])]
+    found = np.full([len(each) for each in ends], np.inf)
+    for first in range(len(sinks) if len(sinks) > 2 else 1):
+        others = [sinks[i] for i in range(len(sinks)) if i != first]
+        rest = trees_seconds(states, [np.arange(len(states)), *others])
+        for at in range(
+            len(states)
+        ):  # a tree to one sink, and to all others, from here
+            parted = np.add.outer(far[at, sinks[first]], rest[at])
+            total = np.add.outer(far[source, at], np.moveaxis(parted, 0, first))
+            np.minimum(found, total, out=found)
+    return found
 
 
 def tree(states: States, source: Layout, wants: Iterable[Layout]) -> list[Step] | None:

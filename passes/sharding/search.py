@@ -40,24 +40,28 @@ class NoPlan(GraphoptError):
     exit_code = 6
 
 
-_NONE: Final = "no plan keeps the limits: of memory, or of what was fixed"
+NO_PLAN: Final = "no plan keeps the limits: of memory, or of what was fixed"
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """Values of all columns, and a bound that no plan is below."""
+    """Values of all columns, and a bound that no plan is below.
+
+    ``x`` is None where no plan was found that costs less than what was known.
+    """
 
     x: Any
     value: float
     bound: float
 
 
-def search(program: Columns, seconds: float, gap: float) -> Optimum:
+def search(program: Columns, seconds: float, gap: float, value: float = inf) -> Optimum:
     """The best plan, until its relative distance from the bound is at most ``gap``.
 
-    Raises NoPlan where there is none, or none was found in time.
+    A plan of this ``value`` is known. The bound is inf where there is no plan at all,
+    and -inf where the time did not do for one.
     """
-    return _Search(program, time.perf_counter() + seconds, gap).run()
+    return _Search(program, time.perf_counter() + seconds, gap, value).run()
 
 
 @contextmanager
@@ -84,12 +88,14 @@ def _stdout_kept() -> Iterator[None]:
 
 
 class _Search:
-    def __init__(self, program: Columns, deadline: float, gap: float) -> None:
+    def __init__(
+        self, program: Columns, deadline: float, gap: float, value: float
+    ) -> None:
         self.program = program
         self.deadline = deadline
         self.brief = _SHARE * self._left()
         self.gap = gap
-        self.value = inf
+        self.value = value
         self.x: Any = None
         self.bound = inf
         """The least of what is proved of the parts that are done with."""
@@ -97,12 +103,18 @@ class _Search:
     def run(self) -> Optimum:
         number = itertools.count()
         columns: Any = self.program.possible(np.arange(self.program.count))
-        root = None if columns is None else self._relaxed(columns)
+        if columns is None:
+            return Optimum(None, self.value, inf)
+        if len(columns) <= _FEW:
+            self._finish(columns, -inf)
+            return self._found()
+        root = self._relaxed(columns)
         if root is None:
-            raise NoPlan(_NONE)
+            return Optimum(None, self.value, inf)
         if root.status:
-            raise NoPlan("not even the relaxation was solved in time")
-        self._start(columns, root)
+            return Optimum(None, self.value, -inf)
+        if not self._start(columns, root):
+            return Optimum(None, self.value, inf)
         every = columns
         pending = [(float(root.fun), next(number), columns, root)]
         while pending:
@@ -132,9 +144,10 @@ class _Search:
                 elif inner is not None:
                     above = max(low, float(inner.fun))
                     heapq.heappush(pending, (above, next(number), part, inner))
-        if self.x is None:
-            raise NoPlan("no plan was found in time")
-        return Optimum(self.x, self.value, min(self.bound, self.value))
+        return self._found()
+
+    def _found(self) -> Optimum:
+        return Optimum(self.x, self.value, self.bound)
 
     def _is_weak(self, low: float) -> bool:
         """True where a bound is far below the best plan."""
@@ -143,17 +156,21 @@ class _Search:
     def _left(self) -> float:
         return self.deadline - time.perf_counter()
 
-    def _start(self, columns: Any, root: Any) -> None:
-        """A first plan, of columns that the relaxation is next to taking."""
+    def _start(self, columns: Any, root: Any) -> bool:
+        """A first plan, of columns that the relaxation is next to taking.
+
+        False where there is none.
+        """
         allowance = _FIRST * abs(float(root.fun))
-        while self.x is None and self._left() > 0:
+        while self.value == inf and self._left() > 0:
             near = columns[root.lower.marginals <= allowance]
             found = self._integral(near, brief=True)
             if found.x is None and found.status == 2 and len(near) == len(columns):
-                raise NoPlan(_NONE)
+                return False
             if found.status == 2:
                 allowance *= 8
             self.brief *= 2
+        return True
 
     def _finish(self, columns: Any, low: float) -> None:
         """The best plan of these columns; with others it is no better than the best."""

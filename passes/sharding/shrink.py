@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ LARGEST: Final = 1500
 """Most options of a node that contraction makes."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Block:
     """Nodes with one choice together.
 
@@ -101,11 +102,41 @@ class Shrunk:
         """Leave out what never pays, and contract, until nothing more comes of it."""
         for key, block in self.blocks.items():
             self.blocks[key] = self._without_dominated(block)
+        tried: dict[tuple[Port, ...], tuple[Block, ...]] = {}
         grown = contract
         while grown:
             grown = False
             for value in list(self.carried):
-                grown |= self._contract(value)
+                ends = value.source, *value.sinks
+                pair = tuple([self.blocks[self.owner[node]] for node, _ in ends])
+                if tried.get(ends) != pair:  # as it was when it was not worth it
+                    tried[ends] = pair
+                    grown |= self._contract(value)
+
+    def only(self, keep: Mapping[int, Any]) -> Shrunk:
+        """A copy, with these options of the blocks alone."""
+        found = copy(self)
+        found.blocks = {k: b.only(keep[k]) for k, b in self.blocks.items()}
+        return found
+
+    def has_room(self, allowed: dict[int, Any]) -> bool:
+        """Forbid options that leave no room for the least of all other blocks.
+
+        ``allowed`` has a mask of the options of each block. False where there is none.
+        """
+        problem = self.problem
+        limits = [problem.limit, *(row.limit for row in problem.rows)]
+        for number, limit in enumerate(limits):
+            if limit == math.inf:
+                continue
+            amounts = {k: b.amounts[number] for k, b in self.blocks.items()}
+            least = {k: a[allowed[k]].min(initial=np.inf) for k, a in amounts.items()}
+            spare = limit * (1 + 1e-12) - sum(least.values())
+            if not spare >= 0:
+                return False
+            for k, a in amounts.items():
+                allowed[k] = allowed[k] & (a <= least[k] + spare)
+        return True
 
     # --- options that never pay
 
@@ -201,7 +232,7 @@ class Shrunk:
         all_ways = np.minimum(best, other)
         other = np.minimum(other, _min_plus(enter, all_ways))
         keep = np.flatnonzero((_less(other) > best).ravel())
-        before = len(upper) + len(lower) + len(routes(value.states, given, wanted))
+        before = len(upper) + len(lower) + len(value.states.arcs)
         if len(keep) > min(LARGEST, before):
             return None
         up, low = np.divmod(where.ravel()[keep], len(lower))

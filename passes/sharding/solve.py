@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .columns import UNIT, Columns
-from .problem import Problem
-from .search import NoPlan as NoPlan, search
+from .narrow import Narrowing
+from .problem import UNIT, Problem
+from .search import NoPlan as NoPlan
 from .shrink import Shrunk
 
 SECONDS: Final = 60.0
 """How long the solver may take."""
-GAP: Final = 1e-6
+GAP: Final = 1e-4
 """The relative gap at which an optimum is taken for proved."""
 
 
@@ -49,11 +49,13 @@ def solve(
     allowed: Mapping[int, Iterable[int]] | None = None,
     seconds: float = SECONDS,
     gap: float = GAP,
+    accept: Callable[[tuple[int, ...]], bool] | None = None,
     shrink: bool = True,
 ) -> Solution:
     """The cheapest options for all nodes.
 
-    ``allowed`` restricts those of some. ``shrink`` is off only to see what it does.
+    ``allowed`` restricts those of some. ``accept`` is asked of the first good ones; no
+    more is spent where it refuses. ``shrink`` is off only to see what it does.
     Raises NoPlan where none keeps the limits, or none was found in time.
     """
     start = time.perf_counter()
@@ -63,20 +65,17 @@ def solve(
     shrunk = Shrunk(problem, allowed)
     if shrink:
         shrunk.shrink()
-    program = Columns(shrunk)
     built = time.perf_counter() - start
-    optimum = search(program, seconds - built, gap)
-    chosen = program.chosen(optimum.x)
-    found = problem.seconds(chosen)
-    if not problem.keeps(chosen):
-        raise NoPlan("what the solver rounds breaks a limit; allow some more memory")
+    narrowing = Narrowing(shrunk, seconds - built, gap)
+    optimum = narrowing.run(accept)
+    found = problem.seconds(optimum.chosen)
     return Solution(
-        chosen,
+        optimum.chosen,
         found,
         min(optimum.bound * UNIT, found),
         optimum.value - optimum.bound <= gap * abs(optimum.value) * (1 + 1e-9),
-        program.count,
-        program.rows,
+        narrowing.columns,
+        narrowing.rows,
         built,
         time.perf_counter() - start - built,
     )

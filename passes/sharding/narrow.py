@@ -1,0 +1,302 @@
+"""The best plan of a problem: by messages, until few options are left to the solver.
+
+A plan with an option that costs more above the bound than the best plan does is no
+better, so that the option is left out. A limit of memory leaves a gap between bound and
+plan, as half of one plan and half of another would just fit; there the options of the
+weight in which these two differ most are parted, and each part is bounded for itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from .columns import Columns
+from .messages import Messages, Moved, Plan
+from .problem import UNIT
+from .search import NO_PLAN, NoPlan, search
+from .shrink import Shrunk
+
+ROUNDS: Final = 40
+"""Sweeps forth and back in which prices are found."""
+_AGAIN: Final = 12  # of a part, which starts from what its whole has found
+_LONG: Final = 160  # without a limit
+_STALE: Final = 2e-5  # by which so many rounds have to raise a bound, relatively
+_SHORT: Final = 10
+_WORK: Final = (
+    40  # parts to bound and small programs to solve, until no gap is worth it
+)
+_OFTEN: Final = 2  # after so many parts, plans are put together
+_LARGE: Final = 8  # how much of that other programs count
+_FEW: Final = 6000  # columns that are left to the solver at once
+_MANY: Final = 30_000  # columns of which no relaxation is solved
+_NEAR: Final = (800, 400, 200, 100)  # options besides the best ones, to try first
+_RECENT: Final = 60  # plans of which parts are put together
+_ROUGH: Final = 1e-3  # the gap of a plan among these
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best plan, and a bound that none is below; in `UNIT`."""
+
+    chosen: tuple[int, ...]
+    value: float
+    bound: float
+
+
+@dataclass
+class _Part:
+    """Some options of each block, and what is known of them."""
+
+    allowed: Sequence[Any]
+    moved: Moved
+    bound: float
+    base: float
+    """What the excess of options is above."""
+    excess: Sequence[Any]
+    over: Plan | None = None
+    under: Plan | None = None
+
+
+class Narrowing:
+    """One search, for so many seconds at most and a relative gap."""
+
+    def __init__(self, shrunk: Shrunk, seconds: float, gap: float) -> None:
+        self.shrunk = shrunk
+        self.problem = shrunk.problem
+        self.deadline = time.perf_counter() + seconds
+        self.gap = gap
+        self.value = math.inf
+        self.chosen: tuple[int, ...] | None = None
+        self._seen: set[tuple[int, ...]] = set()
+        self._recent: deque[tuple[int, ...]] = deque(maxlen=_RECENT)
+        self.columns = 0
+        self.rows = 0
+
+    def run(self, accept: Callable[[tuple[int, ...]], bool] | None = None) -> Found:
+        """Raises NoPlan where no plan keeps the limits, or none was found.
+
+        ``accept`` is asked of the first good plan; no more is spent where it refuses.
+        """
+        allowed = {k: np.ones(len(b), bool) for k, b in self.shrunk.blocks.items()}
+        if not self.shrunk.has_room(allowed):
+            raise NoPlan(NO_PLAN)
+        messages = self.messages = Messages(self.shrunk)
+        messages.allowed = [allowed[key] for key in messages.keys]
+        messages.reprice(messages.prices)
+        root = self._bounded(0.0, ROUNDS)
+        self._fit(root)
+        self._mix()
+        self._try_near(root)
+        self._mix()
+        if accept is not None and self.chosen is not None and not accept(self.chosen):
+            return Found(self.chosen, self.value, root.bound)
+        number = itertools.count()
+        pending = [(root.bound, next(number), root)]
+        done, work = math.inf, 0
+        while pending:
+            low, _, part = heapq.heappop(pending)
+            if low >= self._enough() or self._late() or work >= _WORK:
+                done = min(done, low)  # all others are higher
+                break
+            program = self._program(part, self.value)
+            if program is None:  # rounding put the best plan below its bound
+                done = min(done, self.value)
+                continue
+            few = program.count <= _FEW
+            pair = None if few or work >= _WORK - _LARGE else self._halves(part)
+            if pair is None:
+                work += 1 if few else _LARGE
+                if program.count <= _MANY or self.chosen is None:
+                    low = self._solved(program, low, self.gap)
+                done = min(done, low)
+                continue
+            for half in pair:
+                work += 1
+                messages.restore(part.moved, half)
+                inner = self._bounded(low, _AGAIN)
+                heapq.heappush(pending, (inner.bound, next(number), inner))
+            if work % _OFTEN < 2:
+                self._mix()
+        if self.chosen is None:
+            none = done == math.inf
+            raise NoPlan(NO_PLAN if none else "no plan was found in time")
+        return Found(self.chosen, self.value, min(done, self.value))
+
+    def _late(self) -> bool:
+        return time.perf_counter() > self.deadline
+
+    def _enough(self) -> float:
+        """A bound at which the best plan is good enough."""
+        return self.value * (1 - self.gap)
+
+    # --- bounds
+
+    def _bounded(self, low: float, rounds: int) -> _Part:
+        """What sweeps prove of the allowed options, and plans on the way."""
+        messages = self.messages
+        free = not len(messages.prices)
+        step = np.full(len(messages.prices), 0.02 if low == 0 else 0.005)
+        step *= low or max(messages.bound(), 1.0)
+        best, kept, over, under = -math.inf, messages.moved(), None, None
+        before, history = np.zeros(len(step)), [-math.inf]
+        for _ in range(_LONG if free else rounds):
+            messages.sweep()
+            messages.sweep(back=True)
+            bound = messages.bound()
+            if bound > best:
+                best, kept = bound, messages.moved()
+            if best >= self._enough() or self._late():
+                break
+            history.append(best)
+            stale = len(history) > _SHORT and best - history[-_SHORT] < _STALE * best
+            plan = messages.decoded()
+            self._recent.append(tuple(plan.picks))
+            if (plan.shares <= 1).all():
+                under = plan
+                self._offer(messages.chosen(plan.picks))
+            else:
+                over = plan
+            if free:
+                if stale:
+                    break
+                continue
+            way = np.sign(plan.shares - 1)
+            step *= np.select([way * before > 0, way * before < 0], [1.6, 0.4], 1.0)
+            before = way
+            messages.reprice(messages.prices + step * way)
+        messages.restore(kept, messages.allowed)
+        excess = messages.sweep()
+        bound = max(low, best)
+        return _Part(
+            messages.allowed, messages.moved(), bound, best, excess, over, under
+        )
+
+    def _fit(self, root: _Part) -> None:
+        """A first plan that keeps the limits: at higher prices, where none did."""
+        messages = self.messages
+        prices = messages.prices + 1e-3 * root.bound
+        for _ in range(24):
+            if self.chosen is not None:
+                break
+            messages.reprice(prices)
+            messages.sweep()
+            plan = messages.decoded()
+            root.under = plan
+            self._offer(messages.chosen(plan.picks))
+            prices = 2 * prices
+        messages.restore(root.moved, root.allowed)
+
+    def _offer(self, chosen: tuple[int, ...]) -> None:
+        if chosen in self._seen:
+            return
+        self._seen.add(chosen)
+        value = self.problem.seconds(chosen) / UNIT
+        if value < self.value and self.problem.keeps(chosen):
+            self.value, self.chosen = value, chosen
+
+    def _halves(self, part: _Part) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        """The options of the block in which a plan that fits and one that does not
+        differ most, parted by what they take."""
+        if part.over is None or part.under is None:
+            return None
+        messages = self.messages
+        row = int((part.over.shares - 1).argmax())
+        most, found = 0.0, None
+        for i, pair in enumerate(zip(part.over.picks, part.under.picks, strict=True)):
+            shares = messages.share(i, row)
+            more, less = (float(shares[pick]) for pick in pair)
+            if more - less > most:
+                most, found = more - less, (i, shares > (more + less) / 2)
+        if found is None:
+            return None
+        block, large = found
+        halves = []
+        for mask in (large, ~large):
+            allowed = {
+                key: each.copy()
+                for key, each in zip(messages.keys, part.allowed, strict=True)
+            }
+            allowed[messages.keys[block]] &= mask
+            if self.shrunk.has_room(allowed):
+                halves.append([allowed[key] for key in messages.keys])
+        return tuple(halves) if halves else None  # type: ignore[return-value]
+
+    # --- programs
+
+    def _program(self, part: _Part, most: float) -> Columns | None:
+        """Columns of what may be in a plan that costs at most so much; None without."""
+        messages = self.messages
+        messages.restore(part.moved, part.allowed)
+        keep = {
+            key: np.flatnonzero(ok & (excess <= most - part.base + 1e-6))
+            for key, ok, excess in zip(
+                messages.keys, part.allowed, part.excess, strict=True
+            )
+        }
+        allowance = most - messages.bound()
+        rest = [messages.rest(i) for i in range(len(messages.keys))]
+        rest = [each - each.min() for each in rest]
+
+        def pays(number: int, layouts: list[Any], costs: Any) -> Any:
+            tree = messages.whole.get(number)
+            if tree is None:
+                return costs < np.inf
+            total, met = costs - tree.low, set[int]()
+            for axis, (port, some) in enumerate(zip(tree.ports, layouts, strict=True)):
+                lost = port.moved
+                if port.block not in met:  # what its options cost counts once
+                    lost = lost + port.least(rest[port.block])
+                met.add(port.block)
+                lost = lost[np.searchsorted(port.layouts, some)]
+                total = total + np.expand_dims(
+                    lost, [a for a in range(len(layouts)) if a != axis]
+                )
+            return total <= allowance + 1e-6
+
+        if not all(len(each) for each in keep.values()):
+            return None
+        return Columns(self.shrunk.only(keep), pays)
+
+    def _mix(self) -> None:
+        """A plan of what recent ones and the best one choose here and there."""
+        messages = self.messages
+        rows = set(self._recent)
+        if self.chosen is not None:
+            rows.add(messages.picks(self.chosen))
+        some = np.asarray(sorted(rows)).T
+        keep = {
+            key: np.unique(each) for key, each in zip(messages.keys, some, strict=True)
+        }
+        program = Columns(self.shrunk.only(keep), lambda _, __, costs: costs < np.inf)
+        if program.count <= _FEW:
+            self._solved(program, 0.0, max(self.gap, _ROUGH))
+
+    def _try_near(self, root: _Part) -> None:
+        """A plan among the options that are next to the best ones."""
+        every = np.sort(np.concatenate(root.excess)[np.concatenate(root.allowed)])
+        for many in _NEAR:
+            at = min(len(every) - 1, len(root.excess) + many)
+            most = root.base + float(every[at])
+            program = self._program(root, min(most, self.value))
+            if program is not None and program.count <= _FEW:
+                self._solved(program, root.bound, max(self.gap, _ROUGH))
+                break
+
+    def _solved(self, program: Columns, low: float, gap: float) -> float:
+        """The least of what is left out, and what the solver proves of a program."""
+        seconds = self.deadline - time.perf_counter()
+        found = search(program, seconds, gap, self.value)
+        if found.x is not None:
+            self._offer(program.chosen(found.x))
+        self.columns = max(self.columns, program.count)
+        self.rows = max(self.rows, program.rows)
+        return max(low, min(found.bound, self.value))
