@@ -274,6 +274,8 @@ def test_what_is_spelled_alike_but_is_no_image() -> None:
     x = image(N, 3, 4, 5)
     columns = Unsqueeze(x, ints(3, 5))
     stays(Expand(columns, ints(2, 1, 3, 4, 2, 5, 3)), (-1, 3, 8, 15))
+    twos = Unsqueeze(image(2, 2, 2, 2), ints(3, 5))
+    stays(Expand(twos, ints(2, 2, 2, 2, 2, 2, 2)), (-1, 2, 4, 4))
     both = Expand(Unsqueeze(x, ints(2, 4, 6)), ints(1, 3, 2, 4, 2, 5, 2))
     stays(both, (0, 6, 8, 10), "no image")
     row = Expand(Unsqueeze(param("line", N, 3, 4), ints(3)), ints(1, 3, 4, 2))
