@@ -50,8 +50,10 @@ def grows(op: Resize) -> bool:
     """True where the result has surely more elements, along no axis fewer."""
     x = op.operands[0]
     assert x is not None
+    assert x.shape is not None
+    assert op.shape is not None
     ratios = []
-    for source, target in zip(x.shape or (), op.shape or (), strict=True):
+    for source, target in zip(x.shape, op.shape, strict=True):
         if isinstance(source, int) and isinstance(target, int) and source:
             ratios.append(target / source)
         else:
@@ -153,18 +155,21 @@ def repeated_by_reshapes(op: Reshape, scene: Scene) -> Outcome:
     if not isinstance(wide, Expand | Tile) or not scene.single(wide):
         return None
     narrow = wide.operands[0]
-    if not isinstance(narrow, Reshape | Unsqueeze) or wide.shape is None:
+    if not isinstance(narrow, Reshape | Unsqueeze):
         return None
-    x = narrow.operands[0]
-    if x is None or not x.shape or op.shape is None or narrow.shape is None:
+    x, target, between = narrow.operands[0], op.shape, wide.shape
+    if x is None or target is None or between is None:
         return None
-    if x.dtype is None or not x.dtype.is_float or len(op.shape) != len(x.shape):
+    source, before, dtype = x.shape, narrow.shape, x.dtype
+    if source is None or before is None or dtype is None:
         return None
-    counts = _repeats(x.shape, narrow.shape, wide.shape)
+    if not dtype.is_float or len(target) != len(source):
+        return None
+    counts = _repeats(source, before, between)
     if counts is None:
         return None
-    grown = [mul(dim, count) for dim, count in zip(x.shape, counts, strict=True)]
-    if not all(map(equal, grown, op.shape)):
+    grown = [mul(dim, count) for dim, count in zip(source, counts, strict=True)]
+    if not all(map(equal, grown, target)):
         return miss("the dims are put together otherwise", op)
     spatial = counts[2:]
     if counts[:2] != [1, 1] or len(spatial) < 2 or min(spatial) < 2:
@@ -202,8 +207,9 @@ def elementwise_first(op: Elementwise, scene: Scene) -> Outcome:
     x = resize.operands[0]
     others = [v for v in op.operands if v is not None and v is not resize]
     axes = resized(resize)
-    if x is None or axes is None or x.rank is None or resize.dtype is not op.dtype:
+    if x is None or axes is None or resize.dtype is not op.dtype:
         return None
+    assert x.rank is not None
     if resize.mode != "nearest" or not grows(resize) or op.rank != x.rank:
         return miss("the elements are made anew, or fewer", resize)
     if resize.coordinate_transformation_mode == "tf_crop_and_resize":

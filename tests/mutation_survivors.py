@@ -11,6 +11,8 @@ _SOONER = "what is left out here is found to be nothing a step later"
 _REQUIRED = "a required operand is never absent; the test is for the type checker"
 _SAMPLE = "the sample only saves reading: what is alike in it is compared whole"
 _DEFAULT = "it is the default"
+_ALIKE = "in this all of the group are alike"
+_COUNTED = "there are as many results as sizes"
 _TYPED = "what is computed with a constant has its element type"
 
 EQUIVALENT: dict[str, str] = {
@@ -92,7 +94,27 @@ EQUIVALENT: dict[str, str] = {
     "reductions.sum_of_products: x is None or weight is None or x.rank is None or"
     " (op.dtype is None) => x is None or weight is None or x.rank is None": _TYPED,
     "regions.constant_capture: if not dropped: return None => pass": _SOONER,
+    "resizes._repeats: equal(before, 1) and isinstance(after, int) and counts"
+    " => isinstance(after, int) and counts": (
+        "a dim that is itself repeated leaves one of the source over"
+    ),
     "sequences._parts: len(sizes) > 256 => len(sizes) >= 256": _CHOICE,
+    "siblings.: level = 2 => level = 3": "no level chooses among passes that lower",
+    "siblings.: pixels: int = 1024 => pixels: int = 1025": _CHOICE,
+    "siblings.branches: len(products) < 2 or x.rank is None or x.constant is not None"
+    " => x.rank is None or x.constant is not None": _SOONER,
+    "siblings.convolutions: not isinstance(op, Conv) or op.group != 1 or op.operands[0]"
+    " is None => not isinstance(op, Conv) or op.group != 1": _REQUIRED,
+    "siblings.convolutions: op.operands[0] => op.operands[1]": _REQUIRED,
+    "siblings.convolutions: group[0] => group[1]": _ALIKE,
+    "siblings._convolved: group[0] => group[1]": _ALIKE,
+    "siblings._convolved: group[0] => group[1] (number 2)": _ALIKE,
+    "siblings._convolved: group[0] => group[1] (number 3)": _ALIKE,
+    "siblings._convolved: Split(made, vector(*widths), axis=1, outs=len(group))"
+    " => Split(made, vector(*widths), axis=1)": _COUNTED,
+    "siblings._merged: group[0] => group[1]": _ALIKE,
+    "siblings._merged: Split(made, vector(*widths), axis=-1, outs=len(group))"
+    " => Split(made, vector(*widths), axis=-1)": _COUNTED,
     "shapes._atom: Gather(ShapeOp(parameter), where, axis=0)"
     " => Gather(ShapeOp(parameter), where)": _DEFAULT,
     "shapes._read: Gather(ShapeOp(parameter), Constant(which), axis=0)"

@@ -30,7 +30,7 @@ YOUNG = frozenset(
         *("branches", "einsum", "factor", "gains", "heads", "last_axis", "moments"),
         *("norm_weights", "positions", "raise_activations", "raise_attention"),
         *("raise_group_norms", "raise_norms", "raise_recurrences", "raise_rectifiers"),
-        *("raise_rotary", "raise_shuffles", "rotations", "scores", "siblings", "sink"),
+        *("raise_rotary", "raise_shuffles", "rotations", "scores", "sink"),
     )
 )
 """Modules whose mutants nobody has looked at yet: the draw is of the others."""

@@ -267,6 +267,32 @@ def test_other_reshapes_of_wider_ones() -> None:
     )
 
 
+def test_what_is_spelled_alike_but_is_no_image() -> None:
+    def stays(wide: Value, dims: tuple[int, ...], reason: str = "") -> None:
+        misses(r.repeated_by_reshapes, Reshape(wide, ints(*dims)), reason)
+
+    x = image(N, 3, 4, 5)
+    columns = Unsqueeze(x, ints(3, 5))
+    stays(Expand(columns, ints(2, 1, 3, 4, 2, 5, 3)), (-1, 3, 8, 15))
+    twos = Unsqueeze(image(2, 2, 2, 2), ints(3, 5))
+    stays(Expand(twos, ints(2, 2, 2, 2, 2, 2, 2)), (-1, 2, 4, 4))
+    both = Expand(Unsqueeze(x, ints(2, 4, 6)), ints(1, 3, 2, 4, 2, 5, 2))
+    stays(both, (0, 6, 8, 10), "no image")
+    row = Expand(Unsqueeze(param("line", N, 3, 4), ints(3)), ints(1, 3, 4, 2))
+    stays(row, (0, 3, 8), "no image")
+    split = Expand(Reshape(x, ints(0, 3, 5, 1, 4, 1)), ints(1, 3, 5, 2, 4, 3))
+    stays(split, (0, 3, 10, 12))
+    stays(Tile(columns, ints(1, 1, 2, 1, 1, 1)), (0, 3, 8, 5))
+    length = Shape(image(N, 2, H, W), start=2, end=3)
+    asked = Concat(ints(1, 3, 4), length, ints(5, 3), axis=0)
+    stays(Expand(columns, asked), (0, 3, -1, 15))
+    idle = Expand(Unsqueeze(x, ints(3, 5, 6)), ints(1, 3, 4, 2, 5, 3, 1))
+    after = grown(x, 1, 1, 2, 3, **REPEATING)
+    equal(r.repeated_by_reshapes, Reshape(idle, ints(0, 3, 8, 15)), after)
+    none = Resize(param("scalar"), None, const(np.zeros(0)))
+    misses(r.elementwise_first, Relu(none), "fewer")
+
+
 # --- what comes first ---------------------------------------------------------------
 
 
