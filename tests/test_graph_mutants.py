@@ -74,6 +74,7 @@ def verdicts(name: str) -> dict[str, Verdict]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_what_survives_is_known(name: str) -> None:
     found = verdicts(name)

@@ -24,7 +24,7 @@ def check(graph: Graph, seed: int, mesh: str) -> None:
     assert found.right, found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=50, deadline=None, suppress_health_check=RELAXED)
 @given(testing.graphs(), st.integers(0, 1 << 30), st.sampled_from(MESHES))
 def test_random_plans_of_random_graphs(graph: Graph, seed: int, mesh: str) -> None:
     check(graph, seed, mesh)
