@@ -39,6 +39,7 @@ _LARGE: Final = 8  # how much of that other programs count
 _FEW: Final = 6000  # columns that are left to the solver at once
 _MANY: Final = 30_000  # columns of which no relaxation is solved
 _NEAR: Final = (800, 400, 200, 100)  # options besides the best ones, to try first
+_FINE: Final = 1e-6  # the gap of what small programs find
 _RECENT: Final = 60  # plans of which parts are put together
 _ROUGH: Final = 1e-3  # the gap of a plan among these
 
@@ -122,7 +123,8 @@ class Narrowing:
         done, work = math.inf, 0
         while pending:
             low, _, part = heapq.heappop(pending)
-            if low >= self._enough() or self._late() or work >= _WORK:
+            near = low >= self._enough()
+            if low >= self.value * (1 - _FINE) or self._late() or work >= _WORK:
                 done = min(done, low)  # all others are higher
                 break
             program = self._program(part, self.value)
@@ -130,11 +132,14 @@ class Narrowing:
                 done = min(done, self.value)
                 continue
             few = program.count <= _FEW
+            if near and not few:
+                done = min(done, low)
+                break
             pair = None if few or work >= _WORK - _LARGE else self._halves(part)
             if pair is None:
                 work += 1 if few else _LARGE
                 if program.count <= _MANY or self.chosen is None:
-                    low = self._solved(program, low, self.gap)
+                    low = self._solved(program, low, _FINE if few else self.gap)
                 done = min(done, low)
                 continue
             for half in pair:
@@ -290,7 +295,7 @@ class Narrowing:
                 total = total + np.expand_dims(
                     lost, [a for a in range(len(layouts)) if a != axis]
                 )
-            return total <= allowance + 1e-6
+            return (total <= allowance + 1e-6) & np.isfinite(costs)
 
         if not all(len(each) for each in keep.values()):
             return None
