@@ -23,7 +23,7 @@ class Solution:
     """An option for each node, and what is proved of it.
 
     No choice costs less than ``bound`` seconds. ``columns`` and ``rows`` are those of
-    the program.
+    the largest program that was solved, 0 where none was.
     """
 
     chosen: tuple[int, ...]
