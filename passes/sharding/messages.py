@@ -241,12 +241,14 @@ class Messages:
             found = []
             for tree, at, port in self._ports[i]:
                 least = tree.marginal(at)
+                port.moved = -least  # before another port of the block at this tree
                 found.append(least)
                 costs += least[port.number]
             excess[i] = costs - costs.min()
             pairs = zip(self._ports[i], found, self._weights[i][back], strict=True)
             for (_, _, port), least, weight in pairs:
-                port.moved = weight * port.least(costs) - least if weight else -least
+                if weight:
+                    port.moved = weight * port.least(costs) - least
         return excess
 
     def decoded(self) -> Plan:

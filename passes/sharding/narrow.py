@@ -39,17 +39,25 @@ _LARGE: Final = 8  # how much of that other programs count
 _FEW: Final = 6000  # columns that are left to the solver at once
 _MANY: Final = 30_000  # columns of which no relaxation is solved
 _NEAR: Final = (800, 400, 200, 100)  # options besides the best ones, to try first
+_FINE: Final = 1e-6  # the gap of what small programs find
 _RECENT: Final = 60  # plans of which parts are put together
 _ROUGH: Final = 1e-3  # the gap of a plan among these
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best plan, and a bound that none is below; in `UNIT`."""
+    """The best plan, and a bound that none is below; in `UNIT`.
+
+    ``refused`` is a plan that costs less and was refused. Where all were, it is the
+    best one that was.
+    """
 
     chosen: tuple[int, ...]
     value: float
     bound: float
+    refused: tuple[int, ...] | None = None
+    early: bool = False
+    """That the search ended as soon as one was refused."""
 
 
 @dataclass
@@ -67,9 +75,19 @@ class _Part:
 
 
 class Narrowing:
-    """One search, for so many seconds at most and a relative gap."""
+    """One search, for so many seconds at most and a relative gap.
 
-    def __init__(self, shrunk: Shrunk, seconds: float, gap: float) -> None:
+    ``fits`` refuses plans for what the limits do not say; one is ``known``.
+    """
+
+    def __init__(
+        self,
+        shrunk: Shrunk,
+        seconds: float,
+        gap: float,
+        fits: Callable[[tuple[int, ...]], bool],
+        known: tuple[int, ...] | None = None,
+    ) -> None:
         self.shrunk = shrunk
         self.problem = shrunk.problem
         self.deadline = time.perf_counter() + seconds
@@ -80,12 +98,13 @@ class Narrowing:
         self._recent: deque[tuple[int, ...]] = deque(maxlen=_RECENT)
         self.columns = 0
         self.rows = 0
+        self._fits = fits
+        self._refused: tuple[float, tuple[int, ...]] = math.inf, ()
+        if known is not None:
+            self._offer(known)
 
-    def run(self, accept: Callable[[tuple[int, ...]], bool] | None = None) -> Found:
-        """Raises NoPlan where no plan keeps the limits, or none was found.
-
-        ``accept`` is asked of the first good plan; no more is spent where it refuses.
-        """
+    def run(self) -> Found:
+        """Raises NoPlan where no plan keeps the limits, or none was found."""
         allowed = {k: np.ones(len(b), bool) for k, b in self.shrunk.blocks.items()}
         if not self.shrunk.has_room(allowed):
             raise NoPlan(NO_PLAN)
@@ -97,14 +116,15 @@ class Narrowing:
         self._mix()
         self._try_near(root)
         self._mix()
-        if accept is not None and self.chosen is not None and not accept(self.chosen):
-            return Found(self.chosen, self.value, root.bound)
+        if self._refused[0] < self._enough():
+            return self._found(root.bound, early=True)
         number = itertools.count()
         pending = [(root.bound, next(number), root)]
         done, work = math.inf, 0
         while pending:
             low, _, part = heapq.heappop(pending)
-            if low >= self._enough() or self._late() or work >= _WORK:
+            near = low >= self._enough()
+            if low >= self.value * (1 - _FINE) or self._late() or work >= _WORK:
                 done = min(done, low)  # all others are higher
                 break
             program = self._program(part, self.value)
@@ -112,11 +132,14 @@ class Narrowing:
                 done = min(done, self.value)
                 continue
             few = program.count <= _FEW
+            if near and not few:
+                done = min(done, low)
+                break
             pair = None if few or work >= _WORK - _LARGE else self._halves(part)
             if pair is None:
                 work += 1 if few else _LARGE
                 if program.count <= _MANY or self.chosen is None:
-                    low = self._solved(program, low, self.gap)
+                    low = self._solved(program, low, _FINE if few else self.gap)
                 done = min(done, low)
                 continue
             for half in pair:
@@ -126,10 +149,18 @@ class Narrowing:
                 heapq.heappush(pending, (inner.bound, next(number), inner))
             if work % _OFTEN < 2:
                 self._mix()
-        if self.chosen is None:
-            none = done == math.inf
-            raise NoPlan(NO_PLAN if none else "no plan was found in time")
-        return Found(self.chosen, self.value, min(done, self.value))
+        return self._found(done)
+
+    def _found(self, bound: float, *, early: bool = False) -> Found:
+        value, refused = self._refused
+        if self.chosen is not None:
+            cheaper = refused if value < self._enough() else None
+            bound = min(bound, self.value)
+            return Found(self.chosen, self.value, bound, cheaper, early)
+        if refused:
+            return Found(refused, value, min(bound, value), refused, early)
+        none = bound == math.inf
+        raise NoPlan(NO_PLAN if none else "no plan was found in time")
 
     def _late(self) -> bool:
         return time.perf_counter() > self.deadline
@@ -185,7 +216,7 @@ class Narrowing:
         messages = self.messages
         prices = messages.prices + 1e-3 * root.bound
         for _ in range(24):
-            if self.chosen is not None:
+            if self.chosen is not None or self._refused[1]:
                 break
             messages.reprice(prices)
             messages.sweep()
@@ -200,8 +231,12 @@ class Narrowing:
             return
         self._seen.add(chosen)
         value = self.problem.seconds(chosen) / UNIT
-        if value < self.value and self.problem.keeps(chosen):
+        if value >= self.value or not self.problem.keeps(chosen):
+            return
+        if self._fits(chosen):
             self.value, self.chosen = value, chosen
+        else:
+            self._refused = min(self._refused, (value, chosen))
 
     def _halves(self, part: _Part) -> tuple[Sequence[Any], Sequence[Any]] | None:
         """The options of the block in which a plan that fits and one that does not
@@ -260,7 +295,7 @@ class Narrowing:
                 total = total + np.expand_dims(
                     lost, [a for a in range(len(layouts)) if a != axis]
                 )
-            return total <= allowance + 1e-6
+            return (total <= allowance + 1e-6) & np.isfinite(costs)
 
         if not all(len(each) for each in keep.values()):
             return None

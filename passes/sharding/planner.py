@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ FEWER: Final = 3
 """Rounds of folding for three mesh axes and more, where a node has many options."""
 CUTS: Final = 12
 """How often a plan is made anew whose activations do not fit."""
+WHOLE: Final = 2
+"""How often, of these, after all was tried."""
 
 
 @dataclass(frozen=True)
@@ -195,18 +198,30 @@ class Planner:
         or a weight, for the whole class of each. Raises NoPlan where no plan fits.
         """
         allowed = self._allowed(fix or {}, store or {})
+        best: Solution | None = None
+        bound, whole, until = 0.0, 0, time.perf_counter() + seconds
         for _ in range(CUTS):
             rows = tuple([Row(amounts, memory) for amounts in self._alive])
-            solution = solve(
+            found = solve(
                 replace(self.problem, limit=memory, rows=rows),
                 allowed=allowed,
-                seconds=seconds,
+                seconds=until - time.perf_counter(),
                 gap=gap,
-                accept=lambda chosen: self._memory(chosen) <= memory,
+                fits=lambda chosen: self._memory(chosen) <= memory,
+                known=None if best is None else best.chosen,
             )
-            if self._memory(solution.chosen) <= memory:
-                return self._sharding(self.tied.followed(solution))
-            self._alive.append(self._amounts(solution.chosen))
+            bound = max(bound, found.bound)
+            whole += not found.early
+            if found.refused != found.chosen:
+                proved = found.proved or found.seconds - bound <= gap * found.seconds
+                best = replace(found, bound=bound, proved=proved)
+            late = time.perf_counter() > until
+            if best is not None and (found.refused is None or whole == WHOLE or late):
+                return self._sharding(self.tied.followed(best))
+            assert found.refused is not None
+            self._alive.append(self._amounts(found.refused))
+        if best is not None:
+            return self._sharding(self.tied.followed(best))
         raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
 
     def _allowed(

@@ -23,7 +23,7 @@ class Solution:
     """An option for each node, and what is proved of it.
 
     No choice costs less than ``bound`` seconds. ``columns`` and ``rows`` are those of
-    the program.
+    the largest program that was solved, 0 where none was.
     """
 
     chosen: tuple[int, ...]
@@ -36,6 +36,10 @@ class Solution:
     """Seconds that it took to write the program down."""
     solved: float = 0.0
     """Seconds that the solver took."""
+    refused: tuple[int, ...] | None = None
+    """A cheaper choice that was refused; what was chosen, where all were."""
+    early: bool = False
+    """That it was refused at once, and little was tried."""
 
     @property
     def gap(self) -> float:
@@ -49,13 +53,14 @@ def solve(
     allowed: Mapping[int, Iterable[int]] | None = None,
     seconds: float = SECONDS,
     gap: float = GAP,
-    accept: Callable[[tuple[int, ...]], bool] | None = None,
+    fits: Callable[[tuple[int, ...]], bool] = lambda _: True,
+    known: tuple[int, ...] | None = None,
     shrink: bool = True,
 ) -> Solution:
     """The cheapest options for all nodes.
 
-    ``allowed`` restricts those of some. ``accept`` is asked of the first good ones; no
-    more is spent where it refuses. ``shrink`` is off only to see what it does.
+    ``allowed`` restricts those of some, and ``fits`` what may be chosen together. A
+    choice that fits may be ``known``. ``shrink`` is off only to see what it does.
     Raises NoPlan where none keeps the limits, or none was found in time.
     """
     start = time.perf_counter()
@@ -66,8 +71,8 @@ def solve(
     if shrink:
         shrunk.shrink()
     built = time.perf_counter() - start
-    narrowing = Narrowing(shrunk, seconds - built, gap)
-    optimum = narrowing.run(accept)
+    narrowing = Narrowing(shrunk, seconds - built, gap, fits, known)
+    optimum = narrowing.run()
     found = problem.seconds(optimum.chosen)
     return Solution(
         optimum.chosen,
@@ -78,4 +83,6 @@ def solve(
         narrowing.rows,
         built,
         time.perf_counter() - start - built,
+        optimum.refused,
+        optimum.early,
     )
