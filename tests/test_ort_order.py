@@ -79,7 +79,11 @@ def test_a_compiled_graph_runs_in_the_order_of_its_plan() -> None:
     order = tuple(some_order(graph, 9))
     session = find("ort-cpu").compile(graph, Plan(order=order))
     assert isinstance(session, Session)
-    assert session.recipe.session == {**KEPT, "enable_mem_pattern": False}
+    assert session.recipe.session == {
+        **KEPT,
+        "enable_mem_pattern": False,
+        "enable_mem_reuse": False,
+    }
     plain = find("ort-cpu").compile(graph, Plan())
     assert isinstance(plain, Session)
     assert not plain.recipe.session

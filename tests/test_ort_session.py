@@ -68,6 +68,7 @@ def test_a_planned_order_is_kept() -> None:
         "execution_order": "PRIORITY_BASED",
         "graph_optimization_level": "ORT_DISABLE_ALL",
         "enable_mem_pattern": False,
+        "enable_mem_reuse": False,
     }
     blocked = recipe(conv(DType.F32, 8, 8), "cpu", ordered=True)
     assert blocked.session["execution_order"] == "PRIORITY_BASED"

@@ -95,10 +95,13 @@ def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
     session: dict[str, Any] = {
         "execution_order": "PRIORITY_BASED",
         "enable_mem_pattern": False,
+        "enable_mem_reuse": False,
     }
     reasons = {
         "execution_order": "nodes run in the order of the file: it was planned",
         "enable_mem_pattern": _NO_PATTERN,
+        "enable_mem_reuse": "buffers would wait for values of their own shape, tiles"
+        " of another layer",
     }
     declined: dict[str, tuple[str, ...]] = {}
     config = dict(recipe.config)
