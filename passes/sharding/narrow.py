@@ -39,6 +39,7 @@ _LARGE: Final = 8  # how much of that other programs count
 _FEW: Final = 6000  # columns that are left to the solver at once
 _MANY: Final = 30_000  # columns of which no relaxation is solved
 _NEAR: Final = (800, 400, 200, 100)  # options besides the best ones, to try first
+_EARLY: Final = 5e-3  # by which a refused plan is cheaper, to end the search
 _FINE: Final = 1e-6  # the gap of what small programs find
 _RECENT: Final = 60  # plans of which parts are put together
 _ROUGH: Final = 1e-3  # the gap of a plan among these
@@ -116,7 +117,7 @@ class Narrowing:
         self._mix()
         self._try_near(root)
         self._mix()
-        if self._refused[0] < self._enough():
+        if self._refused[0] < self.value * (1 - _EARLY):
             return self._found(root.bound, early=True)
         number = itertools.count()
         pending = [(root.bound, next(number), root)]

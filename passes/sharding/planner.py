@@ -34,6 +34,8 @@ FEWER: Final = 3
 """Rounds of folding for three mesh axes and more, where a node has many options."""
 CUTS: Final = 12
 """How often a plan is made anew whose activations do not fit."""
+AGAIN: Final = 3
+"""How many more plans that did not fit are learned from each time."""
 WHOLE: Final = 2
 """How often, of these, after all was tried."""
 
@@ -198,6 +200,14 @@ class Planner:
         or a weight, for the whole class of each. Raises NoPlan where no plan fits.
         """
         allowed = self._allowed(fix or {}, store or {})
+        refused: list[tuple[int, ...]] = []
+
+        def fits(chosen: tuple[int, ...]) -> bool:
+            held = self._memory(chosen)
+            if held > memory:
+                refused.append(chosen)
+            return held <= memory
+
         best: Solution | None = None
         bound, whole, until = 0.0, 0, time.perf_counter() + seconds
         for _ in range(CUTS):
@@ -207,7 +217,7 @@ class Planner:
                 allowed=allowed,
                 seconds=until - time.perf_counter(),
                 gap=gap,
-                fits=lambda chosen: self._memory(chosen) <= memory,
+                fits=fits,
                 known=None if best is None else best.chosen,
             )
             bound = max(bound, found.bound)
@@ -219,7 +229,11 @@ class Planner:
             if best is not None and (found.refused is None or whole == WHOLE or late):
                 return self._sharding(self.tied.followed(best))
             assert found.refused is not None
-            self._alive.append(self._amounts(found.refused))
+            for chosen in (found.refused, *refused[-AGAIN:]):
+                amounts = self._amounts(chosen)
+                if amounts not in self._alive:
+                    self._alive.append(amounts)
+            refused.clear()
         if best is not None:
             return self._sharding(self.tied.followed(best))
         raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
