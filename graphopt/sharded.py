@@ -85,18 +85,6 @@ class Sharded:
         )
 
     @property
-    def held(self) -> int:
-        """Bytes of each device at the peak: what is stored, and what the program makes.
-
-        Copies in other layouts count, also of weights that are gathered for a product.
-        """
-        alive, _ = peak(
-            self.program.graph,
-            lambda v: 0 if stored(v) is not None else value_bytes(v, {}) or 0,
-        )
-        return alive + (self.plan.stored if self.plan is not None else 0)
-
-    @property
     def kept(self) -> Plan:
         """The plan as a file keeps it, in the metadata of the graph."""
         return saved(self.graph, self.machine.mesh, self.decisions)
@@ -146,9 +134,11 @@ def shard(
     evened = rounded(repeated_heads(graph, widest), widest)
     machine = Machine.of(target, wanted, links)
     plans, refusals = list[Sharded](), list[DoesNotFit]()
-    for form in dict.fromkeys((graph, evened)):
+    forms = dict.fromkeys((graph, evened))
+    for form in forms:
+        share = seconds / len(forms)
         try:
-            plans.append(_planned(form, machine, max_memory, ties, seconds))
+            plans.append(_planned(form, machine, max_memory, ties, share))
         except DoesNotFit as refusal:
             refusals.append(refusal)
     if not plans:
@@ -178,13 +168,26 @@ def _planned(
             reason = reason or str(error)
             break
         made = Sharded(graph, machine, plan.decisions, plan, max_memory, planner, kept)
-        over = made.held - limit
+        held = plan.stored + _peak(made.program)
+        over = held - limit
         if over <= 0:
             return made
-        least = made.held if least is None else min(least, made.held)
+        least = held if least is None else min(least, held)
         reason = f"with copies in other layouts, the least that was found is {least:,}"
         room -= 2 * over  # the next plan may copy more
     raise DoesNotFit(f"no plan for {machine} keeps to {limit:,} bytes: {reason}")
+
+
+def _peak(program: Program) -> int:
+    """Bytes of each device at the peak of what the program makes.
+
+    Copies in other layouts count, also of weights that are gathered for a product.
+    """
+    alive, _ = peak(
+        program.graph,
+        lambda v: 0 if stored(v) is not None else value_bytes(v, {}) or 0,
+    )
+    return alive
 
 
 def check_devices(target: str, mesh: Mesh) -> None:

@@ -17,7 +17,7 @@ from graphopt.ops import Attention, Expand, Reshape
 from graphopt.ops.bodies import vector
 from graphopt.substitution import substitute
 
-from .taking import Positions, Taking, blocks
+from .taking import Positions, blocks, take
 
 
 def repeated_heads(graph: Graph, count: int) -> Graph:
@@ -38,21 +38,6 @@ def repeated_heads(graph: Graph, count: int) -> Graph:
     return substitute(graph, changed) if changed else graph
 
 
-def key_heads(graph: Graph) -> set[int]:
-    """How many heads of keys there are, where several query heads share each."""
-    found = set()
-    for op in graph.ops:
-        if isinstance(op, Attention):
-            shared, sizes = op.groups(), op.sizes()
-            if shared is not None and shared > 1 and sizes is not None:
-                found |= {n for n in (sizes[1][1],) if isinstance(n, int)}
-        elif isinstance(op, Reshape):
-            spread = _spread(op)
-            if spread is not None:
-                found.add(spread[1])
-    return found
-
-
 def _attention(graph: Graph, op: Attention, count: int) -> Value | None:
     """attention(q, k, v) with more heads of keys, each for fewer of the queries."""
     sizes, shared = op.sizes(), op.groups()
@@ -61,19 +46,16 @@ def _attention(graph: Graph, op: Attention, count: int) -> Value | None:
     heads = sizes[1][1]
     if not isinstance(heads, int) or not _fits(heads, shared, count):
         return None
-    operands = list(op.operands)
-    taken = Taking()
-    for at in (1, 2):
-        value = operands[at]
+    wanted = []
+    for value in op.operands[1:3]:
         assert value is not None
         assert value.shape is not None
         dim, size = (1, 1) if len(value.shape) == 4 else (2, value.shape[2] // heads)
-        wanted = blocks(_copies(heads, count // heads), size)
-        operands[at] = taken.of(value, dim, wanted)
-        if operands[at] is None:
-            return None
-    if not taken.is_closed(graph, op):
+        wanted.append((value, dim, blocks(_copies(heads, count // heads), size)))
+    made = take(graph, op, wanted)
+    if made is None:
         return None
+    operands = (op.operands[0], *made, *op.operands[3:])
     if op.kv_num_heads:
         return op.copy(operands=operands, kv_num_heads=count)
     return op.with_operands(operands)
@@ -90,11 +72,12 @@ def _spelled(graph: Graph, op: Reshape, count: int) -> Value | None:
     assert expand.op is not None
     if not _fits(heads, shared, count) or expand in graph.outputs:
         return None
-    taken = Taking()
-    made = taken.of(source, 1, _copies(heads, count // heads))
     others = any(user is not op for user, _ in graph.users.get(expand, ()))
-    if made is None or others or not taken.is_closed(graph, expand.op):
+    wanted = (source, 1, _copies(heads, count // heads))
+    found = None if others else take(graph, expand.op, [wanted])
+    if found is None:
         return None
+    (made,) = found
     assert expand.shape is not None
     if count < heads * shared:
         batch, _, _, *rest = expand.shape

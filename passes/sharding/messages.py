@@ -124,7 +124,7 @@ def _split(first: Sequence[Any], second: Sequence[Any], some: int) -> Any:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Picks:
     """An option for each block, and the share that it takes of each limit."""
 
     picks: Sequence[int]
@@ -251,7 +251,7 @@ class Messages:
                     port.moved = weight * port.least(costs) - least
         return excess
 
-    def decoded(self) -> Plan:
+    def decoded(self) -> Picks:
         """A plan: each block takes what is best by those before it."""
         kept = self.moved().ports
         picks: list[int] = []
@@ -267,7 +267,7 @@ class Messages:
                 port.moved = np.full(len(port.layouts), FAR)
                 port.moved[port.number[pick]] = 0.0
         self._put(kept)
-        return Plan(picks, shares)
+        return Picks(picks, shares)
 
     def share(self, block: int, row: int) -> Any:
         """What the options of a block take of one limit."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from .columns import Columns
-from .messages import Messages, Moved, Plan
+from .messages import Messages, Moved, Picks
 from .problem import UNIT
 from .search import NO_PLAN, NoPlan, search
 from .shrink import Shrunk
@@ -31,10 +31,7 @@ _AGAIN: Final = 12  # of a part, which starts from what its whole has found
 _LONG: Final = 160  # without a limit
 _STALE: Final = 2e-5  # by which so many rounds have to raise a bound, relatively
 _SHORT: Final = 10
-_WORK: Final = (
-    40  # parts to bound and small programs to solve, until no gap is worth it
-)
-_OFTEN: Final = 2  # after so many parts, plans are put together
+_WORK: Final = 40  # parts to bound and programs to solve, until no gap is worth it
 _LARGE: Final = 8  # how much of that other programs count
 _FEW: Final = 6000  # columns that are left to the solver at once
 _MANY: Final = 30_000  # columns of which no relaxation is solved
@@ -71,8 +68,8 @@ class _Part:
     base: float
     """What the excess of options is above."""
     excess: Sequence[Any]
-    over: Plan | None = None
-    under: Plan | None = None
+    over: Picks | None = None
+    under: Picks | None = None
 
 
 class Narrowing:
@@ -148,8 +145,7 @@ class Narrowing:
                 messages.restore(part.moved, half)
                 inner = self._bounded(low, _AGAIN)
                 heapq.heappush(pending, (inner.bound, next(number), inner))
-            if work % _OFTEN < 2:
-                self._mix()
+            self._mix()
         return self._found(done)
 
     def _found(self, bound: float, *, early: bool = False) -> Found:
@@ -308,6 +304,8 @@ class Narrowing:
         rows = set(self._recent)
         if self.chosen is not None:
             rows.add(messages.picks(self.chosen))
+        if not rows:
+            return
         some = np.asarray(sorted(rows)).T
         keep = {
             key: np.unique(each) for key, each in zip(messages.keys, some, strict=True)

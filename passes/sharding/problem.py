@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 from .layout import Layout
@@ -81,18 +80,6 @@ class Problem:
     carried: Sequence[Carried]
     limit: float = math.inf
     rows: tuple[Row, ...] = ()
-
-    @cached_property
-    def most_bytes(self) -> float:
-        """The most that all nodes may occupy."""
-        most = (n.times * max(o.bytes for o in n.options) for n in self.nodes)
-        return float(sum(most))
-
-    @cached_property
-    def fixed_bytes(self) -> float:
-        """The least that all nodes occupy."""
-        least = (n.times * min(o.bytes for o in n.options) for n in self.nodes)
-        return float(sum(least))
 
     def bytes(self, chosen: Sequence[int]) -> int:
         """What the chosen options occupy on each device."""

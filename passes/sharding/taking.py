@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from graphopt.index import Affine, Compound, Term
-from graphopt.ir import Graph, Op, Value
+from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
 from graphopt.ops.structured import Structured
+from graphopt.types import TensorType
 from graphopt.weights import Tensor
 
 from .local import Local, on_parts
@@ -27,18 +28,45 @@ from .ways import domain_of
 Positions: TypeAlias = tuple[int, ...]
 """Positions of a dim in the order in which they are wanted; -1 stands for zeros."""
 
+Wanted: TypeAlias = tuple[Value, int, Positions]
+"""A value, a dim, and its positions."""
+
+Changed: TypeAlias = Mapping[Op, tuple[Value | None, ...]]
+"""Ops that are made again, and their new operands."""
+
 MOST: Final = 64
-"""Ops between weights and what is made of them."""
+"""Values of which positions are taken, on the way to one."""
 
 
-class Taking:
+def take(
+    graph: Graph,
+    last: Op,
+    wanted: Sequence[Wanted],
+    suits: Callable[[Changed], bool] = lambda _: True,
+) -> list[Value] | None:
+    """``take(value, positions, dim)`` of what ``last`` reads.
+
+    None where one does not come from weights, where something else reads what is made
+    again, or where that does not suit. No weight is read before that is known.
+    """
+    trial = _Taking(reads=False)
+    if any(trial.of(*each) is None for each in wanted):
+        return None
+    if not trial.is_closed(graph, last) or not suits(trial.changed):
+        return None
+    made = _Taking(reads=True)
+    return [value for each in wanted if (value := made.of(*each)) is not None]
+
+
+class _Taking:
     """Values with some positions of a dim, each made from weights with these alone.
 
-    ``changed`` are the ops that are made again.
+    What stands for a weight is a parameter where weights are not read.
     """
 
-    def __init__(self) -> None:
-        self.known: dict[tuple[Value, int, Positions], Value | None] = {}
+    def __init__(self, *, reads: bool) -> None:
+        self.reads = reads
+        self.known: dict[Wanted, Value | None] = {}
         self.changed: dict[Op, tuple[Value | None, ...]] = {}
 
     def of(self, value: Value, dim: int, positions: Positions) -> Value | None:
@@ -63,7 +91,11 @@ class Taking:
     def _made(self, value: Value, dim: int, positions: Positions) -> Value | None:
         op = value.op
         if isinstance(op, Constant):
-            return Constant(taken(op.tensor, dim, positions))
+            if self.reads:
+                return Constant(taken(op.tensor, dim, positions))
+            dims = op.tensor.shape
+            shape = (*dims[:dim], len(positions), *dims[dim + 1 :])
+            return Parameter(TensorType(op.tensor.dtype, shape))
         domain = None if op is None or not op.deterministic else domain_of(op)
         if not isinstance(op, Structured) or domain is None or value.shape is None:
             return None

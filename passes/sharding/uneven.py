@@ -6,7 +6,8 @@ nothing there, those of the second take nothing from there::
     f(x W_1) W_2 = f(x pad(W_1)) pad(W_2)
 
 and likewise for heads of attention, each of which is a block of such positions. What
-lies between has to be finite where all is 0.
+lies between has to be finite where all is 0. An infinite operand that has no such dim
+(a gate, a fill) makes NaN there, and so of an infinite result.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from graphopt.ops import (
 from graphopt.substitution import substitute
 
 from .layout import known_size
-from .taking import Positions, Taking, blocks, taken
+from .taking import Changed, blocks, take, taken
 from .ways import domain_of
 
 WORK: Final = 2.0
@@ -123,10 +124,10 @@ def _padded(graph: Graph, op: MatMul | Gemm, ways: int) -> Value | None:
         if wanted > WORK * count:
             continue
         positions = blocks((*range(count), *[-1] * (wanted - count)), size)
-        made = _between(graph, op, hidden, last, positions)
+        made = take(graph, op, [(hidden, last, positions)], _is_product)
         if made is not None:
             second = Constant(taken(weight.tensor, down, positions))
-            return op.with_operands((made, second, *rest))
+            return op.with_operands((*made, second, *rest))
     return None
 
 
@@ -151,17 +152,10 @@ def _factors(hidden: Value) -> Iterator[tuple[int, int]]:
         yield width, 1
 
 
-def _between(
-    graph: Graph, last: Op, hidden: Value, dim: int, positions: Positions
-) -> Value | None:
-    """What lies between the products, on more positions; None where that cannot be."""
-    found = Taking()
-    made = found.of(hidden, dim, positions)
-    if made is None or not found.is_closed(graph, last):
-        return None
-    if not any(isinstance(op, MatMul | Gemm) for op in found.changed):
-        return None
-    return made if all(map(_is_finite, found.changed.items())) else None
+def _is_product(changed: Changed) -> bool:
+    """True for what begins with a product, and is finite where that gives zeros."""
+    first = any(isinstance(op, MatMul | Gemm) for op in changed)
+    return first and all(map(_is_finite, changed.items()))
 
 
 def _is_finite(changed: tuple[Op, tuple[Value | None, ...]]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 from graphopt.passes.sharding.layout import Layout
 from graphopt.passes.sharding.machine import Machine
@@ -65,3 +66,15 @@ def random_problem(seed: int, mesh: str = "2x2", nodes: int = 4) -> Problem:
         if sinks:
             carried.append(Carried(of, (number, 0), tuple(sinks), times[number]))
     return Problem(made, carried)
+
+
+def least_bytes(problem: Problem) -> float:
+    """The least that all nodes occupy."""
+    return float(sum(n.times * min(o.bytes for o in n.options) for n in problem.nodes))
+
+
+def tight(problem: Problem, share: float) -> Problem:
+    """The problem with room for this share between the least and the most."""
+    least = least_bytes(problem)
+    most = sum(n.times * max(o.bytes for o in n.options) for n in problem.nodes)
+    return replace(problem, limit=least + share * (most - least))

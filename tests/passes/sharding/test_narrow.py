@@ -7,25 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from brute import best, random_problem, states
+from brute import best, least_bytes, random_problem, states, tight
 from hypothesis import given, settings, strategies as st
 
 from graphopt.passes.sharding import narrow
 from graphopt.passes.sharding.columns import Columns
 from graphopt.passes.sharding.messages import Messages, Port, Trees
 from graphopt.passes.sharding.narrow import Narrowing
-from graphopt.passes.sharding.problem import UNIT, Problem
+from graphopt.passes.sharding.problem import UNIT, Node, Option, Problem, Row
 from graphopt.passes.sharding.resharding import TREES, tree_seconds, trees_seconds
 from graphopt.passes.sharding.search import NoPlan, search
 from graphopt.passes.sharding.shrink import Shrunk
 from graphopt.passes.sharding.solve import solve
-
-
-def tight(seed: int, share: float, nodes: int = 4) -> Problem:
-    """A random problem with room for this share between the least and the most."""
-    problem = random_problem(seed, nodes=nodes)
-    least, most = problem.fixed_bytes, problem.most_bytes
-    return replace(problem, limit=least + share * (most - least))
 
 
 @settings(max_examples=20, deadline=None)
@@ -33,7 +26,7 @@ def tight(seed: int, share: float, nodes: int = 4) -> Problem:
 def test_no_price_and_no_sweep_takes_the_bound_above_the_best(
     seed: int, share: float, price: float
 ) -> None:
-    problem = tight(seed, share)
+    problem = tight(random_problem(seed), share)
     messages = Messages(Shrunk(problem))
     messages.reprice(np.full(len(messages.prices), price))
     least, before = best(problem) / UNIT, -np.inf
@@ -88,7 +81,7 @@ def test_trees_cost_what_each_of_them_does(seed: int, sinks: int) -> None:
 @given(seed=st.integers(0, 10**6), share=st.floats(0.0, 1.0))
 def test_it_finds_what_the_whole_program_does(seed: int, share: float) -> None:
     """Too many nodes for brute force."""
-    problem = tight(seed, share, nodes=6)
+    problem = tight(random_problem(seed, nodes=6), share)
     whole = search(Columns(Shrunk(problem)), 60, 1e-9)
     found = solve(problem)
     assert problem.keeps(found.chosen)
@@ -100,7 +93,7 @@ def test_it_finds_what_the_whole_program_does(seed: int, share: float) -> None:
 def test_without_the_solver_there_is_a_plan_and_a_bound(
     seed: int, share: float
 ) -> None:
-    problem = tight(seed, share)
+    problem = tight(random_problem(seed), share)
     shrunk = Shrunk(problem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(narrow, "_WORK", 0)
@@ -125,14 +118,26 @@ def test_what_is_refused_is_not_chosen(seed: int) -> None:
 
 
 def test_what_is_known_is_not_lost() -> None:
-    problem = tight(5, 0.3)
+    problem = tight(random_problem(5), 0.3)
     first = solve(problem)
     found = solve(problem, known=first.chosen, seconds=0.0)
     assert found.seconds <= first.seconds
 
 
 def test_no_room_is_said_before_anything_is_tried() -> None:
-    problem = next(p for s in range(99) if (p := random_problem(s)).fixed_bytes)
-    shrunk = Shrunk(replace(problem, limit=problem.fixed_bytes / 2))
+    found = map(random_problem, range(99))
+    problem = next(problem for problem in found if least_bytes(problem))
+    shrunk = Shrunk(replace(problem, limit=least_bytes(problem) / 2))
     with pytest.raises(NoPlan, match="no plan keeps the limits"):
         Narrowing(shrunk, 60, 1e-4, lambda _: True).run()
+
+
+def test_no_time_for_limits_that_contradict_is_no_plan() -> None:
+    nodes = [
+        Node(f"n{i}", [Option((), (), 1.0, 2), Option((), (), 1.0)]) for i in "abc"
+    ]
+    row = Row({i: [0.0, 2.0] for i in range(3)}, 2)
+    problem = Problem(nodes, [], limit=2, rows=(row,))
+    for seconds in (0.0, 5.0):
+        with pytest.raises(NoPlan):
+            solve(problem, seconds=seconds, shrink=False)

@@ -40,7 +40,13 @@ def test_the_best_of_the_parts_is_the_best_of_all(made: Any, mesh: Mesh) -> None
     graph = Graph([X], results, output_names=[f"y{i}" for i in range(len(results))])
     program = partition(graph, mesh, Decisions({op: choice}, {X: split}))
     rng = np.random.default_rng(0)
-    for x in (rng.normal(size=(3, 8)), rng.integers(0, 3, (3, 8)), np.full((3, 8), 2)):
+    odd = rng.choice([np.nan, -np.inf, np.inf, -0.0, 0.0, 1.0], (3, 8))
+    for x in (
+        rng.normal(size=(3, 8)),
+        rng.integers(0, 3, (3, 8)),
+        odd,
+        np.full((3, 8), 2),
+    ):
         array = x.astype(np.float32)
         found, whole = run(program, {"x": array}), reference(graph, {"x": array})
         for name, expected in whole.items():

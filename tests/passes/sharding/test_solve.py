@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brute import best, random_problem, states
+from brute import best, random_problem, states, tight
 from hypothesis import given, settings, strategies as st
 
 from graphopt.index import Partial, Replicated, Split
@@ -39,10 +39,7 @@ def test_it_finds_the_optimum(shrink: bool, seed: int) -> None:
 @given(seed=st.integers(0, 10**6), share=st.floats(0.0, 1.0))
 def test_it_finds_the_optimum_in_little_memory(seed: int, share: float) -> None:
     """Between the least that all occupy and the most."""
-    problem = random_problem(seed)
-    most = sum(n.times * max(o.bytes for o in n.options) for n in problem.nodes)
-    least = problem.fixed_bytes
-    problem = replace(problem, limit=least + share * (most - least))
+    problem = tight(random_problem(seed), share)
     found = solve(problem)
     assert problem.bytes(found.chosen) <= problem.limit
     assert found.seconds == pytest.approx(best(problem), rel=1e-6)

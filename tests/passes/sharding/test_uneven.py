@@ -15,7 +15,7 @@ from graphopt.ops import Constant
 from graphopt.ops.bodies import scalar, vector
 from graphopt.passes.sharding.choices import choices
 from graphopt.passes.sharding.mesh import Mesh
-from graphopt.passes.sharding.taking import Taking, blocks, taken
+from graphopt.passes.sharding.taking import blocks, take, taken
 from graphopt.passes.sharding.uneven import rounded
 from graphopt.reference import run
 from graphopt.types import DType, tensor
@@ -161,6 +161,24 @@ def test_positions_come_in_blocks() -> None:
     assert blocks((1, -1, 0), 2) == (2, 3, -1, -1, 0, 1)
     rows = Tensor.of(np.arange(6, dtype=np.float32).reshape(3, 2))
     assert taken(rows, 0, (2, -1)).array().tolist() == [[4, 5], [0, 0]]
-    merged = ops.Reshape(ops.Transpose(weight(2, 3, 4), perm=(1, 0, 2)), vector(3, 8))
-    assert Taking().of(merged, 1, (0, 1, 2, 3)) is not None
-    assert Taking().of(merged, 1, (0, 1, 4, 5)) is None
+
+
+def test_weights_are_read_only_where_something_comes_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, y = mlp(ops.Log)()
+    read: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "array", lambda tensor: read.append(tensor))
+    graph = Graph([x], [y])
+    assert rounded(graph, 8) is graph
+    assert not read
+
+
+def test_a_dim_of_several_factors_is_taken_by_blocks() -> None:
+    x, y = heads(3)
+    flat = y.op.operands[0]  # type: ignore[union-attr]
+    graph = Graph([x], [y])
+    assert flat is not None
+    assert y.op is not None
+    for positions, fits in ((blocks((2, 0), SIZE), True), ((0, 1, 2, 4), False)):
+        assert (take(graph, y.op, [(flat, 2, positions)]) is not None) is fits
