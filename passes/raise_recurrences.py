@@ -159,6 +159,8 @@ class Step:
             rest = _bare(new)
             if not isinstance(rest, Sub) or not self.takes("beta", beta, 0, 1):
                 continue
+            if not equal(beta.shape[-1], 1):  # else it may be one for each value
+                continue
             own, known = rest.operands
             if self.takes("v", own, 0, 1, 3) and self.read("known", known, kept):
                 return self.parts.pop("known") is self.parts["k"]

@@ -213,6 +213,23 @@ def test_the_delta_rule(decays: bool) -> None:
     found(loop("qkvhb", new, read(p["q"], new), p), update)
 
 
+def test_a_beta_for_each_value() -> None:
+    """With one instance, and as many heads as values, it has the dims of the other."""
+    p = {n: param(n, 1, *(2 for _ in DIMS[n])) for n in DIMS}
+    b = p["b"]
+    for beta, takes in ((b, False), (at(b, 2, 3), True)):
+        rest = Sub(at(p["v"], 2), MatMul(at(p["k"], 2), p["S"]))
+        new = Add(p["S"], MatMul(at(p["k"], 3), Mul(rest, beta)))
+        body = Graph([p[n] for n in "Sqkvb"], [new, read(p["q"], new)])
+        start = param("S0", 1, 2, 2, 2)
+        given = [param(n.upper(), T, *p[n].shape) for n in "qkvb"]
+        scan = Scan(start, *given, bodies=(body,), num_scan_inputs=4, outs=2)
+        if takes:
+            found(scan, "delta")
+        else:
+            misses(RULE, scan.results, "no step of", opset=OPSET)
+
+
 def test_other_loops() -> None:
     def stays(before: Scan, reason: str = "no step of", opset: int = OPSET) -> None:
         misses(RULE, before.results, reason, opset=opset)
