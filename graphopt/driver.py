@@ -341,7 +341,9 @@ def improve(
             " for an XLA target with --inputs (inputs=… in Python) that take the other"
         )
     notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
-    if not pipeline.trading and (worse := reason_to_keep(start, graph)):
+    if not pipeline.trading and (
+        worse := reason_to_keep(start, graph, pipeline.growth)
+    ):
         graph = start
         notes.append(f"kept the original: {worse}")
     elif graph is start and original is given and narrow is None:

@@ -48,6 +48,11 @@ class Pass:
         """The pass itself; ``log`` takes note of rules that fire."""
         raise NotImplementedError
 
+    @property
+    def growth(self) -> float:
+        """The share of all weights that it may add."""
+        return 0.0
+
     def limited_to_exact(self) -> Pass | None:
         """This pass without anything that changes rounding; None if nothing is left."""
         return self
@@ -135,6 +140,11 @@ class Pipeline:
     def every(self) -> tuple[Pass, ...]:
         """The passes, and those of the pipelines that come after."""
         return self.passes + (self.then.every if self.then is not None else ())
+
+    @property
+    def growth(self) -> float:
+        """The share of all weights that the passes may add."""
+        return sum(p.growth for p in self.every)
 
     def followed(self, last: Pass) -> Pipeline:
         """This pipeline, and at its very end one more pass."""

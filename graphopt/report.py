@@ -278,14 +278,15 @@ def trial_line(trial: Trial) -> str:
     )
 
 
-GROWTH: Final = (1 << 16, 0.06, 1 << 10)
+GROWTH: Final = (1 << 16, 0.01, 1 << 10)
 """Weights may grow by so many bytes, by that share, or so many for each op saved."""
 
 
-def reason_to_keep(before: Graph, after: Graph) -> str:
+def reason_to_keep(before: Graph, after: Graph, growth: float = 0.0) -> str:
     """Why the original is better than the result; nothing where it is not.
 
-    A result is never worse: not more ops, and no more weights than `GROWTH` allows.
+    A result is never worse: not more ops, and no more weights than `GROWTH` allows, and
+    beyond that the share ``growth`` (`Pipeline.growth`).
     """
     if after is before:
         return ""
@@ -296,7 +297,8 @@ def reason_to_keep(before: Graph, after: Graph) -> str:
     weights = Change(weight_bytes(before), weight_bytes(after))
     bytes_, share, each = GROWTH
     saved = each * (ops.before - ops.after)
-    if weights.after > weights.before + max(bytes_, share * weights.before, saved):
+    allowed = weights.before + max(bytes_, share * weights.before, saved)
+    if weights.after > allowed * (1 + growth):
         return f"the result has more bytes of weights ({weights})"
     return ""
 

@@ -31,6 +31,7 @@ from .exporter.spelled import can_say
 from .ir import Graph, Op, Value, forward
 from .provenance import place
 from .substitution import RewriteLimit as RewriteLimit, substitute as substitute
+from .types import clash
 from .versions import spelling
 
 
@@ -381,10 +382,11 @@ class _Sweep:
         for rule_ in self.table(type(op)):
             try:
                 outcome = rule_.apply(op, self.scene)
+                _require_types(op, outcome)
             except TypeMismatch as error:  # a wrong rule must not cost the model
                 if verifies():
                     raise
-                outcome = miss(f"what it makes is no op: {error.message}")
+                outcome = miss(f"what it makes does not fit: {error.message}")
             if outcome is None:
                 continue
             if isinstance(outcome, Miss):
@@ -430,6 +432,21 @@ class _Sweep:
                 self.sources.setdefault(made, origin)
             fresh.extend([v.op for v in made.operands if v is not None and v.op])
         self.scene.died(op)
+
+
+def _require_types(op: Op, outcome: Outcome) -> None:
+    """Raises TypeMismatch where a new value cannot be of the type of its old one."""
+    if outcome is None or isinstance(outcome, Miss):
+        return
+    if isinstance(outcome, Value):
+        pairs: Iterable[tuple[Value, Value]] = ((op.results[0], outcome),)
+    elif isinstance(outcome, Mapping):
+        pairs = outcome.items()
+    else:
+        pairs = zip(op.results, outcome, strict=True)
+    for old, new in pairs:
+        if clash(old.type, new.type):
+            raise TypeMismatch(f"{new.type} is not {old.type}")
 
 
 def _acyclic(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:

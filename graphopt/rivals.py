@@ -79,12 +79,13 @@ def tuned(
     checking: Checking,
     *,
     opset: Wanted = None,
-    worse: Callable[[Graph, Graph], str],
+    worse: Callable[[Graph, Graph, float], str],
 ) -> tuple[Pipeline, Tuning]:
     """The pipeline whose result is fastest in the target, and how it was found.
 
     It is empty where the original is faster than the best. ``worse`` says why a result
-    cannot take the place of the original at all. Raises UsageError for sizes that do
+    cannot take the place of the original at all, the share given by which weights may
+    grow. Raises UsageError for sizes that do
     not fit, what opening or running the original raises, BackendMissing.
     """
     began = time.monotonic()
@@ -142,7 +143,7 @@ class Models:
         folder: Path,
         opset: Wanted,
         how: Tune,
-        worse: Callable[[Graph, Graph], str],
+        worse: Callable[[Graph, Graph, float], str],
     ) -> None:
         self.start = start
         self.space = space
@@ -247,8 +248,9 @@ class Models:
         """Write the model of these settings, or the original if worse; a digest."""
         graph = self.start
         if settings is not None:
-            made = self.space.build(settings).run(graph)[0]
-            graph = graph if self.worse(graph, made) else made
+            pipeline = self.space.build(settings)
+            made = pipeline.run(graph)[0]
+            graph = graph if self.worse(graph, made, pipeline.growth) else made
         weights_path(self.path).unlink(missing_ok=True)
         write_model(graph, self.path, self.target, self.opset)
         digest = hashlib.sha256()

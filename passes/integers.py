@@ -44,7 +44,7 @@ from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 from graphopt.weights import Tensor
 
-from .match import READ_LIMIT, axis_of
+from .match import LONGEST, READ_LIMIT, axis_of
 
 Modular: TypeAlias = Add | Sub | Mul | Neg | CumSum
 """Ops that compute modulo any power of two: upper bits never come down."""
@@ -58,9 +58,6 @@ LookUp: TypeAlias = Gather | GatherElements | ScatterElements
 Comparing: TypeAlias = Equal | Greater | GreaterOrEqual | Less | LessOrEqual
 
 _MOVED: Final = (Expand, Reshape, Squeeze, Transpose, Unsqueeze)
-
-LONGEST: Final = 1 << 30
-"""No dim is said to be as long as this: of int64 that is 8 GiB along one axis."""
 
 DEEPEST: Final = 12
 """Ops in a row that are looked through for a range."""
@@ -84,72 +81,85 @@ def _all_of(dtype: DType | None) -> Interval | None:
     return (-half, half - 1) if dtype.is_signed else (0, 2 * half - 1)
 
 
-def interval(value: Value | None, scene: Scene, left: int = DEEPEST) -> Interval | None:
+def interval(value: Value | None, scene: Scene) -> Interval | None:
     """The least and the greatest integer that a value can hold; None for no integers.
 
     It is that of its type where nothing better is known, or where sums may wrap.
     """
-    full = _all_of(None if value is None else value.dtype)
-    if value is None or full is None or not left:
-        return full
-    tensor = value.constant
-    if tensor is not None:
-        if not 0 < tensor.size <= READ_LIMIT:
+    return _Intervals(scene).of(value, DEEPEST)
+
+
+class _Intervals:
+    """Ranges of values, each found once; ``left`` says how many ops may follow."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.known: dict[Value, Interval] = {}
+
+    def of(self, value: Value | None, left: int) -> Interval | None:
+        full = _all_of(None if value is None else value.dtype)
+        if value is None or full is None or not left:
             return full
-        array = tensor.array()
-        return int(array.min()), int(array.max())
-    op = value.op
-    found = _looked_up(value, scene) if op is None else _made(op, scene, left - 1)
-    return found if found is not None and _inside(found, full) else full
+        if value not in self.known:
+            found = self.found(value, left)
+            better = found is not None and _inside(found, full)
+            self.known[value] = found if found is not None and better else full
+        return self.known[value]
 
+    def found(self, value: Value, left: int) -> Interval | None:
+        """What is known beyond the type of a value, None where that is nothing."""
+        tensor, op = value.constant, value.op
+        if tensor is not None:
+            if not 0 < tensor.size <= READ_LIMIT:
+                return None
+            array = tensor.array()
+            return int(array.min()), int(array.max())
+        return self.looked_up(value) if op is None else self.made(op, left - 1)
 
-def _looked_up(value: Value, scene: Scene) -> Interval | None:
-    """What an input can be where a table is always read at it: else no run succeeds."""
-    for op, _ in scene.graph.users.get(value, ()):
-        table = op.operands[0]
-        if isinstance(op, Gather) and table is not None and table.shape:
-            rows = table.shape[axis_of(op.axis, len(table.shape))]
-            if isinstance(rows, int) and value is not table:
-                return -rows, rows - 1
-    return None
-
-
-def _made(op: Op, scene: Scene, left: int) -> Interval | None:
-    """The range of what an op makes, in exact arithmetic."""
-    if isinstance(op, (Cast, Neg, Abs, CumSum, *_MOVED)):
-        x = interval(op.operands[0], scene, left)
-        if x is None:
-            return None
-        low, high = x
-        if isinstance(op, Neg):
-            return -high, -low
-        if isinstance(op, Abs):
-            return 0, max(-low, high)
-        if isinstance(op, CumSum):
-            count = _count(op)
-            return min(low * count, low, 0), max(high * count, high, 0)
-        return x
-    if not isinstance(op, Add | Sub | Mul | Min | Max | Where):
+    def looked_up(self, value: Value) -> Interval | None:
+        """What an input is where a table is always read at it, or no run succeeds."""
+        for op, _ in self.scene.graph.users.get(value, ()):
+            table = op.operands[0]
+            if isinstance(op, Gather) and table is not None and table.shape:
+                rows = table.shape[axis_of(op.axis, len(table.shape))]
+                if isinstance(rows, int) and value is not table:
+                    return -rows, rows - 1
         return None
-    inner = [
-        interval(v, scene, left)
-        for v in (op.operands[1:] if isinstance(op, Where) else op.operands)
-    ]
-    known = [x for x in inner if x is not None]  # all of them, as the result
-    lows, highs = zip(*known, strict=True)
-    if isinstance(op, Min):
-        return min(lows), min(highs)
-    if isinstance(op, Max):
-        return max(lows), max(highs)
-    if isinstance(op, Where):
-        return min(lows), max(highs)
-    (a, b), (c, d) = known
-    if isinstance(op, Add):
-        return a + c, b + d
-    if isinstance(op, Sub):
-        return a - d, b - c
-    corners = (a * c, a * d, b * c, b * d)
-    return min(corners), max(corners)
+
+    def made(self, op: Op, left: int) -> Interval | None:
+        """The range of what an op makes, in exact arithmetic."""
+        if isinstance(op, (Cast, Neg, Abs, CumSum, *_MOVED)):
+            x = self.of(op.operands[0], left)
+            if x is None:
+                return None
+            low, high = x
+            if isinstance(op, Neg):
+                return -high, -low
+            if isinstance(op, Abs):
+                return 0, max(-low, high)
+            if isinstance(op, CumSum):
+                count = _count(op)
+                return min(low * count, low, 0), max(high * count, high, 0)
+            return x
+        if not isinstance(op, Add | Sub | Mul | Min | Max | Where):
+            return None
+        operands = op.operands[1:] if isinstance(op, Where) else op.operands
+        inner = [self.of(v, left) for v in operands]
+        known = [x for x in inner if x is not None]  # all of them, as the result
+        lows, highs = zip(*known, strict=True)
+        if isinstance(op, Min):
+            return min(lows), min(highs)
+        if isinstance(op, Max):
+            return max(lows), max(highs)
+        if isinstance(op, Where):
+            return min(lows), max(highs)
+        (a, b), (c, d) = known
+        if isinstance(op, Add):
+            return a + c, b + d
+        if isinstance(op, Sub):
+            return a - d, b - c
+        corners = (a * c, a * d, b * c, b * d)
+        return min(corners), max(corners)
 
 
 def _count(op: CumSum) -> int:
@@ -234,7 +244,8 @@ def counted_narrow(op: Counting, scene: Scene) -> Outcome:
     operands = _narrowed(op)
     if operands is None:
         return miss("an operand was wide", op)
-    ranges = [*(interval(v, scene) for v in _numbers(op)), _made(op, scene, DEEPEST)]
+    known = _Intervals(scene)
+    ranges = [known.made(op, DEEPEST), *(known.of(v, DEEPEST) for v in _numbers(op))]
     if not all(_inside(found, _I32) for found in ranges if found is not None):
         return miss("it may not fit into 32 bits", op)
     made = op.with_operands(operands)

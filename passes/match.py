@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from graphopt.dims import equal
 from graphopt.ir import Value
@@ -23,6 +23,9 @@ from graphopt.types import DType, TensorType
 
 READ_LIMIT = 1 << 16
 """Constants of more elements are not read just to see whether they are uniform."""
+
+LONGEST: Final = 1 << 30
+"""No dim is said to be as long as this: of int64 that is 8 GiB along one axis."""
 
 
 def uniform(value: Value | None) -> Any:

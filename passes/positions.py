@@ -45,16 +45,13 @@ from graphopt.polynomial import Polynomial
 from graphopt.rewrite import Outcome, Rule, miss, rule
 from graphopt.types import DType
 
-from .match import READ_LIMIT, same_type, uniform
+from .match import LONGEST, READ_LIMIT, same_type, uniform
 from .shapes import reshape_to
 
 Comparison: TypeAlias = Greater | GreaterOrEqual | Less | LessOrEqual
 
 DEEPEST = 12
 """Ops between a position and the Range that it is made of."""
-
-LONGEST = 1 << 31
-"""No dim of a tensor is said to be as long as this."""
 
 WRAPPED = 1 << 63
 

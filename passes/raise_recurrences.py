@@ -7,6 +7,7 @@ step, a state of ``[batch, channel, size]`` being one head for each channel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -14,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from graphopt.dims import equal
-from graphopt.ir import Graph, Value
+from graphopt.ir import Graph, Op, Value
 from graphopt.ops import (
     Add,
     Concat,
@@ -37,7 +38,7 @@ from graphopt.ops import (
 )
 from graphopt.ops.bodies import vector
 from graphopt.ops.contrib import LinearAttention as Contrib
-from graphopt.pipeline import RulePass
+from graphopt.pipeline import RulePass, count_ops
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 
 Kind: TypeAlias = type[LinearAttention] | type[Contrib]
@@ -158,6 +159,8 @@ class Step:
             rest = _bare(new)
             if not isinstance(rest, Sub) or not self.takes("beta", beta, 0, 1):
                 continue
+            if not equal(beta.shape[-1], 1):  # else it may be one for each value
+                continue
             own, known = rest.operands
             if self.takes("v", own, 0, 1, 3) and self.read("known", known, kept):
                 return self.parts.pop("known") is self.parts["k"]
@@ -180,14 +183,35 @@ def step_of(body: Graph) -> dict[str, Value] | None:
     return None
 
 
-def _by_step(x: Value, axis: int) -> Value | None:
-    """What is scanned along an axis, as ``[batch, step, head * size]``."""
+def _by_step(x: Value, axis: int, sizes: Sequence[int]) -> Value | None:
+    """What is scanned along an axis, as ``[batch, step, head * size]``.
+
+    ``sizes`` are those behind the batch: with -1 there would have to be a step.
+    """
     if x.rank is None:
         return None
     others = [i for i in range(x.rank) if i != axis % x.rank]
     perm = (others[0], axis % x.rank, *others[1:])
     turned = x if perm == tuple(range(x.rank)) else Transpose(x, perm=perm)
-    return turned if x.rank == 3 else Reshape(turned, vector(0, 0, -1))
+    return turned if x.rank == 3 else Reshape(turned, vector(0, 0, math.prod(sizes)))
+
+
+def _sizes(value: Value) -> tuple[int, ...] | None:
+    """The dims behind the first one, None where they are not all numbers."""
+    sizes = tuple([d for d in (value.shape or ())[1:] if isinstance(d, int)])
+    return sizes if len(sizes) + 1 == value.rank else None
+
+
+def _count(results: Sequence[Value], given: Sequence[Value | None]) -> int:
+    """How many ops that do work there are between what is given and results."""
+    found: set[Op] = set()
+    pending = [v for v in results if v not in given]
+    while pending:
+        op = pending.pop().op
+        if op is not None and op not in found and not isinstance(op, Constant):
+            found.add(op)
+            pending += [v for v in op.operands if v is not None and v not in given]
+    return len(found)
 
 
 def scanned(kind: Kind) -> Rule:
@@ -208,17 +232,27 @@ def scanned(kind: Kind) -> Rule:
         axes = op.scan_input_axes or (0,) * count
         places: dict[Value, int] = {v: i for i, v in enumerate(body.inputs[1:])}
         given: dict[str, Value | None] = {}
+        sources, saved = [op.operands[0]], 1 + count_ops(body)
         for name, value in found.items():
             i = places[value]
             x = op.operands[1 + i]
             if name == "gate":
                 if not isinstance(x, Exp):
                     return miss("the gate is no exponential", x)
+                saved += scene.single(x)
                 name, x = "decay", x.operands[0]
-            given[name] = None if x is None else _by_step(x, axes[i])
-        heads, size = (body.inputs[0].shape or ())[1], (found["v"].shape or ())[2]
-        if not isinstance(heads, int) or not isinstance(size, int):
-            return miss("how many heads there are is not known", op)
+            sizes = _sizes(value)
+            if x is None or sizes is None:
+                return miss("how many heads there are, and how large, is unknown", op)
+            sources.append(x)
+            given[name] = _by_step(x, axes[i], sizes)
+        row, of_state = body.outputs[1], _sizes(body.inputs[0])
+        if not equal((row.shape or (None,))[0], (body.inputs[0].shape or (None,))[0]):
+            return miss("the first dim of its results is not that of instances", op)
+        by_head = _sizes(row)
+        if by_head is None or of_state is None:
+            return miss("how many heads there are, and how large, is unknown", op)
+        heads = of_state[0]
         gated = "decay" in given
         update = "gated" if gated else "linear"
         if "beta" in given:
@@ -235,11 +269,15 @@ def scanned(kind: Kind) -> Rule:
         if not scene.says(made):
             return miss("this opset has no linear attention", op)
         y, state = made.results
-        by_head = Reshape(y, vector(0, 0, heads, size))
+        rows: Value = Reshape(y, vector(0, 0, *by_head))
         (out,) = op.scan_output_axes or (0,)
-        perm = [0, 2, 3]
-        perm.insert(out % 4, 1)
-        rows = by_head if perm == [0, 1, 2, 3] else Transpose(by_head, perm=tuple(perm))
+        rank = 2 + len(by_head)
+        perm = [0, *range(2, rank)]
+        perm.insert(out % rank, 1)
+        if perm != sorted(perm):
+            rows = Transpose(rows, perm=tuple(perm))
+        if _count((state, rows), sources) > saved:
+            return miss("it would take more ops", op)
         return state, rows
 
     return scanned_attention
@@ -347,8 +385,9 @@ def _unrolled(
         map(equal, start.shape, (shape[0], channels, size, 1))
     ):
         return miss("the first state has other dims", states[0])
+    flat = vector(0, 0, channels * size)  # also where there are no instances
     heads = [
-        Reshape(Transpose(x, perm=(0, 2, 1, 3)), vector(0, 0, -1))
+        Reshape(Transpose(x, perm=(0, 2, 1, 3)), flat)
         for x in (writes, gates.operands[0])
         if x is not None
     ]
@@ -356,7 +395,7 @@ def _unrolled(
     ones = Constant(np.ones((1, steps, channels), op.dtype.numpy))
     batch = Concat(Shape(writes, start=0, end=1), vector(1, 1), axis=0)
     y, end = kind(
-        *(Reshape(wide, vector(0, 0, -1)), heads[0], Expand(ones, batch), start),
+        *(Reshape(wide, flat), heads[0], Expand(ones, batch), start),
         heads[1],
         q_num_heads=channels,
         kv_num_heads=channels,

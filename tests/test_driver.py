@@ -14,6 +14,7 @@ from broken import Bloat, Damp
 import graphopt
 from graphopt import CheckFailed, Graph, UsageError, driver, plugins
 from graphopt.ir import Parameter
+from graphopt.lowering.ort.upsampling import GrowByConvolving
 from graphopt.ops import Add, Constant, Exp, Log, Mul, Relu
 from graphopt.passes import ALL
 from graphopt.types import DType, tensor
@@ -93,6 +94,23 @@ def test_more_weights_are_worse() -> None:
     assert "bytes" in driver.reason_to_keep(small, big)
     assert "ops" in driver.reason_to_keep(big, small)
     assert not driver.reason_to_keep(big, big)
+
+
+def test_weights_grow_by_what_a_pass_of_the_target_may_add() -> None:
+    """By 1 % for all others."""
+    x = Parameter(tensor(DType.F32, 1), "x")
+    sizes = [1000, 1009, 1040, 1060, 1070]
+    old, *grown = [
+        Graph([x], [Add(x, Constant(np.ones(n << 10, np.float32)))]) for n in sizes
+    ]
+    share = driver.choose(target="ort-cpu").growth
+    assert share == GrowByConvolving.share
+    fits = [not driver.reason_to_keep(old, each, share) for each in grown]
+    assert fits == [True, True, True, False]
+    for target in sorted(set(driver.TARGETS) - {"ort-cpu"}):
+        share = driver.choose(target=target).growth
+        fits = [not driver.reason_to_keep(old, each, share) for each in grown]
+        assert fits == [True, False, False, False]
 
 
 def test_nothing_to_do() -> None:

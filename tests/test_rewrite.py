@@ -87,6 +87,29 @@ def test_made_ops_stand_for_the_nodes_they_replace(x: Parameter) -> None:
     assert all(done.sources[op] == ("n",) for op in work)
 
 
+@pytest.mark.parametrize("form", ["value", "sequence", "mapping"])
+def test_a_result_of_another_type_is_refused(
+    x: Parameter, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    @rule
+    def wrong(op: Neg) -> Outcome:
+        """neg(x) = concat(x, x), which is longer"""
+        made = Concat(op.operands[0], op.operands[0], axis=0)
+        outcomes = {"value": made, "sequence": [made], "mapping": {op: made}}
+        return outcomes[form]
+
+    graph = Graph([x], [Relu(Neg(x))])
+    monkeypatch.setenv("GRAPHOPT_VERIFY", "0")
+    said: list[str] = []
+    log = Log(on_miss=lambda rule, op, miss: said.append(miss.reason))
+    assert rewrite(graph, [wrong], log=log) is graph
+    assert said == ["what it makes does not fit: f32[6] is not f32[3]"]
+    assert not log.fired
+    monkeypatch.setenv("GRAPHOPT_VERIFY", "1")
+    with pytest.raises(TypeMismatch, match=r"f32\[6\] is not f32\[3\]"):
+        rewrite(graph, [wrong])
+
+
 def test_rewrites_inside_bodies(x: Parameter) -> None:
     condition = Parameter(tensor(DType.BOOL), "c")
     inner = Parameter(F, "inner")
@@ -231,17 +254,18 @@ def test_a_rule_may_leave_one_of_several_results_alone(x: Parameter, kept: int) 
         results[1 - kept] = Relu(x)
         return results
 
-    sizes = Constant(np.array([1, 2], np.int64))
-    parts = Split(x, sizes).results
-    done = rewrite(Graph([x], [Neg(parts[0]), Neg(parts[1])]), [half], sweeps=1)
+    sizes = Parameter(tensor(DType.I64, 2), "sizes")
+    parts = Split(x, sizes, outs=2).results
+    done = rewrite(Graph([x, sizes], [Neg(parts[0]), Neg(parts[1])]), [half], sweeps=1)
     assert done.outputs[kept] is Neg(parts[kept])
     assert done.outputs[1 - kept] is Neg(Relu(x))
 
 
 @rule
 def longer(op: Neg) -> Outcome:
-    """neg(x) = concat(x, x): of another size, as a branch that turns out to be taken"""
-    return Concat(op.operands[0], op.operands[0], axis=0)
+    """neg(x) = [1 1 1 1 1 1]: of a size that was not known"""
+    ones = Constant(np.ones(3, np.float32))
+    return Concat(ones, ones, axis=0)
 
 
 def test_a_body_that_turns_out_never_to_run_stays(x: Parameter) -> None:
@@ -250,10 +274,11 @@ def test_a_body_that_turns_out_never_to_run_stays(x: Parameter) -> None:
     bodies = []
     for wrong in (False, True):
         inner = Parameter(TensorType(DType.F32), "inner")
+        some = Parameter(tensor(DType.F32, None), "some")
         sized = Parameter(x.type, "sized")
-        y = Add(Neg(sized), sized if wrong else inner)
-        bodies.append(Graph([inner, sized], [y]))
-    op = If(c, x, x, bodies=bodies, captures=2)
+        y = Add(Neg(some), sized if wrong else inner)
+        bodies.append(Graph([inner, some, sized], [y]))
+    op = If(c, x, x, x, bodies=bodies, captures=3)
     graph = Graph([x, c], [op]).replace(sources={op: ("which",)})
     log = Log()
     made = rewrite(graph, [longer], log=log)
@@ -263,6 +288,7 @@ def test_a_body_that_turns_out_never_to_run_stays(x: Parameter) -> None:
     assert log.fired == {"longer": 1}
     (why,) = log.never
     assert why.startswith("the else branch of the If node 'which': Add(")
-    lone = Graph([x], [Add(Neg(x), x)])
+    some = Parameter(tensor(DType.F32, None), "some")
+    lone = Graph([x, some], [Add(Neg(some), x)])
     with pytest.raises(TypeMismatch):
         rewrite(lone, [longer])

@@ -115,24 +115,23 @@ class LinearAttention(Structured):
 
         def by_step(x: Array, *split: int) -> Array:
             """[step, batch, *split], in float32."""
-            x = xp.reshape(xp.cast(x, DType.F32), (batch, steps, *split))
+            # A dim of -1 could not be told from no elements.
+            size = x.shape[2] // math.prod(split)
+            x = xp.reshape(xp.cast(x, DType.F32), (batch, steps, *split, size))
             return xp.transpose(x, (1, 0, *range(2, x.ndim)))
 
-        sequences = [
-            by_step(q, heads, shared, -1),
-            by_step(k, heads, -1),
-            by_step(v, heads, -1),
-        ]
-        size = sequences[1].shape[-1]
+        sequences = [by_step(q, heads, shared), by_step(k, heads), by_step(v, heads)]
+        size, width = (x.shape[-1] for x in sequences[1:])
         scale = self.scale or 1 / math.sqrt(size)
         gated = self.update_rule in ("gated", "gated_delta")
         delta = self.update_rule in ("delta", "gated_delta")
         if gated:
-            sequences.append(xp.exp(by_step(decay, heads, -1)))
+            sequences.append(xp.exp(by_step(decay, heads)))
         if delta:
-            sequences.append(by_step(beta, -1, 1))
+            assert beta is not None
+            sequences.append(by_step(beta, beta.shape[2]))
         if state is None:
-            shape = (batch, heads, size, sequences[2].shape[-1])
+            shape = (batch, heads, size, width)
             state = xp.zeros(shape, DType.F32)
 
         def step(
@@ -153,6 +152,7 @@ class LinearAttention(Structured):
         (state,), (read,) = xp.scan(
             step, (xp.cast(state, DType.F32),), sequences, steps
         )
-        read = xp.reshape(xp.transpose(read, (1, 0, 2, 3, 4)), (batch, steps, -1))
+        read = xp.transpose(read, (1, 0, 2, 3, 4))
+        read = xp.reshape(read, (batch, steps, heads * shared * width))
         result = xp.cast(read, own)
         return result if self.outs == 1 else (result, xp.cast(state, kept))

@@ -104,7 +104,7 @@ def _tables(
 
 
 def _table(x: Value | None, queries: Dim, past: Value | None) -> Value | None:
-    while isinstance(x, Expand):  # over instances
+    while isinstance(x, Expand) and _by_instance(x):
         x = x.operands[0]
     if x is None or x.shape is None or len(x.shape) != 3:
         return None
@@ -121,6 +121,14 @@ def _table(x: Value | None, queries: Dim, past: Value | None) -> Value | None:
     if past is not None or not equal(x.shape[0], 1) or not equal(x.shape[1], queries):
         return None
     return Squeeze(x, vector(0))
+
+
+def _by_instance(op: Expand) -> bool:
+    """True where only the first dim grows."""
+    x = op.operands[0]
+    if x is None or not x.shape or op.shape is None or x.rank != op.rank:
+        return False
+    return all(map(equal, x.shape[1:], op.shape[1:]))
 
 
 def _lengths(q: Value, past: Value | None) -> tuple[Value, Value]:

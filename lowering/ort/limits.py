@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from graphopt.dims import Shape, add, equal
 from graphopt.ir import Op, Value
 from graphopt.ops.contrib import DOMAIN
 
@@ -47,7 +48,7 @@ def _operand(op: Op, index: int) -> Value | None:
     return op.operands[index] if index < len(op.operands) else None
 
 
-def _dims(value: Value | None) -> tuple[object, ...]:
+def _dims(value: Value | None) -> Shape:
     return () if value is None or value.shape is None else value.shape
 
 
@@ -98,6 +99,11 @@ def _grouped(provider: str, op: Op) -> str | None:
         return "heads of GroupQueryAttention are of a multiple of 16"
     if not attrs.get("causal", 1) and provider != "cpu":
         return "GroupQueryAttention is causal here"
+    mask, past = _dims(_operand(op, 10)), _dims(_operand(op, 3))
+    queries = _dims(_operand(op, 0))[1]
+    keys = add(queries, past[2] if past else 0)
+    if mask and not (equal(mask[2], queries) and equal(mask[3], keys)):
+        return "the mask of GroupQueryAttention has no row for each query, or column"
     return None
 
 
@@ -168,7 +174,7 @@ LIMITS: Final[Mapping[tuple[str, str], Limit]] = {
         _heads,
     ),
     (DOMAIN, "GroupQueryAttention"): Limit(
-        {0: (3,), 1: (3,), 2: (3,), 3: (4,), 4: (4,)},
+        {0: (3,), 1: (3,), 2: (3,), 3: (4,), 4: (4,), 10: (4,)},
         _CONTRIB + "bert/group_query_attention_helper.h",
         _grouped,
     ),

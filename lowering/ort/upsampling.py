@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -9,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.ir import Graph, Op, Value
+from graphopt.ir import Graph
 from graphopt.ops import Constant, Conv, ConvTranspose, Resize
 from graphopt.passes.resizes import repeats
-from graphopt.rewrite import Log, Outcome, Rule, Scene, miss, rule, substitute
+from graphopt.rewrite import Log, Outcome, Rule, Scene, miss, rewrite, rule
 from graphopt.weights import Tensor
 
 from .gate import GatedPass
@@ -104,24 +106,50 @@ class GrowByConvolving(GatedPass):
     def equations(self) -> Sequence[Rule]:
         return (grown_convolution,)
 
+    @property
+    def growth(self) -> float:
+        return self.share
+
     def run(self, graph: Graph, log: Log) -> Graph:
-        (rule_,), scene = self.rules(), Scene(graph)
-        found: list[tuple[int, Op, Value]] = []
-        for op in graph.ops:
-            made = rule_.apply(op, scene) if isinstance(op, Conv) else None
-            if isinstance(made, Value) and made.op is not None:
-                found.append((_bytes(made.op) - _bytes(op), op, made))
+        rules = [r for r in self.rules() if r.exact or not self.exact]
+        wanted: list[int] = []
+        rewrite(graph, [_counted(r, wanted) for r in rules])
         left = self.share * sum(tensor.nbytes for tensor in graph.tensors())
-        chosen: dict[Value, Value] = {}
-        for growth, op, made in sorted(found, key=lambda each: each[0]):
+        allowed: Counter[int] = Counter()
+        for growth in sorted(wanted):
             left -= growth
-            if left >= 0:
-                chosen[op] = made
-                log.fired[rule_.name] += 1
-        return substitute(graph, chosen) if chosen else graph
+            allowed[growth] += left >= 0
+        return rewrite(graph, [_within(r, allowed) for r in rules], log=log)
 
 
-def _bytes(op: Op) -> int:
+def _counted(rule: Rule, growths: list[int]) -> Rule:
+    """The rule, which never fires but takes note of how much weights would grow."""
+
+    def apply(op: Conv, scene: Scene) -> Outcome:
+        made = rule.apply(op, scene)
+        if isinstance(made, ConvTranspose):
+            growths.append(_bytes(made) - _bytes(op))
+        return None
+
+    return dataclasses.replace(rule, apply=apply)
+
+
+def _within(rule: Rule, allowed: Counter[int]) -> Rule:
+    """The rule, for as many growths of each size as are allowed."""
+
+    def apply(op: Conv, scene: Scene) -> Outcome:
+        made = rule.apply(op, scene)
+        if isinstance(made, ConvTranspose):
+            growth = _bytes(made) - _bytes(op)
+            if not allowed[growth]:
+                return miss("the weights would grow too much", op)
+            allowed[growth] -= 1
+        return made
+
+    return dataclasses.replace(rule, apply=apply)
+
+
+def _bytes(op: Conv | ConvTranspose) -> int:
     weight = op.operands[1]
     assert weight is not None
     assert weight.constant is not None

@@ -269,6 +269,53 @@ def test_the_runtime_computes_the_same(batch: int, steps: int, held: int) -> Non
         np.testing.assert_allclose(new, old, atol=1e-5)
 
 
+@pytest.mark.parametrize("dims", [(1, SIZE // 2), (5, 1), (1, 1)])
+def test_angles_that_are_widened_by_more_than_instances(dims: tuple[int, int]) -> None:
+    """What widens them along positions or in a head stays."""
+    few = param("cos", 1, *dims), param("sin", 1, *dims)
+    once = tuple([Expand(x, ints(1, 5, SIZE // 2)) for x in few])
+    done = rewritten(grouped, attention(raw(), once, is_causal=1), opset=OPSET)
+    made = done.outputs[0].op
+    assert isinstance(made, GroupQueryAttention)
+    assert made.operands[7].shape == (5, SIZE // 2)
+    assert kinds(done).count("Expand") == 2
+    wide = tuple([Expand(x, ints(3, 5, SIZE // 2)) for x in few])
+    misses(grouped, attention(raw(3), wide, is_causal=1), "not rows", opset=OPSET)
+
+
+@pytest.mark.parametrize(
+    ("dims", "steps", "held", "fits"),
+    [
+        ((1, 1, 5, 5), 5, 0, True),
+        ((1, HEADS, 5, 5), 5, 0, True),
+        ((1, 1, 1, 4), 1, 3, True),
+        ((1, 1, 1, 5), 5, 0, False),
+        ((1, 5), 5, 0, False),
+        ((1, 1, 5, 1), 5, 0, False),
+        ((1, 1, 1, 1), 1, 3, False),
+    ],
+)
+def test_masks_that_the_kernel_takes(
+    dims: tuple[int, ...], steps: int, held: int, fits: bool
+) -> None:
+    """A row for each query and a column for each key: none is used for several."""
+    parts, past = raw(1, steps), cache(1, held) if held else ()
+    mask = const(-np.arange(np.prod(dims)).reshape(dims) / 7)
+    angles = looked_up(past[0] if past else None, parts[0])
+    before = attention(parts, angles, mask, *past, is_causal=1, outs=3)
+    graph = graph_of(*before.results, opset=OPSET, inputs=[*parts, *past])
+    done = FuseGrouped()(graph)
+    assert ("GroupQueryAttention" in kinds(done)) == fits
+    if not fits:
+        misses(gated(grouped, "cpu"), before.results, "no row for each", opset=OPSET)
+        return
+    rng = np.random.default_rng(0)
+    feeds = [rng.normal(size=p.shape).astype(np.float32) for p in graph.inputs]
+    wanted = evaluate(graph, feeds, precision="float64")
+    for old, new in zip(wanted, run(done, feeds), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)
+
+
 def test_heads_that_the_kernel_refuses() -> None:
     small = GroupQueryAttention(
         *(param("q", 1, 5, 24), param("k", 1, 5, 24), param("v", 1, 5, 24)),

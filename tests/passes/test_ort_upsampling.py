@@ -16,9 +16,10 @@ from graphopt.lowering.ort.upsampling import (
     GrowByConvolving,
     grown_convolution,
 )
-from graphopt.ops import Conv, ConvTranspose, Relu, Resize
+from graphopt.ops import Conv, ConvTranspose, If, Relu, Resize
 from graphopt.rewrite import Log, rewrite
 from graphopt.types import DType
+from graphopt.verify import verify
 
 REPEATING: dict[str, Any] = {
     "mode": "nearest",
@@ -139,6 +140,37 @@ def test_weights_grow_within_limits(share: float, sites: int) -> None:
         (made,) = [op for op in done.ops if isinstance(op, ConvTranspose)]
         assert made.operands[1].shape[1] == 8
     assert (done is graph) == (not sites)
+
+
+def test_the_pass_is_driven_as_all_passes_of_rules() -> None:
+    graph, fired = decoder(), list[tuple[str, str]]()
+    grow = GrowByConvolving(share=0.9)
+    log = Log(limit=1, on_fire=lambda rule, op, _: fired.append((rule.name, op.kind)))
+    done = grow.run(graph, log)
+    assert kinds(done).count("ConvTranspose") == log.fired.total() == 1
+    assert fired == [("grown_convolution", "Conv")]
+    said: list[str] = []
+    log = Log(on_miss=lambda rule, op, miss: said.append(miss.reason))
+    assert kinds(GrowByConvolving(share=0.15).run(graph, log)).count("Conv") == 1
+    assert "the weights would grow too much" in said
+    assert GrowByConvolving(exact=True, share=0.9).run(graph, Log()) is graph
+    assert grow.limited_to_exact() is None
+
+
+def test_bodies_share_what_weights_may_grow_by() -> None:
+    condition, x = param("c", dtype=DType.BOOL), image(dtype=DType.F32)
+    weights = [kernels(8, FEWEST, 3, 3, seed=i, dtype=DType.F32) for i in range(2)]
+    bodies = []
+    for i, weight in enumerate(weights):
+        inner = param(f"x{i}", *x.shape)
+        bodies.append(Graph([inner], [Conv(grown(inner, 1, 1, 2, 2), weight)]))
+    graph = graph_of(If(condition, x, bodies=bodies, captures=1))
+    for share, sites in ((0.3, 0), (0.4, 1), (0.8, 2)):
+        log = Log()
+        done = GrowByConvolving(share=share).run(graph, log)
+        found = [op.kind for _, op in done.walk()].count("ConvTranspose")
+        assert found == sites == log.fired.total()
+        verify(done)
 
 
 def test_the_runtime_computes_the_same() -> None:

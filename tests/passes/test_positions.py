@@ -33,6 +33,7 @@ from graphopt.ops import (
     Where,
 )
 from graphopt.passes import positions as p
+from graphopt.passes.match import LONGEST
 from graphopt.passes.positions import PositionMath
 from graphopt.rewrite import rewrite
 from graphopt.types import DType
@@ -143,6 +144,7 @@ PADDING = Unsqueeze(MASK, ints(1, 2))
         Not(Less(QUERIES, ZERO)),
         GreaterOrEqual(Mul(QUERIES, scalar(3)), Mul(QUERIES, scalar(2))),
         GreaterOrEqual(Expand(QUERIES, ints(1, 1, 1, 1)), ZERO),
+        GreaterOrEqual(Mul(QUERIES, scalar(2**62 // LONGEST)), ZERO),
     ],
 )
 def test_conditions_that_always_hold(always: Value) -> None:
@@ -177,6 +179,7 @@ def test_conditions_that_hang_on_data(sometimes: Value) -> None:
     [
         Greater(Add(QUERIES, scalar(2**63 - 2)), scalar(-5)),
         GreaterOrEqual(Mul(QUERIES, scalar(2**62)), ZERO),
+        GreaterOrEqual(Mul(QUERIES, scalar(2**63 // LONGEST)), ZERO),
         GreaterOrEqual(Mul(Mul(QUERIES, dim(0)), Mul(dim(1), dim(1))), ZERO),
         GreaterOrEqual(ints(0, 2**62, -(2**63), -(2**62)), ZERO),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from equations import (
+    M,
     N,
     const,
     graph_of,
@@ -17,6 +18,7 @@ from equations import (
     rewritten,
 )
 
+import graphopt
 from graphopt.dims import symbol
 from graphopt.exporter import to_proto
 from graphopt.ir import Graph, Parameter, Value
@@ -126,14 +128,68 @@ def found(before: Scan, update: str) -> LinearAttention:
 
 
 def test_a_state_that_only_grows() -> None:
-    found(linear(parts()), "linear")
+    found(linear(parts(), axis=1), "linear")
     found(linear(parts(), axis=1, scan_output_axes=(2,)), "linear")
     p = parts()
     new = Add(
         outer(p["v"], p["k"], lambda v, k: Mul(at(p["v"], 2), at(p["k"], 3))), p["S"]
     )
     y = ReduceSum(Mul(new, at(p["q"], 3)), ints(2), keepdims=0)
-    found(loop("qkv", new, y, p), "linear")
+    found(loop("qkv", new, y, p, axis=1), "linear")
+
+
+def test_where_it_would_take_more_ops_the_rest_is_still_improved() -> None:
+    """What is scanned along the first axis is turned: of a plain step that is more."""
+    plain = linear(parts())
+    misses(RULE, plain.results, "more ops", opset=OPSET)
+    before = graph_of(*(Neg(Neg(x)) for x in plain.results), opset=OPSET)
+    done = graphopt.optimize(before)
+    assert kinds(done.graph) == ["Scan"]
+    assert not any("kept" in note for note in done.report.notes)
+    before = graph_of(*linear(parts(), axis=1).results, opset=OPSET)
+    assert "LinearAttention" in kinds(graphopt.optimize(before).graph)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_results_of_a_step_keep_their_dims_of_one(axis: int) -> None:
+    p = parts()
+    new = Add(Mul(Exp(at(p["g"], 3)), p["S"]), outer(p["k"], p["v"], MatMul))
+    row = MatMul(at(p["q"], 2), new)
+    before = loop("qkvg", new, row, p, axis=1, scan_output_axes=(axis,))
+    found(before, "gated")
+    summed = ReduceSum(Mul(new, at(p["q"], 3)), ints(2), keepdims=1)
+    before = loop("qkvg", new, summed, p, axis=1, scan_output_axes=(axis,))
+    found(before, "gated")
+
+
+def test_results_that_begin_with_another_dim() -> None:
+    p = parts()
+    new = Add(p["S"], outer(p["k"], p["v"]))
+    before = loop("qkv", new, at(read(p["q"], new), 0), p, axis=1)
+    misses(RULE, before.results, "that of instances", opset=OPSET)
+
+
+def test_sizes_that_are_not_known() -> None:
+    p = parts() | {"S": param("S", N, HEADS, M, VALUE)}
+    p |= {"q": param("q", N, HEADS, M), "k": param("k", N, HEADS, M)}
+    start = param("S0", N, HEADS, M, VALUE)
+    new = Add(p["S"], outer(p["k"], p["v"]))
+    body = Graph([p[n] for n in "Sqkv"], [new, read(p["q"], new)])
+    given = [param(n, T, *p[n].shape) for n in "qkv"]
+    before = Scan(start, *given, bodies=(body,), num_scan_inputs=3, outs=2)
+    misses(RULE, before.results, "is unknown", opset=OPSET)
+
+
+@pytest.mark.parametrize(("batch", "count"), [(0, 3), (2, 0)])
+def test_without_instances_or_steps(batch: int, count: int) -> None:
+    sizes = ({"n": batch, "t": count},)
+    p = parts()
+    kept = Mul(p["S"], Exp(at(p["g"], 3)))
+    rest = Sub(p["v"], read(p["k"], kept))
+    new = Add(kept, outer(p["k"], Mul(rest, at(p["b"], 2))))
+    before = loop("qkvgb", new, read(p["q"], new), p)
+    rewritten(RULE, before.results, opset=OPSET, sizes=sizes)
+    rewritten(OUT, steps(start=START)[0], opset=OPSET, sizes=({"n": 0},))
 
 
 def test_a_state_that_decays() -> None:
@@ -155,6 +211,23 @@ def test_the_delta_rule(decays: bool) -> None:
     new = Add(kept, outer(p["k"], Mul(rest, at(p["b"], 2))))
     update = "gated_delta" if decays else "delta"
     found(loop("qkvhb", new, read(p["q"], new), p), update)
+
+
+def test_a_beta_for_each_value() -> None:
+    """With one instance, and as many heads as values, it has the dims of the other."""
+    p = {n: param(n, 1, *(2 for _ in DIMS[n])) for n in DIMS}
+    b = p["b"]
+    for beta, takes in ((b, False), (at(b, 2, 3), True)):
+        rest = Sub(at(p["v"], 2), MatMul(at(p["k"], 2), p["S"]))
+        new = Add(p["S"], MatMul(at(p["k"], 3), Mul(rest, beta)))
+        body = Graph([p[n] for n in "Sqkvb"], [new, read(p["q"], new)])
+        start = param("S0", 1, 2, 2, 2)
+        given = [param(n.upper(), T, *p[n].shape) for n in "qkvb"]
+        scan = Scan(start, *given, bodies=(body,), num_scan_inputs=4, outs=2)
+        if takes:
+            found(scan, "delta")
+        else:
+            misses(RULE, scan.results, "no step of", opset=OPSET)
 
 
 def test_other_loops() -> None:
