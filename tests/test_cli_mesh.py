@@ -87,6 +87,7 @@ def test_no_plan_fits_into_nothing(digits: Path, command: Command) -> None:
         (("--link", "x=1us,1GB/s"), "add --mesh"),
         (("--mesh",), "holds no plan"),
         (("--mesh", "--max-memory", "1MiB"), "takes the plan of the file"),
+        (("--mesh", "--dim", "batch=2"), "the sizes that it was made with"),
         (("--mesh", "2", "--target", "ort-cpu"), "run in XLA"),
         (("--mesh", "2", "--memory"), "leave out --memory"),
         (("--mesh", "2", "--target", "xla-cuda:h1000"), "h1000"),

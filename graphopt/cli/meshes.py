@@ -102,6 +102,11 @@ def check_mesh(options: argparse.Namespace, memory: bool = True) -> None:
             "--mesh alone takes the plan of the file as it is; to plan with"
             f" {searched}, name the mesh, as --mesh data=2,model=4"
         )
+    if options.mesh == FROM_FILE and options.dim:
+        raise UsageError(
+            "the plan of the file is for the sizes that it was made with: leave out"
+            " --dim, or name the mesh, as --mesh data=2,model=4, to plan anew"
+        )
 
 
 def devices_of(options: argparse.Namespace, default: str | None = None) -> str:
