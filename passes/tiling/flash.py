@@ -228,7 +228,7 @@ class Flash(Pass):
                 break
             seen.add(op)
             axis = 2 if op.rank == 4 else 1
-            region = [op, *makers(op.operand(3))]
+            region = [op, *makers(op.operand(3), copies)]
             made = tile(graph, region, op, axis, self.queries)
             said[self._said(op, tiled=isinstance(made, Graph))] += 1
             if isinstance(made, Graph):
