@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from graphopt import ops
@@ -100,6 +102,17 @@ def test_each_device_is_whole() -> None:
         assert each.flops_per_second(DType.F32) > 1e11
         bf16, f8 = (each.flops_per_second(t) for t in (DType.BF16, DType.F8E4M3FN))
         assert f8 >= bf16 > 0
+
+
+def test_what_a_device_is_does_not_hang_on_its_links() -> None:
+    kinds = {name: each.kind for name, each in devices().items()}
+    assert {*kinds.values()} == {"cpu", "gpu", "tpu"}
+    assert kinds["cpu"] == "cpu"
+    assert {name for name, kind in kinds.items() if kind == "tpu"} == {
+        *("v4", "v5e", "v5p", "v6e", "tpu7x")
+    }
+    assert dataclasses.replace(device("v5e"), torus=0).is_tpu
+    assert not dataclasses.replace(device("h100"), torus=2).is_tpu
 
 
 def test_ops_share_their_work() -> None:
