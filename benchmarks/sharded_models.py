@@ -33,45 +33,14 @@ MOST = 4
 
 def one(path: Path, mesh: str, share: float, seconds: float) -> dict[str, Any]:
     """Plan, run and compare one model; in a process of its own."""
-    import graphopt
-    from graphopt.inputs import random_inputs
-    from graphopt.limits import DoesNotFit
     from graphopt.lowering.xla.wire import predicted
     from graphopt.reference import run
-    from graphopt.sharded import with_sizes
 
-    graph = graphopt.load(path)
-    for sizes in candidates(graph):
-        try:
-            whole = with_sizes(graph, sizes)
-            inputs = random_inputs(whole)
-            truth = run(whole, inputs)
-            break
-        except graphopt.GraphoptError as error:
-            reason = error
-    else:
-        raise reason
-    begin = time.process_time()
-    made, limit = None, None
+    whole, sizes, inputs, truth = runnable(path)
     weights = sum(t.nbytes for t in whole.tensors())
-    tried = share
-    while made is None:
-        limit = int(weights * tried) if tried < MOST else None
-        try:
-            made = graphopt.shard(
-                path,
-                mesh,
-                "xla-cuda:h100",
-                dims=sizes,
-                max_memory=limit,
-                seconds=seconds,
-            )
-        except DoesNotFit:
-            if limit is None:
-                raise
-            tried *= 1.5
-    planned = time.process_time() - begin
-    assert made.plan is not None
+    begin = time.process_time()
+    made, limit = planned(path, mesh, sizes, weights, share, seconds)
+    planning = time.process_time() - begin
     executable: Any = made.compile("xla-cpu")
     begin = time.perf_counter()
     found = executable(inputs)
@@ -82,7 +51,7 @@ def one(path: Path, mesh: str, share: float, seconds: float) -> dict[str, Any]:
         "sizes": sizes,
         "caches": len(made.caches),
         "ops": len(made.graph.ops),
-        "plan_cpu_seconds": round(planned, 1),
+        "plan_cpu_seconds": round(planning, 1),
         "gap": made.plan.solution.gap,
         "predicted_ms": made.plan.seconds * 1e3,
         "stored_bytes": made.plan.stored,
@@ -95,6 +64,65 @@ def one(path: Path, mesh: str, share: float, seconds: float) -> dict[str, Any]:
         "reference_error64": apart(truth, exact),
         "run_seconds": round(ran, 1),
     }
+
+
+def runnable(
+    path: Path,
+) -> tuple[Any, dict[str, int], Mapping[str, Any], Mapping[str, Any]]:
+    """A model with sizes on which the reference runs it: with them, inputs, results.
+
+    Raises GraphoptError, that of the last sizes, where it runs on none.
+    """
+    import graphopt
+    from graphopt.inputs import random_inputs
+    from graphopt.reference import run
+    from graphopt.sharded import with_sizes
+
+    graph = graphopt.load(path)
+    for sizes in candidates(graph):
+        try:
+            whole = with_sizes(graph, sizes)
+            inputs = random_inputs(whole)
+            return whole, sizes, inputs, run(whole, inputs)
+        except graphopt.GraphoptError as error:
+            reason = error
+    raise reason
+
+
+def planned(
+    path: Path,
+    mesh: str,
+    sizes: Mapping[str, int],
+    weights: int,
+    share: float,
+    seconds: float,
+) -> tuple[Any, int | None]:
+    """The plan for H100s that hold a share of the weights, and the bytes that is.
+
+    Where it does not fit, they hold half as much again, until there is no limit. Raises
+    DoesNotFit where that is too little.
+    """
+    import graphopt
+    from graphopt.limits import DoesNotFit
+
+    while True:
+        limit = int(weights * share) if share < MOST else None
+        try:
+            made = graphopt.shard(
+                path,
+                mesh,
+                "xla-cuda:h100",
+                dims=sizes,
+                max_memory=limit,
+                seconds=seconds,
+            )
+        except DoesNotFit:
+            if limit is None:
+                raise
+            share *= 1.5
+        else:
+            assert made.plan is not None
+            return made, limit
 
 
 def candidates(graph: Any) -> Iterator[dict[str, int]]:

@@ -44,16 +44,18 @@ what XLA makes by default: TF32, and bfloat16 on TPUs."""
 class Device:
     """One accelerator, or the part of a host that stands for one.
 
-    ``peaks`` are operations per second by a CSV column's name ("bf16", "i8" …), sizes
-    bytes, speeds bytes per second. ``torus``: how many dims the torus of links has; 0
-    for a switch. ``node`` is how many devices such links join. ``near`` is what lies
-    near the units: L2 of a core, shared memory of a block, VMEM; ``kernel`` the part of
-    it that one kernel may take unasked. ``matrix`` is the side of what they multiply,
-    ``start`` the seconds that one more op, or turn of a loop, takes by itself.
+    ``kind`` is "cpu", "gpu" or "tpu". ``peaks`` are operations per second by a CSV
+    column's name ("bf16", "i8" …), sizes bytes, speeds bytes per second. ``torus``: how
+    many dims the torus of links has; 0 for a switch. ``node`` is how many devices such
+    links join. ``near`` is what lies near the units: L2 of a core, shared memory of a
+    block, VMEM; ``kernel`` the part of it that one kernel may take unasked. ``matrix``
+    is the side of what they multiply, ``start`` the seconds that one more op, or turn
+    of a loop, takes by itself.
     """
 
     name: str
     description: str
+    kind: str
     peaks: Mapping[str, float]
     memory: int
     bandwidth: float
@@ -67,8 +69,8 @@ class Device:
 
     @property
     def is_tpu(self) -> bool:
-        """True for what a torus joins."""
-        return self.torus > 0
+        """True for what has lanes and a VMEM, however it is joined."""
+        return self.kind == "tpu"
 
     def flops_per_second(self, dtype: DType | None) -> float:
         """The peak for products of a type, float32's for what has none of its own."""
@@ -103,6 +105,7 @@ def _device(row: Mapping[str, str]) -> Device:
     return Device(
         name=row["name"],
         description=row["device"],
+        kind=row["kind"],
         peaks=rates,
         memory=int(float(row["memory_gib"]) * 2**30),
         bandwidth=float(row["memory_gbs"]) * 1e9,

@@ -244,6 +244,20 @@ def mesh_lines(found: Json) -> Iterator[str]:
     yield f"a step takes {said_seconds(found)}"
     yield from regime_lines(found)
     yield ""
+    yield from _memory_lines(found)
+    yield ""
+    yield from _held_lines(found["held"])
+    yield ""
+    yield from _sent_lines(found["collectives"])
+    yield ""
+    yield from _op_lines(found["ops"])
+    if hand := found.get("hand"):
+        yield ""
+        yield from _hand_lines(found, hand)
+
+
+def _memory_lines(found: Json) -> Iterator[str]:
+    """What a device holds, and may hold."""
     memory = found["memory"]
     yield "memory of each device"
     yield from table(
@@ -255,8 +269,11 @@ def mesh_lines(found: Json) -> Iterator[str]:
     )
     if memory["copy_bytes"]:
         yield f"copies in other layouts take up to {sized(memory['copy_bytes'])} more"
-    yield ""
-    rows = alike(found["held"])
+
+
+def _held_lines(held: Sequence[Json]) -> Iterator[str]:
+    """How what a device holds lies, the largest."""
+    rows = alike(held)
     yield "held by each device, largest first"
     yield from table(
         [("", "layout", "times", "bytes")]
@@ -267,40 +284,48 @@ def mesh_lines(found: Json) -> Iterator[str]:
     )
     if len(rows) > _SHOWN:
         yield f"and {len(rows) - _SHOWN} more"
-    yield ""
-    sent = collected(found["collectives"])
+
+
+def _sent_lines(collectives: Sequence[Json]) -> Iterator[str]:
+    """What a device sends in a step."""
+    sent = collected(collectives)
     if not sent:
         yield "nothing is sent between devices"
-    else:
-        yield "sent by each device in a step"
-        yield from table(
-            [("", "axis", "times", "bytes", "ms")]
-            + [
-                (kind, axis, f"{n}", sized(round(size)), ms(seconds))
-                for (kind, axis), (n, size, seconds) in sent.items()
-            ]
-        )
-    yield ""
-    if found["ops"]:
+        return
+    yield "sent by each device in a step"
+    yield from table(
+        [("", "axis", "times", "bytes", "ms")]
+        + [
+            (kind, axis, f"{n}", sized(round(size)), ms(seconds))
+            for (kind, axis), (n, size, seconds) in sent.items()
+        ]
+    )
+
+
+def _op_lines(ops: Sequence[Json]) -> Iterator[str]:
+    """How most ops run."""
+    if ops:
         yield "how ops run, most first"
         yield from table(
             [("", "layouts", "times")]
-            + [(r["op"], r["runs"], f"{r['count']}") for r in found["ops"][:_SHOWN]]
+            + [(r["op"], r["runs"], f"{r['count']}") for r in ops[:_SHOWN]]
         )
-    if len(found["ops"]) > _SHOWN:
-        yield f"and {len(found['ops']) - _SHOWN} more ways"
-    if hand := found.get("hand"):
-        yield ""
-        yield "what plans made by hand would take, as the planner counts"
-        shown, others = shown_by_hand(hand)
-        yield from table(
-            [("", "ms", "of this plan")] * bool(shown)
-            + [
-                (r["name"], ms(r["seconds"]), f"{ratio(r['seconds'], found):.2f}")
-                for r in shown
-            ]
-        )
-        yield from others
+    if len(ops) > _SHOWN:
+        yield f"and {len(ops) - _SHOWN} more ways"
+
+
+def _hand_lines(found: Json, hand: Sequence[Json]) -> Iterator[str]:
+    """This plan beside those made by hand."""
+    yield "what plans made by hand would take, as the planner counts"
+    shown, others = shown_by_hand(hand)
+    yield from table(
+        [("", "ms", "of this plan")] * bool(shown)
+        + [
+            (r["name"], ms(r["seconds"]), f"{ratio(r['seconds'], found):.2f}")
+            for r in shown
+        ]
+    )
+    yield from others
 
 
 BY_HAND: Final = 6

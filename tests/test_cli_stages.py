@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,12 @@ import pytest
 from conftest import Command
 
 from graphopt import ops
+from graphopt.cli.stages import _put
 from graphopt.dims import symbol
+from graphopt.errors import UsageError
 from graphopt.exporter import save
 from graphopt.ir import Graph, Header, Parameter, Value
-from graphopt.lowering.ort.stages import MANIFEST, read
+from graphopt.lowering.ort.stages import MANIFEST, Manifest, read
 from graphopt.passes.sharding.annotations import check_annotations
 from graphopt.reference import run
 from graphopt.types import DType, tensor
@@ -95,6 +100,76 @@ def test_a_folder_is_replaced_only_when_asked(model: Path, command: Command) -> 
     assert len(read(folder).graphs) < first
     assert sorted(p.name for p in folder.glob("*.onnx")) == ["stage_0.onnx"]
     assert (folder / MANIFEST).is_file()
+
+
+def written(folder: Path, stages: int, said: str) -> Path:
+    """A folder as of so many stages, whose files hold but a word."""
+    folder.mkdir(parents=True)
+    names = tuple([f"stage_{i}.onnx" for i in range(stages)])
+    for name in names:
+        (folder / name).write_text(said)
+        (folder / name).with_suffix(".session.json").write_text(said)
+    manifest = Manifest(names, ("x",), (said,))
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str | None]:
+    return {p.name: p.read_text() if p.is_file() else None for p in folder.iterdir()}
+
+
+def test_only_stages_are_replaced(tmp_path: Path) -> None:
+    folder = written(tmp_path / "there", 3, "old")
+    (folder / "stage_2.onnx.data").write_text("old")
+    others = {"stage_notes.txt": "mine", "stage_9.onnx": "mine", "stage_logs": None}
+    (folder / "stage_logs").mkdir()
+    for name in ("stage_notes.txt", "stage_9.onnx"):
+        (folder / name).write_text("mine")
+    expected = contents(written(tmp_path / "made" / "once", 2, "new"))
+    _put(written(tmp_path / "made" / "stages", 2, "new"), folder)
+    assert contents(folder) == expected | others
+
+
+def test_a_manifest_names_no_file_elsewhere(tmp_path: Path) -> None:
+    folder, mine = written(tmp_path / "there", 1, "old"), tmp_path / "mine.onnx"
+    mine.write_text("mine")
+    for name in (str(mine), "../mine.onnx", "..", "."):
+        manifest = Manifest((name,), ("x",), ("y",))
+        (folder / MANIFEST).write_text(manifest.to_json())
+        made = written(tmp_path / f"made{len(name)}" / "stages", 1, "new")
+        _put(made, folder)
+        assert mine.read_text() == "mine"
+        assert (folder / "stage_0.onnx").read_text() == "new"
+
+
+def test_stages_that_cannot_be_put_leave_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time another move fails, of old ones out of the way or of new ones."""
+    move, folder = shutil.move, written(tmp_path / "there", 2, "old")
+    before = contents(folder)
+    for number in range(10):
+        made = written(tmp_path / str(number) / "stages", 2, "new")
+        turns = iter(range(20))
+
+        def moved(source: Path, to: Path, at: int, turns: Iterator[int]) -> None:
+            if next(turns) == at:
+                raise OSError("no space left")
+            move(source, to)
+
+        monkeypatch.setattr(shutil, "move", partial(moved, at=number, turns=turns))
+        with pytest.raises(OSError, match="no space"):
+            _put(made, folder)
+        assert contents(folder) == before
+
+
+def test_a_folder_in_the_way_is_told_before_anything_moves(tmp_path: Path) -> None:
+    folder = written(tmp_path / "there", 1, "old")
+    (folder / "stage_1.onnx").mkdir()
+    before = contents(folder)
+    with pytest.raises(UsageError, match=r"stage_1\.onnx.*not a regular file"):
+        _put(written(tmp_path / "made" / "stages", 2, "new"), folder)
+    assert contents(folder) == before
 
 
 @pytest.mark.runtime

@@ -54,6 +54,42 @@ from .stages import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of this command."""
     parser.add_argument("model", type=Path, metavar="MODEL")
+    _add_written(parser)
+    parser.add_argument(
+        "--freeze",
+        action="store_true",
+        help="initializers that are inputs too become constants; this takes them out"
+        " of the interface",
+    )
+    add_dims(parser)
+    _add_precision(parser)
+    _add_memory(parser)
+    add_pipeline(parser)
+    parser.add_argument(
+        "--check",
+        default="auto",
+        choices=("auto", "full", "regions", "off"),
+        help="how to compare with the original",
+    )
+    add_inputs(parser)
+    _add_tuning(parser)
+    add_mesh(
+        parser,
+        "write the model with a plan for these devices of --target (xla-cuda:h100), of"
+        " which each holds --max-memory; graphopt run --mesh runs it. With stage=4 and"
+        " --target ort-cuda:h100 a folder with a model for each device in a row",
+        False,
+    )
+    add_stages(parser)
+    parser.add_argument(
+        "--annotations",
+        action="store_true",
+        help="with --mesh: also write the plan as ONNX's multi-device annotations",
+    )
+
+
+def _add_written(parser: argparse.ArgumentParser) -> None:
+    """What is written, and where."""
     add_output(
         parser, "where to write (default: MODEL.opt.onnx, for XLA MODEL.opt.stablehlo)"
     )
@@ -81,13 +117,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FILE.html", help="write a page about the result"
     )
-    parser.add_argument(
-        "--freeze",
-        action="store_true",
-        help="initializers that are inputs too become constants; this takes them out"
-        " of the interface",
-    )
-    add_dims(parser)
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    """Narrow types, and the error that they may have."""
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "bf16", "mixed"),
@@ -108,6 +141,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="inputs and outputs of a narrow model become narrow, too",
     )
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    """What a run may hold."""
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",
@@ -117,28 +154,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-activations", metavar="SIZE", help="the same for activations alone"
-    )
-    add_pipeline(parser)
-    parser.add_argument(
-        "--check",
-        default="auto",
-        choices=("auto", "full", "regions", "off"),
-        help="how to compare with the original",
-    )
-    add_inputs(parser)
-    _add_tuning(parser)
-    add_mesh(
-        parser,
-        "write the model with a plan for these devices of --target (xla-cuda:h100), of"
-        " which each holds --max-memory; graphopt run --mesh runs it. With stage=4 and"
-        " --target ort-cuda:h100 a folder with a model for each device in a row",
-        False,
-    )
-    add_stages(parser)
-    parser.add_argument(
-        "--annotations",
-        action="store_true",
-        help="with --mesh: also write the plan as ONNX's multi-device annotations",
     )
 
 
@@ -186,40 +201,14 @@ def run(options: argparse.Namespace) -> int:
         default = default_output(source, options.target)
         target = options.output or (default_folder(source) if count else default)
     _check_places(options, target, count)
-    pipeline = pipeline_of(options)
-    dims, cut = pairs(options.dim, parse_dim), None
     more: list[str] = []
-    shapes = pairs(options.input_shape, parse_shape)
-    if devices is not None:
-        from ..sharded import all_sizes
-
-        dims, shapes = all_sizes(load(source), dims, shapes)
-    sizes = [_sizes(text) for text in options.tune_sizes]
+    members: dict[str, Any] = {}
     with Progress(options) as progress:
-        tune = Tune(
-            sizes,
-            options.tune_seconds,
-            threads=options.tune_threads,
-            progress=progress,
-        )
-        progress(f"optimizing {source}")
-        result = driver.improve(
-            source,
-            options.target,
-            pipeline,
-            level=options.level,
-            opset=options.opset,
-            dims=dims,
-            input_shapes=shapes,
-            freeze=options.freeze,
-            checking=driver.Checking(
-                options.check, read_arrays(options.inputs, source), options.seed
-            ),
-            precision=options.precision,
-            budget=options.budget,
-            keep_io=not options.io_precision,
-            tune=tune if options.tune else None,
-            limits=_limits(options) if devices is None and count is None else None,
+        result = _improved(
+            options,
+            progress,
+            limited=devices is None and count is None,
+            sized=devices is not None,
         )
         if devices is not None:
             progress("looking for the best plan")
@@ -229,6 +218,7 @@ def run(options: argparse.Namespace) -> int:
             progress("cutting into stages, checking")
             result, cut = staged(result, options, described, count, target)
             more += stage_lines(cut, result.report.output)
+            members["pipeline"] = cut
         elif target is None:
             progress("checking")
             result = _rehearsed(result, options)
@@ -242,6 +232,55 @@ def run(options: argparse.Namespace) -> int:
             )
             if options.annotations:
                 more += annotated(target, [target, *beside(target)])
+    _say(options, _told(options, result), more, **members)
+    return 0
+
+
+def _improved(
+    options: argparse.Namespace, progress: Progress, *, limited: bool, sized: bool
+) -> driver.Result:
+    """The model, optimized and neither checked nor written yet.
+
+    ``limited``: --max-memory is of this model, as a whole; ``sized``: all dims have
+    sizes. Raises UsageError for options that mean nothing, and as `driver.improve`.
+    """
+    source: Path = options.model
+    pipeline = pipeline_of(options)
+    dims = pairs(options.dim, parse_dim)
+    shapes = pairs(options.input_shape, parse_shape)
+    if sized:
+        from ..sharded import all_sizes
+
+        dims, shapes = all_sizes(load(source), dims, shapes)
+    tune = Tune(
+        [_sizes(text) for text in options.tune_sizes],
+        options.tune_seconds,
+        threads=options.tune_threads,
+        progress=progress,
+    )
+    progress(f"optimizing {source}")
+    return driver.improve(
+        source,
+        options.target,
+        pipeline,
+        level=options.level,
+        opset=options.opset,
+        dims=dims,
+        input_shapes=shapes,
+        freeze=options.freeze,
+        checking=driver.Checking(
+            options.check, read_arrays(options.inputs, source), options.seed
+        ),
+        precision=options.precision,
+        budget=options.budget,
+        keep_io=not options.io_precision,
+        tune=tune if options.tune else None,
+        limits=_limits(options) if limited else None,
+    )
+
+
+def _told(options: argparse.Namespace, result: driver.Result) -> Report:
+    """The report, with what rules missed where that is read; its page is written."""
     report = result.report
     if options.json or options.report is not None:
         report = dataclasses.replace(report, missed=driver.missed(result))
@@ -249,8 +288,7 @@ def run(options: argparse.Namespace) -> int:
         from ..page import page
 
         atomic_write(options.report, page(report.to_json()).encode())
-    _say(options, report, more, **({} if cut is None else {"pipeline": cut}))
-    return 0
+    return report
 
 
 def _check_places(

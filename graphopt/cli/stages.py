@@ -15,13 +15,15 @@ from typing import Any, Final
 from .. import driver
 from ..artifact import Feed, try_program
 from ..cost import cost
-from ..errors import CheckFailed, UsageError
+from ..errors import CheckFailed, InvalidModel, UsageError
+from ..files import refuse_special
 from ..inputs import usual
 from ..ir import Graph
 from ..limits import parse_size
-from ..lowering.ort.stages import MANIFEST, Pipelined, on_devices, read, write
+from ..lowering.ort.stages import MANIFEST, Manifest, Pipelined, on_devices, read, write
 from ..ops import Opaque
 from ..ops.random import is_random
+from ..output import beside
 from ..passes.sharding import Mesh
 from ..passes.sharding.cuts import Cut, step_seconds
 from ..passes.sharding.micro_batches import batch_axes, check_micro_batches
@@ -194,15 +196,49 @@ def _reported(result: driver.Result, **changes: Any) -> driver.Result:
 
 
 def _put(made: Path, folder: Path) -> None:
-    """Put written stages in place, those of an earlier cut away; the manifest last."""
+    """Put written stages in place, those of an earlier cut away; the manifest last.
+
+    All else in the folder stays. What fails on the way puts the earlier stages back; a
+    process that is killed leaves them beside ``made``, and no manifest of a mixture.
+    Raises UsageError for a link or a folder where a file is to go.
+    """
     if not folder.exists():
         os.replace(made, folder)
         return
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for old in folder.glob("stage_*"):
-        old.unlink()
-    for file in sorted(made.iterdir(), key=lambda path: path.name == MANIFEST):
-        shutil.move(file, folder / file.name)
+    new = sorted(made.iterdir(), key=lambda path: path.name == MANIFEST)
+    taken = dict.fromkeys([MANIFEST, *(file.name for file in new), *_earlier(folder)])
+    for name in taken:
+        refuse_special(folder / name)
+    aside = made.with_name("earlier")
+    aside.mkdir()
+    done: list[Path] = []
+    try:
+        for name in taken:
+            if (folder / name).exists():
+                shutil.move(folder / name, aside / name)
+        for file in new:
+            done.append(folder / file.name)
+            shutil.move(file, done[-1])
+    except BaseException:
+        for file in reversed(done):
+            file.unlink(missing_ok=True)
+        for name in reversed(taken):
+            if (aside / name).exists():
+                shutil.move(aside / name, folder / name)
+        raise
+
+
+def _earlier(folder: Path) -> list[str]:
+    """The files that a folder's manifest says are stages; none where it says nothing.
+
+    Its names are of files right in the folder.
+    """
+    try:
+        models = Manifest.read(folder).models
+    except InvalidModel:
+        return []
+    paths = [Path(name) for name in models if not (folder / name).is_dir()]
+    return [file.name for path in paths for file in (path, *beside(path))]
 
 
 def _facts(stages: Stages, cut: Cut, parts: int, batch: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphopt.errors import UsageError
 from graphopt.inputs import random_inputs
+from graphopt.ir import Graph
 from graphopt.passes.sharding import Mesh, Program
 from graphopt.types import DType
 
@@ -78,35 +79,14 @@ def examine_on_mesh(
     DoesNotFit for what is too large.
     """
     sharded = MeshFunction(program, devices, precision=precision)
-    graph, steering = program.graph, set(sharded.steering)
-    known = random_inputs(graph, only=steering - inputs.keys())
-    known |= {name: np.asarray(inputs[name]) for name in steering & inputs.keys()}
-    named: dict[str, Any] = {}
-    for parameter in sharded.interface.inputs:
-        name = parameter.name
-        if name in steering:
-            continue
-        type_ = type_of(parameter)
-        if type_ is None:
-            raise UsageError(f"input {name!r} is {parameter.type}: give its dims sizes")
-        dtype, shape = type_
-        where = sharded.sharding(sharded.specs[name])
-        named[name] = spec(shape, dtype, name, where)
-    params = {
-        name: spec(w.tensor.shape, w.tensor.dtype, name, sharded.sharding(w.spec))
-        for name, w in sharded.weights.items()
-    }
-    seed: list[Any] = []
-    if sharded.draws:
-        where = sharded.sharding(REPLICATED)
-        seed.append(spec((), DType.U32, "seed", where))
+    arguments = _described(sharded, program.graph, inputs)
     begin = time.perf_counter()
-    lowered = sharded.lower(params, named, known, seed)
+    lowered = sharded.lower(*arguments)
     middle = time.perf_counter()
     try:
         made = lowered.compile(dict(options))
     except jax.errors.JaxRuntimeError as error:
-        raise refused(str(error), graph, {}) from error
+        raise refused(str(error), program.graph, {}) from error
     end = time.perf_counter()
     taken = list(sharded.mesh.devices.flat)
     first, tpu = taken[0], taken[0].platform == "tpu"
@@ -128,6 +108,39 @@ def examine_on_mesh(
         traffic_of(made.as_text()),
         predicted(program),
     )
+
+
+def _described(
+    sharded: MeshFunction, graph: Graph, inputs: Mapping[str, Array]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Array], list[Any]]:
+    """What a program is lowered for: weights, inputs, those that steer, the seed.
+
+    Types and shardings stand for all but what steers. Raises UsageError for an input
+    without sizes.
+    """
+    steering = set(sharded.steering)
+    known = random_inputs(graph, only=steering - inputs.keys())
+    known |= {name: np.asarray(inputs[name]) for name in steering & inputs.keys()}
+    named: dict[str, Any] = {}
+    for parameter in sharded.interface.inputs:
+        name = parameter.name
+        if name in steering:
+            continue
+        type_ = type_of(parameter)
+        if type_ is None:
+            raise UsageError(f"input {name!r} is {parameter.type}: give its dims sizes")
+        dtype, shape = type_
+        where = sharded.sharding(sharded.specs[name])
+        named[name] = spec(shape, dtype, name, where)
+    params = {
+        name: spec(w.tensor.shape, w.tensor.dtype, name, sharded.sharding(w.spec))
+        for name, w in sharded.weights.items()
+    }
+    seed: list[Any] = []
+    if sharded.draws:
+        where = sharded.sharding(REPLICATED)
+        seed.append(spec((), DType.U32, "seed", where))
+    return params, named, known, seed
 
 
 def _counts(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -184,7 +184,7 @@ def _sources(value: Value) -> Iterator[Parameter]:
 # --- one output for each input ------------------------------------------------------
 
 
-def _one_to_one(found: Iterable[Cache]) -> list[Cache]:
+def _one_to_one(found: Collection[Cache]) -> list[Cache]:
     """Those that no other contradicts, then those that their names tell apart."""
     kept, rivals = _apart(list(found))
     alike = [c for c in rivals if _core(c.past.name) == _core(c.name)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, cast
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple, cast
+
+import numpy as np
 
 from graphopt.errors import GraphoptError
 from graphopt.index import Domain, Replicated
 from graphopt.ir import Graph, Op, Parameter, Value
+from graphopt.ir.rebuild import postorder
 from graphopt.ir.values import attribute_key
 from graphopt.ops import Constant, Gather
 from graphopt.ops.mesh import OverMesh
@@ -18,9 +21,10 @@ from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
 from .layout import REPLICATED, Layout, local_type
-from .local import Local, Place, has_borders, looked_up, on_parts
+from .local import Local, Place, looked_up, on_parts
 from .mesh import Mesh
 from .placed import Placed
+from .program import handled_bytes
 from .regions import fed
 from .selection import Selection, selected
 from .ways import (
@@ -35,16 +39,26 @@ from .ways import (
 )
 
 
+class Exchange(NamedTuple):
+    """A collective: its kind, mesh axis, and bytes of the larger of its two sides."""
+
+    kind: str
+    axis: str
+    bytes: int
+
+
 @dataclass(frozen=True)
 class Choice:
     """One way to run an op on a mesh: the layouts that it takes and gives.
 
-    An absent operand counts as replicated. ``ways`` are one per mesh axis.
+    An absent operand counts as replicated. ``ways`` are one per mesh axis. ``inside``
+    are the collectives that run it, which `choices` finds; None where nobody looked.
     """
 
     ways: tuple[Way, ...]
     operands: tuple[Layout, ...]
     results: tuple[Layout, ...]
+    inside: tuple[Exchange, ...] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         def sides(layouts: Iterable[Layout]) -> str:
@@ -80,9 +94,10 @@ def _known(op: Op, at: int) -> Hashable:
 def choices(op: Op, mesh: Mesh) -> list[Choice]:
     """Every legal way to run an op on the mesh, replicated first.
 
-    Each way was built once on parts of these types, along its mesh axis alone; several
-    hold together where the devices divide what they share out. An op of which little is
-    known has one choice: to run replicated.
+    Each way was built once on parts of these types, along its mesh axis alone, and
+    several at once where devices exchange something inside; others hold together where
+    the devices divide what they share out. An op of which little is known has one
+    choice: to run replicated.
     """
     return list(_choices(op, mesh))
 
@@ -104,18 +119,18 @@ def _choices(op: Op, mesh: Mesh) -> tuple[Choice, ...]:
 def _found(op: Op, mesh: Mesh) -> Iterator[Choice]:
     ways, count = ways_of(op), len(mesh.axes)
     legal: list[list[Way]] = []
+    alone: dict[tuple[Way, ...], Choice] = {}
     for axis in range(count):
-        alone = ([way if i == axis else ways[0] for i in range(count)] for way in ways)
-        legal.append(
-            [
-                row[axis]
-                for row in map(list, alone)
-                if is_legal(op, choice_of(op, row), mesh)
-            ]
-        )
+        legal.append([])
+        for way in ways:
+            row = tuple([way if i == axis else ways[0] for i in range(count)])
+            choice = _built_once(op, choice_of(op, row), mesh)
+            if choice is not None:
+                legal[axis].append(way)
+                alone[row] = choice
     for row in itertools.product(*legal):
-        choice = choice_of(op, row)
-        if sum(way is not ways[0] for way in row) < 2 or _joins(op, choice, mesh):
+        choice = alone.get(row) or _joined(op, choice_of(op, row), mesh)
+        if choice is not None:
             yield choice
 
 
@@ -130,34 +145,58 @@ def choice_of(op: Op, ways: Sequence[Way]) -> Choice:
     return Choice(tuple(ways), operands, results)
 
 
-def is_legal(op: Op, choice: Choice, mesh: Mesh) -> bool:
-    """True where the mesh divides everything, and the op can be built on the parts."""
+QUIET: Final = ("plain", "told", "lookup")
+"""Forms of which devices exchange nothing inside."""
+
+
+def _built_once(op: Op, choice: Choice, mesh: Mesh) -> Choice | None:
+    """The choice with its collectives inside, from the op on a device's parts.
+
+    None where the mesh does not divide everything, or the op takes no such parts.
+    """
     if not any(way.shares for way in choice.ways):
-        return True  # replicated, or jointly linear
+        return replace(choice, inside=())  # replicated, or jointly linear
     if not _divided(op, choice, mesh):
-        return False
-    given: list[Value | None] = []
-    for value, layout in zip(op.operands, choice.operands, strict=True):
-        part = None if value is None else part_type(value, layout, mesh)
-        split = any(not isinstance(state, Replicated) for state in layout)
-        given.append(Parameter(part) if split and part is not None else value)
-    return not isinstance(localized(op, choice, mesh, given), Miss)
+        return None
+    pairs = zip(op.operands, choice.operands, strict=True)
+    parts = [None if v is None else _part(v, layout, mesh) for v, layout in pairs]
+    made = localized(op, choice, mesh, parts)
+    if isinstance(made, Miss):
+        return None
+    if all(way.form in QUIET for way in choice.ways):
+        return replace(choice, inside=())
+    found = [
+        Exchange(inner.kind, inner.axis, handled_bytes(inner))
+        for inner in postorder(made)
+        if isinstance(inner, OverMesh) and inner.communicates
+    ]
+    return replace(choice, inside=tuple(found))
 
 
-def _joins(op: Op, choice: Choice, mesh: Mesh) -> bool:
-    """`is_legal` for ways of which each is so by itself: nothing is built."""
-    forms = {way.form for way in choice.ways}
-    if "region" in forms:
-        return is_legal(op, choice, mesh)
+def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
+    """What stands for a device's part; what is known of a whole value stays so."""
+    if any(not isinstance(state, Replicated) for state in layout):
+        return Parameter(part_type(value, layout, mesh) or value.type)
+    if isinstance(value, Constant):
+        return value
+    if value.ints is not None and value.dtype is not None:
+        return Constant(np.array(value.ints, value.dtype.numpy).reshape(value.shape))
+    return Parameter(value.type)
+
+
+def _joined(op: Op, choice: Choice, mesh: Mesh) -> Choice | None:
+    """`_built_once` for ways of which each is so by itself.
+
+    Those without collectives are not built: it is enough that the devices divide them.
+    """
+    if any(way.form not in QUIET for way in choice.ways):
+        return _built_once(op, choice, mesh)
     if not _divided(op, choice, mesh):
-        return False
-    if "opened" in forms:
-        return all(_joins(inner, chosen, mesh) for inner, chosen in _inner(op, choice))
+        return None
     domain = domain_of(op)
-    local = None if domain is None else _local(domain, choice, mesh)
-    if local is None:
-        return domain is None
-    return "windows" not in forms or has_borders(op, local)
+    if domain is not None and _local(domain, choice, mesh) is None:
+        return None
+    return replace(choice, inside=())
 
 
 def part_type(value: Value, layout: Layout, mesh: Mesh) -> TensorType | None:

@@ -8,7 +8,6 @@ may be elsewhere.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
@@ -306,24 +305,6 @@ def border(op: Any, domain: Domain, at: int) -> tuple[int, int] | Miss:
     if before < 0 or after < 0:
         return miss("its windows leave something out", op)
     return before, after
-
-
-def has_borders(op: Op, local: Local) -> bool:
-    """True where the next parts hold the borders that windows over parts read."""
-    for name, place in local.places.items():
-        if name[:1] == "y":
-            reach = border(op, local.domain, int(name[1:]))
-            if isinstance(reach, Miss):
-                return False
-            if not any(reach):
-                continue
-            shape = local.domain.operand_shapes[0]
-            assert shape is not None
-            shared = math.prod(ways for _, ways in place.axes)
-            size = cast(int, shape[2 + int(name[1:])]) // shared
-            if len(place.axes) > 1 or max(reach) > size:
-                return False
-    return True
 
 
 def bordered(

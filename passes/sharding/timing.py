@@ -6,25 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from graphopt import index
 from graphopt.cost import op_cost
-from graphopt.errors import UsageError
 from graphopt.index import Split
-from graphopt.ir import Op, Parameter, Value
-from graphopt.ir.rebuild import postorder
-from graphopt.ops import Constant, Identity
-from graphopt.ops.mesh import OverMesh
+from graphopt.ir import Op, Value
+from graphopt.ops import Identity
 from graphopt.ops.reshaping import Reshaping
-from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
-from .choices import Choice, localized, part_type
-from .layout import Layout, local_bytes, replicated
+from .choices import Choice
+from .layout import local_bytes
 from .machine import TIE, Machine
-from .mesh import Mesh
-from .program import handled_bytes
 from .ways import domain_of, value_bytes
 
 
@@ -69,37 +61,13 @@ class Timing:
     def exchanges(self, choice: Choice) -> Iterator[tuple[str, int, int, float]]:
         """Collectives inside: kind, mesh axis, bytes of the larger side, seconds.
 
-        Raises UsageError for a choice that the op cannot run as.
+        The choice is one of `choices`, which has looked for them.
         """
-        if all(way.form in ("plain", "told", "lookup") for way in choice.ways):
-            return
-        mesh = self.machine.mesh
-        parts = [
-            None if value is None else _part(value, layout, mesh)
-            for value, layout in zip(self.op.operands, choice.operands, strict=True)
-        ]
-        made = localized(self.op, choice, mesh, parts)
-        if isinstance(made, Miss):
-            raise UsageError(f"{self.op.label} cannot run as {choice}: {made.reason}")
-        for inner in postorder(made):
-            if isinstance(inner, OverMesh) and inner.communicates:
-                axis = mesh.names.index(inner.axis)
-                size = handled_bytes(inner)
-                yield (
-                    inner.kind,
-                    axis,
-                    size,
-                    self.machine.sending(inner.kind, axis, size),
-                )
-
-
-def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
-    """What stands for a device's part; what is known stays so."""
-    if isinstance(value, Constant) and layout == replicated(mesh):
-        return value
-    if value.ints is not None and value.dtype is not None:
-        return Constant(np.array(value.ints, value.dtype.numpy).reshape(value.shape))
-    return Parameter(part_type(value, layout, mesh) or value.type)
+        assert choice.inside is not None or not choice.ways, str(choice)
+        names = self.machine.mesh.names
+        for kind, name, size in choice.inside or ():
+            axis = names.index(name)
+            yield kind, axis, size, self.machine.sending(kind, axis, size)
 
 
 def _touched(op: Op) -> list[float | None]:

@@ -58,7 +58,7 @@ class Tile(Pass):
         for _ in range(self.steps):
             if needs.peak <= budget:
                 break
-            found = best(needs, budget, prices)
+            found = best(needs, budget, prices, copies)
             if found is None:
                 log.notes.append(
                     f"{needs.peak} bytes are alive at the peak, and no tiling helps"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,12 +50,17 @@ class Candidate:
     text: str
 
 
-def best(needs: Needs, budget: int, prices: Prices) -> Candidate | None:
-    """The best step towards the budget; None where no tiling gets nearer to it."""
+def best(
+    needs: Needs, budget: int, prices: Prices, copies: Collection[int] = ()
+) -> Candidate | None:
+    """The best step towards the budget; None where no tiling gets nearer to it.
+
+    Copies of the instances ``copies`` go into the tiles of what reads them.
+    """
     meter = needs.meter
     start, excess = meter.flops(needs.graph), needs.excess(budget)
     found: Candidate | None = None
-    for region, value, dim in _regions(needs):
+    for region, value, dim in _regions(needs, copies):
         last, cheapest = needs.peak, math.inf
         extent = value.shape[dim]  # type: ignore[index]
         for size in sizes(extent, prices.aligned(value, dim)):
@@ -102,7 +107,9 @@ def _better(one: Candidate, other: Candidate, gain: int) -> bool:
     return one.price < other.price
 
 
-def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
+def _regions(
+    needs: Needs, copies: Collection[int]
+) -> Iterator[tuple[Followed, Value, int]]:
     """Regions around what is large at the peak, with the dim that is followed."""
     graph, meter = needs.graph, needs.meter
     step = max(range(len(needs.steps)), key=needs.steps.__getitem__)
@@ -113,11 +120,13 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
         for dim, extent in enumerate(value.shape or ()):
             if not isinstance(extent, int) or extent < 2:
                 continue
-            found = [_alone(graph, op, value, dim)] if value in op.results else []
+            found = []
+            if value in op.results:
+                found.append(_alone(graph, op, value, dim, copies))
             top = max(map(meter.bytes, [*op.results, *large]))
             for share in THRESHOLDS:
                 least = max(1, int(share * top))
-                found.append(grown(graph, meter, value, dim, least))
+                found.append(grown(graph, meter, value, dim, least, copies))
             for region in found:
                 if isinstance(region, Miss):
                     continue
@@ -128,9 +137,11 @@ def _regions(needs: Needs) -> Iterator[tuple[Followed, Value, int]]:
                 yield region, *(coarsest(region) or (value, dim))
 
 
-def _alone(graph: Graph, op: Op, value: Value, dim: int) -> Followed | Miss:
+def _alone(
+    graph: Graph, op: Op, value: Value, dim: int, copies: Collection[int]
+) -> Followed | Miss:
     """The region of one op, with what was copied for it."""
-    copied = [made for v in op.operands for made in makers(v)]
+    copied = [made for v in op.operands for made in makers(v, copies)]
     region = follow(graph, [op, *copied], value, dim) if copied else None
     return region or follow(graph, [op], value, dim)
 

@@ -58,12 +58,20 @@ def together(graph: Graph, copies: Collection[int]) -> Graph:
     return rebuild(graph, build)
 
 
-def makers(value: Value | None) -> list[Op]:
-    """The copies that a value is made of, which its reader alone reads."""
-    op = None if value is None else value.op
-    if op is None or op.instance == 0:
-        return []
-    return [op, *(made for v in op.operands for made in makers(v))]
+def makers(value: Value | None, copies: Collection[int]) -> list[Op]:
+    """The copies of these instances that a value is made of, each once, its own first.
+
+    What such a copy reads of other ops is none of them.
+    """
+    found: dict[Op, None] = {}
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        op = None if value is None else value.op
+        if op is not None and op.instance in copies and op not in found:
+            found[op] = None
+            pending += reversed(op.operands)
+    return [*found]
 
 
 class _Chains:

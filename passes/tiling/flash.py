@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -71,6 +71,12 @@ def by_keys(op: Attention, size: int) -> Value | Miss:
     The merge is that of log-sum-exp, kept apart as largest score and sum; rounding
     differs. A miss where the op has a past, lengths, other results, or unknown dims.
     """
+    found = cuttable(op, size)
+    return found if isinstance(found, Miss) else _Blocks(op, found, size).run()
+
+
+def cuttable(op: Attention, size: int) -> Sizes | Miss:
+    """The dims of an attention that `by_keys` takes; nothing is built."""
     found = sizes_of(op)
     if isinstance(found, Miss):
         return found
@@ -78,7 +84,7 @@ def by_keys(op: Attention, size: int) -> Value | Miss:
         return miss("its type is not known", op)
     if not 0 < size < found.keys:
         return miss(f"{size} of {found.keys} keys are no block", op)
-    return _Blocks(op, found, size).run()
+    return found
 
 
 class _Blocks:
@@ -218,32 +224,45 @@ class Flash(Pass):
     target: str = ""
 
     def run(self, graph: Graph, log: Log) -> Graph:
-        seen: set[Op] = set()
         said: Counter[str] = Counter()
         given = graph
         graph, copies = apart(graph, Meter({}), SHARED)
-        while True:
-            op = next((o for o in graph.ops if self._takes(o) and o not in seen), None)
-            if op is None:
-                break
-            seen.add(op)
-            axis = 2 if op.rank == 4 else 1
-            region = [op, *makers(op.operand(3))]
-            made = tile(graph, region, op, axis, self.queries)
-            said[self._said(op, tiled=isinstance(made, Graph))] += 1
-            if isinstance(made, Graph):
-                graph = made
-            log.fired["by_keys"] += 1
+        asked: dict[Op, bool] = {}
+        while (found := self._next(graph, copies, asked)) is not None:
+            op, graph = found
+            said[self._said(op, tiled=True)] += 1
+        if taken := sum(asked.values()):
+            log.fired["by_keys"] += taken
         for op in graph.ops:
             if isinstance(op, Attention):
                 said[self._said(op)] += 1
         log.notes += [f"{count} x attention {text}" for text, count in said.items()]
-        return self._blocks(together(graph, copies)) if seen else given
+        return self._blocks(together(graph, copies)) if taken else given
+
+    def _next(
+        self, graph: Graph, copies: Collection[int], asked: dict[Op, bool]
+    ) -> tuple[Op, Graph] | None:
+        """One more attention, and the graph with it in tiles; None where none is left.
+
+        ``asked`` are the ops that were looked at, and whether they go by blocks.
+        """
+        for op in graph.ops:
+            if op in asked:
+                continue
+            asked[op] = self._takes(op)
+            if not asked[op]:
+                continue
+            axis = 2 if op.rank == 4 else 1
+            region = [op, *makers(op.operand(3), copies)]
+            made = tile(graph, region, op, axis, self.queries)
+            if isinstance(made, Graph):
+                return op, made
+        return None
 
     def _takes(self, op: Op) -> bool:
         if not isinstance(op, Attention) or isinstance(self._kernel(op), Blocks):
             return False
-        return not isinstance(by_keys(op, self.keys), Miss)
+        return not isinstance(cuttable(op, self.keys), Miss)
 
     def _kernel(self, op: Attention) -> Blocks | Miss:
         if not self.target.startswith("xla-tpu"):
@@ -257,7 +276,7 @@ class Flash(Pass):
         if isinstance(kernel, Blocks):
             return f"by the kernel of TPUs, {kernel}"
         why = f"; no kernel: {kernel.reason}" if self.target else ""
-        looped = by_keys(op, self.keys)
+        looped = cuttable(op, self.keys)
         if isinstance(looped, Miss):
             return f"as a whole: {looped.reason}{why}"
         rows = f"{self.queries} queries by " if tiled else ""
@@ -273,8 +292,8 @@ class Flash(Pass):
             new = op.copy(operands=operands, bodies=bodies)
             if isinstance(new, Attention) and self._takes(new):
                 made = by_keys(new, self.keys)
-                if not isinstance(made, Miss):
-                    return (made,)
+                assert not isinstance(made, Miss)
+                return (made,)
             return new
 
         return rebuild(graph, build)

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from graphopt import index
 from graphopt.index import Kind
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 from graphopt.rewrite import Miss
 
-from .copies import makers
 from .follow import Axis, Followed, Mark, axis_at, domain_of, follow, marked
 from .needs import Meter
 
 
 def grown(
-    graph: Graph, meter: Meter, value: Value, dim: int, least: int
+    graph: Graph,
+    meter: Meter,
+    value: Value,
+    dim: int,
+    least: int,
+    copies: Collection[int] = (),
 ) -> Followed | Miss:
     """The ops that make or read values of ``least`` bytes, from ``value`` on.
 
     They are followed along one dim; an op that cannot be cut there ends the region.
+    Copies of the instances ``copies`` belong to it whatever their size.
     """
-    region = _reached(graph, meter, value, dim, least)
+    region = _reached(graph, meter, value, dim, least, copies)
     return follow(graph, _between(graph, region), value, dim)
 
 
 def _reached(
-    graph: Graph, meter: Meter, value: Value, dim: int, least: int
+    graph: Graph,
+    meter: Meter,
+    value: Value,
+    dim: int,
+    least: int,
+    copies: Collection[int],
 ) -> dict[Op, Axis]:
     from fractions import Fraction
 
@@ -49,7 +61,8 @@ def _reached(
                 assert isinstance(mark, Mark)
                 if other not in marks:
                     marks[other] = mark
-                    if meter.bytes(other) >= least or makers(other):
+                    copied = other.op is not None and other.op.instance in copies
+                    if copied or meter.bytes(other) >= least:
                         pending.append(other)
     return axes
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
-from equations import param
+from equations import graph_of, param
 
 from graphopt.dims import symbol
 from graphopt.inputs import random_inputs
-from graphopt.ir import Graph, Parameter
+from graphopt.ir import Graph, Parameter, Value
 from graphopt.lowering import find
 from graphopt.ops import Attention, Constant, Tiled
 from graphopt.passes import Flash
+from graphopt.passes.memory.attended import Sizes
+from graphopt.passes.tiling import flash
 from graphopt.passes.tiling.flash import by_keys
 from graphopt.passes.tiling.needs import Meter
 from graphopt.plan import Plan
@@ -131,6 +134,36 @@ def test_few_keys_stay() -> None:
     log = Log()
     assert Flash().run(graph, log) is graph
     assert not log.fired
+
+
+def test_each_attention_is_looked_at_and_built_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one query no tiles of queries can be: what is asked in vain stays asked."""
+    asked, built = Counter[Attention](), 0
+    look, run = flash.sizes_of, flash._Blocks.run
+
+    def looked(op: Attention) -> Sizes | Miss:
+        asked[op] += 1
+        return look(op)
+
+    def counted(self: Any) -> Any:
+        nonlocal built
+        built += 1
+        return run(self)
+
+    monkeypatch.setattr(flash, "sizes_of", looked)
+    monkeypatch.setattr(flash._Blocks, "run", counted)
+    value: Value = param("q", 1, 1, 1, 8)
+    k = param("k", 1, 1, 2048, 8)
+    for _ in range(12):
+        value = Attention(value, k, k)
+    log = Log()
+    Flash().run(graph_of(value), log)
+    assert max(asked.values()) <= 4  # twice whether, what is said of it, when built
+    assert built == 12
+    assert log.fired["by_keys"] == 12
+    assert log.notes == ["12 x attention in a loop over blocks, 512 keys"]
 
 
 @pytest.mark.parametrize(

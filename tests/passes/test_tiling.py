@@ -65,7 +65,7 @@ from graphopt.ops import (
 from graphopt.passes import Tile
 from graphopt.passes.memory import SPACES
 from graphopt.passes.tiling.choice import sizes
-from graphopt.passes.tiling.copies import apart, together
+from graphopt.passes.tiling.copies import apart, makers, together
 from graphopt.passes.tiling.needs import Meter
 from graphopt.passes.tiling.price import Prices
 from graphopt.passes.tiling.tiles import in_tiles, tile
@@ -488,6 +488,28 @@ def test_copies_that_no_tiles_took_are_one_again() -> None:
     made = Tile(budget=1)(graph)
     checked(graph, made)
     assert meter.needs(made).peak < meter.needs(graph).peak
+
+
+def test_the_makers_of_a_value_are_told_once_each() -> None:
+    value: Value = param("x", 4)
+    for _ in range(40):  # as many ways to the first as 2 ** 40
+        value = Add(value, value).copy(instance=7)
+    assert value.op is not None
+    found = makers(value, range(7, 9))
+    assert len(found) == len({*found}) == 40
+    assert found[0] is value.op
+    for _ in range(2000):
+        value = Relu(value).copy(instance=8)
+    assert len(makers(value, range(7, 9))) == 2040
+    assert len(makers(value, range(8, 9))) == 2000
+
+
+def test_copies_of_others_are_no_makers() -> None:
+    """Recomputation makes ops of other instances too, which one reader does not own."""
+    chain = Relu(Exp(param("x", 64)).copy(instance=1))
+    assert makers(chain.op.operands[0], range(2, 4)) == []
+    assert makers(chain.op.operands[0], ()) == []
+    assert makers(None, range(4)) == []
 
 
 def test_no_region_is_tiled_where_all_fits() -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+from importlib import import_module
+from typing import Any
+
 import pytest
 
 from graphopt import ops
 from graphopt.errors import UsageError
 from graphopt.hardware import device, devices
 from graphopt.index import Partial, Replicated, Split
-from graphopt.ir import Parameter
+from graphopt.ir import Op, Parameter
 from graphopt.passes.sharding import Mesh, choices
+from graphopt.passes.sharding.choices import Choice, choice_of, localized
 from graphopt.passes.sharding.layout import Step, steps
 from graphopt.passes.sharding.machine import TIE, Link, Machine
 from graphopt.passes.sharding.timing import Timing
+from graphopt.rewrite import Miss
 from graphopt.types import DType, TensorType
 
+choosing = import_module("graphopt.passes.sharding.choices")
 R, S0, S1, P = Replicated(), Split(0), Split(1), Partial()
 TYPE = TensorType(DType.F32, (1024, 1024))
 BYTES = 4 * 2**20
@@ -102,6 +109,17 @@ def test_each_device_is_whole() -> None:
         assert f8 >= bf16 > 0
 
 
+def test_what_a_device_is_does_not_hang_on_its_links() -> None:
+    kinds = {name: each.kind for name, each in devices().items()}
+    assert {*kinds.values()} == {"cpu", "gpu", "tpu"}
+    assert kinds["cpu"] == "cpu"
+    assert {name for name, kind in kinds.items() if kind == "tpu"} == {
+        *("v4", "v5e", "v5p", "v6e", "tpu7x")
+    }
+    assert dataclasses.replace(device("v5e"), torus=0).is_tpu
+    assert not dataclasses.replace(device("h100"), torus=2).is_tpu
+
+
 def test_ops_share_their_work() -> None:
     of = machine()
     x = Parameter(TensorType(DType.F32, (4096, 4096)))
@@ -134,3 +152,33 @@ def test_what_is_exchanged_inside_counts() -> None:
     assert kinds == ["AllReduce", "AllReduce"]
     inside = sum(seconds for *_, seconds in timing.exchanges(split))
     assert timing.seconds(split) == pytest.approx(timing.seconds(other) + inside)
+
+
+def test_what_cannot_be_built_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several ways exchange something inside, all of it is built once."""
+    built = localized
+
+    def refusing(op: Op, choice: Choice, *rest: Any) -> Any:
+        if sum(way.form == "opened" for way in choice.ways) > 1:
+            return Miss("two at once")
+        return built(op, choice, *rest)
+
+    op = ops.Softmax(Parameter(TensorType(DType.F32, (4, 20, 12))), axis=-1)
+    square = machine("2x2")
+    kept = choices(op, square.mesh)
+    forms = [tuple([way.form for way in c.ways]) for c in kept]
+    assert ("opened", "opened") in forms
+    monkeypatch.setattr(choosing, "localized", refusing)
+    monkeypatch.setattr(choosing, "_KNOWN", {})
+    left, timing = choices(op, square.mesh), Timing(op, square)
+    assert left == [
+        c for c, form in zip(kept, forms, strict=True) if form != ("opened", "opened")
+    ]
+    assert all(timing.seconds(c) > 0 for c in left)
+
+
+def test_a_choice_of_which_nobody_knows_what_it_sends_has_no_seconds() -> None:
+    op, square = ops.Relu(Parameter(TYPE)), machine("2x2")
+    choice = choice_of(op, choices(op, square.mesh)[-1].ways)
+    with pytest.raises(AssertionError):
+        Timing(op, square).seconds(choice)
