@@ -101,6 +101,15 @@ def test_mistakes_are_told(
     assert said in err
 
 
+def test_sizes_that_a_plan_fixes_are_told(
+    digits: Path, tmp_path: Path, command: Command
+) -> None:
+    mesh = ("--mesh", "2", "--target", "xla-cuda:h100", "--check", "off")
+    code, said, err = command("optimize", digits, *mesh, "-o", tmp_path / "a.onnx")
+    assert code == 0, err
+    assert "for these sizes alone: --dim batch=" in said
+
+
 @pytest.mark.slow
 def test_a_file_keeps_its_plan_and_runs_by_it(
     digits: Path, digits_inputs: Path, tmp_path: Path

@@ -39,8 +39,10 @@ from .arguments import (
     read_arrays,
     say_json,
 )
+from .feeding import told
 from .meshes import add_mesh, annotated, bounds, check_mesh, devices_of
 from .progress import Progress
+from .run import fixed_in
 from .stages import (
     add_stages,
     check_folder,
@@ -214,6 +216,7 @@ def run(options: argparse.Namespace) -> int:
             progress("looking for the best plan")
             result, planned = _planned(result, options, devices)
             more.append(f"planned {planned}; graphopt run --mesh runs it")
+            more += told(fixed_in(result.graph, load(source)), "for these sizes alone")
         if count is not None:
             progress("cutting into stages, checking")
             result, cut = staged(result, options, described, count, target)
