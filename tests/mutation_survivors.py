@@ -55,7 +55,6 @@ EQUIVALENT: dict[str, str] = {
     "gemm.flattened_product: bias[0].rank is None or bias[0].rank > 1"
     " => bias[0].rank > 1": "with a bias of unknown rank the product has no shape",
     "integers.: DEEPEST: Final = 12 => DEEPEST: Final = 13": _CHOICE,
-    "integers.interval: left - 1 => left - 2": _CHOICE,
     "match.is_uniform: number == 0 and value is not None and value.dtype and"
     " value.dtype.is_float => number == 0 and value is not None and value.dtype": (
         "nobody asks integers for -0.0"

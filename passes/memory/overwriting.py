@@ -42,6 +42,8 @@ def _tile_by_tile(op: Structured, place: int) -> bool:
     if maps is None or place >= len(maps.operands) or maps.operands[place] is None:
         return False
     shapes = [None if v is None else v.shape for v in op.operands]
+    if maps.broadcast:  # the result has the dims of this operand: others decide nothing
+        shapes = [x if i == place else None for i, x in enumerate(shapes)]
     domain = index.domain(maps, shapes, op.extents())
     for axis, extent in domain.extents.items():
         if dims.equal(extent, 1):

@@ -333,6 +333,7 @@ def test_who_doubts_agrees_on_what_is_in_place(data: Any) -> None:
 
 def test_what_may_be_written_over() -> None:
     a, b = x(4, 4), x(4, name="b")
+    rows, some = x(symbol("n"), 4), x(minimum(symbol("n"), 100), 4, name="some")
     cases: list[tuple[Op, int, bool]] = [
         (ops.Add(a, b), 0, True),
         (ops.Add(a, b), 1, False),
@@ -343,6 +344,8 @@ def test_what_may_be_written_over() -> None:
         (ops.Trilu(a), 0, True),
         (ops.Gelu(a), 0, True),
         (ops.CumSum(a, ops.Constant(np.array(0))), 0, False),
+        (ops.Add(rows, some), 0, True),
+        (ops.Add(rows, some), 1, False),
     ]
     for op, place, wanted in cases:
         assert may_overwrite(op, place, Space()) is wanted, op.label
