@@ -107,6 +107,7 @@ def test_the_model_that_was_trained_is_never_overwritten(tmp_path: Path) -> None
     onnx.load(trained)
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_the_optimizer() -> None:
     """One step of plain descent, against the gradient of the model as a function."""
     x, labels = examples(16)
@@ -429,6 +430,7 @@ def curve(devices: int) -> list[float]:
     return [float.fromhex(word) for word in eval(made.stdout)]
 
 
+@pytest.mark.slow
 def test_more_devices_give_the_same_curve() -> None:
     """But for the order in which the parts of a gradient are summed."""
     np.testing.assert_allclose(curve(8), fitted().losses, rtol=1e-5)

@@ -217,6 +217,7 @@ def test_scores_are_no_probabilities() -> None:
     assert fitted(model=logarithms, loss=f"{CROSS}_logits", epochs=1)
 
 
+@pytest.mark.slow
 def test_probabilities_are_hardly_scores() -> None:
     x, labels = examples()
     with pytest.warns(UserWarning, match=f"is a Softmax, .*: is '{CROSS}' meant"):

@@ -60,6 +60,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 # --- the file -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_of_the_documentation_runs(
     digits: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

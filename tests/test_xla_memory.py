@@ -44,6 +44,7 @@ def test_what_the_compiler_counts_and_what_is_seen() -> None:
         assert size <= found.growth <= 16 * size
 
 
+@pytest.mark.slow
 def test_what_does_not_run_is_said() -> None:
     with pytest.raises(MeterFailed, match="not an ONNX model"):
         realised_peak(b"none", {})
