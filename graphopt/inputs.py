@@ -329,9 +329,16 @@ def _kind(name: str, type_: TensorType, axis: int) -> str:
 
 
 def _derived(sizes: Mapping[str, int]) -> Sizes:
-    """Symbols whose names are sums of others: ``past_length + length``."""
+    """Symbols whose names are sums of others: ``past_length + length``.
+
+    So is ``total_length``, where the two are there.
+    """
     found: Sizes = {}
     for name in sizes:
+        stem = name.removeprefix("total_")
+        if stem != name and {stem, f"past_{stem}"} <= sizes.keys():
+            found[name] = sizes[f"past_{stem}"] + sizes[stem]
+            continue
         try:
             dim = dims.parse_dim(name)
         except ValueError:

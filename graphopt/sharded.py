@@ -87,7 +87,8 @@ class Sharded:
     @property
     def kept(self) -> Plan:
         """The plan as a file keeps it, in the metadata of the graph."""
-        return saved(self.graph, self.machine.mesh, self.decisions)
+        mesh = self.machine.mesh
+        return saved(self.graph, mesh, self.decisions, limit=self.limit)
 
     def compile(self, target: str, precision: str | None = None) -> Executable:
         """The program on the devices of a target of XLA.
@@ -191,7 +192,13 @@ def _peak(program: Program) -> int:
 
 
 def check_devices(target: str, mesh: Mesh) -> None:
-    """Raises UsageError where a target names fewer devices than the mesh has."""
+    """Raises UsageError for ONNX Runtime, and for fewer devices than the mesh has."""
+    if target.startswith("ort-"):
+        raise UsageError(
+            f"{target} has no collectives: programs for a mesh run in XLA, as"
+            " xla-cuda:h100; ONNX Runtime runs stages in a row (graphopt optimize"
+            " --mesh stage=4)"
+        )
     described = devices_described(target)
     if described is not None and described < mesh.devices:
         raise UsageError(
@@ -318,4 +325,6 @@ def resumed(
         )
     check_devices(target, found.mesh)
     machine = Machine.of(target, found.mesh, links)
-    return Sharded(graph, machine, found.decisions, caches=caches(graph))
+    return Sharded(
+        graph, machine, found.decisions, limit=found.limit, caches=caches(graph)
+    )

@@ -392,3 +392,15 @@ def test_a_report_takes_no_place_of_the_model(
     assert code == 2
     assert "is written, too" in err
     assert only(digits.parent, "digits.onnx")
+
+
+def test_a_folder_where_a_model_is_wanted(tmp_path: Path, command: Command) -> None:
+    code, _, err = command("inspect", tmp_path)
+    assert code == 2
+    assert err.endswith("Is a directory\n")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    _, _, err = command("inspect", tmp_path)
+    assert f"did you mean {tmp_path / 'model.onnx'}?" in err
+    (tmp_path / "stages.json").write_text("{}")
+    _, _, err = command("check", tmp_path, tmp_path)
+    assert "graphopt run takes all" in err

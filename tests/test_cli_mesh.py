@@ -89,6 +89,9 @@ def test_no_plan_fits_into_nothing(digits: Path, command: Command) -> None:
         (("--mesh", "--max-memory", "1MiB"), "takes the plan of the file"),
         (("--mesh", "--dim", "batch=2"), "the sizes that it was made with"),
         (("--mesh", "2", "--target", "ort-cpu"), "run in XLA"),
+        (("--mesh", "stage=2"), "another name"),
+        (("--mesh", "2", "-o", "/none/plan.svg"), "no folder /none"),
+        (("--mesh", "2x1024", "--target", "xla-tpu:v5e"), "name a grid"),
         (("--mesh", "2", "--memory"), "leave out --memory"),
         (("--mesh", "2", "--target", "xla-cuda:h1000"), "h1000"),
     ],
@@ -124,6 +127,7 @@ def test_a_file_keeps_its_plan_and_runs_by_it(
     started("optimize", digits, *mesh, *limit, "--dim", "batch=8", "-o", planned)
     found = started("inspect", planned, "--mesh")
     assert found["mesh"] == {"data": 2, "model": 4}
+    assert found["memory"]["limit_bytes"] == weights * 3 // 4
     assert any(set(row["layout"]) != {"R"} for row in found["held"])
     told = started("run", planned, "--mesh", "--inputs", tmp_path / "in.npz", "-o", out)
     assert told["used"]["devices"] == 8
@@ -338,6 +342,20 @@ def test_a_grid_with_too_few_chips(digits: Path, command: Command) -> None:
     code, _, err = command("optimize", digits, *mesh, "--dry-run")
     assert code == 2
     assert said in err
+
+
+@pytest.mark.tpu
+def test_a_grid_is_found_where_none_is_named(digits: Path, command: Command) -> None:
+    pytest.importorskip("libtpu")
+    target = ("--target", "xla-tpu:v5e", "--dim", "batch=8", "--json")
+    code, out, err = command("inspect", digits, "--mesh", "2x4", *target)
+    assert code == 0, err
+    assert json.loads(out)["compiled"]["target"] == "xla-tpu:v5e:2x4"
+
+
+def test_onnx_runtime_has_no_meshes() -> None:
+    with pytest.raises(UsageError, match="no collectives"):
+        graphopt.shard(Graph([], []), 2, "ort-cpu")
 
 
 def test_the_search_has_a_limit(digits: Path, command: Command) -> None:

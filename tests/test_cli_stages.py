@@ -193,7 +193,11 @@ def test_nothing_is_written_that_mixes_samples(
         (("--mesh", "stage=2", "--tie", "x=y"), "not of stages"),
         (("--mesh", "stage=2", "--link", "model=1us,1GB/s"), "no axis 'model'"),
         (("--mesh", "stage=2", "--micro-batches", "rows=2"), "called 'rows'"),
-        (("--mesh", "stage=2", "--micro-batches", "batch=0"), "no number"),
+        (("--mesh", "stage=2", "--micro-batches", "batch=0"), "write BATCH=N"),
+        (
+            ("--mesh", "stage=2", "--micro-batches", "batch=2", "--dim", "batch=4"),
+            "leave that out",
+        ),
         (("--mesh", "stage=2", "--weights", "inline"), "leave out --weights"),
         (("--mesh", "stage=2", "--annotations"), "not of stages"),
         (("--micro-batches", "batch=2"), "add --mesh"),

@@ -316,3 +316,13 @@ def test_usual_sizes() -> None:
         **{"past": 7, "length + past": 135},
     }
     assert random_inputs(graph, 0, sizes)["mask"].shape == (1, 135)
+
+
+def test_totals_of_what_is_past_and_new() -> None:
+    names = "past_len", "len", "total_len"
+    types = [TensorType(DType.F32, (symbol(name),)) for name in names]
+    graph = Graph([Parameter(type_, "x") for type_ in types], [])
+    assert usual(graph) == {"past_len": 128, "len": 128, "total_len": 256}
+    assert usual(graph, {"total_len": 5})["total_len"] == 5
+    for sizes in bindings(graph):
+        assert sizes["total_len"] == sizes["past_len"] + sizes["len"]

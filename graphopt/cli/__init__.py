@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .. import __version__
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GraphoptError as error:
         return _failed(error, error.exit_code, as_json)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        unread = UsageError(f"cannot read {error.filename}: {error.strerror}")
+        said = f"cannot read {error.filename}: {error.strerror}"
+        unread = UsageError(said + _inside(error.filename))
         return _failed(unread, unread.exit_code, as_json)
     except KeyboardInterrupt:
         print("graphopt: interrupted", file=sys.stderr)
@@ -72,6 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             " (-v shows where it happened)"
         )
         return _failed(wrong, 1, as_json)
+
+
+def _inside(name: object) -> str:
+    """What could have been meant by a folder."""
+    from .run import is_staged
+
+    folder = Path(str(name))
+    if is_staged(folder):
+        return "; of a folder of stages graphopt run takes all, other commands one file"
+    found = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 class _Terminated(BaseException):

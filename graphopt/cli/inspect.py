@@ -22,6 +22,8 @@ from ..inputs import usual
 from ..ir import Graph
 from ..lowering import Compiler
 from ..lowering.xla.platforms import is_described
+from ..output import check_destination
+from ..passes.sharding import Mesh
 from ..report import kinds_of, table
 from ..specialize import specialize
 from .arguments import (
@@ -208,7 +210,9 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
     target, links = devices_of(options, "xla-cpu"), links_of(options)
     if options.mesh == FROM_FILE:
         made = resumed(graph, target, links)
+        target = described(options, target, made.machine.mesh)
     else:
+        target = described(options, target, Mesh.of(options.mesh))
         sizes = sizes_of(options, graph)
         with Slow(options, "looking for the best plan"):
             made = shard(graph, options.mesh, target, dims=sizes, **bounds(options))
@@ -228,6 +232,21 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
         lines += ["", *_lines_of_mesh(compiled)]
     say(options, lines, name=graph.name, target=target, **found)
     return 0
+
+
+def described(options: argparse.Namespace, target: str, mesh: Mesh) -> str:
+    """A target that is no device here, with a grid that holds the mesh.
+
+    Raises UsageError, and BackendMissing where nothing compiles for it.
+    """
+    if not is_described(target):
+        return target
+    from ..lowering.xla.topology import holding
+
+    platform, _, chips = target.partition(":")
+    options.target = f"{platform}:{holding(chips, mesh.devices)}"
+    target_of(options, runs=False)  # says now what is missing
+    return str(options.target)
 
 
 def examined_on_mesh(options: argparse.Namespace, made: Sharded) -> dict[str, Any]:
@@ -265,6 +284,7 @@ def drawing(
     drawn = {".svg": picture, ".html": page}.get(path.suffix)
     if drawn is None:
         raise UsageError(f"cannot draw into {path}: write .svg or .html")
+    check_destination(path, options.model, overwrite=True, data=False)
     return lambda found, title: atomic_write(path, drawn(found, title).encode())
 
 

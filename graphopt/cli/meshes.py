@@ -6,13 +6,17 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import GraphoptError, UsageError
+from ..passes.sharding import Mesh
 from .arguments import natural, pairs
 
 if TYPE_CHECKING:
     from ..passes.sharding.machine import Link
+
+STAGE: Final = "stage"
+"""The one axis of a mesh whose devices stand in a row."""
 
 FROM_FILE = ""
 """``--mesh`` alone: the mesh and the plan that the file brings along."""
@@ -119,6 +123,11 @@ def devices_of(options: argparse.Namespace, default: str | None = None) -> str:
         raise UsageError(
             "programs for a mesh run in XLA: name its devices, as --target"
             " xla-cuda:h100, xla-tpu:v5e or xla-cpu"
+        )
+    if options.mesh and Mesh.of(options.mesh).names == (STAGE,):
+        raise UsageError(
+            f"stages in a row are of ONNX Runtime, as --target ort-cuda:h100; {devices}"
+            f" takes {options.mesh} for an axis like others: give it another name"
         )
     return str(devices)
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from .. import driver
 from ..artifact import Feed, try_program
 from ..cost import cost
-from ..errors import CheckFailed, InvalidModel, UsageError
+from ..errors import CheckFailed, InvalidModel, UsageError, nearest
 from ..files import refuse_special
 from ..inputs import usual
 from ..ir import Graph
@@ -29,11 +29,8 @@ from ..passes.sharding.cuts import Cut, step_seconds
 from ..passes.sharding.micro_batches import batch_axes, check_micro_batches
 from ..passes.sharding.stages import Rates, Stages, planned, split
 from ..report import Trial, sized, table
-from ..specialize import parse_dim, symbols_of
-from .meshes import FROM_FILE, check_mesh, links_of
-
-AXIS: Final = "stage"
-"""The one axis of a mesh whose devices stand in a row."""
+from ..specialize import symbols_of
+from .meshes import FROM_FILE, STAGE, check_mesh, links_of
 
 STREAM: Final = 64
 """Runs that follow each other, where no batch is cut: one alone would be fastest on one
@@ -66,10 +63,10 @@ def stage_count(options: argparse.Namespace) -> int | None:
         return None
     check_mesh(options, memory=False)
     mesh = Mesh.parse(options.mesh)
-    if mesh.names != (AXIS,):
+    if mesh.names != (STAGE,):
         raise UsageError(
             f"ONNX Runtime runs stages in a row and has no collectives: write --mesh"
-            f" {AXIS}={mesh.devices}, or share work out over all axes by --target"
+            f" {STAGE}={mesh.devices}, or share work out over all axes by --target"
             " xla-cuda or another of XLA"
         )
     if options.tie or options.no_tie or options.search_seconds is not None:
@@ -115,9 +112,9 @@ def staged(
     """
     batch, parts = _micro_batches(options, result.graph)
     link = links_of(options)
-    if unknown := link.keys() - {AXIS}:
+    if unknown := link.keys() - {STAGE}:
         raise UsageError(f"the mesh has no axis {min(unknown)!r} to link")
-    rates = Rates.of(devices, count, link.get(AXIS))
+    rates = Rates.of(devices, count, link.get(STAGE))
     if options.max_memory:
         rates = dataclasses.replace(rates, memory=parse_size(options.max_memory))
     sizes = usual(result.graph)
@@ -155,13 +152,20 @@ def _micro_batches(options: argparse.Namespace, graph: Graph) -> tuple[str | Non
     """The dim of the batch and its parts. Raises UsageError."""
     if options.micro_batches is None:
         return None, 1
-    name, count = parse_dim(options.micro_batches)
-    if not isinstance(count, int) or count < 1:
-        raise UsageError(f"{count!r} is no number of micro-batches")
+    name, _, parts = options.micro_batches.partition("=")
+    if not (name and parts.isdecimal() and int(parts)):
+        raise UsageError(f"cannot read {options.micro_batches!r}; write BATCH=N")
+    if any(text.partition("=")[0] == name for text in options.dim):
+        raise UsageError(
+            f"--dim gives {name!r} a size, and micro-batches are parts of any batch:"
+            " leave that out"
+        )
     if name not in symbols_of(graph):
-        known = ", ".join(sorted(symbols_of(graph))) or "none is symbolic"
-        raise UsageError(f"no dim of an input is called {name!r}: {known}")
-    return name, count
+        raise UsageError(
+            f"--micro-batches: no symbolic dim of an input is called {name!r}"
+            f"{nearest(name, symbols_of(graph))}"
+        )
+    return name, int(parts)
 
 
 def _proved(result: driver.Result, folder: Path, provider: str) -> driver.Result:

@@ -61,10 +61,10 @@ def devices_described(target: str) -> int | None:
     sides = grid.split("x")
     if not is_described(target) or not all(map(str.isdecimal, sides)):
         return None
-    return math.prod(map(int, sides)) * _CORES.get(kind, 1)
+    return math.prod(map(int, sides)) * CORES.get(kind, 1)
 
 
-_CORES: Final = {"tpu7x": 2}
+CORES: Final = {"tpu7x": 2}
 """Devices that JAX shows of one chip, where these are several."""
 
 

@@ -16,6 +16,7 @@ from jax.experimental import topologies
 from graphopt.errors import BackendMissing, UsageError, nearest
 
 from .environment import prepare
+from .platforms import CORES
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,21 @@ def parse(text: str) -> Topology:
     if len(found.grid) != chip.axes or found.chips > chip.pod:
         raise _unknown(found)
     return found
+
+
+def holding(text: str, count: int) -> str:
+    """``v5e:2x4``, the least usual grid of so many devices, where ``text`` has none.
+
+    Raises UsageError for a chip that there is none of, or not so many times.
+    """
+    topology = parse(text)
+    if ":" in text or count == 1:
+        return text
+    name, cores = topology.chip, CORES.get(topology.chip, 1)
+    for grid in _GRIDS[CHIPS[name].axes]:
+        if parse(f"{name}:{grid}").chips * cores >= count:
+            return f"{name}:{grid}"
+    raise UsageError(f"{count:,} devices: name a grid, as {name}:16x32")
 
 
 def libtpu_version() -> str | None:

@@ -3,7 +3,8 @@
 Layouts are text, ``S(0),R``: a state for each mesh axis. What stands beside a value is
 the choice of the op that makes it (``operands``, ``results``), how it is stored or
 given (``layout``), and the stage that makes it (``stage``); beside the graph the
-``mesh`` and the layouts of its ``outputs``. Replicated is what nothing is said of.
+``mesh``, the layouts of its ``outputs``, and the ``limit`` of bytes that each device
+was to keep to. Replicated is what nothing is said of.
 """
 
 from __future__ import annotations
@@ -32,21 +33,28 @@ from .ways import is_fixed
 class Restored:
     """What a plan says of a graph: a mesh, how the graph lies on it, and stages.
 
-    ``cuts`` are places of ops in the order of the graph, as `stages.split` takes them.
+    ``cuts`` are places of ops in the order of the graph, as `stages.split` takes them;
+    ``limit`` is what each device may hold, in bytes, None for all it has.
     """
 
     mesh: Mesh
     decisions: Decisions
     cuts: tuple[int, ...] = ()
+    limit: int | None = None
 
 
 def saved(
-    graph: Graph, mesh: Mesh, decisions: Decisions, cuts: Sequence[int] = ()
+    graph: Graph,
+    mesh: Mesh,
+    decisions: Decisions,
+    cuts: Sequence[int] = (),
+    limit: int | None = None,
 ) -> Plan:
     """The plan that says so; `restored` reads it, from this graph or from its file.
 
-    ``cuts`` are where stages begin, places in the source's order of the ops. Raises
-    UsageError for decisions about what is not of the graph.
+    ``cuts`` are where stages begin, places in the source's order of the ops; ``limit``
+    is what each device may hold, in bytes. Raises UsageError for decisions about what
+    is not of the graph.
     """
     whole = replicated(mesh)
     found: dict[Value, dict[str, Any]] = {}
@@ -69,6 +77,8 @@ def saved(
         for op in ops[start:end]:
             found.setdefault(_read(graph, op), {})["stage"] = stage
     about_all: dict[str, Any] = {"mesh": str(mesh)}
+    if limit is not None:
+        about_all["limit"] = limit
     if decisions.outputs:
         outputs = decisions.outputs
         about_all["outputs"] = [None if x is None else layout_text(x) for x in outputs]
@@ -107,7 +117,10 @@ def restored(graph: Graph, plan: Plan) -> Restored | None:
             where=METADATA_KEY,
         )
     ends = tuple(None if x is None else _layout(x, mesh) for x in outputs)
-    return Restored(mesh, Decisions(made, given, ends), _cuts(graph, stages))
+    limit = plan.whole.get("limit")
+    if limit is not None and type(limit) is not int:
+        raise InvalidModel(f"the plan's limit is {limit!r:.80}", where=METADATA_KEY)
+    return Restored(mesh, Decisions(made, given, ends), _cuts(graph, stages), limit)
 
 
 def _read(graph: Graph, op: Op) -> Value:

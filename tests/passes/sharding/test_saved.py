@@ -109,13 +109,13 @@ def test_a_plan_says_only_what_is_not_replicated() -> None:
     assert saved(graph, MESH, Decisions(whole, {graph.inputs[0]: REPLICATED})) == none
 
 
-def test_stages_are_saved_with_it(tmp_path: Path) -> None:
+def test_stages_and_a_limit_are_saved_with_it(tmp_path: Path) -> None:
     graph = block()
     decisions = random_decisions(graph, 3)
     cuts = (2, 5)
-    plan = saved(graph, MESH, decisions, cuts)
+    plan = saved(graph, MESH, decisions, cuts, limit=1 << 40)
     read, found = written(graph, plan, tmp_path / "m.onnx")
-    assert found.cuts == cuts
+    assert (found.cuts, found.limit) == (cuts, 1 << 40)
     assert [op.kind for op in ordered(read)] == [op.kind for op in ordered(graph)]
 
 
@@ -166,6 +166,7 @@ def test_decisions_about_another_graph() -> None:
     [
         ({"mesh": "data"}, {}, "mesh"),
         ({"mesh": 3}, {}, "mesh"),
+        ({"limit": "1GiB"}, {}, "limit is '1GiB'"),
         ({"outputs": ["R,R"]}, {}, "2 outputs"),
         ({"outputs": "R,R"}, {}, "2 outputs"),
         ({"outputs": ["R", None]}, {}, "not one on the mesh"),
