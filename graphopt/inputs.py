@@ -244,6 +244,19 @@ def usual(graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})) -> Size
     return {name: sizes[name] for name in names}
 
 
+def likely(
+    graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Sizes]:
+    """Usual sizes; one of them 1, as exporters bake in; all of them twice; any."""
+    sizes = usual(graph, fixed)
+    yield sizes
+    free = {n: size for n, size in sizes.items() if n not in fixed and size != 1}
+    for name in free:
+        yield usual(graph, {**fixed, name: 1})
+    yield usual(graph, {**fixed, **{name: 2 * size for name, size in free.items()}})
+    yield from bindings(graph, fixed)
+
+
 def neighbours(
     graph: Graph, sizes: Sizes, fixed: Mapping[str, int] = MappingProxyType({})
 ) -> Iterator[Sizes]:
@@ -253,6 +266,16 @@ def neighbours(
         changed = {n: sizes[n] + 1 for n in names if names[n] in kinds}
         if changed:
             yield {**sizes, **changed, **_derived({**sizes, **changed}), **fixed}
+
+
+def alone(
+    graph: Graph, sizes: Sizes, fixed: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Sizes]:
+    """Sizes of which one is another than those on which a model runs."""
+    for name in _symbols(graph):
+        changed = {**sizes, name: sizes[name] + 1, **fixed}
+        if changed != sizes:
+            yield {**changed, **_derived(changed), **fixed}
 
 
 def _plans(

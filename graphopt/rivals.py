@@ -16,7 +16,7 @@ from .debug import timed
 from .errors import GraphoptError, UsageError, nearest
 from .exporter import Wanted
 from .feeds import bind
-from .inputs import bindings, random_inputs, usual
+from .inputs import likely, random_inputs, usual
 from .ir import Graph
 from .lowering import Executable
 from .lowering.ort.pipeline import SWITCHES, choices, lowered, settings, settings_of
@@ -182,9 +182,8 @@ class Models:
         for given in wanted or ({},):
             fixed = {known[name]: size for name, size in given.items()}
             refuse_empty(self.start, fixed)
-            candidates = chain([usual(self.start, fixed)], bindings(self.start, fixed))
             error: GraphoptError | None = None
-            for sizes in islice(candidates, ATTEMPTS):
+            for sizes in islice(likely(self.start, fixed), ATTEMPTS):
                 try:
                     feed = random_inputs(self.start, checking.seed, sizes)
                     original.executable(feed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -14,7 +14,7 @@ from .cost import value_bytes
 from .dims import Expr
 from .driver import optimize
 from .errors import UsageError
-from .inputs import Sizes, bindings, usual
+from .inputs import Sizes, likely
 from .ir import Graph
 from .limits import DoesNotFit
 from .lowering import Executable, graph_of, on_mesh
@@ -274,7 +274,7 @@ def _fitting(graph: Graph, fixed: Mapping[str, int]) -> tuple[Sizes, Graph]:
     """
     reason: Impossible | None = None
     whole: tuple[Sizes, Graph] | None = None
-    for sizes in islice(_tried(graph, fixed), TRIED):
+    for sizes in islice(likely(graph, fixed), TRIED):
         known = {**fixed, **sizes}
         try:
             made = specialize(graph, {n.removeprefix("?"): s for n, s in known.items()})
@@ -288,17 +288,6 @@ def _fitting(graph: Graph, fixed: Mapping[str, int]) -> tuple[Sizes, Graph]:
         assert reason is not None
         raise reason
     return whole
-
-
-def _tried(graph: Graph, fixed: Mapping[str, int]) -> Iterator[Sizes]:
-    """Usual sizes; one of them 1, as exporters bake in; all of them twice; any."""
-    sizes = usual(graph, fixed)
-    yield sizes
-    free = {n: size for n, size in sizes.items() if n not in fixed and size != 1}
-    for name in free:
-        yield usual(graph, {**fixed, name: 1})
-    yield usual(graph, {**fixed, **{name: 2 * size for name, size in free.items()}})
-    yield from bindings(graph, fixed)
 
 
 def check_ranks(graph: Graph) -> None:

@@ -209,6 +209,19 @@ def test_symbols_take_two_sizes() -> None:
     assert baked.notes == ("batch ran only as 1",)
 
 
+def test_a_length_that_is_baked_in_leaves_others_free() -> None:
+    token = Parameter(tensor(DType.F32, symbol("seq"), 4), "token")
+    past = Parameter(tensor(DType.F32, symbol("past"), 4), "past")
+
+    def step(form: tuple[int, ...]) -> Graph:
+        return Graph([token, past], [Concat(past, Reshape(token, ints(*form)), axis=0)])
+
+    result = check(step((1, 4)), step((1, -1)))
+    assert result.passed
+    assert len({sizes["past"] for sizes in result.sizes}) > 1
+    assert result.notes == ("seq ran only as 1",)
+
+
 def test_identical_graphs_need_no_run() -> None:
     result = compared(*EQUAL["same"])
     assert result.mode == "identical"

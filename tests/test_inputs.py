@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.dims import symbol
 from graphopt.errors import UsageError
-from graphopt.inputs import STYLES, bindings, random_inputs, usual
+from graphopt.inputs import STYLES, bindings, likely, random_inputs, usual
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops import (
     Add,
@@ -324,5 +324,6 @@ def test_totals_of_what_is_past_and_new() -> None:
     graph = Graph([Parameter(type_, "x") for type_ in types], [])
     assert usual(graph) == {"past_len": 128, "len": 128, "total_len": 256}
     assert usual(graph, {"total_len": 5})["total_len"] == 5
+    assert {"past_len": 128, "len": 1, "total_len": 129} in likely(graph)
     for sizes in bindings(graph):
         assert sizes["total_len"] == sizes["past_len"] + sizes["len"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 from ..cost import peak_memory
 from ..errors import GraphoptError
-from ..inputs import STYLES, WIDE_STYLES, Sizes, bindings, neighbours
+from ..inputs import STYLES, WIDE_STYLES, Sizes, alone, bindings, neighbours
 from ..ir import Graph
 from ..reference import OutOfBudget, OutOfTime, clock
 from .regions import Outcome, by_regions, seconds_for
@@ -104,9 +104,10 @@ class Checker:
                     break
                 continue
             outcome.add(checks, sizes)
-            candidates.runs(neighbours(sides.before, dict(sizes), self.fixed))
             for name in sizes.keys() - self.fixed.keys():
                 values.setdefault(name, set()).add(sizes[name])
+            single = [name for name, seen in values.items() if len(seen) == 1]
+            candidates.runs(self._near(sizes, single))
             if outcome.failed:
                 break
         if not outcome.sizes:
@@ -126,6 +127,13 @@ class Checker:
                     f"{name.lstrip('?')} ran only as {next(iter(sizes_seen))}"
                 )
         return outcome
+
+    def _near(self, sizes: Sizes, names: Sequence[str]) -> Iterator[Sizes]:
+        """Sizes like these in which some of the names have another."""
+        like = self.sides.before, dict(sizes), self.fixed
+        for near in chain(neighbours(*like), alone(*like)):
+            if any(near[name] != sizes[name] for name in names):
+                yield near
 
     def _again(self, sides: Sides, outcome: Outcome) -> None:
         """More random inputs, for models that cost next to nothing."""

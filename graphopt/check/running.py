@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -21,14 +21,18 @@ _ATTEMPTS: Final = 24
 
 
 def sizes_that_run(
-    graph: Graph, fixed: Mapping[str, int], seconds: float = SECONDS
+    graph: Graph,
+    fixed: Mapping[str, int],
+    seconds: float = SECONDS,
+    *,
+    tried: Callable[[Graph, Mapping[str, int]], Iterable[Sizes]] = bindings,
 ) -> Sizes:
     """Sizes on which the reference runs the graph, with those that are ``fixed``.
 
     None where there are no symbolic dims, or none was found in so many seconds.
     """
     deadline = clock() + seconds
-    for sizes in islice(bindings(graph, fixed), _ATTEMPTS):
+    for sizes in islice(tried(graph, fixed), _ATTEMPTS):
         if sizes and _runs(graph, sizes, {}, deadline):
             return sizes
     return {}

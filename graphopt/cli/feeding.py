@@ -16,7 +16,7 @@ from ..errors import (
     UnsupportedModel,
 )
 from ..importer import load
-from ..inputs import Sizes, random_inputs, usual
+from ..inputs import Sizes, bindings, likely, random_inputs, usual
 from ..interface import is_program, read_interface
 from ..ir import Graph
 from .arguments import read_arrays, sizes_of
@@ -73,7 +73,7 @@ def on_sizes(
     except _WHATEVER_SIZES:
         raise
     except GraphoptError as error:
-        found = sizes_that_run(graph, sizes)
+        found = sizes_that_run(graph, sizes, tried=likely if wanted else bindings)
         if not found:
             raise
         try:
