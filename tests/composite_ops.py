@@ -12,7 +12,7 @@ from graphopt.ir import Parameter, Value
 from graphopt.ops.flattened import FLATTENED
 from graphopt.ops.structured import Composite
 from graphopt.reference import schedule
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 
 def x(*shape: Any, dtype: DType = DType.F32) -> Parameter:
