@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Command
 
 import graphopt
 from graphopt import ops
@@ -18,7 +19,7 @@ from graphopt.errors import BackendMissing, UsageError
 from graphopt.exporter import save
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.lowering import find
-from graphopt.lowering.ort import session as module
+from graphopt.lowering.ort import session as module, target as target_module
 from graphopt.lowering.ort.advice import recipe
 from graphopt.lowering.ort.binding import Binding
 from graphopt.lowering.ort.placement import Node, Placement, said_of
@@ -383,7 +384,7 @@ def test_nodes_without_a_kernel_are_strays() -> None:
 @pytest.mark.runtime
 @pytest.mark.filterwarnings("ignore:Duplicate provider")
 def test_strays_are_shouted_and_refused_under_strict(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     pytest.importorskip("onnxruntime")
     nodes = (Node("t", "StringNormalizer", "", "CPUExecutionProvider"),)
@@ -395,6 +396,14 @@ def test_strays_are_shouted_and_refused_under_strict(
         graphopt.session(model, recipe=on_cuda)
     with pytest.raises(BackendMissing, match=said):
         graphopt.session(model, recipe=on_cuda, strict=True)
+    on_cuda.save(model)
+    monkeypatch.setattr(target_module, "why_no_cuda", lambda: None)
+    words = ("run", model, "--target", "ort-cuda")
+    code, _, err = command(*words, "--strict")
+    assert (code, said in err) == (5, True)
+    for target in ((), ("--target", "xla-cpu")):
+        code, _, err = command("run", model, *target, "--strict")
+        assert (code, "--strict is for" in err) == (2, True)
 
 
 def test_kinds_that_are_expected_on_the_cpu_are_strays() -> None:

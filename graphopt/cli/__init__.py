@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(200_000)  # graphs are many small objects, and all of them live
     as_json, verbose = "--json" in argv, any(a.startswith("-v") for a in argv)
     try:
-        with _cleaning_up():
+        with _cleaning_up(), warnings.catch_warnings():
             return _command(argv)
     except GraphoptError as error:
         return _failed(error, error.exit_code, as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -128,7 +129,27 @@ def add_target(
         help=f"what runs it: {', '.join(targets)}"
         f" (default: {told or default or 'nothing'})",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="for ort-cuda: what the CPU runs in place of the GPU is an error (exit"
+        " code 5), no warning",
+    )
     add_precision(parser)
+
+
+def heed_strict(options: argparse.Namespace) -> None:
+    """Under ``--strict`` the warning of a fallback to the CPU is an error.
+
+    Raises UsageError for another target, none among them.
+    """
+    if not options.strict:
+        return
+    from ..lowering.ort.session import CpuFallback
+
+    if not (options.target or "").startswith("ort-cuda"):
+        raise UsageError("--strict is for --target ort-cuda")
+    warnings.simplefilter("error", CpuFallback)
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,7 @@ from .arguments import (
     add_inputs,
     add_sizes,
     add_target,
+    heed_strict,
     natural,
     pairs,
     say,
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load all, warm up, measure, print."""
+    heed_strict(options)
     if options.rounds < 1:
         raise UsageError("at least one round is needed")
     choose_target(options, options.models, "ort-cpu")

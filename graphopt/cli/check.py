@@ -28,6 +28,7 @@ from .arguments import (
     add_inputs,
     add_sizes,
     add_target,
+    heed_strict,
     read_arrays,
     say,
     sizes_of,
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load both, compare, print."""
+    heed_strict(options)
     if options.after is None and options.target is None:
         raise UsageError("give a second model, or a --target to run this one in")
     target = None if options.target is None else target_of(options)

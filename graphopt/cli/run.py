@@ -27,6 +27,7 @@ from .arguments import (
     add_output,
     add_sizes,
     add_target,
+    heed_strict,
     read_arrays,
     say,
     sizes_in,
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Feed the model, run it, write or print what comes out."""
     check_mesh(options)
+    heed_strict(options)
     if options.output is not None:
         check_destination(
             options.output,

@@ -163,9 +163,10 @@ class Session(Executable):
 
     ``recipe`` says how it is opened; by default, on the CPU. Where that asks for CUDA
     and nodes end on the CPU for want of a kernel, or all of them for want of CUDA, a
-    warning says so, `CpuFallback`; with ``strict`` that is an error. ``traces`` is a
-    folder for what the runtime makes of the model, and the times of its nodes;
-    ``executed`` is a file for the former alone, ``counts`` one for what nodes allocate.
+    warning says so, `CpuFallback`; with ``strict``, or where warnings are errors,
+    BackendMissing does. ``traces`` is a folder for what the runtime makes of the model,
+    and the times of its nodes; ``executed`` is a file for the former alone, ``counts``
+    one for what nodes allocate.
 
     Raises OSError where the file cannot be read, InvalidModel where it is no model,
     BackendMissing, Refused where the runtime does not take the model, and UsageError
@@ -220,9 +221,12 @@ class Session(Executable):
                 self.session = _opened(model, options, Recipe().providers)
         self.version: str = onnxruntime.__version__
         if said := self._fallback(why):
-            if strict:
-                raise BackendMissing(said)
-            warnings.warn(said, CpuFallback, stacklevel=2)
+            try:
+                if strict:
+                    raise BackendMissing(said)
+                warnings.warn(said, CpuFallback, stacklevel=2)
+            except CpuFallback:  # where Python has this warning for an error
+                raise BackendMissing(said) from None
         self.input_names = tuple(i.name for i in self.session.get_inputs())
         self.optional_names = tuple(
             i.name for i in self.session.get_overridable_initializers()
