@@ -342,7 +342,9 @@ def improve(
         )
     notes += [f"cannot run: {why}" for why in dict.fromkeys(never)]
     if not pipeline.trading and (
-        worse := reason_to_keep(start, graph, pipeline.growth)
+        worse := reason_to_keep(
+            start, graph, pipeline.growth, pipeline.unrolled(records)
+        )
     ):
         graph = start
         notes.append(f"kept the original: {worse}")

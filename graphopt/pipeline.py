@@ -29,12 +29,14 @@ class Pass:
 
     ``name`` is how people call it; ``level`` is the lowest ``-O`` that runs it. One
     that ``trades`` (time for memory) runs once, when the others are done; its result is
-    not held to have no more ops.
+    not held to have no more ops. Nor is that of one that ``unrolls``: that writes work
+    out in parts, to do less of it.
     """
 
     name: ClassVar[str] = ""
     level: ClassVar[int] = 1
     trades: ClassVar[bool] = False
+    unrolls: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -145,6 +147,11 @@ class Pipeline:
     def growth(self) -> float:
         """The share of all weights that the passes may add."""
         return sum(p.growth for p in self.every)
+
+    def unrolled(self, records: Sequence[PassRecord]) -> bool:
+        """True where a run wrote work out in parts, as its ``records`` say."""
+        parts = {p.name for p in self.every if p.unrolls}
+        return any(record.fired for record in records if record.name in parts)
 
     def followed(self, last: Pass) -> Pipeline:
         """This pipeline, and at its very end one more pass."""

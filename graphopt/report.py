@@ -282,22 +282,30 @@ GROWTH: Final = (1 << 16, 0.01, 1 << 10)
 """Weights may grow by so many bytes, by that share, or so many for each op saved."""
 
 
-def reason_to_keep(before: Graph, after: Graph, growth: float = 0.0) -> str:
+POSITIONS: Final = 1 << 20
+"""Weights may grow by so many bytes where parts have to know where they are."""
+
+
+def reason_to_keep(
+    before: Graph, after: Graph, growth: float = 0.0, unrolled: bool = False
+) -> str:
     """Why the original is better than the result; nothing where it is not.
 
     A result is never worse: not more ops, and no more weights than `GROWTH` allows, and
-    beyond that the share ``growth`` (`Pipeline.growth`).
+    beyond that the share ``growth`` (`Pipeline.growth`). Work that was written out in
+    parts (`Pipeline.unrolled`) may be more ops, and `POSITIONS` more bytes.
     """
     if after is before:
         return ""
     kinds = changes(before, after).values()
     ops = Change(sum(c.before for c in kinds), sum(c.after for c in kinds))
-    if ops.after > ops.before:
+    if ops.after > ops.before and not unrolled:
         return f"the result has more ops ({ops})"
     weights = Change(weight_bytes(before), weight_bytes(after))
     bytes_, share, each = GROWTH
     saved = each * (ops.before - ops.after)
-    allowed = weights.before + max(bytes_, share * weights.before, saved)
+    least = POSITIONS if unrolled else bytes_
+    allowed = weights.before + max(least, share * weights.before, saved)
     if weights.after > allowed * (1 + growth):
         return f"the result has more bytes of weights ({weights})"
     return ""

@@ -79,7 +79,7 @@ def tuned(
     checking: Checking,
     *,
     opset: Wanted = None,
-    worse: Callable[[Graph, Graph, float], str],
+    worse: Callable[[Graph, Graph, float, bool], str],
 ) -> tuple[Pipeline, Tuning]:
     """The pipeline whose result is fastest in the target, and how it was found.
 
@@ -143,7 +143,7 @@ class Models:
         folder: Path,
         opset: Wanted,
         how: Tune,
-        worse: Callable[[Graph, Graph, float], str],
+        worse: Callable[[Graph, Graph, float, bool], str],
     ) -> None:
         self.start = start
         self.space = space
@@ -248,8 +248,9 @@ class Models:
         graph = self.start
         if settings is not None:
             pipeline = self.space.build(settings)
-            made = pipeline.run(graph)[0]
-            graph = graph if self.worse(graph, made, pipeline.growth) else made
+            made, records = pipeline.run(graph)
+            allowed = pipeline.growth, pipeline.unrolled(records)
+            graph = graph if self.worse(graph, made, *allowed) else made
         weights_path(self.path).unlink(missing_ok=True)
         write_model(graph, self.path, self.target, self.opset)
         digest = hashlib.sha256()

@@ -20,6 +20,7 @@ from graphopt.ops import (
 )
 
 from .match import READ_LIMIT, uniform
+from .triangles import triangle_of
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,9 @@ def is_causal(condition: Value, queries: Dim, keys: Dim) -> bool:
         return False
     if not equal(shape[-2], queries) or not equal(shape[-1], keys):
         return False
-    tensor = condition.constant
-    if tensor is not None:
-        if tensor.size > READ_LIMIT**2:
-            return False
-        square = tensor.array().reshape(tensor.shape[-2:])
-        return bool(np.array_equal(square, np.tri(*square.shape, dtype=bool)))
+    triangle = triangle_of(condition)
+    if triangle is not None:
+        return triangle.is_causal
     if isinstance(condition, LessOrEqual):
         column, row = condition.operands
     elif isinstance(condition, GreaterOrEqual):

@@ -23,6 +23,7 @@ from graphopt.ops import (
     Tile,
     Transpose,
     Unsqueeze,
+    Where,
 )
 from graphopt.ops.attention import SWAPPED
 from graphopt.ops.bodies import vector
@@ -32,7 +33,7 @@ from graphopt.types import DType
 
 from .causal import split_causal
 from .heads import by_head, transposed
-from .match import axis_of, perm_of
+from .match import axis_of, perm_of, uniform
 from .scores import (
     HIDDEN,
     joined_mask,
@@ -181,9 +182,17 @@ def _reads(values: Iterable[Value | None], others: tuple[Value, ...]) -> bool:
 
 @rule
 def causal(op: Attention) -> Outcome:
-    """attention(q, k, v, m and column <= row) = attention(q, k, v, m, is_causal)"""
+    """attention(q, k, v, m and column <= row) = attention(q, k, v, m, is_causal)
+
+    So is ``where(m and column <= row, added, -inf)``, with what is left of it.
+    """
     mask, q, k = op.operand(3), op.operands[0], op.operands[1]
-    if mask is None or mask.dtype is not DType.BOOL or op.is_causal:
+    if mask is None or op.is_causal:
+        return None
+    added = hidden = None
+    if isinstance(mask, Where) and uniform(mask.operands[2]) == -math.inf:
+        mask, added, hidden = mask.operands
+    if mask is None or mask.dtype is not DType.BOOL:
         return None
     if q is None or k is None or not q.shape or not k.shape or not mask.shape:
         return None
@@ -198,8 +207,13 @@ def causal(op: Attention) -> Outcome:
         return None
     if found.rest is not None and not equal(found.rest.shape[-1], keys):  # type: ignore[index]
         return miss("the rest of the mask is broadcast over keys", mask)
+    rest = found.rest
+    if added is not None:
+        if not added.shape or len(added.shape) < 2 or not equal(added.shape[-1], keys):
+            return miss("what is added is broadcast over keys", added)
+        rest = added if rest is None else Where(rest, added, hidden)
     operands = list(op.operands)
-    operands[3] = found.rest
+    operands[3] = rest
     return op.copy(operands=operands, is_causal=1).results
 
 

@@ -17,6 +17,7 @@ from graphopt.ops import (
     Concat,
     Constant,
     Div,
+    Equal,
     Expand,
     Flatten,
     Gather,
@@ -43,6 +44,7 @@ from .bounds import largest
 from .causal import sees_a_key
 from .match import READ_LIMIT, axis_of, is_zero, same_shape, uniform
 from .raise_gelu import plus
+from .triangles import triangle_of
 
 HIDING = -1e30
 """Numbers at most this hide a score: added to one, even in float64, they stay."""
@@ -170,17 +172,29 @@ def joined_mask(masks: Sequence[Value], dtype: DType) -> Value | None:
     """One mask for all of them; None for nothing to hide or add."""
     seen: Value | None = None
     added: Value | None = None
-    for mask in masks:
-        if mask.dtype is DType.BOOL:
-            seen = mask if seen is None else And(seen, mask)
+    for mask in (part for whole in masks for part in _addends(whole)):
+        condition, hidden = mask, -math.inf
+        if mask.dtype is not DType.BOOL:
+            condition, hidden = _condition(mask) or (mask, 0.0)
+        if hidden == -math.inf:
+            seen = condition if seen is None else And(seen, condition)
         elif not is_zero(mask):
             added = mask if added is None else Add(added, mask)
-    if seen is None and added is not None:
-        seen, number = _condition(added) or (None, 0.0)
-        return added if seen is None or number != -math.inf else seen
     if seen is None or added is None:
-        return seen
+        return added if seen is None else seen
     return Where(seen, added, scalar(-math.inf, dtype))
+
+
+def _addends(mask: Value) -> Iterator[Value]:
+    """A mask, or both sides of its sum where one of them hides for certain."""
+    if isinstance(mask, Add):
+        sides = [side for side in mask.operands if side is not None]
+        found = [_condition(side) for side in sides if side.rank]
+        if any(each is not None and each[1] == -math.inf for each in found):
+            for side in sides:
+                yield from _addends(side)
+            return
+    yield mask
 
 
 def _condition(mask: Value) -> tuple[Value, float] | None:
@@ -196,6 +210,12 @@ def _condition(mask: Value) -> tuple[Value, float] | None:
         if seen.all() or not (array <= 0).all():
             return None
         return Constant(seen), float(array[~seen].max())
+    triangle = None if mask.dtype is None else triangle_of(mask)
+    if triangle is not None and not triangle.inside and triangle.outside < 0:
+        if triangle.diagonal != 0:
+            return None
+        zero = np.zeros((), triangle.inside.dtype)
+        return Equal(mask, Constant(zero)), float(triangle.outside)
     if not isinstance(mask, Where):
         return None
     condition, none, hidden = mask.operands

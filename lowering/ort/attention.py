@@ -90,7 +90,7 @@ def projection(value: Value | None) -> Projection | None:
     return Projection(x, weight, bias)
 
 
-def _of_heads(op: Attention, scene: Scene) -> Outcome | None:
+def unfit(op: Attention) -> Outcome | None:
     """Why an attention is none that the runtime's own ops do; None where it is."""
     if op.rank != 3 or op.dtype is None:
         return miss("heads are not in the last dim", op)
@@ -154,7 +154,7 @@ def is_finite(mask: Value) -> bool:
 @rule(exact=False)
 def projected(op: Attention, scene: Scene) -> Outcome:
     """attention(x @ u + a, x @ v + b, x @ w + c) = attention(x, [u v w], [a b c])"""
-    why = _of_heads(op, scene)
+    why = unfit(op)
     if why is not None or op.operand(4) is not None:
         return why
     found = _packed(op, scene)
@@ -216,7 +216,7 @@ def _packed(
 @rule(exact=False)
 def multi_head(op: Attention, scene: Scene) -> Outcome:
     """attention(q + a, k + b, v + c) = attention(q, k, v, [a b c])"""
-    why = _of_heads(op, scene)
+    why = unfit(op)
     if why is not None or op.operand(4) is not None:
         return why
     parts = [projection(v) for v in op.operands[:3]]

@@ -23,6 +23,7 @@ from .gate import Fusion
 from .grouped import FuseGrouped
 from .kernels import Kernels
 from .layout import SinkTransposes
+from .long_attention import LongAttention
 from .norms import FuseNorms
 from .products import FuseProducts
 from .recurrences import FuseRecurrences
@@ -54,6 +55,7 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
     switches = {
         TileCausal.name: cpu and not most,
         GrowByConvolving.name: cpu,
+        LongAttention.name: cpu and not most,
         FuseAttention.name: most,
         FuseGrouped.name: most,
         FuseRecurrences.name: most,
@@ -69,7 +71,7 @@ def choices(provider: str) -> dict[str, Values]:
     found = dict.fromkeys(settings(provider), SWITCHES)
     found |= dict.fromkeys([cls.name for cls in FUSIONS], EXTENTS)
     if provider != "cpu":  # these are about kernels of the CPU
-        for cls in (TileCausal, GrowByConvolving, SpellForOrt):
+        for cls in (TileCausal, LongAttention, GrowByConvolving, SpellForOrt):
             del found[cls.name]
     return found
 
@@ -119,6 +121,7 @@ def lowered(
         LowerRotary(),
         SinkTransposes(),
         *where_on(FuseGrouped(provider=provider), FuseAttention(provider=provider)),
+        *where_on(LongAttention()),
         *where_on(FuseRecurrences(provider=provider)),
         *fusing,
         WriteOut(provider=provider),

@@ -103,5 +103,7 @@ class TileCausal(GatedPass):
     attention(q, k, v, causal)   -->   concat(attention(q[i:j], k[:j], v[:j], mask) ...)
     """
 
+    unrolls = True
+
     def equations(self) -> Sequence[Rule]:
         return (causal_tiles,)
