@@ -22,6 +22,8 @@ class Model:
     nodes: list[NodeProto] = field(default_factory=list)
     weights: list[TensorProto] = field(default_factory=list)
     inputs: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    states: list[str] = field(default_factory=list)
+    """What steps leave for others."""
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(0)
@@ -34,6 +36,13 @@ class Model:
         """A constant of the values given."""
         name = f"w{len(self.weights)}"
         array = np.asarray(values, np.float32)
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def whole(self, *values: int, scalar: bool = False) -> str:
+        """A vector of int64, or one number."""
+        name = f"w{len(self.weights)}"
+        array = np.array(values[0] if scalar else values, np.int64)
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 

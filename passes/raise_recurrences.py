@@ -18,6 +18,7 @@ from graphopt.dims import equal
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import (
     Add,
+    CausalConvWithState,
     Concat,
     Constant,
     Exp,
@@ -40,6 +41,8 @@ from graphopt.ops.bodies import vector
 from graphopt.ops.contrib import LinearAttention as Contrib
 from graphopt.pipeline import RulePass, count_ops
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+
+from .causal_convolutions import rules
 
 Kind: TypeAlias = type[LinearAttention] | type[Contrib]
 
@@ -408,10 +411,16 @@ def _unrolled(
 
 @dataclass(frozen=True)
 class RaiseRecurrences(RulePass):
-    """Recognise linear attention in a Scan.
+    """Recognise linear attention in a Scan; if asked for, causal convolutions too.
+
+    No runtime has a kernel for ``convolutions`` as ONNX's op, and it is no faster.
 
     scan(S = S + k (x) v; y = q S)   -->   linearattention(q, k, v, S)
+    silu(conv([p x], w))             -->   causalconv(x, w, p)
     """
 
+    convolutions: bool = False
+
     def rules(self) -> Sequence[Rule]:
-        return (scanned(LinearAttention),)
+        more = rules(CausalConvWithState) if self.convolutions else ()
+        return (scanned(LinearAttention), *more)

@@ -70,7 +70,7 @@ EQUIVALENT: dict[str, str] = {
     "movement.concat_constants: value.constant.size + last.constant.size <= 64"
     " => value.constant.size + last.constant.size < 64": _CHOICE,
     "movement.transpose_through: len(chain) > 16 => len(chain) >= 16": _CHOICE,
-    "padding._amounts: i + len(where) => i - len(where)": (
+    "padding.padded_by: i + len(where) => i - len(where)": (
         "of twice as many numbers it is the same one, counted from the end"
     ),
     "raise_gelu.factors: part.operands[0] => part.operands[1]": _REQUIRED,

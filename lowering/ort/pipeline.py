@@ -36,7 +36,9 @@ TIDY: Final[tuple[type[Pass], ...]] = (
 )
 """What cleans up behind a lowering, and raises nothing again."""
 
-FUSIONS: Final[tuple[type[Fusion], ...]] = (FuseNorms, FuseActivations, FuseProducts)
+FUSIONS: Final[tuple[type[Fusion], ...]] = (
+    *(FuseRecurrences, FuseNorms, FuseActivations, FuseProducts),
+)
 """What makes the runtime's own ops of several."""
 
 
@@ -56,7 +58,6 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
         GrowByConvolving.name: cpu,
         FuseAttention.name: most,
         FuseGrouped.name: most,
-        FuseRecurrences.name: most,
         MergeSiblings.name: most or not cpu,
         SpellForOrt.name: cpu and not most,
     }
@@ -119,7 +120,6 @@ def lowered(
         LowerRotary(),
         SinkTransposes(),
         *where_on(FuseGrouped(provider=provider), FuseAttention(provider=provider)),
-        *where_on(FuseRecurrences(provider=provider)),
         *fusing,
         WriteOut(provider=provider),
         *tidy,
