@@ -23,6 +23,8 @@ def recurrences() -> Iterator[Case]:
     for rule in ("linear", "gated", "delta"):
         for heads, width, steps in ((4, 16, 16), (8, 64, 1), (8, 64, 64), (8, 64, 256)):
             yield attention(rule, heads, width, steps)
+    for heads, width, count, length in ((4, 16, 2, 16), (8, 64, 2, 64), (8, 64, 4, 64)):
+        yield by_chunks(heads, width, count, length)
     for channels, steps in ((64, 8), (768, 32)):
         yield written_out(channels, 16, steps)
 
@@ -156,6 +158,62 @@ def step_of(rule: str, names: str, heads: int, width: int) -> object:
         helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in (new, y)
     ]
     return helper.make_graph(m.nodes, "step", given, results, initializer=m.weights)
+
+
+def by_chunks(heads: int, width: int, count: int, length: int) -> Case:
+    """Gated attention within chunks, and a state from one to the next."""
+    steps, each = count * length, (1, heads, count, length)
+
+    def operands(m: Model) -> list[str]:
+        found = [m.input(1, heads, steps, width) for _ in "qkv"]
+        found.append(m.input(1, heads, steps))
+        for x in found:
+            m.inputs[x] *= np.float32(0.1)
+        return found
+
+    def fused(m: Model) -> str:
+        *wide, gate = operands(m)
+        flat = m.whole(0, 0, heads * width)
+        q, k, v = (
+            m.add("Reshape", m.add("Transpose", x, perm=[0, 2, 1, 3]), flat)
+            for x in wide
+        )
+        g = m.add("Transpose", gate, perm=[0, 2, 1])
+        attrs = {"q_num_heads": heads, "kv_num_heads": heads, "scale": 1.0}
+        y = m.fuse(
+            *("LinearAttention", q, k, v, "", g), outs=2, update_rule="gated", **attrs
+        )
+        rows = m.add("Reshape", y, m.whole(0, 0, heads, width))
+        return m.add("Transpose", rows, perm=[0, 2, 1, 3])
+
+    def parts(m: Model) -> str:
+        *wide, gate = operands(m)
+        q, k, v = (m.add("Reshape", x, m.whole(*each, width)) for x in wide)
+        total = m.add(
+            "CumSum", m.add("Reshape", gate, m.whole(*each)), m.whole(3, scalar=True)
+        )
+        row, column = (m.add("Unsqueeze", total, m.whole(i)) for i in (4, 3))
+        apart = m.add("Sub", row, column)
+        hidden = m.constant(np.triu(np.full((length, length), -np.inf), 1))
+        decays = m.add("Exp", m.add("Add", apart, hidden))
+        scores = m.add("MatMul", q, m.add("Transpose", k, perm=[0, 1, 2, 4, 3]))
+        within = m.add("MatMul", m.add("Mul", scores, decays), v)
+        last = m.add("Slice", row, m.whole(-1), m.whole(1 << 62), m.whole(3))
+        kept = m.add("Mul", k, m.add("Exp", m.add("Sub", last, row)))
+        made = m.add("MatMul", m.add("Transpose", kept, perm=[0, 1, 2, 4, 3]), v)
+        asked, fade = m.add("Mul", q, m.add("Exp", row)), m.add("Exp", last)
+        state, read = m.constant(np.zeros((1, heads, width, width))), []
+        for i in range(count):
+            at = m.whole(i, scalar=True)
+            of = [m.add("Gather", x, at, axis=2) for x in (asked, fade, made)]
+            row = m.add("MatMul", of[0], state)
+            read.append(m.add("Unsqueeze", row, m.whole(2)))
+            state = m.add("Add", m.add("Mul", of[1], state), of[2])
+        y = m.add("Add", within, m.add("Concat", *read, axis=2))
+        return m.add("Reshape", y, m.whole(1, heads, steps, width))
+
+    size = f"{count} x {length} x {heads} x {width} x {width}"
+    return Case("LinearAttention, by chunks", size, fused, parts)
 
 
 def written_out(channels: int, size: int, steps: int) -> Case:

@@ -205,7 +205,7 @@ def _sizes(value: Value) -> tuple[int, ...] | None:
     return sizes if len(sizes) + 1 == value.rank else None
 
 
-def _count(results: Sequence[Value], given: Sequence[Value | None]) -> int:
+def count_between(results: Sequence[Value], given: Sequence[Value | None]) -> int:
     """How many ops that do work there are between what is given and results."""
     found: set[Op] = set()
     pending = [v for v in results if v not in given]
@@ -279,7 +279,7 @@ def scanned(kind: Kind) -> Rule:
         perm.insert(out % rank, 1)
         if perm != sorted(perm):
             rows = Transpose(rows, perm=tuple(perm))
-        if _count((state, rows), sources) > saved:
+        if count_between((state, rows), sources) > saved:
             return miss("it would take more ops", op)
         return state, rows
 

@@ -9,6 +9,7 @@ from typing import Any
 from graphopt import ops
 from graphopt.ops.contrib import CausalConvWithState, LinearAttention
 from graphopt.passes.causal_convolutions import rules
+from graphopt.passes.chunked_attention import chunked
 from graphopt.passes.raise_recurrences import scanned, unrolled
 from graphopt.rewrite import Outcome, Rule, rule
 
@@ -34,13 +35,14 @@ class FuseRecurrences(Fusion):
     """Linear attention and causal convolutions, with their states, in one op each.
 
     scan(S = S + k (x) v; y = q S)                     -->   linearattention(q, k, v, S)
+    the same by chunks of steps                        -->   linearattention(q, k, v, S)
     s = exp(a[t]) * s + w[t], s @ c[t] for each t   -->   linearattention(c, w, 1, s, a)
     silu(conv([p x], w)), [p x][-k:]                          -->   causalconv(x, w, p)
     """
 
     def fusions(self) -> Sequence[Rule]:
-        attention = (scanned(LinearAttention), unrolled(LinearAttention))
-        return (*attention, *rules(CausalConvWithState))
+        spelled = [of(LinearAttention) for of in (scanned, chunked, unrolled)]
+        return (*spelled, *rules(CausalConvWithState))
 
     def twins(self) -> Sequence[Rule]:
         return (linear_attention, causal_convolution)
