@@ -1,6 +1,6 @@
 """Cases of `fused_kernels.py`: linear attention and causal convolutions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from fused_cases import CHAIN, Case, Model, gate
@@ -23,6 +23,8 @@ def recurrences() -> Iterator[Case]:
     for rule in ("linear", "gated", "delta"):
         for heads, width, steps in ((4, 16, 16), (8, 64, 1), (8, 64, 64), (8, 64, 256)):
             yield attention(rule, heads, width, steps)
+    for heads, width, steps in ((4, 16, 16), (8, 64, 64), (8, 64, 256)):
+        yield attention("gated", heads, width, steps, loop=True)
     for heads, width, count, length in ((4, 16, 2, 16), (8, 64, 2, 64), (8, 64, 4, 64)):
         yield by_chunks(heads, width, count, length)
     for channels, steps in ((64, 8), (768, 32)):
@@ -86,8 +88,10 @@ def turned(m: Model, x: str, channels: int, fused: bool) -> str:
 # --- linear attention ---------------------------------------------------------------
 
 
-def attention(rule: str, heads: int, width: int, steps: int) -> Case:
-    """Operands are ``[1, step, head, size]``; beside them the steps of a Scan."""
+def attention(
+    rule: str, heads: int, width: int, steps: int, loop: bool = False
+) -> Case:
+    """Operands are ``[1, step, head, size]``; beside them the steps of a loop."""
     names = {"linear": "qkv", "gated": "qkvg", "delta": "qkvb"}[rule]
 
     def operands(m: Model) -> list[str]:
@@ -114,8 +118,12 @@ def attention(rule: str, heads: int, width: int, steps: int) -> Case:
 
     def parts(m: Model) -> str:
         found = operands(m)
-        body = step_of(rule, names, heads, width)
+        body = step_of(rule, names, heads, width, found[1:] if loop else ())
         count = len(names)
+        if loop:
+            turns = m.whole(steps, scalar=True)
+            y = m.add("Loop", turns, "", found[0], outs=2, body=body)
+            return m.add("Transpose", f"{y}_1", perm=[1, 0, 2, 3])
         y = m.add(
             *("Scan", *found),
             outs=2,
@@ -127,13 +135,18 @@ def attention(rule: str, heads: int, width: int, steps: int) -> Case:
         return f"{y}_1"
 
     size = f"{steps} x {heads} x {width} x {width}"
-    return Case(f"LinearAttention, {rule}", size, fused, parts)
+    kind = "of a Loop" if loop else rule
+    return Case(f"LinearAttention, {kind}", size, fused, parts)
 
 
-def step_of(rule: str, names: str, heads: int, width: int) -> object:
-    """One step as the body of a Scan."""
-    m = Model()
+def step_of(
+    rule: str, names: str, heads: int, width: int, sources: Sequence[str]
+) -> object:
+    """One step as the body of a Scan; of a Loop, which takes slices of the sources."""
+    m = Model("b")
     row, column = m.whole(2), m.whole(3)
+    for name, source in zip(names, sources, strict=False):
+        m.nodes.append(helper.make_node("Gather", [source, "i"], [name], axis=1))
 
     def known(x: str, state: str) -> str:
         product = m.add("MatMul", m.add("Unsqueeze", x, row), state)
@@ -157,6 +170,15 @@ def step_of(rule: str, names: str, heads: int, width: int) -> object:
     results = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in (new, y)
     ]
+    if sources:
+        one, true = TensorProto.INT64, TensorProto.BOOL
+        m.nodes.append(helper.make_node("Identity", ["on"], ["on_"]))
+        given = [
+            helper.make_tensor_value_info("i", one, ()),
+            helper.make_tensor_value_info("on", true, ()),
+            given[0],
+        ]
+        results.insert(0, helper.make_tensor_value_info("on_", true, ()))
     return helper.make_graph(m.nodes, "step", given, results, initializer=m.weights)
 
 

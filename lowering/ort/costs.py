@@ -38,6 +38,7 @@ SLOWER: Final = 1.03
 
 COSTS: Final[Mapping[str, Mapping[str, Cost]]] = {
     "scanned_attention": {"cpu": Cost(0.12, 0.42, "LinearAttention")},
+    "looped_attention": {"cpu": Cost(0.12, 0.19, "LinearAttention, of a Loop")},
     "chunked_attention": {"cpu": Cost(0.69, 0.89, "LinearAttention, by chunks")},
     "unrolled_recurrence": {
         "cpu": Cost(1.53, 2.46, "LinearAttention, steps written out")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from graphopt import ops
 from graphopt.ops.contrib import CausalConvWithState, LinearAttention
 from graphopt.passes.causal_convolutions import rules
 from graphopt.passes.chunked_attention import chunked
-from graphopt.passes.raise_recurrences import scanned, unrolled
+from graphopt.passes.raise_recurrences import looped, scanned, unrolled
 from graphopt.rewrite import Outcome, Rule, rule
 
 from .gate import Fusion
@@ -30,6 +30,9 @@ def causal_convolution(op: ops.CausalConvWithState) -> Outcome:
     return CausalConvWithState(*op.operands, outs=op.outs, **same).results
 
 
+SPELLED: Final = (scanned, looped, chunked, unrolled)
+
+
 @dataclass(frozen=True)
 class FuseRecurrences(Fusion):
     """Linear attention and causal convolutions, with their states, in one op each.
@@ -41,7 +44,7 @@ class FuseRecurrences(Fusion):
     """
 
     def fusions(self) -> Sequence[Rule]:
-        spelled = [of(LinearAttention) for of in (scanned, chunked, unrolled)]
+        spelled = [of(LinearAttention) for of in SPELLED]
         return (*spelled, *rules(CausalConvWithState))
 
     def twins(self) -> Sequence[Rule]:
