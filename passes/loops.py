@@ -32,7 +32,7 @@ def _bare(value: Value | None) -> Value | None:
 
 def _slice_at(op: Op, x: Value, number: Value) -> Taken | None:
     """How an op reads the slice of x that has the number of the turn."""
-    if x.rank is None or op.operands[0] is not x:
+    if x.rank is None:
         return None
     if isinstance(op, Gather):
         index = op.operands[1]
@@ -43,7 +43,7 @@ def _slice_at(op: Op, x: Value, number: Value) -> Taken | None:
         return None
     start, end, axes = op.operands[1], op.operands[2], op.operand(3)
     given = (0,) if axes is None else axes.ints
-    if given is None or len(given) != 1 or _bare(start) is not number:
+    if given is None or _bare(start) is not number:
         return None
     end = _bare(end)
     if isinstance(end, Add):
@@ -78,7 +78,7 @@ def as_scan(op: Loop) -> Scan | Miss:
         found = [_slice_at(user, parameter, number) for user in users]
         takes = [t for t in found if t is not None]
         axes = {t.axis for t in takes}
-        if not takes or len(takes) < len(users) or len(axes) != 1 or value is None:
+        if len(takes) < len(users) or len(axes) != 1 or value is None:
             others.append((parameter, value))
             continue
         (axis,) = axes
@@ -91,10 +91,9 @@ def as_scan(op: Loop) -> Scan | Miss:
         scanned.append((value, axis))
     if not scanned:
         return miss("no slices are read by number", op)
-    inside = body.substitute(mapping)
-    results = inside.outputs[1:]
+    results = body.substitute(mapping).outputs[1:]
     made = Graph([*states, *slices, *(p for p, _ in others)], results)
-    if any(made.uses.get(v) or v in results for v in (number, goes_on)):
+    if any(made.uses.get(v) for v in (number, goes_on)):
         return miss("its number counts for something else", op)
     return Scan(
         *(*given[:carried], *(v for v, _ in scanned), *(v for _, v in others)),
@@ -102,5 +101,4 @@ def as_scan(op: Loop) -> Scan | Miss:
         num_scan_inputs=len(scanned),
         scan_input_axes=tuple([axis for _, axis in scanned]),
         captures=len(others),
-        outs=op.outs,
     )

@@ -71,6 +71,9 @@ class Spelling:
     apart: bool = False
     """Whether sequences are split into chunks before beta is taken times them."""
 
+    values_first: bool = False
+    """Whether the state is ``[batch, head, value, key]``."""
+
     def source(self, name: str, size: int = 0) -> Value:
         """A sequence by heads, ``[batch, head, step, size]`` or steps first."""
         first = (H, T) if self.heads_first else (T, H)
@@ -129,18 +132,25 @@ class Spelling:
         if self.delta:
             inverse = self.inverse(known)
             values, gate = MatMul(inverse, values), MatMul(inverse, gate)
-        state: Value = self.past or Expand(const(0.0), ints(1, H, K, V))
+
+        def turned(x: Value) -> Value:
+            return Transpose(x, perm=(0, 1, 3, 2)) if self.values_first else x
+
+        sizes = (V, K) if self.values_first else (K, V)
+        state: Value = self.past or Expand(const(0.0), ints(1, H, *sizes))
         rows = []
         for i in range(C):
             new = chunk(values, i)
             if self.delta:
-                new = Sub(new, MatMul(chunk(gate, i), state))
-            read = MatMul(chunk(fade, i), state)
+                new = Sub(new, MatMul(chunk(gate, i), turned(state)))
+            read = MatMul(chunk(fade, i), turned(state))
             rows.append(at(Add(MatMul(chunk(scores, i), new), read), 2))
-            turned = Transpose(chunk(tail, i), perm=(0, 1, 3, 2))
+            made: tuple[Value, Value] = (chunk(tail, i), new)
+            kept, beside = made[::-1] if self.values_first else made
             if whole is not None:
                 state = Mul(state, chunk(whole, i))
-            state = Add(state, MatMul(turned, new))
+            outer = MatMul(Transpose(kept, perm=(0, 1, 3, 2)), beside)
+            state = Add(state, outer)
         return self.merged(Concat(*rows, axis=2)), state
 
     def inverse(self, known: Value) -> Value:
@@ -176,12 +186,11 @@ def test_chunks_are_found(spelled: Spelling, update: str) -> None:
         assert (made.operand(3) is not None) == (spelled.past is not None)
 
 
-def test_a_state_of_values_by_keys() -> None:
+@pytest.mark.parametrize("past", [None, param("s", N, H, V, K)])
+def test_a_state_of_values_by_keys(past: Value | None) -> None:
     """It is transposed where it comes in, and where it goes out."""
-    past = param("s", N, H, V, K)
-    spelled = Spelling(past=Transpose(past, perm=(0, 1, 3, 2)))
-    y, state = spelled.results()
-    done = rewritten(RULE, (y, Transpose(state, perm=(0, 1, 3, 2))), **WAYS)
+    spelled = Spelling(past=past, values_first=True, delta=past is not None)
+    done = rewritten(RULE, spelled.results(), **WAYS)
     assert kinds(done).count("LinearAttention") == 1
     assert "MatMul" not in kinds(done)
 

@@ -16,6 +16,7 @@ from equations import (
     misses,
     param,
     rewritten as made_by,
+    typed,
 )
 
 from graphopt.dims import symbol
@@ -44,7 +45,7 @@ from graphopt.ops import (
 )
 from graphopt.passes.loops import as_scan
 from graphopt.passes.raise_recurrences import looped, scanned
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 OPSET = 27
 T = symbol("t")
@@ -176,6 +177,10 @@ def test_loops_that_stay() -> None:
 
     stays(loop(cut(lambda i: i, after, step=ints(2))), none)
     stays(loop(cut(lambda i: const(0, DType.I64), lambda i: ONE)), none)
+    stays(loop(cut(lambda i: const(0, DType.I64), after)), none)
+    stays(loop(cut(lambda i: i, lambda i: Add(const(3, DType.I64), ONE))), none)
+    unknown = typed("u", TensorType(DType.F32))
+    stays(loop(lambda x, i: Gather(x, i, axis=-2), unknown, ONE), none)
     two = const(2, DType.I64)
     spread = loop(lambda x, i: Slice(x, at(i, 0), at(Add(i, two), 0), ints(2)))
     stays(spread, none)

@@ -365,3 +365,16 @@ def test_the_runtime_computes_the_same(spelled: str) -> None:
     for old, new in zip(wanted, found, strict=True):
         np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-4)
     assert rewrite(done, FuseRecurrences(most=True).rules()) is done
+
+
+def test_an_outer_product_of_rows() -> None:
+    """Keys and values of one size: an elementwise product is no outer one."""
+    sizes = dict.fromkeys("qkv", (2, 3)) | {"S": (2, 3, 3)}
+    p = {n: param(n, N, *dims) for n, dims in sizes.items()}
+    row = Mul(at(p["k"], 2), at(p["v"], 2))
+    new = Add(p["S"], row)
+    body = Graph([p[n] for n in "Sqkv"], [new, read(p["q"], new)])  # type: ignore[misc]
+    given = [param(n.upper(), T, N, *sizes[n]) for n in "qkv"]
+    start = param("S0", N, 2, 3, 3)
+    scan = Scan(start, *given, bodies=(body,), num_scan_inputs=3, outs=2)
+    misses(RULE, scan.results, "no step of", opset=OPSET)
