@@ -19,9 +19,14 @@ CHAIN = 6
 class Model:
     """A model under construction; names are made up as nodes are added."""
 
+    scope: str = ""
+    """What names begin with."""
+
     nodes: list[NodeProto] = field(default_factory=list)
     weights: list[TensorProto] = field(default_factory=list)
     inputs: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    states: list[str] = field(default_factory=list)
+    """What steps leave for others."""
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(0)
@@ -32,8 +37,15 @@ class Model:
 
     def constant(self, values: Any) -> str:
         """A constant of the values given."""
-        name = f"w{len(self.weights)}"
+        name = f"{self.scope}w{len(self.weights)}"
         array = np.asarray(values, np.float32)
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def whole(self, *values: int, scalar: bool = False) -> str:
+        """A vector of int64, or one number."""
+        name = f"{self.scope}w{len(self.weights)}"
+        array = np.array(values[0] if scalar else values, np.int64)
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 
@@ -50,7 +62,7 @@ class Model:
         self, kind: str, *operands: str, domain: str = "", outs: int = 1, **attrs: Any
     ) -> str:
         """A node, by the name of its first result."""
-        name = f"v{len(self.nodes)}"
+        name = f"{self.scope}v{len(self.nodes)}"
         names = [name, *(f"{name}_{i}" for i in range(1, outs))]
         node = helper.make_node(kind, operands, names, domain=domain, **attrs)
         self.nodes.append(node)

@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import onnx
 import onnxruntime as ort
 import tools
 from fused_cases import Model, cases
+from fused_recurrences import recurrences
 from ort_time import interleaved
 
 APART = (
@@ -110,7 +112,7 @@ def main() -> None:
     report: dict[str, dict[str, Any]] = {}
     print("| fused op | size | apart, ms | fused / apart | loaded / apart | loaded |")
     print("|---|---|---|---|---|---|")
-    for case in cases():
+    for case in chain(cases(), recurrences()):
         if options.only not in case.name:
             continue
         found = measure(case.fused, case.parts, options.rounds, options.seed)

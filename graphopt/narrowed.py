@@ -115,7 +115,7 @@ def compared(
     ratio = timings[1].ratio
     times = f"{ratio:.2f} times fp32's time on {target}, measured"
     if ratio > 1 + _DIFFERENT:
-        return f"slower than fp32: {times}"
+        return f"slower than fp32: {times}; stay with fp32 there, or use a GPU target"
     return f"faster than fp32: {times}" if ratio < 1 - _DIFFERENT else times
 
 

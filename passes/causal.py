@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.dims import Dim, equal
+from graphopt.dims import Dim, add, equal
 from graphopt.ir import Value
 from graphopt.ops import (
     And,
@@ -20,6 +20,7 @@ from graphopt.ops import (
 )
 
 from .match import READ_LIMIT, uniform
+from .positions import positions_of
 from .triangles import triangle_of
 
 
@@ -108,3 +109,44 @@ def counts(value: Value, last: int, extent: Dim) -> bool:
         return False
     start, _, step = value.operands
     return bool(uniform(start) == 0 and uniform(step) == 1)
+
+
+def band_of(condition: Value) -> int | None:
+    """n, where a constant says ``column <= row`` and ``row - column < n``."""
+    shape, tensor = condition.shape, condition.constant
+    if shape is None or len(shape) < 2 or any(dim != 1 for dim in shape[:-2]):
+        return None
+    if tensor is None or shape[-1] != shape[-2] or tensor.size > READ_LIMIT**2:
+        return None
+    square = tensor.array().reshape(tensor.shape[-2:])
+    width = int(square[:, 0].sum()) if square.size else 0
+    apart = np.subtract.outer(np.arange(len(square)), np.arange(len(square)))
+    band = (apart >= 0) & (apart < width)
+    return width if width and np.array_equal(square, band) else None
+
+
+def window_of(condition: Value, queries: Dim, keys: Dim, begin: Dim) -> int | None:
+    """n, where a condition is ``row - column < n`` of queries that count from a row.
+
+    Over just these last two dims.
+    """
+    shape, turned = condition.shape, isinstance(condition, Not)
+    op = condition.operands[0] if isinstance(condition, Not) else condition
+    if shape is None or len(shape) < 2 or any(dim != 1 for dim in shape[:-2]):
+        return None
+    if not equal(shape[-2], queries) or not equal(shape[-1], keys):
+        return None
+    if not isinstance(op, Less | LessOrEqual | Greater | GreaterOrEqual):
+        return None
+    a, b = map(positions_of, op.operands)
+    if a is None or b is None or not (a.fits and b.fits):
+        return None
+    if isinstance(op, Less | LessOrEqual) != turned:
+        a, b = b, a
+    ahead = a.plus(b.scaled(-1))
+    strict = isinstance(op, Less | Greater) != turned
+    row, column = ahead.aligned(max(2, len(ahead.steps)))[-2:]
+    if column != 1 or not (row == -1 or equal(queries, 1)):
+        return None
+    found = add(add(ahead.offset, begin), 0 if strict else 1)
+    return found if isinstance(found, int) and found > 0 else None

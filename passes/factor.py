@@ -96,7 +96,7 @@ def weights_side_by_side(op: Add, scene: Scene) -> Outcome:
     """(x @ a + c) + x @ b = x @ (a + b) + c"""
     for first, second in _orders(op):
         bias: Value | None = None
-        if isinstance(first, Add) and known_shape(first.operands[1]) is not None:
+        if isinstance(first, Add):
             first_product, bias = first.operands
         else:
             first_product = first

@@ -15,7 +15,7 @@ from .borders import cropped_convolution, shifted_border
 from .match import axis_of, uniform
 
 
-def _amounts(op: Pad) -> tuple[list[int], list[int]] | None:
+def padded_by(op: Pad) -> tuple[list[int], list[int]] | None:
     """Padding before and after each axis, where it is constant and nowhere negative."""
     x, pads = op.operands[0], op.operands[1]
     if x is None or x.rank is None or pads is None or pads.ints is None:
@@ -42,7 +42,7 @@ def pad_into_window(op: Conv | AveragePool | MaxPool, scene: Scene) -> Outcome:
         return None
     if op.auto_pad not in ("NOTSET", "VALID"):
         return miss("the op pads by its own rule", op)
-    amounts = _amounts(pad)
+    amounts = padded_by(pad)
     if amounts is None:
         return miss("the padding is computed, or crops", pad)
     before, after = amounts

@@ -1,8 +1,8 @@
 """Raise: linear attention from the loops and the unrolled steps that spell it.
 
-``S = exp(g) * S + k (x) v`` and ``y = q S`` for each step, as a Scan; also with a delta
-rule, where beta times what S does not know of v is written. Or written out step by
-step, a state of ``[batch, channel, size]`` being one head for each channel.
+``S = exp(g) * S + k (x) v`` and ``y = q S`` for each step, as a Scan or a Loop; also
+with a delta rule, where beta times what S does not know of v is written. Or written out
+step by step, a state of ``[batch, channel, size]`` being one head for each channel.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from graphopt.dims import equal
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import (
     Add,
+    CausalConvWithState,
     Concat,
     Constant,
     Exp,
@@ -25,6 +26,7 @@ from graphopt.ops import (
     Flatten,
     Gather,
     LinearAttention,
+    Loop,
     MatMul,
     Mul,
     ReduceSum,
@@ -39,7 +41,11 @@ from graphopt.ops import (
 from graphopt.ops.bodies import vector
 from graphopt.ops.contrib import LinearAttention as Contrib
 from graphopt.pipeline import RulePass, count_ops
-from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss, rule
+
+from .causal_convolutions import rules
+from .loops import as_scan
+from .match import perm_of
 
 Kind: TypeAlias = type[LinearAttention] | type[Contrib]
 
@@ -192,7 +198,12 @@ def _by_step(x: Value, axis: int, sizes: Sequence[int]) -> Value | None:
         return None
     others = [i for i in range(x.rank) if i != axis % x.rank]
     perm = (others[0], axis % x.rank, *others[1:])
-    turned = x if perm == tuple(range(x.rank)) else Transpose(x, perm=perm)
+    if isinstance(x, Transpose):
+        inner = perm_of(x.rank, x.perm)
+        source, perm = x.operands[0], tuple([inner[i] for i in perm])
+        assert source is not None
+        x = source
+    turned = x if perm == tuple(range(len(perm))) else Transpose(x, perm=perm)
     return turned if x.rank == 3 else Reshape(turned, vector(0, 0, math.prod(sizes)))
 
 
@@ -202,7 +213,7 @@ def _sizes(value: Value) -> tuple[int, ...] | None:
     return sizes if len(sizes) + 1 == value.rank else None
 
 
-def _count(results: Sequence[Value], given: Sequence[Value | None]) -> int:
+def count_between(results: Sequence[Value], given: Sequence[Value | None]) -> int:
     """How many ops that do work there are between what is given and results."""
     found: set[Op] = set()
     pending = [v for v in results if v not in given]
@@ -244,6 +255,9 @@ def scanned(kind: Kind) -> Rule:
             sizes = _sizes(value)
             if x is None or sizes is None:
                 return miss("how many heads there are, and how large, is unknown", op)
+            if isinstance(x, Transpose):
+                saved += scene.single(x)
+                sources.append(x.operands[0])
             sources.append(x)
             given[name] = _by_step(x, axes[i], sizes)
         row, of_state = body.outputs[1], _sizes(body.inputs[0])
@@ -276,11 +290,37 @@ def scanned(kind: Kind) -> Rule:
         perm.insert(out % rank, 1)
         if perm != sorted(perm):
             rows = Transpose(rows, perm=tuple(perm))
-        if _count((state, rows), sources) > saved:
+            saved += _turned_back(op.results[1], perm, scene)
+        if count_between((state, rows), sources) > saved:
             return miss("it would take more ops", op)
         return state, rows
 
     return scanned_attention
+
+
+def _turned_back(rows: Value, perm: Sequence[int], scene: Scene) -> bool:
+    """Whether all that reads rows turns them to where they came from."""
+    users = [user for user, _ in scene.graph.users.get(rows, ())]
+    return bool(users) and all(
+        isinstance(user, Transpose)
+        and [perm[i] for i in perm_of(len(perm), user.perm)] == sorted(perm)
+        for user in users
+    )
+
+
+def looped(kind: Kind) -> Rule:
+    """A rule that makes linear attention of this kind of a Loop over its steps."""
+    of_scan = scanned(kind)
+
+    @rule(exact=False)
+    def looped_attention(op: Loop, scene: Scene) -> Outcome:
+        """loop(S = exp(g[t]) * S + k[t] (x) v[t]) = linearattention(q, k, v, S, g)"""
+        if op.carried != 1 or len(op.results) != 2:
+            return None
+        scan = as_scan(op)
+        return scan if isinstance(scan, Miss) else of_scan.apply(scan, scene)
+
+    return looped_attention
 
 
 # --- steps that are written out -----------------------------------------------------
@@ -408,10 +448,16 @@ def _unrolled(
 
 @dataclass(frozen=True)
 class RaiseRecurrences(RulePass):
-    """Recognise linear attention in a Scan.
+    """Recognise linear attention in a Scan or Loop; if asked for, causal convolutions.
+
+    No runtime has a kernel for ``convolutions`` as ONNX's op, and it is no faster.
 
     scan(S = S + k (x) v; y = q S)   -->   linearattention(q, k, v, S)
+    silu(conv([p x], w))             -->   causalconv(x, w, p)
     """
 
+    convolutions: bool = False
+
     def rules(self) -> Sequence[Rule]:
-        return (scanned(LinearAttention),)
+        more = rules(CausalConvWithState) if self.convolutions else ()
+        return (scanned(LinearAttention), looped(LinearAttention), *more)

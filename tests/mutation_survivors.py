@@ -70,7 +70,7 @@ EQUIVALENT: dict[str, str] = {
     "movement.concat_constants: value.constant.size + last.constant.size <= 64"
     " => value.constant.size + last.constant.size < 64": _CHOICE,
     "movement.transpose_through: len(chain) > 16 => len(chain) >= 16": _CHOICE,
-    "padding._amounts: i + len(where) => i - len(where)": (
+    "padding.padded_by: i + len(where) => i - len(where)": (
         "of twice as many numbers it is the same one, counted from the end"
     ),
     "raise_gelu.factors: part.operands[0] => part.operands[1]": _REQUIRED,
@@ -118,6 +118,53 @@ EQUIVALENT: dict[str, str] = {
     " => Gather(ShapeOp(parameter), where)": _DEFAULT,
     "shapes._read: Gather(ShapeOp(parameter), Constant(which), axis=0)"
     " => Gather(ShapeOp(parameter), Constant(which))": _DEFAULT,
+    "branches._bounded: i - 1 => 1 - i": (
+        "of two numbers it is the same one, counted from the end"
+    ),
+    "branches.clamped: found.low > found.high => found.low >= found.high": _CHOICE,
+    "einsum.einsum_of_many: len(letters) > 26 => len(letters) >= 26": _CHOICE,
+    "factor._sum: 16 * np.abs(total) < largest => 16 * np.abs(total) <= largest": (
+        _CHOICE
+    ),
+    "factor._sum: 16 * np.abs(total) => 17 * np.abs(total)": _CHOICE,
+    "factor.weights_in_a_row: left[0] * left[1] * right[1] > OPERATIONS => left[0] *"
+    " left[1] * right[1] >= OPERATIONS": _CHOICE,
+    "gains.gain_of: tensor.size > READ_LIMIT => tensor.size >= READ_LIMIT": _CHOICE,
+    "heads._split_batch: found[0] => found[1] (number 3)": _ALIKE,
+    "heads._unmerged: perm_of(3, x.perm) => perm_of(4, x.perm)": (
+        "one that is left out reverses the axes, however many there are"
+    ),
+    "heads.transposed: value.rank or 0 => value.rank or 1": (
+        "those that ask know the rank"
+    ),
+    "last_axis.at: self._depth <= DEPTH => self._depth < DEPTH": _CHOICE,
+    "moments.root: uniform(value.operands[1]) < 0 => uniform(value.operands[1]) <= 0": (
+        "it is one half, or less one half"
+    ),
+    "positions._of_range: if start is None or step is None or op.shape is None: return"
+    " None => pass": "of a range whose length is known, where it starts is known",
+    "raise_activations.ramp: number > 0 => number >= 0": "times zero no bound is one",
+    "raise_attention._reads: len(seen) > DEEPEST => len(seen) >= DEEPEST": _CHOICE,
+    "raise_attention.past: scene.uses(k) + scene.uses(v) > 2 => scene.uses(k) +"
+    " scene.uses(v) >= 2": "what nobody else reads, nothing else is made of",
+    "raise_attention.past: scene.uses(k) + scene.uses(v) > 2 and _reads(operands, (k,"
+    " v)) => _reads(operands, (k, v))": (
+        "what nobody else reads, nothing else is made of"
+    ),
+    "raise_norms.layer_norm_of_channels: LayerNormalization(y, ones, axis=-1,"
+    " epsilon=found.epsilon) => LayerNormalization(y, ones, epsilon=found.epsilon)": (
+        _DEFAULT
+    ),
+    "raise_rectifiers.selu: Selu(x, alpha=inner.alpha, gamma=held)"
+    " => Selu(x, gamma=held)": _DEFAULT,
+    "raise_rotary.rotary_pairs: if last_dim(stack) != 2 or not all(map(_is_sum,"
+    " stack.operands)): return None => pass": _SOONER,
+    "raise_recurrences.unrolled: steps < FEWEST or op.rank != 3 or op.axis % 3 != 2"
+    " => steps < FEWEST or op.axis % 3 != 2": _SOONER,
+    "rotations._near: len(seen) < NEAR => len(seen) <= NEAR": _CHOICE,
+    "raise_shuffles._steps: not isinstance(split, Reshape) or split.shape is None"
+    " => not isinstance(split, Reshape)": "what has six dims has a shape",
+    "raise_shuffles.slices_to_depth: found[0] => found[1] (number 2)": _ALIKE,
 }
 """Mutants that are the same rule, or one that is as good."""
 

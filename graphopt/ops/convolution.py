@@ -6,7 +6,7 @@ Operands are ``[batch, channels, *spatial]``; channels come in groups.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import dims
 from ..dims import Dim
@@ -166,29 +166,10 @@ class CausalConvWithState(Composite):
     """
 
     def body(self) -> tuple[Value, ...] | None:
-        x, w, bias = self.operands[0], self.operands[1], self.operand(2)
-        shape, kernel = shape_of(self), shape_of(self, 1)
+        x, w, bias, past = (self.operand(i) for i in range(4))
         assert x is not None
         assert w is not None
-        if shape is None or kernel is None or not isinstance(kernel[2], int):
-            return None
-        channels = kernel[0] if shape[1] is None else shape[1]
-        if not isinstance(channels, int):
-            return None
-        back = kernel[2] - 1
-        past = self.operand(3)
-        if past is None:
-            steps: Value = Pad(x, vector(0, 0, back, 0, 0, 0))
-        else:
-            steps = Concat(past, x, axis=2)
-        y: Value = Conv(steps, w, bias, group=channels)
-        if self.activation in ("silu", "swish"):
-            y = Mul(y, Sigmoid(y))
-        if back:
-            state = Slice(steps, vector(-back), vector(NO_END), vector(2))
-        else:
-            state = Slice(steps, vector(0), vector(0), vector(2))
-        return y, state
+        return causal_convolution(x, w, bias, past, self.activation)
 
     def infer(self) -> Sequence[Type]:
         x, kernel = self.operands[0], shape_of(self, 1)
@@ -202,3 +183,37 @@ class CausalConvWithState(Composite):
 
     def default_outs(self) -> int:
         return 2
+
+
+def causal_convolution(
+    x: Value,
+    w: Value,
+    bias: Value | None,
+    past: Value | None,
+    activation: str,
+    dilation: int = 1,
+) -> tuple[Value, Value] | None:
+    """What each channel's window sees, itself and before, and the last steps of it all.
+
+    Without a past there are zeros. None where the window or the channels are unknown.
+    """
+    kernel = w.shape
+    if x.shape is None or kernel is None or not isinstance(kernel[2], int):
+        return None
+    channels = kernel[0] if x.shape[1] is None else x.shape[1]
+    if not isinstance(channels, int):
+        return None
+    back = dilation * (kernel[2] - 1)
+    if past is None:
+        steps: Value = Pad(x, vector(0, 0, back, 0, 0, 0))
+    else:
+        steps = Concat(past, x, axis=2)
+    spread: dict[str, Any] = {} if dilation == 1 else {"dilations": (dilation,)}
+    y: Value = Conv(steps, w, bias, group=channels, **spread)
+    if activation in ("silu", "swish"):
+        y = Mul(y, Sigmoid(y))
+    if back:
+        state = Slice(steps, vector(-back), vector(NO_END), vector(2))
+    else:
+        state = Slice(steps, vector(0), vector(0), vector(2))
+    return y, state

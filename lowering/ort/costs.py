@@ -16,7 +16,7 @@ class Cost:
 
     Below 1 the fused kernel is the faster one. The names of its cases begin with
     ``case``. Where only wide operands are slow, ``widest`` is the last dim up to which
-    none is.
+    none is: that of steps, of a sequence ``[batch, channel, step]``.
     """
 
     low: float
@@ -37,6 +37,15 @@ SLOWER: Final = 1.03
 """Ratios up to this are noise: what is not slower is fused, as it is one op less."""
 
 COSTS: Final[Mapping[str, Mapping[str, Cost]]] = {
+    "scanned_attention": {"cpu": Cost(0.12, 0.42, "LinearAttention")},
+    "looped_attention": {"cpu": Cost(0.12, 0.19, "LinearAttention, of a Loop")},
+    "chunked_attention": {"cpu": Cost(0.69, 0.89, "LinearAttention, by chunks")},
+    "unrolled_recurrence": {
+        "cpu": Cost(1.53, 2.46, "LinearAttention, steps written out")
+    },
+    "convolved_past": {"cpu": Cost(0.07, 2.61, "CausalConvWithState, past", widest=8)},
+    "activated_causal": {"cpu": Cost(0.08, 3.14, "CausalConvWithState", widest=8)},
+    "steps_first": {"cpu": Cost(0.08, 5.30, "CausalConvWithState, steps first")},
     "embed_layer_norm": {"cpu": Cost(1.07, 1.93, "EmbedLayerNormalization")},
     "skip_layer_norm": {"cpu": Cost(2.89, 8.06, "SkipLayerNormalization")},
     "skip_rms_norm": {"cpu": Cost(1.05, 2.70, "SkipSimplifiedLayerNormalization")},

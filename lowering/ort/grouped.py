@@ -30,6 +30,7 @@ from graphopt.ops import (
 from graphopt.ops.bodies import scalar, vector
 from graphopt.ops.contrib import GroupQueryAttention
 from graphopt.ops.elementwise import Add
+from graphopt.passes.causal import band_of, window_of
 from graphopt.passes.positions import positions_of
 from graphopt.passes.raise_attention import has_window
 from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
@@ -56,7 +57,7 @@ def grouped(op: Attention, scene: Scene) -> Outcome:
     if not isinstance(q, RotaryEmbedding) or not isinstance(k, RotaryEmbedding):
         return miss("queries and keys are not turned: there is nothing to gain", op)
     if has_window(op) or op.operand(6) is not None or op.outs > 3:
-        return miss("it has a window, lengths, or other results", op)
+        return miss("it has a window by attributes, lengths, or other results", op)
     if not scene.single(q) or not scene.single(k):
         return miss("what is turned is read elsewhere too", op)
     past, shape = op.operand(4), q.shape
@@ -64,10 +65,12 @@ def grouped(op: Attention, scene: Scene) -> Outcome:
         return miss("there are not as many keys as queries", op)
     if past is not None and not (equal(shape[0], 1) or equal(shape[1], 1)):
         return miss("steps of several queries have a past in one instance only", op)
-    mask = added_mask(op)
-    if mask is None and op.operand(3) is not None:
+    window = _window(op, shape[1], past)
+    mask = added_mask(op) if window is None else None
+    if mask is None and op.operand(3) is not None and window is None:
         return miss("the mask may hide all keys of a query", op.operand(3))
-    if not op.is_causal and _release() < OPEN:
+    causal = int(op.is_causal or window is not None)
+    if not causal and _release() < OPEN:
         return miss("this runtime knows causal attention alone", op)
     tables = _tables(q, k, shape[1], past)
     if tables is None:
@@ -78,13 +81,31 @@ def grouped(op: Attention, scene: Scene) -> Outcome:
         *(lengths, total, *tables, None, mask),
         num_heads=op.q_num_heads,
         kv_num_heads=op.kv_num_heads,
-        causal=op.is_causal,
+        causal=causal,
+        local_window_size=-1 if window is None else window,
         do_rotary=1,
         rotary_interleaved=q.interleaved or None,
         scale=op.scale,
         softcap=op.softcap or None,
         outs=op.outs,
     ).results
+
+
+def _window(op: Attention, queries: Dim, past: Value | None) -> int | None:
+    """How many keys each query sees, if a mask says just that, and what is causal."""
+    mask = op.operand(3)
+    begin: Dim = 0
+    if mask is None or mask.dtype is not DType.BOOL:
+        return None
+    if past is None:
+        width = band_of(mask)
+        if width is not None:
+            return width
+    elif past.shape is not None:
+        begin = past.shape[2]
+    return (
+        window_of(mask, queries, add(queries, begin), begin) if op.is_causal else None
+    )
 
 
 def _tables(

@@ -37,7 +37,9 @@ TIDY: Final[tuple[type[Pass], ...]] = (
 )
 """What cleans up behind a lowering, and raises nothing again."""
 
-FUSIONS: Final[tuple[type[Fusion], ...]] = (FuseNorms, FuseActivations, FuseProducts)
+FUSIONS: Final[tuple[type[Fusion], ...]] = (
+    *(FuseRecurrences, FuseNorms, FuseActivations, FuseProducts),
+)
 """What makes the runtime's own ops of several."""
 
 
@@ -58,7 +60,6 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
         LongAttention.name: cpu and not most,
         FuseAttention.name: most,
         FuseGrouped.name: most,
-        FuseRecurrences.name: most,
         MergeSiblings.name: most or not cpu,
         SpellForOrt.name: cpu and not most,
     }
@@ -122,7 +123,6 @@ def lowered(
         SinkTransposes(),
         *where_on(FuseGrouped(provider=provider), FuseAttention(provider=provider)),
         *where_on(LongAttention()),
-        *where_on(FuseRecurrences(provider=provider)),
         *fusing,
         WriteOut(provider=provider),
         *tidy,

@@ -158,6 +158,18 @@ def recurrent() -> list[Case]:
             {"activation": "silu"},
             2,
         ),
+        Case(
+            "CausalConvWithState",
+            (real(2, 5, 4), real(4, 1, 3), real(4), real(2, 2, 4)),
+            {"channels_last": 1},
+            2,
+        ),
+        Case(
+            "CausalConvWithState",
+            (real(2, 4, 5), real(4, 1, 3), real(4), real(2, 4, 4)),
+            {"activation": "swish", "dilation": 2},
+            2,
+        ),
         Case("GatedRMSNorm", (x, scale, real(2, 3, 8))),
         Case("GatedRMSNorm", (x, scale, real(2, 3, 8)), {"activation": "sigmoid"}),
         Case("GatedAdd", (x, real(2, 3, 8), real(2, 3, 1))),

@@ -5,14 +5,25 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from equations import M, N, fires, graph_of, kinds, misses, param, random, rewritten
+from equations import (
+    M,
+    N,
+    fires,
+    graph_of,
+    kinds,
+    misses,
+    param,
+    random,
+    rewritten,
+    typed,
+)
 
 from graphopt.ir import Value
 from graphopt.ops import Constant, Einsum, MatMul, Mul, Transpose
 from graphopt.passes import einsum as e
 from graphopt.passes.einsum import Einsums
 from graphopt.rewrite import rewrite
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 F64 = DType.F64
 SIZES = {"a": N, "b": 3, "c": M, "d": 4, "e": 5, "f": 2}
@@ -165,3 +176,23 @@ def test_dims_that_no_reshape_can_tell() -> None:
 def test_the_pass() -> None:
     assert Einsums().name == "einsums"
     assert tuple(Einsums().rules()) == e.RULES
+
+
+def test_the_cheapest_product_is_taken_first() -> None:
+    """By all axes of both of its operands."""
+    for sizes, at in (((2, 5, 3, 4), 0), ((4, 3, 5, 2), 1)):
+        i, j, k, m = sizes
+        terms = [w(i, j), w(j, k), w(k, m)]
+        before = Einsum(*terms, equation="ij,jk,kl->il")
+        done = rewrite(graph_of(before), [e.einsum_of_many])
+        inner = next(op for op in done.ops if isinstance(op, Einsum))
+        assert inner.operands == tuple(terms[at : at + 2])
+
+
+def test_many_operands_that_stay() -> None:
+    square = param("s", 3, 3, dtype=F64)
+    three = Einsum(square, x("b"), x("b", "c"), equation="ii,i,i->i")
+    misses(e.einsum_of_many, three, "diagonal")
+    unknown = typed("u", TensorType(F64, None))
+    made = Einsum(unknown, x("bd"), equation="bd,bd->bd")
+    misses(e.einsum_of_two, made, "rank is not known")

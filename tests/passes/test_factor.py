@@ -159,3 +159,21 @@ def test_factors_that_stay() -> None:
 def test_the_pass() -> None:
     assert Factor().name == "factor"
     assert tuple(Factor().rules()) == f.RULES
+
+
+def test_large_weights_that_others_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would be kept of each."""
+    monkeypatch.setattr("graphopt.passes.affine.SHARED_LIMIT", 0)
+    a, b = w(8, 8), w(8, 8, seed=1)
+    other = y("o", N, 8)
+    for shared in (a, b):
+        row = MatMul(MatMul(X, a), b)
+        misses(f.weights_in_a_row, (row, MatMul(other, shared)), "others read")
+        beside = Add(MatMul(X, a), MatMul(X, b))
+        misses(f.weights_side_by_side, (beside, MatMul(other, shared)), "others read")
+
+
+def test_what_is_added_beside_weights_may_be_data() -> None:
+    biased = Add(MatMul(X, w(8, 5)), y("p", 2, 1, 3, 5))
+    done = rewritten(f.weights_side_by_side, Add(biased, MatMul(X, w(8, 5, seed=1))))
+    assert kinds(done) == ["MatMul", "Add"]

@@ -197,3 +197,13 @@ def test_norms_that_are_left_alone() -> None:
 def test_the_pass() -> None:
     assert Gains().name == "gains"
     assert tuple(Gains().rules()) == g.RULES
+
+
+def test_products_of_two_gains_and_of_weights() -> None:
+    """A vector scales some of what a product sums, and a weight takes its own gain."""
+    y = param("y", N, 6, M, dtype=F64)
+    scaled = Mul(y, const(3.0, F64))
+    misses(g.gains_of_operands, MatMul(Mul(TOKENS, w(6)), scaled))
+    tall = param("t", N, M, M, dtype=F64)
+    misses(g.gains_of_operands, MatMul(Mul(tall, HALF), Mul(tall, w(1, 1, 1, 1))))
+    misses(g.gain_of_product, Mul(MatMul(TOKENS, w(6, 8)), HALF))

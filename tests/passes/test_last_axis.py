@@ -7,7 +7,7 @@ import pytest
 from equations import const, graph_of, ints, param
 
 from graphopt.ir import Value
-from graphopt.ops import Add, Bernoulli, Concat, Gather, Mul, Slice
+from graphopt.ops import Add, Bernoulli, Concat, Gather, Mul, Slice, Tile
 from graphopt.passes.last_axis import LastAxis, slice_last
 from graphopt.reference import evaluate
 from graphopt.types import DType
@@ -55,3 +55,33 @@ def test_what_is_drawn_stays_whole() -> None:
     )
     at = axis.at(Add(drawn, Y), 1)
     assert all(isinstance(v, Gather) for v in at.op.operands if at.op)
+
+
+SLICES = {
+    "every other": Slice(X, ints(0), ints(4), ints(1), ints(2)),
+    "rows too": Slice(X, ints(1, 0), ints(3, 4), ints(0, 1), ints(1, 2)),
+    "columns first": Slice(X, ints(1, 1), ints(4, 3), ints(1, 0), ints(2, 1)),
+    "rows alone": Slice(X, ints(1), ints(3), ints(0)),
+    "tiles": Tile(X, ints(1, 2)),
+    "tiles of rows": Tile(X, ints(2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_what_is_cut_or_repeated_is_cut_again(name: str) -> None:
+    value = SLICES[name]
+    extent = value.shape[-1] if value.shape else None
+    assert isinstance(extent, int)
+    for start in range(extent):
+        for count in range(1, extent - start + 1):
+            same(LastAxis(X).cut(value, start, count), slice_last(value, start, count))
+
+
+def test_a_cut_of_one_tile_is_a_cut_of_the_source() -> None:
+    cut = LastAxis(X).cut(Tile(X, ints(1, 2)), 5, 2)
+    assert cut is slice_last(X, 1, 2)
+
+
+def test_a_cut_of_a_slice_is_a_slice_of_the_source() -> None:
+    assert LastAxis(X).cut(SLICES["every other"], 1, 1) is slice_last(X, 2, 1, 2)
+    assert LastAxis(X).cut(SLICES["every other"], 0, 2) is slice_last(X, 0, 2, 2)

@@ -61,6 +61,7 @@ from graphopt.lowering.ort.products import (
     transposed_left,
     transposed_right,
 )
+from graphopt.lowering.ort.recurrences import FuseRecurrences
 from graphopt.lowering.ort.session import Session
 from graphopt.ops import (
     Add,
@@ -381,8 +382,9 @@ def test_the_runtime_means_the_same(e: Equation) -> None:
 
 
 def test_every_fusion_is_tried() -> None:
-    """In both of the tests above; what they lack, has no other test either."""
+    """In both of the tests above, or in those of recurrences."""
     tried = {e.rule.name for e in EQUATIONS}
+    tried |= {rule.name for rule in FuseRecurrences(most=True).fusions()}
     known = {rule.name for cls in FUSIONS for rule in cls(most=True).fusions()}
     assert known <= tried
 

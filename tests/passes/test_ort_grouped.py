@@ -21,13 +21,19 @@ from graphopt.ops import (
     Attention,
     Expand,
     Gather,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
     MatMul,
+    Not,
     Range,
     Relu,
     RotaryEmbedding,
     Shape,
     Slice,
     Split,
+    Sub,
     Unsqueeze,
 )
 from graphopt.ops.contrib import DOMAIN, GroupQueryAttention
@@ -338,3 +344,123 @@ def test_heads_that_the_kernel_refuses() -> None:
         "no kernel",
         opset=OPSET,
     )
+
+
+# --- windows ------------------------------------------------------------------------
+
+
+def band(width: int, steps: int = 5) -> Any:
+    apart = np.subtract.outer(np.arange(steps), np.arange(steps))
+    return const(((apart >= 0) & (apart < width)).reshape(1, 1, steps, steps), BOOL)
+
+
+BOOL = DType.BOOL
+
+
+def counted(x: Value, axis: int, begin: Value | None = None) -> Value:
+    """Positions along the last axis but one, or the last, of four."""
+    zero, one = const(0, DType.I64), const(1, DType.I64)
+    many: Value = Gather(Shape(x, start=1, end=2), zero)
+    if begin is not None:
+        held = Gather(Shape(begin, start=2, end=3), zero)
+        if axis == 3:
+            return Unsqueeze(Range(zero, Add(many, held), one), ints(0, 1, 2))
+        return Unsqueeze(Add(Range(zero, many, one), held), ints(0, 1, 3))
+    places = Range(zero, many, one)
+    return Unsqueeze(places, ints(*(a for a in range(4) if a != axis)))
+
+
+SPELLED: list[Any] = [
+    lambda row, column, n: Less(Sub(row, column), n),
+    lambda row, column, n: Greater(column, Sub(row, n)),
+    lambda row, column, n: Not(GreaterOrEqual(Sub(row, column), n)),
+    lambda row, column, n: Not(LessOrEqual(n, Sub(row, column))),
+    lambda row, column, n: LessOrEqual(Add(Sub(row, n), const(1, DType.I64)), column),
+]
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_a_band_is_a_window(width: int) -> None:
+    before = attention(raw(), tables(), band(width))
+    done = rewritten(grouped, before, opset=OPSET)
+    (made,) = [op for op in done.ops if isinstance(op, GroupQueryAttention)]
+    assert (made.local_window_size, made.causal) == (width, 1)
+    assert made.operand(10) is None
+
+
+@pytest.mark.parametrize("spell", SPELLED)
+def test_windows_by_position(spell: Any) -> None:
+    sizes = ({"n": 2, "s": 5, "p": 2}, {"n": 1, "s": 2, "p": 4})
+    parts = raw(N, S)
+    row, column = counted(parts[0], 2), counted(parts[0], 3)
+    seen = spell(row, column, const(2, DType.I64))
+    before = attention(parts, looked_up(x=parts[0]), seen, is_causal=1)
+    done = rewritten(grouped, before, opset=OPSET, sizes=sizes)
+    (made,) = [op for op in done.ops if isinstance(op, GroupQueryAttention)]
+    assert (made.local_window_size, made.operand(10)) == (2, None)
+    misses(
+        grouped,
+        attention(parts, looked_up(x=parts[0]), seen),
+        "hide all keys",
+        opset=OPSET,
+    )
+
+
+def test_a_window_behind_a_past() -> None:
+    sizes = ({"n": 2, "s": 1, "p": 5}, {"n": 1, "s": 1, "p": 1})
+    parts, (keys, values) = raw(N, 1), cache(N, P)
+    row, column = (counted(parts[0], axis, keys) for axis in (2, 3))
+    seen = Less(Sub(row, column), const(3, DType.I64))
+    angles = looked_up(keys, parts[0])
+    more = (seen, keys, values)
+    before = attention(parts, angles, *more, is_causal=1, outs=3)
+    done = rewritten(grouped, before.results, opset=OPSET, sizes=sizes)
+    (made,) = [op for op in done.ops if isinstance(op, GroupQueryAttention)]
+    assert made.local_window_size == 3
+
+
+def test_what_is_no_window() -> None:
+    q = raw()[0]
+    row, column = counted(q, 2), counted(q, 3)
+    two = const(2, DType.I64)
+    holed = np.tri(5, dtype=bool)
+    holed[3, 1] = False
+    for mask in (
+        Less(Sub(column, row), two),
+        Less(Add(row, column), two),
+        Greater(Sub(row, column), two),
+        Less(Sub(row, column), const(0, DType.I64)),
+        Less(row, two),
+        Less(column, two),
+        Less(Sub(row, Add(column, column)), two),
+        Less(Sub(row, column), param("w", dtype=DType.I64)),
+    ):
+        before = attention(raw(), tables(), mask, is_causal=1)
+        misses(grouped, before, "hide all keys", opset=OPSET)
+    for seen in (holed, ~np.tri(5, k=-2, dtype=bool), np.tri(5, k=1, dtype=bool)):
+        mask = const(seen.reshape(1, 1, 5, 5), BOOL)
+        made = rewritten(grouped, attention(raw(), tables(), mask), opset=OPSET)
+        (op,) = [op for op in made.ops if isinstance(op, GroupQueryAttention)]
+        assert (op.local_window_size, op.causal) == (-1, 0)
+
+
+@pytest.mark.parametrize("held", [0, 4])
+def test_the_runtime_sees_the_same_window(held: int) -> None:
+    steps = 1 if held else 6
+    parts, past = raw(1, steps), cache(1, held) if held else ()
+    seen: Value = band(3, steps)
+    if past:
+        row, column = (counted(parts[0], axis, past[0]) for axis in (2, 3))
+        seen = Less(Sub(row, column), const(3, DType.I64))
+    angles = looked_up(past[0] if past else None, parts[0])
+    causal = 1 if past else 0
+    before = attention(parts, angles, seen, *past, is_causal=causal, outs=3)
+    graph = graph_of(*before.results, opset=OPSET, inputs=[*parts, *past])
+    done = FuseGrouped()(graph)
+    (made,) = [op for op in done.ops if isinstance(op, GroupQueryAttention)]
+    assert made.local_window_size == 3
+    rng = np.random.default_rng(0)
+    feeds = [rng.normal(size=p.shape).astype(np.float32) for p in graph.inputs]
+    wanted = evaluate(graph, feeds, precision="float64")
+    for old, new in zip(wanted, run(done, feeds), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)

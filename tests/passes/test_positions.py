@@ -214,3 +214,35 @@ def test_a_condition_that_gives_the_dims() -> None:
 def test_the_pass() -> None:
     assert PositionMath().name == "position-math"
     assert tuple(PositionMath().rules()) == p.RULES
+
+
+def test_what_is_not_seen_to_be_positions() -> None:
+    data = param("n", dtype=DType.I64)
+    assert p.positions_of(Range(ZERO, data, ONE)) is None
+    assert p.positions_of(Range(data, scalar(4), ONE)) is None
+    assert p.positions_of(Range(ZERO, scalar(4), data)) is None
+    line = Range(ZERO, scalar(4), ONE)
+    assert p.positions_of(Mul(line, line)) is None
+    assert p.positions_of(Sub(line, data)) is None
+    long: Value = count(0)
+    for _ in range(p.DEEPEST):
+        long = Add(long, dim(0))
+    assert p.positions_of(long) is None
+
+
+def test_positions_of_one() -> None:
+    """Steps along dims of 1 are 0, so that they may be stretched."""
+    found = p.positions_of(ints(3))
+    assert found is not None
+    assert (found.steps, found.offset) == ((0,), 3)
+    doubled = p.positions_of(Mul(Range(ZERO, scalar(4), ONE), ints(2)))
+    assert doubled is not None
+    assert doubled.steps == (2,)
+
+
+def test_tuples_from_the_end() -> None:
+    """(1, -3) is not the first element, though 1 * 3 - 3 is 0."""
+    x = param("x", 2, 3)
+    tuples = grid_of(2, 3)
+    tuples[0, 0] = (1, -3)
+    misses(p.gather_nd_in_order, GatherND(x, Constant(tuples)))

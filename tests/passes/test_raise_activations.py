@@ -277,3 +277,32 @@ def test_together() -> None:
     assert kinds(RaiseActivations()(graph_of(spelled, opset=24))) == ["Swish"]
     minus = Sub(c(0.0), X)
     assert "Swish" not in kinds(RaiseActivations()(graph_of(minus, opset=24)))
+
+
+def test_near_misses_of_numbers() -> None:
+    """One number of several is another."""
+    curve = Tanh(Mul(X, c(0.5)))
+    misses(r.sigmoid_by_tanh, Add(Mul(curve, c(0.25)), c(0.5)))
+    misses(r.sigmoid_by_tanh, Add(Mul(curve, c(0.5)), c(0.25)))
+    ramp = Clip(Add(X, c(2.5)), c(0.0), c(6.0))
+    reason = "its middle not 1/2"
+    misses(r.hard_swish, Div(Mul(X, ramp), c(6.0)), reason)
+    misses(r.hard_swish, Mul(X, HardSigmoid(X, alpha=SIXTH, beta=0.4)), reason)
+    misses(r.hard_swish, Mul(X, HardSigmoid(X, alpha=0.2, beta=0.5)), reason)
+
+
+def test_thresholds_of_other_types() -> None:
+    """Of bfloat16, too, it must be said when x rounds to its softplus."""
+    x = param("x", N, 4, dtype=DType.BF16)
+
+    def above(bound: float) -> Value:
+        limit = const(bound, DType.BF16)
+        return Where(Greater(x, limit), x, Softplus(x))
+
+    misses(r.softplus_above, above(1.0), "not the softplus of x yet")
+    fires(r.softplus_above, above(20.0), Softplus(x))
+
+
+def test_a_ramp_that_ends_is_no_softplus() -> None:
+    misses(r.stable_softplus, Add(Clip(X, c(0.0), c(6.0)), tail(X)))
+    misses(r.stable_softplus, Add(Clip(X, c(1.0)), tail(X)))

@@ -454,3 +454,16 @@ def test_a_query_that_sees_nothing_attends_to_all_keys_alike_there() -> None:
     ]
     assert any(op.kind == "Attention" for op in result.graph.ops)
     np.testing.assert_allclose(outs[1], outs[0], rtol=1e-5, atol=1e-5)
+
+
+def test_heads_of_keys_or_values_alone() -> None:
+    v = param("v", BATCH, 2, KEYS, 8)
+    misses(grouped_heads, Attention(Q, K, repeated(v, 2)), opset=OPSET)
+    k = param("k", BATCH, 2, KEYS, SIZE)
+    wide = Expand(Unsqueeze(k, ints(-3)), ints(BATCH, 2, 2, KEYS, SIZE))
+    spread = Reshape(wide, ints(BATCH, HEADS, KEYS, SIZE))
+    before = Attention(Q, spread, repeated(v, 2))
+    fires(grouped_heads, before, Attention(Q, k, v), opset=OPSET)
+    last = Expand(Unsqueeze(k, ints(3)), ints(BATCH, 2, KEYS, 2, SIZE))
+    other = Reshape(last, ints(BATCH, HEADS, KEYS, SIZE))
+    misses(grouped_heads, Attention(Q, other, repeated(v, 2)), opset=OPSET)

@@ -245,3 +245,18 @@ def test_each_rule_has_a_case() -> None:
         r.length_one,
     }
     assert set(r.RULES) == tested
+
+
+def test_groups_of_one_line() -> None:
+    """Of three dims, and of a norm that has a bias already."""
+    fires(r.group_norm, grouped(FLAT, 2), group(FLAT, 2), opset=21)
+    x = param("fixed", N, 6, 4, 5)
+    split = Reshape(x, ints(0, 2, 60))
+    for bias in (None, filled(60, 1)):
+        norm = LayerNormalization(split, filled(60, 1), bias, axis=-1, epsilon=EXACT)
+        before = Mul(Reshape(norm, ints(0, 6, 4, 5)), GAIN)
+        if bias is None:
+            after = group(x, 2, vector_of(GAIN))
+            fires(r.channel_gain, before, after, opset=21)
+        else:
+            misses(r.channel_gain, before, opset=21)

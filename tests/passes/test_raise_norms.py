@@ -18,6 +18,7 @@ from equations import (
     param,
     random,
     rewritten,
+    typed,
 )
 
 from graphopt.driver import choose
@@ -46,8 +47,9 @@ from graphopt.ops import (
     Unsqueeze,
 )
 from graphopt.passes import raise_norms as r
+from graphopt.passes.moments import mean as what_is_averaged
 from graphopt.passes.raise_norms import RaiseNorms
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 X = param("x", N, 3, 4)
 LONG: Any = cast("Any", N) + 1
@@ -615,3 +617,49 @@ def test_casts_between_all_steps(dtype: DType) -> None:
     done = RaiseNorms()(graph_of(before))
     assert kinds(done) == ["LayerNormalization"]
     assert done.outputs[0].op.operands[0] is x
+
+
+def test_a_gain_before_the_root() -> None:
+    """x * (g / root), with the factors in both orders."""
+    one_over = inverse(Add(mean(Mul(X, X)), const(EPSILON)), 0)
+    for k in (Mul(one_over, GAIN), Mul(GAIN, one_over)):
+        fires(r.rms_norm, Mul(X, k), rms_norm(X, GAIN), opset=23)
+
+
+def test_affine_maps_with_more_terms() -> None:
+    first = mean(X)
+    k = Mul(Reciprocal(root(Sub(X, first))), GAIN)
+    high, low = Mul(X, k), Mul(first, k)
+    more = param("more", 4)
+    misses(r.layer_norm_affine, Add(high, Sub(Add(BIAS, more), low)))
+    misses(r.layer_norm_affine, Sub(high, Add(more, low)))
+    misses(r.layer_norm_affine, Add(high, Sub(Sub(BIAS, more), low)))
+
+
+def test_gains_of_unknown_dims_and_of_all() -> None:
+    unknown = typed("u", TensorType(DType.F32))
+    norm = layer_norm(X, ones(4))
+    misses(r.layer_norm_gain, Mul(norm, unknown), "does not fit")
+    x, gain = param("all", 3, 4), param("gain", 3, 4)
+    whole = layer_norm(x, ones(3, 4), axis=-2)
+    fires(r.layer_norm_gain, Mul(whole, gain), layer_norm(x, gain, axis=-2))
+
+
+def test_a_narrow_norm_of_a_gain_that_is_data() -> None:
+    half = param("half", N, 4, dtype=DType.F16)
+    wide = Cast(half, to=DType.F32.value)
+    norm = rms_norm(wide, param("gain", 4))
+    before = Cast(norm, to=DType.F16.value)
+    misses(r.narrow_norm, before, "does not hold", opset=23)
+
+
+def test_an_affine_map_with_the_gain_first() -> None:
+    first = mean(X)
+    k = Mul(GAIN, Reciprocal(root(Sub(X, first))))
+    before = Add(Mul(X, k), Sub(BIAS, Mul(first, k)))
+    fires(r.layer_norm_affine, before, Add(layer_norm(X, GAIN), BIAS))
+
+
+def test_a_mean_over_images_of_unknown_rank() -> None:
+    pooled = GlobalAveragePool(typed("u", TensorType(DType.F32)))
+    assert what_is_averaged(pooled) is None

@@ -264,3 +264,31 @@ def test_clamped() -> None:
     assert clamped(Max(X, c(np.nan))) is None
     crossed = Max(Min(X, c(0.0)), c(1.0))
     assert clamped(crossed) is None
+
+
+def test_exponential_units_that_are_kept_twice() -> None:
+    held = Clip(X, c(-2.0), ZERO)
+    misses(r.exponential_sum, Add(Relu(X), below(held)))
+    inner = Min(X, ZERO)
+    misses(r.exponential_sum, Add(Relu(X), Min(below(inner, -1.0), ZERO)))
+    misses(r.exponential_sum, Add(Relu(X), Min(below(X, 0.0), ZERO)))
+
+
+def test_bounds_of_bounds() -> None:
+    """Those of a clip are both its own; a bound beside it is another op's."""
+    both = Clip(X, c(1.0), c(2.0))
+    for outer, low, high in ((Max(both, ZERO), 0, None), (Min(both, c(3.0)), None, 3)):
+        found = clamped(outer)
+        assert found is not None
+        assert (found.x, found.low, found.high) == (both, low, high)
+    for inner, low, high in (
+        (Clip(X, c(1.0)), 1, None),
+        (Clip(X, None, c(2.0)), None, 2),
+    ):
+        found = clamped(inner)
+        assert found is not None
+        assert (found.x, found.low, found.high) == (X, low, high)
+    assert clamped(Clip(X, OTHER, c(2.0))) is None
+    assert clamped(Clip(X, c(1.0), OTHER)) is None
+    wide = c(np.zeros((2, 1, 1)))
+    assert branches(Where(Greater(X, wide), X, OTHER)) is None

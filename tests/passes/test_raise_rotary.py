@@ -36,6 +36,7 @@ from graphopt.ops import (
     Range,
     Reshape,
     RotaryEmbedding,
+    Shape as ShapeOf,
     Sin,
     Slice,
     Split,
@@ -47,6 +48,7 @@ from graphopt.ops import (
 )
 from graphopt.passes import raise_rotary as r
 from graphopt.passes.raise_rotary import RaiseRotary
+from graphopt.rewrite import rewrite
 from graphopt.types import DType
 
 B, H, S, D = 2, 3, 5, 8
@@ -472,3 +474,39 @@ def test_through_attention() -> None:
     x = Transpose(Reshape(flat, ints(0, 0, H, D)), perm=(0, 2, 1, 3))
     done = rewritten(r.RULES, whole(x, *WIDE), opset=23)
     assert done.outputs == (RotaryEmbedding(x, C, SIN),)
+
+
+# --- batches of angles --------------------------------------------------------------
+
+
+def test_angles_of_one_batch_for_many() -> None:
+    """ONNX wants as many batches of angles as of what is turned."""
+    angles = param("angles", 1, S, D // 2)
+    wide = Expand(Cos(angles), Concat(ShapeOf(X, start=0, end=1), ints(1, 1), axis=0))
+    also = Expand(Sin(angles), Concat(ShapeOf(X, start=0, end=1), ints(1, 1), axis=0))
+    before = RotaryEmbedding(X, Cos(angles), Sin(angles))
+    done = rewrite(graph_of(before, opset=23), [r.rotary_batch])
+    assert done.outputs == (RotaryEmbedding(X, wide, also),)
+    places = param("places", 1, S, dtype=DType.I64)
+    before = RotaryEmbedding(X, TABLE, OTHER, places)
+    many = Expand(places, Concat(ShapeOf(X, start=0, end=1), ints(1), axis=0))
+    done = rewrite(graph_of(before, opset=23), [r.rotary_batch])
+    assert done.outputs == (RotaryEmbedding(X, TABLE, OTHER, many),)
+
+
+def test_angles_of_as_many_batches() -> None:
+    one = param("one", 1, H, S, D)
+    angles = param("angles", 1, S, D // 2)
+    misses(r.rotary_batch, RotaryEmbedding(one, Cos(angles), Sin(angles)), opset=23)
+    misses(r.rotary_batch, RotaryEmbedding(X, C, SIN), opset=23)
+    misses(r.rotary_batch, RotaryEmbedding(X, TABLE, OTHER, IDS), opset=23)
+
+
+def test_tables_that_are_not_both_looked_up() -> None:
+    cosine = Gather(TABLE, IDS, axis=0)
+    assert r.looked_up(cosine, SIN, X, 1) == [cosine, SIN]
+    assert r.looked_up(C, cosine, X, 1) == [C, cosine]
+    by_heads = param("h", N, H, S, D // 2)
+    assert r.placed(X, by_head(C), by_heads) is None
+    assert r.placed(X, by_heads, by_head(C)) is None
+    assert r.placed(X, by_head(C), by_head(SIN)) is not None

@@ -123,3 +123,10 @@ def test_what_is_no_block() -> None:
     unknown = param("open", N, H, 4, 6)
     parts = [part(row, column, x=unknown) for row in (0, 1) for column in (0, 1)]
     misses(r.slices_to_depth, Concat(*parts, axis=1), "number of channels")
+
+
+def test_blocks_of_nine() -> None:
+    x = param("nine", N, 2, 6, 3)
+    parts = [part(row, column, x=x, step=3) for row in range(3) for column in range(3)]
+    after = SpaceToDepth(x, blocksize=3)
+    fires(r.slices_to_depth, Concat(*parts, axis=1), after)

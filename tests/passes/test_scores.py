@@ -7,21 +7,24 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from equations import N, const, fires, ints, misses, param, rewritten
+from equations import N, const, fires, ints, kinds, misses, param, rewritten
 
 from graphopt.ir import Value
 from graphopt.ops import (
+    Abs,
     Add,
     And,
     Attention,
     Constant,
     Div,
     Greater,
+    IsNaN,
     LayerNormalization,
     LessOrEqual,
     MatMul,
     Mul,
     Range,
+    Reshape,
     Shape,
     Softmax,
     Squeeze,
@@ -31,6 +34,7 @@ from graphopt.ops import (
     Where,
 )
 from graphopt.passes.raise_attention import RULES, attention
+from graphopt.passes.scores import same_rows, unscaled
 from graphopt.types import DType
 
 OPSET = 24
@@ -162,3 +166,30 @@ def test_the_first_key_is_seen_by_all(spell: int) -> None:
     window = And(LessOrEqual(column, row), param("near", N, N, dtype=DType.BOOL))
     before = spelled(Where(window, inner, const(-1e9)), v)
     misses(attention, before, "far below all", opset=OPSET)
+
+
+def test_scores_that_others_read_stay() -> None:
+    """Wherever on the way they are read: they would be computed twice."""
+    plain = scores(Q, K)
+    masked = Add(plain, ADDED)
+    for read in (plain, masked):
+        before = MatMul(Softmax(masked), V)
+        misses(attention, (before, Abs(read)), "no scaled and masked", opset=OPSET)
+
+
+def test_how_scores_are_read() -> None:
+    assert unscaled(Mul(Mul(Q, const(0.25)), const(0.5))) == (Q, 0.125)
+    x = param("x", 2, 3, 4)
+    one = param("one", 1, 3, 4)
+    assert same_rows(Reshape(one, ints(3, 4))) is one
+    assert same_rows(Reshape(x, ints(6, 4))) is None
+    assert same_rows(Reshape(x, ints(24))) is None
+    assert same_rows(Reshape(x, ints(2, 12))) is None
+    line = param("line", 4)
+    assert same_rows(Reshape(line, ints(1, 4))) is None
+    weights = Softmax(scores(Q, K))
+    kept = MatMul(Where(IsNaN(weights), const(0.0), weights), V)
+    assert kinds(rewritten(attention, kept, opset=OPSET)).count("Attention") == 1
+    other = Softmax(scores(Q, normed(K)))
+    wrong = MatMul(Where(IsNaN(other), const(0.0), weights), V)
+    misses(attention, wrong, opset=OPSET)

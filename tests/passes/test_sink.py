@@ -211,3 +211,22 @@ def test_parts_of_a_concatenation() -> None:
 def test_the_pass_says_what_it_does() -> None:
     assert Sink().name == "sink"
     assert [r.name for r in Sink().rules()] == ["sink_pick", "slice_of_parts"]
+
+
+def test_what_starts_with_a_part_and_ends_within_it() -> None:
+    x, y = param("x", N, 2), param("y", N, 5)
+    cut = Slice(Concat(x, y, axis=1), ints(2), ints(4), ints(1))
+    fires(slice_of_parts, cut, Slice(y, ints(0), ints(2), ints(1)))
+
+
+def test_positions_that_are_read_twice() -> None:
+    square = param("s", N, 4, 4, dtype=F64)
+    diagonal = Einsum(square, equation="aii->ai")
+    misses(sink_pick, Gather(diagonal, LAST, axis=1), "read twice")
+
+
+def test_what_is_one_for_all_positions_is_read_whole() -> None:
+    one = param("one", N, 1, 8, dtype=F64)
+    before = Gather(Mul(MatMul(TOKENS, w(8, 8)), one), ints(2), axis=1)
+    done = rewritten(sink_pick, before, sizes=({"n": 2, "m": 3},))
+    assert kinds(done) == ["Gather", "MatMul", "Mul"]

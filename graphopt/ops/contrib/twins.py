@@ -20,6 +20,7 @@ from .. import (
 from ..bodies import cast, scalar, vector
 from ..comparison import Equal, Where
 from ..elementwise import Mul, Sqrt, Sub
+from ..movement import Transpose
 from ..reduction import ReduceSum
 from ..registry import op
 from ..reshaping import Reshape, Squeeze, Unsqueeze
@@ -159,7 +160,7 @@ class LinearAttention(Contrib):
 
 @op("CausalConvWithState", domain=DOMAIN)
 class CausalConvWithState(Contrib):
-    """ONNX's op of this name, if it has none of its further attributes."""
+    """ONNX's op of this name; steps may be left out, and channels be last."""
 
     __slots__ = ()
     facts = (2, 4, 3)
@@ -177,12 +178,22 @@ class CausalConvWithState(Contrib):
     }
 
     def body(self) -> tuple[Value, ...] | None:
-        further = self.defaults.items() - {("activation", "none")}
-        if self.outs > 2 or any(self.attrs[k] != value for k, value in further):
+        further = set(self.defaults) - {"activation", "channels_last", "dilation"}
+        x, w, bias, past = (self.operand(i) for i in range(4))
+        if x is None or w is None or self.outs > 2 or x.rank != 3:
             return None
-        return convolution.CausalConvWithState(
-            *self.operands, activation=self.activation, outs=self.outs
-        ).results
+        if any(self.attrs[name] != self.defaults[name] for name in further):
+            return None
+
+        def turned(value: Value) -> Value:
+            return Transpose(value, perm=(0, 2, 1)) if self.channels_last else value
+
+        made = convolution.causal_convolution(
+            turned(x),
+            *(w, bias, None if past is None else turned(past)),
+            *(self.activation, self.dilation),
+        )
+        return made and (turned(made[0]), turned(made[1]))[: self.outs]
 
 
 @op("Rfft", domain=DOMAIN)
