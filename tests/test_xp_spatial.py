@@ -208,6 +208,7 @@ def test_sides_agree(dtype: Any) -> None:
         ),
         "depthwise": lambda xp, x, w: xp.convolve(x, w[:, :1], groups=4),
         "pointwise": lambda xp, x, w: xp.convolve(x[:, :2], w[..., :1, :1], (2, 3)),
+        "patches": lambda xp, x, w: xp.convolve(x[:, :2], w, (3, 2)),
         "max": lambda xp, x, w: xp.pool(x, (3, 2), (2, 1), pads, (1, 2)),
         "sum": lambda xp, x, w: xp.pool(x, (3, 2), (2, 1), pads, (1, 2), "sum"),
         "indices": lambda xp, x, w: xp.pool_indices(x, (3, 2), (2, 1), pads, (1, 2)),

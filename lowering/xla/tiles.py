@@ -52,7 +52,17 @@ def looped(op: Tiled, operands: Sequence[Array], body: Body) -> Any:
     for x, axis in zip(like[first:], axes, strict=True):
         shape = list(x.shape)
         shape[axis] *= op.count
-        empty.append(jnp.zeros(shape, x.dtype))
+        empty.append(_room(shape, x.dtype, operands[first:]))
     numbers = jnp.arange(op.count, dtype=np.int64)
     results, _ = lax.scan(step, (*states, *empty), numbers)
     return results if op.outs > 1 else results[0]
+
+
+def _room(shape: Sequence[int], dtype: Any, read: Sequence[Array]) -> Array:
+    """An array that is written over: of elements of all that the tiles read.
+
+    XLA would make zeros once for all loops, and a copy for each when the program
+    begins; these it can make no earlier than they are needed.
+    """
+    firsts = [jnp.ravel(x)[0].astype(dtype) for x in map(jnp.asarray, read) if x.size]
+    return jnp.broadcast_to(sum(firsts, jnp.zeros((), dtype)), shape)

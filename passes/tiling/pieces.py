@@ -86,7 +86,7 @@ def piece(op: Op, operands: Operands, place: Place) -> Op | Value | Miss:
             return miss(f"{op.label}: {plan.reason}", op)
         if any(r is not None and (r.before or r.after) for r in place.part.reads):
             return miss(f"{op.label} reads beyond its operand", op)
-        made = op.with_operands(operands)
+        made = _alike(op, op.with_operands(operands), place)
     return made if isinstance(made, Miss) else _checked(op, made, place)
 
 
@@ -110,6 +110,23 @@ def _checked(op: Op, made: Value, place: Place) -> Op | Value | Miss:
                 fits = now == was
             if not fits:
                 return miss(f"{op.label} gives {new.type} for a part of {old.type}", op)
+    return made
+
+
+def _alike(op: Op, made: Op, place: Place) -> Op | Miss:
+    """What was made, where all of its axes but one are as they were.
+
+    An op that is told how many heads or groups there are reads a part as other ones.
+    """
+    before, after = domain_of(op), domain_of(made)
+    assert before is not None
+    for name, extent in before.extents.items():
+        wanted = place.size if name == place.axis else extent
+        now = wanted if after is None else after.extents.get(name, wanted)
+        if isinstance(now, int) and isinstance(wanted, int) and now != wanted:
+            return miss(
+                f"{op.label} takes a part of its operands for another whole", op
+            )
     return made
 
 
@@ -155,7 +172,7 @@ def _plain(op: Op, operands: Operands, place: Place) -> Op | Miss:
     plan = tiling(domain, place.axis)
     if plan.kind not in (Kind.PARALLEL, Kind.REDUCED) or plan.added:
         return miss(f"{op.label}: {plan.reason}", op)
-    return op.with_operands(operands)
+    return _alike(op, op.with_operands(operands), place)
 
 
 def _pad(op: Pad, operands: Operands, place: Place) -> Op | Value | Miss:
@@ -263,6 +280,10 @@ def _trilu(op: Trilu, operands: Operands, place: Place) -> Value | Miss:
 
 def _attention(op: Attention, operands: Operands, place: Place) -> Op | Value | Miss:
     """attention(q, k, v, causal)[i:j] = attention(q[i:j], k, v, column <= i + row)"""
+    if place.axis == "g" and op.kv_num_heads:
+        queries = place.size * (op.groups() or 1)
+        op = op.copy(kv_num_heads=place.size, q_num_heads=queries, operands=operands)
+        return cast(Op, op)
     left, right = op.left_window_size, 0 if op.is_causal else op.right_window_size
     if place.axis != "s" or (left < 0 and right < 0):
         if op.operand(6) is not None and place.axis == "s":

@@ -37,6 +37,7 @@ from graphopt.ops import (
     GatherElements,
     Gelu,
     Gemm,
+    GroupNormalization,
     LayerNormalization,
     LessOrEqual,
     LogSoftmax,
@@ -140,6 +141,16 @@ def fused(size: int = 5, mask: Value | None = None, **attrs: Any) -> Case:
     return graph_of(y, inputs=inputs), y, 2, size  # type: ignore[arg-type]
 
 
+def heads_in_rows(shared: int = 1, *, bias: bool = False) -> Case:
+    """Operands of rank 3, whose heads the op is told the number of."""
+    q, k, v = (
+        param(n, 2, 12, w) for n, w in [("q", 24), *((n, 24 // shared) for n in "kv")]
+    )
+    mask = param("bias", 6, 12, 12) if bias else None
+    y = Attention(q, k, v, mask, q_num_heads=6, kv_num_heads=6 // shared)
+    return graph_of(y), y, 2, 8
+
+
 def convolutions(dim: int = 2, size: int = 2) -> Case:
     image = param("image", 1, 3, 20, 17)
     first = Relu(
@@ -226,6 +237,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "causal": lambda: fused(is_causal=1),
     "causal with a mask": lambda: fused(mask=BOOL, is_causal=1),
     "causal with a bias": lambda: fused(mask=param("bias", 12, 12), is_causal=1),
+    "heads in rows": heads_in_rows,
+    "heads in rows with a bias": lambda: heads_in_rows(bias=True),
+    "heads in rows, shared": lambda: heads_in_rows(2),
     "a window": lambda: fused(left_window_size=2, right_window_size=1),
     "a chain of convolutions": convolutions,
     "by single rows": lambda: convolutions(2, 1),
@@ -252,6 +266,13 @@ MERGED: dict[str, Callable[[], Case]] = {
 def test_tiles_are_the_whole(name: str) -> None:
     case = {**CASES, **MERGED}[name]()
     checked(case[0], tiled(case))
+
+
+def test_an_op_told_of_groups_takes_no_part_of_them() -> None:
+    x = param("x", 1, 6, 4)
+    y = GroupNormalization(x, random(6), random(6), num_groups=3)
+    made = tile(graph_of(y), [y], y, 1, 2)
+    assert isinstance(made, Miss)
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "xla-cpu"])
