@@ -17,13 +17,14 @@ from typing import Any, Final
 import numpy as np
 
 from graphopt import Graph
-from graphopt.index import Replicated, Split
+from graphopt.index import Replicated, Split as Parts
 from graphopt.ir import Op, Parameter, Value
 from graphopt.ops import (
     Add,
     Cast,
     Concat,
     Constant,
+    CumSum,
     If,
     Loop,
     MatMul,
@@ -35,6 +36,7 @@ from graphopt.ops import (
     Relu,
     Scan,
     Slice,
+    Split,
 )
 from graphopt.ops.mesh import (
     Addend,
@@ -46,14 +48,21 @@ from graphopt.ops.mesh import (
     Shard,
     Shift,
 )
-from graphopt.passes.sharding import Layout, Mesh, Program
+from graphopt.passes.sharding import (
+    Decisions,
+    Layout,
+    Mesh,
+    Program,
+    choices,
+    partition,
+)
 from graphopt.types import DType, tensor
 
 R: Final = Replicated()
 
 
-def S(dim: int) -> Split:
-    return Split(dim)
+def S(dim: int) -> Parts:
+    return Parts(dim)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
@@ -285,6 +294,30 @@ def scanned() -> Case:
     return Case(graph, program, {"x": normal(5, 8, 16)})
 
 
+def moved() -> Case:
+    """Halves turned as in rotary embeddings, and sums up to each position."""
+    mesh = Mesh.parse("data=2,model=4")
+    x = Parameter(tensor(DType.F32, 4, 64), "x")
+    first, second = Split(x, ints(32, 32), axis=1, outs=2).results
+    turned = Concat(second, first, axis=1)
+    last = Slice(x, ints(-1), ints(64), ints(1))
+    sums = CumSum(turned, Constant(np.array(1)))
+    graph = Graph([x], [turned, last, sums], output_names=["turned", "last", "sums"])
+    forms = {"Split": "moved", "Concat": "moved", "Slice": "added", "CumSum": "running"}
+    chosen = {
+        op: next(
+            choice
+            for choice in choices(op, mesh)
+            if [way.form for way in choice.ways] == ["plain", forms[op.kind]]
+            and all(layout[0] == S(0) for layout in choice.results)
+        )
+        for op in graph.ops
+        if op.kind in forms
+    }
+    program = partition(graph, mesh, Decisions(chosen, {x: (S(0), S(1))}))
+    return Case(graph, program, {"x": normal(4, 64)})
+
+
 def ints(*values: int) -> Constant:
     return Constant(np.array(values, np.int64))
 
@@ -315,6 +348,7 @@ CASES: Final[dict[str, Callable[[], Case]]] = {
     "places": places,
     "turns": turns,
     "scanned": scanned,
+    "moved": moved,
     "sum": partial(merged, "sum", DType.F32, ReduceSum),
     "max": partial(merged, "max", DType.F32, ReduceMax),
     "min": partial(merged, "min", DType.I64, ReduceMin),

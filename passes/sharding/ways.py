@@ -29,10 +29,9 @@ from .layout import REPLICATED, type_bytes
 from .local import WINDOWED, border, is_told
 from .regions import fed, is_all_replicated, parameters_of, results, seeds
 from .selection import SELECTIONS
+from .spanning import Spanning, spanning
 
-Form: TypeAlias = Literal[
-    "plain", "told", "windows", "lookup", "selected", "opened", "region"
-]
+Form: TypeAlias = Literal["plain", "told", "windows", "opened", "region"] | Spanning
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,11 @@ class Way:
 
     "plain": the op on parts. "told": it is told where its part begins. "windows": its
     neighbours' borders are put around the part. "lookup": what is not in the part gives
-    zeros. "selected": the best of each part, then of all. "opened": the op as its body,
-    with collectives of small values inside. "region": its bodies on parts of what they
-    are given.
+    zeros. "selected": the best of each part, then of all. "moved": positions are sent
+    to where they belong. "added": each device gives those that it has. "running":
+    totals of the parts before are put on top. "written": each device writes into its
+    part. "opened": the op as its body, with collectives of small values inside.
+    "region": its bodies on parts of what they are given.
     """
 
     strategy: Strategy
@@ -99,6 +100,7 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         found += _windows(op, domain)
         found += _lookups(op, domain)
         found += _selections(op)
+        found += [Way(strategy, form) for strategy, form in spanning(op)]
     if isinstance(op, Composite) and op.deterministic:
         others = [way.strategy for way in found if way.form == "plain"]
         found += [Way(x, "opened") for x in openings(op, others)]
@@ -273,6 +275,8 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
             continue
         best: tuple[float, Way] | None = None
         for way in ways_of(op):
+            if way.form == "moved":
+                continue  # whether devices divide what it gives is not known here
             cost = 0.0
             for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
                 if value is not None:
