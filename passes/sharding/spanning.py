@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from graphopt.index import Split, State, Strategy
+from graphopt.index import Domain, Split, State, Strategy
 from graphopt.ir import Op, Value
 from graphopt.ops import Gather, TensorScatter
 from graphopt.rewrite import Miss
 
-from . import running, segments, writing
+from . import combined, running, segments, writing
 from .local import Local, Made, Place, looked_up, on_parts
 from .mesh import Mesh
 from .running import Running
@@ -22,7 +22,7 @@ from .segments import Segmented
 from .selection import Selection, selected
 
 Spanning: TypeAlias = Literal[
-    "lookup", "selected", "moved", "added", "running", "written"
+    "lookup", "selected", "moved", "added", "running", "written", "combined"
 ]
 
 SPANNING: Final[tuple[Spanning, ...]] = (
@@ -31,7 +31,7 @@ SPANNING: Final[tuple[Spanning, ...]] = (
 )
 
 
-def spanning(op: Op) -> Iterator[tuple[Strategy, Spanning]]:
+def spanning(op: Op, domain: Domain) -> Iterator[tuple[Strategy, Spanning]]:
     """The strategies along dims of which parts are not enough, and their forms."""
     for strategy in segments.moving(op):
         yield strategy, "moved"
@@ -41,6 +41,8 @@ def spanning(op: Op) -> Iterator[tuple[Strategy, Spanning]]:
         yield strategy, "running"
     for strategy in writing.into(op):
         yield strategy, "written"
+    for strategy in combined.over_keys(op, domain):
+        yield strategy, "combined"
 
 
 def built(
@@ -51,6 +53,8 @@ def built(
     local: Local,
 ) -> Made | tuple[Value, ...]:
     """An op on a device's parts, from the form and the strategy of each mesh axis."""
+    if any(form == "combined" for form, _ in ways):
+        return combined.attended(op, operands, ways, mesh.axes, local)
     over: dict[tuple[str, Strategy], list[tuple[str, int]]] = {}
     for way, axis in zip(ways, mesh.axes, strict=True):
         if way[0] in SPANNING:

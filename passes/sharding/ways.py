@@ -43,8 +43,9 @@ class Way:
     zeros. "selected": the best of each part, then of all. "moved": positions are sent
     to where they belong. "added": each device gives those that it has. "running":
     totals of the parts before are put on top. "written": each device writes into its
-    part. "opened": the op as its body, with collectives of small values inside.
-    "region": its bodies on parts of what they are given.
+    part. "combined": a softmax over each part, weighed by their sums. "opened": the op
+    as its body, with collectives of small values inside. "region": its bodies on parts
+    of what they are given.
     """
 
     strategy: Strategy
@@ -100,7 +101,7 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         found += _windows(op, domain)
         found += _lookups(op, domain)
         found += _selections(op)
-        found += [Way(strategy, form) for strategy, form in spanning(op)]
+        found += [Way(strategy, form) for strategy, form in spanning(op, domain)]
     if isinstance(op, Composite) and op.deterministic:
         others = [way.strategy for way in found if way.form == "plain"]
         found += [Way(x, "opened") for x in openings(op, others)]
@@ -275,7 +276,7 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
             continue
         best: tuple[float, Way] | None = None
         for way in ways_of(op):
-            if way.form == "moved":
+            if way.form in ("moved", "combined"):
                 continue  # whether devices divide what it gives is not known here
             cost = 0.0
             for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
