@@ -21,6 +21,8 @@ class Network:
     inputs: list[Parameter] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    buffered: bool = False
+    """Keys and values are written into buffers, which a step fills up."""
 
     def graph(self, **outputs: Value) -> Graph:
         named = {**outputs, **self.outputs}
@@ -67,9 +69,20 @@ class Network:
         if not past:
             return x
         batch, heads, _, each = x.shape  # type: ignore[misc]
-        whole = ops.Concat(self.input(name, batch, heads, past, each), x, axis=2)
+        before = self.input(name, batch, heads, past, each)
+        if self.buffered:
+            whole: Op = ops.TensorScatter(before, x, self.place(x), axis=2)
+        else:
+            whole = ops.Concat(before, x, axis=2)
         self.outputs[f"new_{name}"] = whole
         return whole
+
+    def place(self, x: Value) -> Value:
+        """Where the next token of each sample goes."""
+        (at,) = [p for p in self.inputs if p.name == "at"] or [
+            self.input("at", x.shape[0], dtype=DType.I64)  # type: ignore[index, arg-type]
+        ]
+        return at
 
     def attention(self, x: Value, heads: int, past: int = 0, name: str = "") -> Value:
         """As exporters write it: two products with a softmax between them."""
@@ -77,7 +90,12 @@ class Network:
         q, k, v = (self.heads(self.linear(x, width), heads) for _ in range(3))
         k, v = self.cached(k, past, f"k{name}"), self.cached(v, past, f"v{name}")
         scores = ops.MatMul(q, ops.Transpose(k, perm=(0, 1, 3, 2)))
-        seen = ops.Softmax(ops.Mul(scores, self.scalar(0.125)), axis=-1)
+        scores = ops.Mul(scores, self.scalar(0.125))
+        if self.buffered:
+            count = ops.Reshape(self.place(x), _ints(-1, 1, 1, 1))
+            there = ops.LessOrEqual(_ints(*range(past)), count)
+            scores = ops.Where(there, scores, self.scalar(-np.inf))
+        seen = ops.Softmax(scores, axis=-1)
         return self.linear(self.merged(ops.MatMul(seen, v)), width)
 
     def grouped(
@@ -89,7 +107,11 @@ class Network:
         q = self.heads(self.linear(x, width, False), heads)
         k, v = (self.heads(self.linear(x, small, False), shared) for _ in range(2))
         k, v = self.cached(k, past, f"k{name}"), self.cached(v, past, f"v{name}")
-        made = ops.Attention(q, k, v, is_causal=int(not past))
+        if self.buffered:
+            count = ops.Add(self.place(x), _ints(1))
+            made = ops.Attention(q, k, v, None, None, None, count)
+        else:
+            made = ops.Attention(q, k, v, is_causal=int(not past))
         return self.linear(self.merged(made), width, False)
 
     def layer(self, x: Value, heads: int, past: int = 0, name: str = "") -> Value:
@@ -126,10 +148,16 @@ def _ints(*values: int) -> Op:
 
 
 def decoder(
-    layers: int = 8, batch: int = 1, seq: int = 2048, past: int = 0, width: int = 4096
+    layers: int = 8,
+    batch: int = 1,
+    seq: int = 2048,
+    past: int = 0,
+    width: int = 4096,
+    *,
+    buffered: bool = False,
 ) -> Graph:
     """A decoder as GPT is one, behind its embedding."""
-    net = Network()
+    net = Network(buffered=buffered)
     x: Value = net.input("x", batch, seq, width)
     for i in range(layers):
         x = net.layer(x, width // 128, past, str(i))
@@ -137,10 +165,16 @@ def decoder(
 
 
 def gated(
-    layers: int = 8, batch: int = 1, seq: int = 2048, past: int = 0, width: int = 4096
+    layers: int = 8,
+    batch: int = 1,
+    seq: int = 2048,
+    past: int = 0,
+    width: int = 4096,
+    *,
+    buffered: bool = False,
 ) -> Graph:
     """As Llama is one: a quarter of the heads for keys and values, a gate."""
-    net = Network()
+    net = Network(buffered=buffered)
     x: Value = net.input("x", batch, seq, width)
     for i in range(layers):
         x = net.gated_layer(x, width // 128, 14336, past, str(i))

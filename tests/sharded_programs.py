@@ -21,6 +21,7 @@ from graphopt.index import Replicated, Split as Parts
 from graphopt.ir import Op, Parameter, Value
 from graphopt.ops import (
     Add,
+    Attention,
     Cast,
     Concat,
     Constant,
@@ -37,6 +38,7 @@ from graphopt.ops import (
     Scan,
     Slice,
     Split,
+    TensorScatter,
 )
 from graphopt.ops.mesh import (
     Addend,
@@ -304,6 +306,38 @@ def moved() -> Case:
     sums = CumSum(turned, Constant(np.array(1)))
     graph = Graph([x], [turned, last, sums], output_names=["turned", "last", "sums"])
     forms = {"Split": "moved", "Concat": "moved", "Slice": "added", "CumSum": "running"}
+    return _chosen(graph, mesh, forms, {x: (S(0), S(1))}, {"x": normal(4, 64)})
+
+
+def keys() -> Case:
+    """Two tokens written into a cache whose positions are in parts, which they read."""
+    mesh = Mesh.parse("data=2,model=4")
+    q = Parameter(tensor(DType.F32, 2, 8, 2, 4), "q")
+    rows = Parameter(tensor(DType.F32, 2, 4, 2, 4), "rows")
+    at = Parameter(tensor(DType.I64, 2), "at")
+    old = [Parameter(tensor(DType.F32, 2, 4, 32, 4), name) for name in ("k", "v")]
+    new = [TensorScatter(cache, rows, at, axis=2) for cache in old]
+    made = Attention(q, *new, None, None, None, Add(at, ints(2)), is_causal=1)
+    graph = Graph([q, rows, at, *old], [made, *new], output_names=["y", "nk", "nv"])
+    given = {q: (S(0), R), rows: (S(0), R), at: (S(0), R)}
+    given |= dict.fromkeys(old, (S(0), S(2)))
+    arrays = {p.name: normal(*map(int, p.shape or ())) for p in (q, rows, *old)}  # type: ignore[arg-type]
+    forms = {"TensorScatter": "written", "Attention": "combined"}
+    fed = {**arrays, "at": np.array([5, 22])}
+    return _chosen(graph, mesh, forms, given, fed)
+
+
+def _chosen(
+    graph: Graph,
+    mesh: Mesh,
+    forms: dict[str, str],
+    given: dict[Value, Layout],
+    inputs: dict[str, Any],
+) -> Case:
+    """Ops by parts of the batch along the first axis, in these forms along the second.
+
+    Results are in parts of the batch, and along the second axis as they can be.
+    """
     chosen = {
         op: next(
             choice
@@ -314,8 +348,7 @@ def moved() -> Case:
         for op in graph.ops
         if op.kind in forms
     }
-    program = partition(graph, mesh, Decisions(chosen, {x: (S(0), S(1))}))
-    return Case(graph, program, {"x": normal(4, 64)})
+    return Case(graph, partition(graph, mesh, Decisions(chosen, given)), inputs)
 
 
 def ints(*values: int) -> Constant:
@@ -349,6 +382,7 @@ CASES: Final[dict[str, Callable[[], Case]]] = {
     "turns": turns,
     "scanned": scanned,
     "moved": moved,
+    "keys": keys,
     "sum": partial(merged, "sum", DType.F32, ReduceSum),
     "max": partial(merged, "max", DType.F32, ReduceMax),
     "min": partial(merged, "min", DType.I64, ReduceMin),
