@@ -129,6 +129,38 @@ class Network:
         up = ops.Mul(gate, self.linear(inside, hidden, False))
         return ops.Add(x, self.linear(up, _last(x), False))
 
+    def mixture(self, x: Value, hidden: int, count: int, chosen: int) -> Value:
+        """Each token by a few of the experts, of each group as many as there is room.
+
+        Lepikhin and others, "GShard", arXiv 2006.16668, with its equations.
+        """
+        groups, seq, width = x.shape  # type: ignore[misc]
+        room = 2 * chosen * seq // count  # type: ignore[operator]
+        gates = ops.Softmax(self.linear(x, count, bias=False), axis=-1)
+        best, which = ops.TopK(gates, _ints(chosen), axis=-1, outs=2).results
+        zero_one = ops.Constant(np.array([0, 1], self.dtype.numpy))
+        spread = ops.OneHot(which, _ints(count), zero_one)  # by token, choice, expert
+        first = ops.Transpose(spread, perm=(0, 2, 1, 3))
+        flat = ops.Reshape(first, _ints(groups, chosen * seq, count))
+        whole = ops.Cast(flat, to=DType.F32)  # counts beyond 256
+        place = ops.CumSum(whole, ops.Constant(np.array(1)), exclusive=1)
+        place = ops.Reshape(place, _ints(groups, chosen, seq, count))
+        place = ops.Transpose(place, perm=(0, 2, 1, 3))
+        at = ops.ReduceSum(
+            ops.Mul(place, ops.Cast(spread, to=DType.F32)), _ints(-1), keepdims=0
+        )
+        seat = ops.OneHot(ops.Cast(at, to=DType.I64), _ints(room), zero_one)
+        fits = ops.Less(at, ops.Constant(np.float32(room)))
+        weight = ops.Mul(best, ops.Cast(fits, to=self.dtype))
+        combine = ops.Einsum(weight, spread, seat, equation="gsk,gske,gskc->gsec")
+        sent = ops.Cast(ops.Cast(combine, to=DType.BOOL), to=self.dtype)
+        given = ops.Einsum(sent, x, equation="gsec,gsm->egcm")
+        up = self.weight(count, width, hidden)
+        down = self.weight(count, hidden, width)
+        inner = ops.Relu(ops.Einsum(given, up, equation="egcm,emh->egch"))
+        made = ops.Einsum(inner, down, equation="egch,ehm->egcm")
+        return ops.Einsum(combine, made, equation="gsec,egcm->gsm")
+
     def conv(self, x: Value, channels: int, kernel: int, stride: int = 1) -> Value:
         weight = self.weight(channels, x.shape[1], kernel, kernel)  # type: ignore[index]
         pads = (kernel // 2,) * 4
@@ -179,6 +211,24 @@ def gated(
     for i in range(layers):
         x = net.gated_layer(x, width // 128, 14336, past, str(i))
     return net.graph(y=net.rms_norm(x))
+
+
+def experts(
+    layers: int = 4,
+    groups: int = 8,
+    seq: int = 1024,
+    width: int = 1024,
+    hidden: int = 4096,
+    count: int = 8,
+    chosen: int = 2,
+    dtype: DType = DType.BF16,
+) -> Graph:
+    """Mixtures of experts with a capacity, as GShard dispatches tokens to them."""
+    net = Network(dtype)
+    x: Value = net.input("x", groups, seq, width)
+    for _ in range(layers):
+        x = ops.Add(x, net.mixture(net.norm(x), hidden, count, chosen))
+    return net.graph(y=net.norm(x))
 
 
 def encoder(layers: int = 8, batch: int = 8, seq: int = 512) -> Graph:
@@ -268,6 +318,7 @@ NETWORKS: Mapping[str, Mapping[str, Callable[[], Graph]]] = {
         "batch": lambda: gated(batch=16),
         "decode": lambda: gated(batch=16, seq=1, past=4096),
     },
+    "experts": {"batch": lambda: experts(groups=16), "prefill": experts},
     "encoder": {"batch": lambda: encoder(batch=64), "few": lambda: encoder(batch=4)},
     "vision transformer": {"batch": vision, "few": lambda: vision(batch=4)},
     "convolutions": {

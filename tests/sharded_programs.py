@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from mixtures import mixture, tokens
 
 from graphopt import Graph
 from graphopt.index import Replicated, Split as Parts
@@ -58,6 +59,9 @@ from graphopt.passes.sharding import (
     choices,
     partition,
 )
+from graphopt.passes.sharding.hand import hand_plan
+from graphopt.passes.sharding.machine import Machine
+from graphopt.passes.sharding.planner import Planner
 from graphopt.types import DType, tensor
 
 R: Final = Replicated()
@@ -327,6 +331,14 @@ def keys() -> Case:
     return _chosen(graph, mesh, forms, given, fed)
 
 
+def experts() -> Case:
+    """Tokens go to their experts, which other devices have, and come back."""
+    graph, mesh = mixture(layers=1), Mesh.parse("model=8")
+    made = Planner(graph, Machine.of("h100", mesh))
+    plan = hand_plan(made, ["experts"])
+    return Case(graph, partition(graph, mesh, plan.decisions), tokens())
+
+
 def _chosen(
     graph: Graph,
     mesh: Mesh,
@@ -383,6 +395,7 @@ CASES: Final[dict[str, Callable[[], Case]]] = {
     "scanned": scanned,
     "moved": moved,
     "keys": keys,
+    "experts": experts,
     "sum": partial(merged, "sum", DType.F32, ReduceSum),
     "max": partial(merged, "max", DType.F32, ReduceMax),
     "min": partial(merged, "min", DType.I64, ReduceMin),
