@@ -70,8 +70,8 @@ def over_keys(op: Op, domain: Domain) -> Iterator[Strategy]:
     for map_ in domain.maps.operands[: len(op.operands)]:
         at = [i for i, term in enumerate(map_ or ()) if term.axes == (KEYS,)]
         operands.append(Split(at[0]) if at else REPLICATED)
-    left: list[State] = [REPLICATED, *(Split(dim) for dim in range(3))]
-    for state in left:
+    left: list[State] = [REPLICATED, Split(1), Split(2)]
+    for state in left:  # parts of the batch are shared out without such a detour
         if not isinstance(state, Split) or (op.shape or ())[state.dim] != 1:
             yield Strategy(KEYS, tuple(operands), (state,))
 
@@ -123,7 +123,12 @@ def attended(
 
 
 def _order(ways: Sequence[tuple[str, Strategy]]) -> Miss | None:
-    """A later axis may not split first what an earlier one splits at the end."""
+    """A later axis may not split first what an earlier one splits at the end.
+
+    Several axes that share keys out leave one state: more ways would be of no use.
+    """
+    if len({strategy.results for form, strategy in ways if form == "combined"}) > 1:
+        return Miss("two mesh axes leave different states")
     for i, (form, strategy) in enumerate(ways):
         if form == "combined" and isinstance(strategy.results[0], Split):
             for other, later in ways[i + 1 :]:
