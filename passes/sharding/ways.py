@@ -104,7 +104,10 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         found += [Way(strategy, form) for strategy, form in spanning(op, domain)]
     if isinstance(op, Composite) and op.deterministic:
         others = [way.strategy for way in found if way.form == "plain"]
-        found += [Way(x, "opened") for x in openings(op, others)]
+        combined = [way for way in found if way.form == "combined"]
+        shared = {cut for way in combined for cut in _cuts(way)}
+        opened = [Way(x, "opened") for x in openings(op, others)]
+        found += [way for way in opened if shared.isdisjoint(_cuts(way))]
     if isinstance(op, If | Loop | Scan):
         found += [Way(x, "region") for x in region_strategies(op)]
     unique: dict[tuple[object, object], Way] = {}
@@ -118,6 +121,12 @@ def ways_of(op: Op) -> tuple[Way, ...]:
 def _cut(strategy: Strategy, count: int, outs: int) -> Strategy:
     """Without states for operands and results that this op does not have."""
     return Strategy(strategy.axis, strategy.operands[:count], strategy.results[:outs])
+
+
+def _cuts(way: Way) -> set[tuple[int, int]]:
+    """The operands that are split, and their dims."""
+    states = enumerate(way.strategy.operands)
+    return {(i, state.dim) for i, state in states if isinstance(state, Split)}
 
 
 def _matters(op: Op, domain: Domain | None, way: Way) -> bool:
