@@ -7,7 +7,7 @@ they get along without.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from graphopt.index import Domain, Split, State, Strategy
 from graphopt.ir import Op, Value
@@ -25,10 +25,7 @@ Spanning: TypeAlias = Literal[
     "lookup", "selected", "moved", "added", "running", "written", "combined"
 ]
 
-SPANNING: Final[tuple[Spanning, ...]] = (
-    *("lookup", "selected", "moved", "added"),
-    *("running", "written"),
-)
+SPANNING: Final[tuple[Spanning, ...]] = get_args(Spanning)
 
 
 def spanning(op: Op, domain: Domain) -> Iterator[tuple[Strategy, Spanning]]:
