@@ -1,11 +1,13 @@
 """Random legal plans of random graphs: the oracle, and XLA, against the whole graph.
 
-    python benchmarks/plan_fuzz.py --oracle 10000 --xla 200
+    python benchmarks/plan_fuzz.py --oracle 10000 --xla 200 [--spanning]
 
-Random graphs are those of `graphopt.testing`; each op runs in a way drawn from its
-choices, each input and weight lies in a layout drawn from those that the mesh divides.
-Prints how many plans gave something else than the whole graph, how many collectives
-they had, and for XLA the bytes that devices send over those of the plan.
+Random graphs are those of `graphopt.testing`, or with ``--spanning`` of ops that read
+along dims which devices share out (slices, concatenations, sums, attention). Each op
+runs in a way drawn from its choices, each input and weight lies in a layout drawn from
+those that the mesh divides. Prints how many plans gave something else than the whole
+graph, how many collectives they had, and for XLA the bytes that devices send over those
+of the plan.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "passes" / "sharding"))
 
 from random_plans import Judged, judged, on_sizes
+from spanning_graphs import spanning
 
 from graphopt import testing
 from graphopt.ir import Graph
 from graphopt.lowering.xla.environment import prepare, show_devices
+from graphopt.ops.mesh import Permute
 
 MESHES = ("2", "4", "8", "2x2", "2x4", "2x2x2")
 
@@ -63,6 +67,23 @@ def through(
     return found
 
 
+def along(
+    count: int, judge: Callable[[Graph, int, str], Judged | None]
+) -> list[Judged]:
+    """What so many plans of graphs of spanning ops gave."""
+    found: list[Judged] = []
+    for seed in range(4 * count):
+        graph, mesh = spanning(seed), MESHES[seed % len(MESHES)]
+        judged = judge(graph, seed, mesh)
+        if judged is not None and judged.exchanges:
+            found.append(judged)
+            if not judged.right:
+                print("wrong:", judged.what, "on", mesh, "seed", seed, flush=True)
+        if len(found) == count:
+            break
+    return found
+
+
 def in_xla(graph: Graph, seed: int, mesh: str) -> Judged | None:
     """A plan that runs on virtual devices; None where XLA has no such graph."""
     import jax
@@ -91,6 +112,10 @@ def in_xla(graph: Graph, seed: int, mesh: str) -> Judged | None:
     return found
 
 
+def permuted(judged: Judged) -> int:
+    return sum(isinstance(op, Permute) for op in judged.program.collectives())
+
+
 SENT: list[tuple[float, Judged]] = []
 
 
@@ -98,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--oracle", type=int, default=10000)
     parser.add_argument("--xla", type=int, default=200)
+    parser.add_argument("--spanning", action="store_true")
     options = parser.parse_args()
     prepare("xla-cpu", alone=True)
     show_devices(8)
@@ -108,11 +134,12 @@ def main() -> None:
         if not count:
             continue
         begin = time.process_time()
-        found = through(count, judge)
+        found = (along if options.spanning else through)(count, judge)
         wrong = sum(not each.right for each in found)
         print(
             f"{name}: {len(found)} plans, {wrong} wrong,"
             f" {sum(each.exchanges for each in found)} collectives,"
+            f" {sum(map(permuted, found))} of them permutations,"
             f" {time.process_time() - begin:.0f} CPU s",
             flush=True,
         )

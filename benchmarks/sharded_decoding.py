@@ -1,6 +1,6 @@
 """Decode of one token with a cache on meshes: what it costs that the cache stays put.
 
-    python benchmarks/sharded_decoding.py [--mesh 8 2x4] [--share 0.3] [--json FILE]
+    python benchmarks/sharded_decoding.py [--mesh 8 2x4] [--share 0.3] [--buffer]
 
 Each cell is planned with caches tied (they go out as they come in) and free; "moved" is
 what the next step of the free plan would exchange before it begins, which its own
@@ -48,6 +48,8 @@ def main() -> int:
     parser.add_argument("--target", default="h100", help="a device")
     parser.add_argument("--share", type=float, help="of weights and caches, on each")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each plan")
+    parser.add_argument("--buffer", action="store_true", help="caches of fixed length")
+    parser.add_argument("--cells", nargs="*", help="as 1x32768: batch and tokens")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--json", type=Path, help="write all rows, as they are known")
     options = parser.parse_args()
@@ -67,14 +69,27 @@ def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for mesh in options.mesh:
         machine = Machine.of(options.target, Mesh.parse(mesh))
         for name, make in NETWORKS.items():
-            for batch, past in CELLS:
-                graph = make(options.layers, batch=batch, seq=1, past=past)
-                assert regime(graph).name == "decode"
+            for batch, past in _asked(options.cells):
+                graph = make(
+                    options.layers,
+                    batch=batch,
+                    seq=1,
+                    past=past,
+                    buffered=options.buffer,
+                )
+                assert options.buffer or regime(graph).name == "decode"
                 for room in rooms(graph, machine, options.share):
                     found = cell(graph, machine, room, options.seconds)
                     if found is not None:
                         head = {"network": name, "batch": batch, "past": past}
                         yield {**head, "mesh": mesh, "room": room, **found}
+
+
+def _asked(cells: list[str] | None) -> list[tuple[int, int]]:
+    if cells is None:
+        return [*CELLS]
+    pairs = [cell.split("x") for cell in cells]
+    return [(int(batch), int(past)) for batch, past in pairs]
 
 
 def rooms(graph: Graph, machine: Machine, share: float | None) -> Iterator[float]:

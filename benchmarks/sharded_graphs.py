@@ -21,6 +21,8 @@ class Network:
     inputs: list[Parameter] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    buffered: bool = False
+    """Keys and values are written into buffers, which a step fills up."""
 
     def graph(self, **outputs: Value) -> Graph:
         named = {**outputs, **self.outputs}
@@ -67,9 +69,20 @@ class Network:
         if not past:
             return x
         batch, heads, _, each = x.shape  # type: ignore[misc]
-        whole = ops.Concat(self.input(name, batch, heads, past, each), x, axis=2)
+        before = self.input(name, batch, heads, past, each)
+        if self.buffered:
+            whole: Op = ops.TensorScatter(before, x, self.place(x), axis=2)
+        else:
+            whole = ops.Concat(before, x, axis=2)
         self.outputs[f"new_{name}"] = whole
         return whole
+
+    def place(self, x: Value) -> Value:
+        """Where the next token of each sample goes."""
+        (at,) = [p for p in self.inputs if p.name == "at"] or [
+            self.input("at", x.shape[0], dtype=DType.I64)  # type: ignore[index, arg-type]
+        ]
+        return at
 
     def attention(self, x: Value, heads: int, past: int = 0, name: str = "") -> Value:
         """As exporters write it: two products with a softmax between them."""
@@ -77,7 +90,12 @@ class Network:
         q, k, v = (self.heads(self.linear(x, width), heads) for _ in range(3))
         k, v = self.cached(k, past, f"k{name}"), self.cached(v, past, f"v{name}")
         scores = ops.MatMul(q, ops.Transpose(k, perm=(0, 1, 3, 2)))
-        seen = ops.Softmax(ops.Mul(scores, self.scalar(0.125)), axis=-1)
+        scores = ops.Mul(scores, self.scalar(0.125))
+        if self.buffered:
+            count = ops.Reshape(self.place(x), _ints(-1, 1, 1, 1))
+            there = ops.LessOrEqual(_ints(*range(past)), count)
+            scores = ops.Where(there, scores, self.scalar(-np.inf))
+        seen = ops.Softmax(scores, axis=-1)
         return self.linear(self.merged(ops.MatMul(seen, v)), width)
 
     def grouped(
@@ -89,7 +107,11 @@ class Network:
         q = self.heads(self.linear(x, width, False), heads)
         k, v = (self.heads(self.linear(x, small, False), shared) for _ in range(2))
         k, v = self.cached(k, past, f"k{name}"), self.cached(v, past, f"v{name}")
-        made = ops.Attention(q, k, v, is_causal=int(not past))
+        if self.buffered:
+            count = ops.Add(self.place(x), _ints(1))
+            made = ops.Attention(q, k, v, None, None, None, count)
+        else:
+            made = ops.Attention(q, k, v, is_causal=int(not past))
         return self.linear(self.merged(made), width, False)
 
     def layer(self, x: Value, heads: int, past: int = 0, name: str = "") -> Value:
@@ -106,6 +128,38 @@ class Network:
         gate = ops.Swish(self.linear(inside, hidden, False))
         up = ops.Mul(gate, self.linear(inside, hidden, False))
         return ops.Add(x, self.linear(up, _last(x), False))
+
+    def mixture(self, x: Value, hidden: int, count: int, chosen: int) -> Value:
+        """Each token by a few of the experts, of each group as many as there is room.
+
+        Lepikhin and others, "GShard", arXiv 2006.16668, with its equations.
+        """
+        groups, seq, width = x.shape  # type: ignore[misc]
+        room = 2 * chosen * seq // count  # type: ignore[operator]
+        gates = ops.Softmax(self.linear(x, count, bias=False), axis=-1)
+        best, which = ops.TopK(gates, _ints(chosen), axis=-1, outs=2).results
+        zero_one = ops.Constant(np.array([0, 1], self.dtype.numpy))
+        spread = ops.OneHot(which, _ints(count), zero_one)  # by token, choice, expert
+        first = ops.Transpose(spread, perm=(0, 2, 1, 3))
+        flat = ops.Reshape(first, _ints(groups, chosen * seq, count))
+        whole = ops.Cast(flat, to=DType.F32)  # counts beyond 256
+        place = ops.CumSum(whole, ops.Constant(np.array(1)), exclusive=1)
+        place = ops.Reshape(place, _ints(groups, chosen, seq, count))
+        place = ops.Transpose(place, perm=(0, 2, 1, 3))
+        at = ops.ReduceSum(
+            ops.Mul(place, ops.Cast(spread, to=DType.F32)), _ints(-1), keepdims=0
+        )
+        seat = ops.OneHot(ops.Cast(at, to=DType.I64), _ints(room), zero_one)
+        fits = ops.Less(at, ops.Constant(np.float32(room)))
+        weight = ops.Mul(best, ops.Cast(fits, to=self.dtype))
+        combine = ops.Einsum(weight, spread, seat, equation="gsk,gske,gskc->gsec")
+        sent = ops.Cast(ops.Cast(combine, to=DType.BOOL), to=self.dtype)
+        given = ops.Einsum(sent, x, equation="gsec,gsm->egcm")
+        up = self.weight(count, width, hidden)
+        down = self.weight(count, hidden, width)
+        inner = ops.Relu(ops.Einsum(given, up, equation="egcm,emh->egch"))
+        made = ops.Einsum(inner, down, equation="egch,ehm->egcm")
+        return ops.Einsum(combine, made, equation="gsec,egcm->gsm")
 
     def conv(self, x: Value, channels: int, kernel: int, stride: int = 1) -> Value:
         weight = self.weight(channels, x.shape[1], kernel, kernel)  # type: ignore[index]
@@ -126,10 +180,16 @@ def _ints(*values: int) -> Op:
 
 
 def decoder(
-    layers: int = 8, batch: int = 1, seq: int = 2048, past: int = 0, width: int = 4096
+    layers: int = 8,
+    batch: int = 1,
+    seq: int = 2048,
+    past: int = 0,
+    width: int = 4096,
+    *,
+    buffered: bool = False,
 ) -> Graph:
     """A decoder as GPT is one, behind its embedding."""
-    net = Network()
+    net = Network(buffered=buffered)
     x: Value = net.input("x", batch, seq, width)
     for i in range(layers):
         x = net.layer(x, width // 128, past, str(i))
@@ -137,14 +197,38 @@ def decoder(
 
 
 def gated(
-    layers: int = 8, batch: int = 1, seq: int = 2048, past: int = 0, width: int = 4096
+    layers: int = 8,
+    batch: int = 1,
+    seq: int = 2048,
+    past: int = 0,
+    width: int = 4096,
+    *,
+    buffered: bool = False,
 ) -> Graph:
     """As Llama is one: a quarter of the heads for keys and values, a gate."""
-    net = Network()
+    net = Network(buffered=buffered)
     x: Value = net.input("x", batch, seq, width)
     for i in range(layers):
         x = net.gated_layer(x, width // 128, 14336, past, str(i))
     return net.graph(y=net.rms_norm(x))
+
+
+def experts(
+    layers: int = 4,
+    groups: int = 8,
+    seq: int = 1024,
+    width: int = 1024,
+    hidden: int = 4096,
+    count: int = 8,
+    chosen: int = 2,
+    dtype: DType = DType.BF16,
+) -> Graph:
+    """Mixtures of experts with a capacity, as GShard dispatches tokens to them."""
+    net = Network(dtype)
+    x: Value = net.input("x", groups, seq, width)
+    for _ in range(layers):
+        x = ops.Add(x, net.mixture(net.norm(x), hidden, count, chosen))
+    return net.graph(y=net.norm(x))
 
 
 def encoder(layers: int = 8, batch: int = 8, seq: int = 512) -> Graph:
@@ -234,6 +318,7 @@ NETWORKS: Mapping[str, Mapping[str, Callable[[], Graph]]] = {
         "batch": lambda: gated(batch=16),
         "decode": lambda: gated(batch=16, seq=1, past=4096),
     },
+    "experts": {"batch": lambda: experts(groups=16), "prefill": experts},
     "encoder": {"batch": lambda: encoder(batch=64), "few": lambda: encoder(batch=4)},
     "vision transformer": {"batch": vision, "few": lambda: vision(batch=4)},
     "convolutions": {

@@ -103,7 +103,7 @@ def cell(
         if share is not None and len(rooms) == 1:
             rooms.append(share * weights + plan.memory - _stored(planner, plan))
         best, roles, fit = math.inf, "", 0
-        for row in role_rows(len(machine.mesh.axes)):
+        for row in role_rows(len(machine.mesh.axes), graph):
             try:
                 other = hand_plan(planner, row, room)
             except (NoHandPlan, NoPlan):

@@ -87,7 +87,7 @@ def hand_facts(sharded: Sharded, seconds: float = 20.0) -> list[dict[str, Any]]:
     planner, end = sharded.planner, time.perf_counter() + seconds
     names = sharded.machine.mesh.names
     found: list[dict[str, Any]] = []
-    for roles in role_rows(len(names)) if planner is not None else ():
+    for roles in role_rows(len(names), sharded.graph) if planner is not None else ():
         if time.perf_counter() > end:
             break
         assert planner is not None

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from mixtures import mixture, tokens
 
 from graphopt import Graph
-from graphopt.index import Replicated, Split
+from graphopt.index import Replicated, Split as Parts
 from graphopt.ir import Op, Parameter, Value
 from graphopt.ops import (
     Add,
+    Attention,
     Cast,
     Concat,
     Constant,
+    CumSum,
     If,
     Loop,
     MatMul,
@@ -35,6 +38,8 @@ from graphopt.ops import (
     Relu,
     Scan,
     Slice,
+    Split,
+    TensorScatter,
 )
 from graphopt.ops.mesh import (
     Addend,
@@ -46,14 +51,24 @@ from graphopt.ops.mesh import (
     Shard,
     Shift,
 )
-from graphopt.passes.sharding import Layout, Mesh, Program
+from graphopt.passes.sharding import (
+    Decisions,
+    Layout,
+    Mesh,
+    Program,
+    choices,
+    partition,
+)
+from graphopt.passes.sharding.hand import hand_plan
+from graphopt.passes.sharding.machine import Machine
+from graphopt.passes.sharding.planner import Planner
 from graphopt.types import DType, tensor
 
 R: Final = Replicated()
 
 
-def S(dim: int) -> Split:
-    return Split(dim)
+def S(dim: int) -> Parts:
+    return Parts(dim)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
@@ -285,6 +300,69 @@ def scanned() -> Case:
     return Case(graph, program, {"x": normal(5, 8, 16)})
 
 
+def moved() -> Case:
+    """Halves turned as in rotary embeddings, and sums up to each position."""
+    mesh = Mesh.parse("data=2,model=4")
+    x = Parameter(tensor(DType.F32, 4, 64), "x")
+    first, second = Split(x, ints(32, 32), axis=1, outs=2).results
+    turned = Concat(second, first, axis=1)
+    last = Slice(x, ints(-1), ints(64), ints(1))
+    sums = CumSum(turned, Constant(np.array(1)))
+    graph = Graph([x], [turned, last, sums], output_names=["turned", "last", "sums"])
+    forms = {"Split": "moved", "Concat": "moved", "Slice": "added", "CumSum": "running"}
+    return _chosen(graph, mesh, forms, {x: (S(0), S(1))}, {"x": normal(4, 64)})
+
+
+def keys() -> Case:
+    """Two tokens written into a cache whose positions are in parts, which they read."""
+    mesh = Mesh.parse("data=2,model=4")
+    q = Parameter(tensor(DType.F32, 2, 8, 2, 4), "q")
+    rows = Parameter(tensor(DType.F32, 2, 4, 2, 4), "rows")
+    at = Parameter(tensor(DType.I64, 2), "at")
+    old = [Parameter(tensor(DType.F32, 2, 4, 32, 4), name) for name in ("k", "v")]
+    new = [TensorScatter(cache, rows, at, axis=2) for cache in old]
+    made = Attention(q, *new, None, None, None, Add(at, ints(2)), is_causal=1)
+    graph = Graph([q, rows, at, *old], [made, *new], output_names=["y", "nk", "nv"])
+    given = {q: (S(0), R), rows: (S(0), R), at: (S(0), R)}
+    given |= dict.fromkeys(old, (S(0), S(2)))
+    arrays = {p.name: normal(*map(int, p.shape or ())) for p in (q, rows, *old)}  # type: ignore[arg-type]
+    forms = {"TensorScatter": "written", "Attention": "combined"}
+    fed = {**arrays, "at": np.array([5, 22])}
+    return _chosen(graph, mesh, forms, given, fed)
+
+
+def experts() -> Case:
+    """Tokens go to their experts, which other devices have, and come back."""
+    graph, mesh = mixture(layers=1), Mesh.parse("model=8")
+    made = Planner(graph, Machine.of("h100", mesh))
+    plan = hand_plan(made, ["experts"])
+    return Case(graph, partition(graph, mesh, plan.decisions), tokens())
+
+
+def _chosen(
+    graph: Graph,
+    mesh: Mesh,
+    forms: dict[str, str],
+    given: dict[Value, Layout],
+    inputs: dict[str, Any],
+) -> Case:
+    """Ops by parts of the batch along the first axis, in these forms along the second.
+
+    Results are in parts of the batch, and along the second axis as they can be.
+    """
+    chosen = {
+        op: next(
+            choice
+            for choice in choices(op, mesh)
+            if [way.form for way in choice.ways] == ["plain", forms[op.kind]]
+            and all(layout[0] == S(0) for layout in choice.results)
+        )
+        for op in graph.ops
+        if op.kind in forms
+    }
+    return Case(graph, partition(graph, mesh, Decisions(chosen, given)), inputs)
+
+
 def ints(*values: int) -> Constant:
     return Constant(np.array(values, np.int64))
 
@@ -315,6 +393,9 @@ CASES: Final[dict[str, Callable[[], Case]]] = {
     "places": places,
     "turns": turns,
     "scanned": scanned,
+    "moved": moved,
+    "keys": keys,
+    "experts": experts,
     "sum": partial(merged, "sum", DType.F32, ReduceSum),
     "max": partial(merged, "max", DType.F32, ReduceMax),
     "min": partial(merged, "min", DType.I64, ReduceMin),

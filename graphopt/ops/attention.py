@@ -212,9 +212,9 @@ class Attention(Structured, Composite):
             if not isinstance(size, int):
                 return None
             scale = 1 / math.sqrt(size)
-        q = self._by_head(q, self.q_num_heads)
-        k = self._by_head(k, self.kv_num_heads)
-        v = self._by_head(v, self.kv_num_heads)
+        q = self.by_head(q, self.q_num_heads)
+        k = self.by_head(k, self.kv_num_heads)
+        v = self.by_head(v, self.kv_num_heads)
         past_key, past_value = self.operand(4), self.operand(5)
         if past_key is not None and past_value is not None:
             k, v = Concat(past_key, k, axis=2), Concat(past_value, v, axis=2)
@@ -251,7 +251,8 @@ class Attention(Structured, Composite):
             y = Reshape(Transpose(y, perm=SWAPPED), vector(0, 0, -1))
         return (y, k, v, stages[self.qk_matmul_output_mode])[: self.outs]
 
-    def _by_head(self, x: Value, heads: int) -> Value:
+    def by_head(self, x: Value, heads: int) -> Value:
+        """x as [batch, head, position, size]."""
         if x.rank == 4:
             return x
         return Transpose(Reshape(x, vector(0, 0, heads, -1)), perm=SWAPPED)
@@ -273,7 +274,6 @@ class Attention(Structured, Composite):
 
     def _seen(self, q: Value, keys: Value, lengths: Value | None) -> list[Value]:
         """Conditions under which a query attends to a key, by position."""
-        conditions: list[Value] = []
         column = _positions(keys)
         row: Value = Unsqueeze(_positions(q), vector(1))
         past = self.operand(4)
@@ -282,6 +282,13 @@ class Attention(Structured, Composite):
         elif lengths is not None:
             offset = Sub(lengths, ShapeOf(q, start=2, end=3))
             row = Add(row, Unsqueeze(offset, vector(1, 2, 3)))
+        return self.conditions(row, column, lengths)
+
+    def conditions(
+        self, row: Value, column: Value, lengths: Value | None
+    ) -> list[Value]:
+        """Those under which queries attend to keys, from the positions of both."""
+        conditions: list[Value] = []
         if self.is_causal:
             conditions.append(LessOrEqual(column, row))
         within: Value | None = None

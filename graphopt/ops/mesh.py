@@ -214,6 +214,28 @@ class Shift(OverMesh):
         ]
 
 
+@op("Permute", domain=MESH)
+class Permute(OverMesh):
+    """What another device has; zeros where none sends.
+
+    ``pairs`` are source and target, source and target, …: each device is a source at
+    most once, and a target at most once.
+    """
+
+    attributes = ("pairs",)
+    communicates = True
+
+    def links(self) -> list[tuple[int, int]]:
+        """The pairs of source and target."""
+        return list(zip(self.pairs[::2], self.pairs[1::2], strict=True))
+
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        found = [np.zeros_like(x) for x in parts]
+        for source, target in self.links():
+            found[target] = parts[source]
+        return found
+
+
 def _nth(x: Any, dim: int, number: int, ways: int) -> Any:
     """Part ``number`` of ``ways`` equal ones along a dim."""
     size = x.shape[dim] // ways

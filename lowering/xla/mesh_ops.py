@@ -16,6 +16,7 @@ from graphopt.ops.mesh import (
     AllReduce,
     AllToAll,
     OverMesh,
+    Permute,
     Position,
     ReduceScatter,
     Shard,
@@ -73,6 +74,10 @@ def shift(op: Shift, xp: Namespace, x: Array) -> Array:
     return lax.ppermute(jnp.asarray(x), op.axis, pairs)
 
 
+def permute(op: Permute, xp: Namespace, x: Array) -> Array:
+    return lax.ppermute(jnp.asarray(x), op.axis, op.links())
+
+
 def all_reduce(op: AllReduce, xp: Namespace, x: Array) -> Array:
     """Products, which XLA does not merge, are merged part by part and gathered."""
     x, combiner = _numbers(x, op.combiner)
@@ -120,5 +125,6 @@ MESH_OPS: Final[Mapping[type, Callable[..., Any]]] = {
     ReduceScatter: reduce_scatter,
     AllToAll: all_to_all,
     Shift: shift,
+    Permute: permute,
 }
 """How each op of a mesh is computed by XLA."""

@@ -63,6 +63,7 @@ _XLA_KINDS: Final = {
     "AllGather": "all-gather",
     "AllReduce": "all-reduce",
     "AllToAll": "all-to-all",
+    "Permute": "collective-permute",
     "ReduceScatter": "reduce-scatter",
     "Shift": "collective-permute",
 }

@@ -14,19 +14,19 @@ from graphopt.index import Domain, Replicated
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ir.rebuild import postorder
 from graphopt.ir.values import attribute_key
-from graphopt.ops import Constant, Gather
+from graphopt.ops import Constant
 from graphopt.ops.mesh import OverMesh
 from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
 from .layout import REPLICATED, Layout, local_type
-from .local import Local, Place, looked_up, on_parts
+from .local import Local, Place
 from .mesh import Mesh
 from .placed import Placed
 from .program import handled_bytes
 from .regions import fed
-from .selection import Selection, selected
+from .spanning import built
 from .ways import (
     Spread,
     Way,
@@ -235,7 +235,8 @@ def localized(
     if local is None:
         return Miss("the devices do not divide an axis")
     try:
-        made = _built(op, choice, mesh, operands, local)
+        forms = [(way.form, way.strategy) for way in choice.ways]
+        made = built(op, forms, mesh, operands, local)
     except (GraphoptError, ValueError) as error:
         return Miss(f"{op.label} does not take parts: {error}")
     if isinstance(made, Miss):
@@ -248,29 +249,6 @@ def localized(
         if new.type != part_type(value, layout, mesh):
             return Miss(f"{op.label} gives {new.type} for a part of {value.type}")
     return results
-
-
-def _built(
-    op: Structured,
-    choice: Choice,
-    mesh: Mesh,
-    operands: Sequence[Value | None],
-    local: Local,
-) -> Op | Value | tuple[Value, ...] | Miss:
-    pairs = zip(choice.ways, mesh.axes, strict=True)
-    over = tuple([axis for way, axis in pairs if way.form in ("lookup", "selected")])
-    if not over:
-        return on_parts(op, operands, local)
-    assert isinstance(op, Gather | Selection)
-    whole, part = op.operands[0], operands[0]
-    assert whole is not None
-    assert whole.shape is not None
-    assert part is not None
-    assert part.shape is not None
-    place = Place("@", over, cast(int, part.shape[op.axis]))
-    if isinstance(op, Gather):
-        return looked_up(op, operands, cast(int, whole.shape[op.axis]), place)
-    return selected(op, operands, place)
 
 
 def _local(domain: Domain, choice: Choice, mesh: Mesh) -> Local | None:

@@ -10,6 +10,8 @@ choices of the planner's own, so that it can be compared with them.
   (Shoeybi et al., "Megatron-LM", 2019); all else as it comes.
 - sequence: the same, and context between the two (Korthikanti et al., 2022).
 - ulysses: context, but heads where activations meet (Jacobs et al., 2023).
+- experts: data, but a weight that is many of them, one for each part of its activation,
+  is shared out by these (Lepikhin et al., "GShard", 2020).
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from typing import Final, Literal, TypeAlias, get_args
 from graphopt.errors import GraphoptError
 from graphopt.index import Partial, Replicated, Split, State
 from graphopt.ir import Graph, Op, Parameter, Value
-from graphopt.ops import Attention, Constant
+from graphopt.ops import Attention, Constant, Einsum, MatMul
 
 from .choices import Choice, choice_of
 from .layout import REPLICATED, Layout, layouts
 from .planner import Planner, Sharding
 from .ways import Way, is_fixed, value_bytes, ways_of
 
-Role: TypeAlias = Literal["data", "fsdp", "context", "megatron", "sequence", "ulysses"]
-ROLES: Final[tuple[Role, ...]] = get_args(Role)
+Usual: TypeAlias = Literal["data", "fsdp", "context", "megatron", "sequence", "ulysses"]
+Role: TypeAlias = Usual | Literal["experts"]
+ROLES: Final[tuple[Role, ...]] = get_args(Usual)
+"""Those that any network may have."""
 
 
 class NoHandPlan(GraphoptError):
@@ -84,9 +88,12 @@ def hand_plan(
     return planner.plan(memory, fix=fix, store=store)
 
 
-def role_rows(axes: int) -> Iterator[tuple[Role, ...]]:
+def role_rows(axes: int, graph: Graph | None = None) -> Iterator[tuple[Role, ...]]:
     """The roles of plans worth a try: at most two different ones, on adjacent axes."""
-    for row in itertools.product(ROLES, repeat=axes):
+    roles = ROLES
+    if graph is not None and any(map(_has_experts, graph.ops)):
+        roles = (*ROLES, "experts")
+    for row in itertools.product(roles, repeat=axes):
         if len([key for key, _ in itertools.groupby(row)]) <= 2:
             yield row
 
@@ -132,6 +139,8 @@ def walk(graph: Graph, role: Role, size: int) -> Walk:
     """How all ops run along an axis of so many devices. Raises NoHandPlan."""
     if role in ("data", "fsdp"):
         return _Walker(graph, size).go(_first(graph, size, 0))
+    if role == "experts":
+        return _Experts(graph, size).go(_first(graph, size, 0))
     if role == "megatron":
         return _Tensor(graph, size, {}).go({})
     seeds = _first(graph, size, 1)
@@ -322,6 +331,41 @@ class _Heads(_Walker):
         """Split along a dim behind the first, results too."""
         states = [*self._activations(op, way)[:3], *way.strategy.results]
         return all(isinstance(s, Split) and s.dim for s in states)
+
+
+class _Experts(_Walker):
+    """By the first dim of inputs, but by experts where weights have some."""
+
+    def __init__(self, graph: Graph, size: int) -> None:
+        super().__init__(graph, size)
+        self.met = 0
+
+    def go(self, seeds: Mapping[Value, State]) -> Walk:
+        found = super().go(seeds)
+        if not self.met:
+            raise NoHandPlan("no weight has experts that devices divide")
+        return found
+
+    def choose(self, op: Op, possible: Sequence[Way]) -> Way:
+        shared = [way for way in possible if _by_expert(op, way)]
+        self.met += bool(shared)
+        return shared[0] if shared else super().choose(op, possible)
+
+
+def _has_experts(op: Op) -> bool:
+    """True for a product of activations and weights in pairs."""
+    found = any(_is_weight(v) and (v.rank or 0) > 2 for v in op.operands if v)
+    return found and any(_by_expert(op, way) for way in ways_of(op))
+
+
+def _by_expert(op: Op, way: Way) -> bool:
+    """True where the experts of a weight are split, with what they get and give."""
+    split = all(
+        isinstance(s, Split) for s in (*way.strategy.operands, *way.strategy.results)
+    )
+    pairs = zip(op.operands, way.strategy.operands, strict=True)
+    leads = [s == Split(0) for v, s in pairs if v and _is_weight(v) and v.rank == 3]
+    return split and isinstance(op, Einsum | MatMul) and any(leads)
 
 
 def _meet(op: Op) -> bool:

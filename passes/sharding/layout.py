@@ -247,5 +247,6 @@ def wire_bytes(kind: str, ways: int, local_bytes: int) -> float:
         "AllToAll": share,
         "AllReduce": 2 * share,
         "Shift": 1.0,
+        "Permute": 1.0,
     }
     return factor.get(kind, 0.0) * local_bytes

@@ -209,10 +209,10 @@ def _group_norm(op: Op, operands: Operands, local: Local) -> Made:
 
 
 def _heads(op: Any, operands: Operands, local: Local) -> Made:
-    return cast(Op, op).copy(operands=operands, **_head_counts(op, local))
+    return cast(Op, op).copy(operands=operands, **head_counts(op, local))
 
 
-def _head_counts(op: Any, local: Local) -> dict[str, Any]:
+def head_counts(op: Any, local: Local) -> dict[str, Any]:
     """How many heads a part has, where the dims of operands do not tell."""
     if op.operands[0].rank == 4:
         return {}
@@ -387,7 +387,7 @@ def _attention(op: Attention, operands: Operands, local: Local) -> Made:
         if place is not None and op.operand(6) is not None:
             return miss("where its queries are depends on lengths", op)
         return _heads(op, operands, local)
-    return of_queries(op, operands, place, **_head_counts(op, local))
+    return of_queries(op, operands, place, **head_counts(op, local))
 
 
 # --- what is looked up --------------------------------------------------------------

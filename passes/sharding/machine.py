@@ -123,7 +123,7 @@ class Machine:
         if kind == "Addend":
             return TIE + 2 * size / self.device.bandwidth
         passes = 2 if kind == "AllReduce" else 1
-        rounds = 1 if kind == "Shift" else ways - 1
+        rounds = 1 if kind in ("Shift", "Permute") else ways - 1
         sent = wire_bytes(kind, ways, size) / link.beta
         return passes * (TIE + rounds * link.alpha) + sent
 

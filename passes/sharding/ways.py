@@ -29,10 +29,9 @@ from .layout import REPLICATED, type_bytes
 from .local import WINDOWED, border, is_told
 from .regions import fed, is_all_replicated, parameters_of, results, seeds
 from .selection import SELECTIONS
+from .spanning import Spanning, spanning
 
-Form: TypeAlias = Literal[
-    "plain", "told", "windows", "lookup", "selected", "opened", "region"
-]
+Form: TypeAlias = Literal["plain", "told", "windows", "opened", "region"] | Spanning
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,12 @@ class Way:
 
     "plain": the op on parts. "told": it is told where its part begins. "windows": its
     neighbours' borders are put around the part. "lookup": what is not in the part gives
-    zeros. "selected": the best of each part, then of all. "opened": the op as its body,
-    with collectives of small values inside. "region": its bodies on parts of what they
-    are given.
+    zeros. "selected": the best of each part, then of all. "moved": positions are sent
+    to where they belong. "added": each device gives those that it has. "running":
+    totals of the parts before are put on top. "written": each device writes into its
+    part. "combined": a softmax over each part, weighed by their sums. "opened": the op
+    as its body, with collectives of small values inside. "region": its bodies on parts
+    of what they are given.
     """
 
     strategy: Strategy
@@ -99,9 +101,13 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         found += _windows(op, domain)
         found += _lookups(op, domain)
         found += _selections(op)
+        found += [Way(strategy, form) for strategy, form in spanning(op, domain)]
     if isinstance(op, Composite) and op.deterministic:
         others = [way.strategy for way in found if way.form == "plain"]
-        found += [Way(x, "opened") for x in openings(op, others)]
+        combined = [way for way in found if way.form == "combined"]
+        shared = {cut for way in combined for cut in _cuts(way)}
+        opened = [Way(x, "opened") for x in openings(op, others)]
+        found += [way for way in opened if shared.isdisjoint(_cuts(way))]
     if isinstance(op, If | Loop | Scan):
         found += [Way(x, "region") for x in region_strategies(op)]
     unique: dict[tuple[object, object], Way] = {}
@@ -115,6 +121,12 @@ def ways_of(op: Op) -> tuple[Way, ...]:
 def _cut(strategy: Strategy, count: int, outs: int) -> Strategy:
     """Without states for operands and results that this op does not have."""
     return Strategy(strategy.axis, strategy.operands[:count], strategy.results[:outs])
+
+
+def _cuts(way: Way) -> set[tuple[int, int]]:
+    """The operands that are split, and their dims."""
+    states = enumerate(way.strategy.operands)
+    return {(i, state.dim) for i, state in states if isinstance(state, Split)}
 
 
 def _matters(op: Op, domain: Domain | None, way: Way) -> bool:
@@ -273,6 +285,8 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
             continue
         best: tuple[float, Way] | None = None
         for way in ways_of(op):
+            if way.form in ("moved", "combined"):
+                continue  # whether devices divide what it gives is not known here
             cost = 0.0
             for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
                 if value is not None:
