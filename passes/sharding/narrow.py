@@ -17,7 +17,8 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -39,7 +40,7 @@ _LARGE: Final = 8  # how much of that other programs count
 _FEW: Final = 6000  # columns that are left to the solver at once
 _MANY: Final = 30_000  # columns of which no relaxation is solved
 _NEAR: Final = (800, 400, 200, 100)  # options besides the best ones, to try first
-_EARLY: Final = 5e-3  # by which a refused plan is cheaper, to end the search
+_EARLY: Final = 1e-4  # by which a refused plan is cheaper, to end the search
 _FINE: Final = 1e-6  # the gap of what small programs find
 _RECENT: Final = 60  # plans of which parts are put together
 _ROUGH: Final = 1e-3  # the gap of a plan among these
@@ -47,6 +48,7 @@ _WINDOW: Final = 4000  # options that are free at once
 _WIDER: Final = 1.6  # times as many, where a round makes little better
 _SLIGHT: Final = 5e-4
 _WIDEST: Final = 16_000
+_SPARE: Final = 5e-3  # of a limit, the most that is left for copies
 _BRIEF: Final = 3.0  # seconds for a window
 _HALF: Final = 0.5  # of the time that is left, for windows
 
@@ -84,8 +86,10 @@ class _Part:
 class Narrowing:
     """One search, for so many seconds at most and a relative gap.
 
-    ``fits`` refuses plans for what the limits do not say; one is ``known``. What does
-    not cost less than ``below`` is no plan.
+    ``over`` says what a plan takes beyond the limits that these do not tell, for copies
+    in other layouts: 0 is accepted; inf where it is not copies, so that a row would
+    tell. A plan that is accepted may be ``known``. What does not cost less than
+    ``below`` is no plan.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class Narrowing:
         shrunk: Shrunk,
         seconds: float,
         gap: float,
-        fits: Callable[[tuple[int, ...]], bool],
+        over: Callable[[tuple[int, ...]], float],
         known: tuple[int, ...] | None = None,
         below: float = math.inf,
     ) -> None:
@@ -107,10 +111,13 @@ class Narrowing:
         self._recent: deque[tuple[int, ...]] = deque(maxlen=_RECENT)
         self.columns = 0
         self.rows = 0
-        self._fits = fits
+        self._over = over
         self._refused: tuple[float, tuple[int, ...]] = math.inf, ()
+        self._passed: tuple[float, tuple[int, ...]] = math.inf, ()
+        self._spare = 0.0
+        """What is left of each limit for copies, where plans are looked for."""
         if known is not None:
-            self._offer(known)
+            self.value, self.chosen = self.problem.seconds(known) / UNIT, known
 
     def run(self) -> Found:
         """Raises NoPlan where no plan keeps the limits, or none was found."""
@@ -167,9 +174,9 @@ class Narrowing:
         return self._found(done)
 
     def _found(self, bound: float, *, early: bool = False) -> Found:
-        value, refused = self._refused
+        value, refused = self._refused if self._refused[1] else self._passed
         if self.chosen is not None:
-            cheaper = refused if value < self._enough() else None
+            cheaper = refused if self._refused[0] < self._enough() else None
             bound = min(bound, self.value)
             return Found(self.chosen, self.value, bound, cheaper, early)
         if refused:
@@ -184,6 +191,10 @@ class Narrowing:
     def _is_small(self, part: _Part) -> bool:
         """True where the solver can have at once what is left of a part."""
         if self.value == math.inf:
+            return False
+        pairs = zip(part.allowed, part.excess, strict=True)
+        most = self.value - part.base
+        if sum(np.count_nonzero(ok & (each <= most)) for ok, each in pairs) > _FEW:
             return False
         program = self._program(part, self.value)
         return program is None or program.count <= _FEW
@@ -259,10 +270,15 @@ class Narrowing:
         value = self.problem.seconds(chosen) / UNIT
         if value >= self.value or not self.problem.keeps(chosen):
             return
-        if self._fits(chosen):
+        over = self._over(chosen)
+        if not over:
             self.value, self.chosen = value, chosen
-        else:
+        elif over == math.inf:
             self._refused = min(self._refused, (value, chosen))
+        else:
+            self._passed = min(self._passed, (value, chosen))
+            most = _SPARE * self.problem.limit
+            self._spare = max(self._spare, min(2 * over, most))
 
     def _halves(self, part: _Part) -> tuple[Sequence[Any], Sequence[Any]] | None:
         """The options of the block in which a plan that fits and one that does not
@@ -336,7 +352,17 @@ class Narrowing:
                 )
             return (total <= allowance + 1e-6) & np.isfinite(costs)
 
-        return Columns(self.shrunk.only(keep), pays)
+        shrunk = self.shrunk if window is None else self._tighter()
+        return Columns(shrunk.only(keep), pays)
+
+    def _tighter(self) -> Shrunk:
+        """With room for copies."""
+        if not self._spare:
+            return self.shrunk
+        found, problem, less = copy(self.shrunk), self.problem, self._spare
+        rows = [replace(row, limit=row.limit - less) for row in problem.rows]
+        found.problem = replace(problem, limit=problem.limit - less, rows=tuple(rows))
+        return found
 
     # --- better plans
 
@@ -352,7 +378,8 @@ class Narrowing:
         keep = {
             key: np.unique(each) for key, each in zip(messages.keys, some, strict=True)
         }
-        program = Columns(self.shrunk.only(keep), lambda _, __, costs: costs < np.inf)
+        tighter = self._tighter().only(keep)
+        program = Columns(tighter, lambda _, __, costs: costs < np.inf)
         if program.count <= _FEW:
             self._solved(program, 0.0, max(self.gap, _ROUGH))
 

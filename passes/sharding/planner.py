@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, Literal
 
 from graphopt.errors import UsageError
@@ -206,6 +208,8 @@ class Planner:
         costs less than ``below`` seconds.
         """
         allowed = self._allowed(fix or {}, store or {})
+        if not self._alive and self.problem.most > memory:
+            self._alive.append(self._amounts(self._least))
         room = _Room(self, memory, copies)
         best: Solution | None = None
         bound, whole, until = 0.0, 0, clock() + seconds
@@ -217,7 +221,7 @@ class Planner:
                 allowed=allowed,
                 seconds=until - clock(),
                 gap=gap,
-                fits=room.fits,
+                over=room.over,
                 known=None if best is None else best.chosen,
                 below=below,
             )
@@ -225,8 +229,9 @@ class Planner:
                 bound = max(bound, found.bound)
             whole += not found.early
             if found.refused != found.chosen:
-                proved = found.seconds - bound <= gap * found.seconds
-                best = replace(found, bound=min(bound, found.seconds), proved=proved)
+                best = min(best or found, found, key=lambda each: each.seconds)
+                proved = best.seconds - bound <= gap * best.seconds
+                best = replace(best, bound=min(bound, best.seconds), proved=proved)
             late = clock() > until
             if best is not None and (found.refused is None or whole == WHOLE or late):
                 return self._sharding(best)
@@ -235,7 +240,9 @@ class Planner:
                 amounts = self._amounts(chosen)
                 if amounts not in self._alive:
                     self._alive.append(amounts)
-            room.learn(found.refused, late=late)
+            if best is None:
+                room.learn(late=late)
+            room.refused.clear()
         if best is not None:
             return self._sharding(best)
         raise NoPlan(room.reason)
@@ -307,6 +314,23 @@ class Planner:
         alive, _ = peak(self.graph, lambda value: self._part_bytes(value, chosen))
         return self.problem.bytes(chosen) + alive
 
+    @cached_property
+    def _least(self) -> tuple[int, ...]:
+        """By node, the option of which a device holds the least."""
+        chosen: list[int] = []
+        for members, found, node in itertools.zip_longest(
+            self.folded.classes, self.choices, self.problem.nodes
+        ):
+            held = [float(o.bytes) for o in node.options]
+            made = members[0].results if found and isinstance(members[0], Op) else ()
+            for number, value in enumerate(made):
+                if isinstance(value.type, TensorType):
+                    for k, choice in enumerate(found):
+                        layout = choice.results[number]
+                        held[k] += local_bytes(value.type, layout, self.machine.mesh)
+            chosen.append(held.index(min(held)))
+        return tuple(chosen)
+
     def _amounts(self, chosen: Sequence[int]) -> Mapping[int, list[float]]:
         """What options take: what is stored, and what was alive when most was."""
         _, alive = peak(self.graph, lambda v: self._part_bytes(v, chosen))
@@ -366,7 +390,7 @@ class _Room:
         self._copies = copies
         self._most = math.inf if copies else 0.0
         """What copies took at most where they were looked at."""
-        self._over: dict[tuple[int, ...], float] = {}
+        self._over = math.inf
         self._least = math.inf
 
     @property
@@ -379,31 +403,32 @@ class _Room:
             )
         return f"activations take more than {self.memory:g} bytes, and no cut helps"
 
-    def fits(self, chosen: tuple[int, ...]) -> bool:
-        """False where a plan takes more than there is."""
+    def over(self, chosen: tuple[int, ...]) -> float:
+        """The bytes that a plan takes too many; inf where it is not for copies."""
         held = float(self.planner.held(chosen))
-        if held <= self.memory < held + 2 * self._most:
-            assert self._copies is not None
-            decisions = self.planner.decisions(chosen)
-            most = float(self.planner.problem.bytes(chosen) + self._copies(decisions))
-            known = self._most < math.inf
-            self._most = max(self._most if known else 0.0, most - held)
-            self._least = min(self._least, most)
-            held = max(held, most)
-            if held > self.memory:
-                self._over[chosen] = held - self.memory
         if held > self.memory:
             self.refused.append(chosen)
-        return held <= self.memory
+            return math.inf
+        if held + 2 * self._most <= self.memory:
+            return 0.0
+        assert self._copies is not None
+        decisions = self.planner.decisions(chosen)
+        alive = float(self.planner.problem.bytes(chosen) + self._copies(decisions))
+        most = 0.0 if self._most == math.inf else self._most
+        self._most = max(most, alive - held)
+        self._least = min(self._least, alive)
+        if alive > self.memory:
+            self._over = min(self._over, alive - self.memory)
+        return max(0.0, alive - self.memory)
 
-    def learn(self, refused: tuple[int, ...], *, late: bool) -> None:
-        """Keep more free, if it was for copies that a plan did not fit.
+    def learn(self, *, late: bool) -> None:
+        """Keep more free, where plans did not fit for copies.
 
         Twice as much, as the next plan may copy more; much more where it is ``late``.
         """
-        over = self._over.get(refused, 0.0)
-        self.kept += (8 if late else 2) * over
-        self.refused.clear()
+        if self._over < math.inf:
+            self.kept += (8 if late else 2) * self._over
+        self._over = math.inf
 
 
 def _inside(op: Op) -> Collection[Tensor]:

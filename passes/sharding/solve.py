@@ -53,17 +53,17 @@ def solve(
     allowed: Mapping[int, Iterable[int]] | None = None,
     seconds: float = SECONDS,
     gap: float = GAP,
-    fits: Callable[[tuple[int, ...]], bool] = lambda _: True,
+    over: Callable[[tuple[int, ...]], float] = lambda _: 0.0,
     known: tuple[int, ...] | None = None,
     below: float = math.inf,
     shrink: bool = True,
 ) -> Solution:
     """The cheapest options for all nodes.
 
-    ``allowed`` restricts those of some, and ``fits`` what may be chosen together. A
-    choice that fits may be ``known``. ``shrink`` is off only to see what it does.
-    Raises NoPlan where none keeps the limits, none costs less than ``below``, or none
-    was found in ``seconds`` of CPU time.
+    ``allowed`` restricts those of some; ``over`` says of a choice what it takes too
+    much, as `Narrowing` has it, and one that fits may be ``known``. ``shrink`` is off
+    only to see what it does. Raises NoPlan where none keeps the limits, none costs less
+    than ``below``, or none was found in ``seconds`` of CPU time.
     """
     start = clock()
     for number, some in (allowed or {}).items():
@@ -73,7 +73,7 @@ def solve(
     if shrink:
         shrunk.shrink()
     built = clock() - start
-    narrowing = Narrowing(shrunk, seconds - built, gap, fits, known, below / UNIT)
+    narrowing = Narrowing(shrunk, seconds - built, gap, over, known, below / UNIT)
     optimum = narrowing.run()
     found = problem.seconds(optimum.chosen)
     return Solution(
