@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +28,7 @@ from .passes.sharding.packing import padded, unpacked
 from .passes.sharding.planner import Planner, Sharding
 from .passes.sharding.program import stored
 from .passes.sharding.saved import restored, saved
+from .passes.sharding.search import clock
 from .passes.sharding.solve import SECONDS, NoPlan
 from .passes.sharding.uneven import rounded
 from .plan import Plan, plan_of
@@ -39,9 +40,6 @@ from .types import TensorType
 if TYPE_CHECKING:
     from .lowering import Holder, Model
 
-
-TRIES: Final = 6
-"""How often a model is planned anew because copies took what was left."""
 
 TRIED: Final = 24
 """So many other sizes are tried where a model does not take the usual ones."""
@@ -118,14 +116,14 @@ def shard(
     dims; others have usual ones. What a step leaves for the next one, a cache, lies as
     the next one finds it: ``ties`` names an output for an input, where the graph does
     not show it; None lets them lie apart. ``level`` is that of the passes that run
-    before; the search goes on for ``seconds`` at most, and as long again where copies
-    take what was left. Raises UsageError, and DoesNotFit where no plan was found that
-    keeps to the memory.
+    before. All takes ``seconds`` of CPU time at most, but for these passes and a first
+    plan, which come in any case; then the best plan so far is it. Raises UsageError,
+    and DoesNotFit where no plan was found that keeps to the memory.
 
     >>> sharded = graphopt.shard("model.onnx", "data=2,model=4", "xla-cuda:h100")
     >>> sharded.compile("xla-cuda")(x=x)["y"]
     """
-    wanted = Mesh.of(mesh)
+    wanted, end = Mesh.of(mesh), clock() + seconds
     check_devices(target, wanted)
     graph = with_sizes(graph_of(model), dims or {})
     if level:
@@ -134,17 +132,20 @@ def shard(
     widest = max(wanted.sizes)
     evened = rounded(repeated_heads(graph, widest), widest)
     machine = Machine.of(target, wanted, links)
-    plans, refusals = list[Sharded](), list[DoesNotFit]()
-    forms = dict.fromkeys((graph, evened))
-    for form in forms:
-        share = seconds / len(forms)
+    forms = [*dict.fromkeys((graph, evened))]
+    best: Sharded | None = None
+    refusal: NoPlan | None = None
+    for number, form in enumerate(forms):
+        left = (end - clock()) / (len(forms) - number)
+        below = math.inf if best is None or best.plan is None else best.plan.seconds
         try:
-            plans.append(_planned(form, machine, max_memory, ties, share))
-        except DoesNotFit as refusal:
-            refusals.append(refusal)
-    if not plans:
-        raise refusals[0]
-    return min(plans, key=lambda made: made.plan.seconds if made.plan else 0.0)
+            best = _planned(form, machine, max_memory, ties, left, below)
+        except NoPlan as error:
+            refusal = refusal or error
+    if best is not None:
+        return best
+    limit = machine.device.memory if max_memory is None else max_memory
+    raise DoesNotFit(f"no plan for {machine} keeps to {limit:,} bytes: {refusal}")
 
 
 def _planned(
@@ -153,30 +154,26 @@ def _planned(
     max_memory: int | None,
     ties: Mapping[str, str] | None,
     seconds: float,
+    below: float,
 ) -> Sharded:
-    """The plan of a graph, made anew where copies go over the limit."""
+    """The plan of a graph, building of the problem included in the time for it.
+
+    Raises NoPlan where there is none that costs less than ``below``.
+    """
+    end = clock() + seconds
     limit = machine.device.memory if max_memory is None else max_memory
     kept = caches(graph, ties or {})
     tied = () if ties is None else [cache.names for cache in kept]
-    planner, room, reason = Planner(graph, machine, ties=tied), limit, ""
-    least: int | None = None
-    end = perf_counter() + 2 * seconds
-    for attempt in range(TRIES):
-        left = seconds if not attempt else min(seconds, end - perf_counter())
-        try:
-            plan = planner.plan(room, seconds=max(left, 0.0))
-        except NoPlan as error:
-            reason = reason or str(error)
-            break
-        made = Sharded(graph, machine, plan.decisions, plan, max_memory, planner, kept)
-        held = plan.stored + _peak(made.program)
-        over = held - limit
-        if over <= 0:
-            return made
-        least = held if least is None else min(least, held)
-        reason = f"with copies in other layouts, the least that was found is {least:,}"
-        room -= 2 * over  # the next plan may copy more
-    raise DoesNotFit(f"no plan for {machine} keeps to {limit:,} bytes: {reason}")
+    planner = Planner(graph, machine, ties=tied)
+
+    def made(decisions: Decisions) -> Sharded:
+        return Sharded(graph, machine, decisions, None, max_memory, planner, kept)
+
+    def alive(decisions: Decisions) -> int:
+        return _peak(made(decisions).program)
+
+    plan = planner.plan(limit, seconds=end - clock(), copies=alive, below=below)
+    return replace(made(plan.decisions), plan=plan)
 
 
 def _peak(program: Program) -> int:

@@ -202,6 +202,7 @@ def known_size(shape: Shape) -> int:
     return math.prod(dim for dim in shape if isinstance(dim, int))
 
 
+@cache  # so that what `path` knows of one is known of all
 def sent(mesh: Mesh) -> Cost:
     """The bytes that each device sends in a step."""
 

@@ -4,6 +4,10 @@ A plan with an option that costs more above the bound than the best plan does is
 better, so that the option is left out. A limit of memory leaves a gap between bound and
 plan, as half of one plan and half of another would just fit; there the options of the
 weight in which these two differ most are parted, and each part is bounded for itself.
+
+Plans are made better window by window: what the best one chooses in some blocks is
+free, all else stays. Shaw, "Using constraint programming and local search methods to
+solve vehicle routing problems", CP 1998.
 """
 
 from __future__ import annotations
@@ -11,10 +15,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +26,7 @@ import numpy as np
 from .columns import Columns
 from .messages import Messages, Moved, Picks
 from .problem import UNIT
-from .search import NO_PLAN, NoPlan, search
+from .search import NO_PLAN, NoPlan, clock, search
 from .shrink import Shrunk
 
 ROUNDS: Final = 40
@@ -36,10 +40,17 @@ _LARGE: Final = 8  # how much of that other programs count
 _FEW: Final = 6000  # columns that are left to the solver at once
 _MANY: Final = 30_000  # columns of which no relaxation is solved
 _NEAR: Final = (800, 400, 200, 100)  # options besides the best ones, to try first
-_EARLY: Final = 5e-3  # by which a refused plan is cheaper, to end the search
+_EARLY: Final = 1e-4  # by which a refused plan is cheaper, to end the search
 _FINE: Final = 1e-6  # the gap of what small programs find
 _RECENT: Final = 60  # plans of which parts are put together
 _ROUGH: Final = 1e-3  # the gap of a plan among these
+_WINDOW: Final = 4000  # options that are free at once
+_WIDER: Final = 1.6  # times as many, where a round makes little better
+_SLIGHT: Final = 5e-4
+_WIDEST: Final = 16_000
+_SPARE: Final = 5e-3  # of a limit, the most that is left for copies
+_BRIEF: Final = 3.0  # seconds for a window
+_HALF: Final = 0.5  # of the time that is left, for windows
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,10 @@ class _Part:
 class Narrowing:
     """One search, for so many seconds at most and a relative gap.
 
-    ``fits`` refuses plans for what the limits do not say; one is ``known``.
+    ``over`` says what a plan takes beyond the limits that these do not tell, for copies
+    in other layouts: 0 is accepted; inf where it is not copies, so that a row would
+    tell. A plan that is accepted may be ``known``. What does not cost less than
+    ``below`` is no plan.
     """
 
     def __init__(
@@ -83,23 +97,27 @@ class Narrowing:
         shrunk: Shrunk,
         seconds: float,
         gap: float,
-        fits: Callable[[tuple[int, ...]], bool],
+        over: Callable[[tuple[int, ...]], float],
         known: tuple[int, ...] | None = None,
+        below: float = math.inf,
     ) -> None:
         self.shrunk = shrunk
         self.problem = shrunk.problem
-        self.deadline = time.perf_counter() + seconds
+        self.deadline = clock() + seconds
         self.gap = gap
-        self.value = math.inf
+        self.value = below
         self.chosen: tuple[int, ...] | None = None
         self._seen: set[tuple[int, ...]] = set()
         self._recent: deque[tuple[int, ...]] = deque(maxlen=_RECENT)
         self.columns = 0
         self.rows = 0
-        self._fits = fits
+        self._over = over
         self._refused: tuple[float, tuple[int, ...]] = math.inf, ()
+        self._passed: tuple[float, tuple[int, ...]] = math.inf, ()
+        self._spare = 0.0
+        """What is left of each limit for copies, where plans are looked for."""
         if known is not None:
-            self._offer(known)
+            self.value, self.chosen = self.problem.seconds(known) / UNIT, known
 
     def run(self) -> Found:
         """Raises NoPlan where no plan keeps the limits, or none was found."""
@@ -110,12 +128,19 @@ class Narrowing:
         messages.allowed = [allowed[key] for key in messages.keys]
         messages.reprice(messages.prices)
         root = self._bounded(0.0, ROUNDS)
-        self._fit(root)
-        self._mix()
-        self._try_near(root)
-        self._mix()
-        if self._refused[0] < self.value * (1 - _EARLY):
+        if not self._is_small(root):
+            self._fit(root)
+            self._mix()
+            self._try_near(root)
+            self._mix()
+        if self._is_refused():
             return self._found(root.bound, early=True)
+        if not self._is_small(root):
+            self._improve(root)
+            if self._is_refused():
+                return self._found(root.bound, early=True)
+            messages.restore(root.moved, root.allowed)
+            root = self._bounded(root.bound, ROUNDS)
         number = itertools.count()
         pending = [(root.bound, next(number), root)]
         done, work = math.inf, 0
@@ -149,9 +174,9 @@ class Narrowing:
         return self._found(done)
 
     def _found(self, bound: float, *, early: bool = False) -> Found:
-        value, refused = self._refused
+        value, refused = self._refused if self._refused[1] else self._passed
         if self.chosen is not None:
-            cheaper = refused if value < self._enough() else None
+            cheaper = refused if self._refused[0] < self._enough() else None
             bound = min(bound, self.value)
             return Found(self.chosen, self.value, bound, cheaper, early)
         if refused:
@@ -159,8 +184,23 @@ class Narrowing:
         none = bound == math.inf
         raise NoPlan(NO_PLAN if none else "no plan was found in time")
 
+    def _is_refused(self) -> bool:
+        """True where a plan was refused that is cheaper by what is worth to know."""
+        return self._refused[0] < self.value * (1 - _EARLY)
+
+    def _is_small(self, part: _Part) -> bool:
+        """True where the solver can have at once what is left of a part."""
+        if self.value == math.inf:
+            return False
+        pairs = zip(part.allowed, part.excess, strict=True)
+        most = self.value - part.base
+        if sum(np.count_nonzero(ok & (each <= most)) for ok, each in pairs) > _FEW:
+            return False
+        program = self._program(part, self.value)
+        return program is None or program.count <= _FEW
+
     def _late(self) -> bool:
-        return time.perf_counter() > self.deadline
+        return clock() > self.deadline
 
     def _enough(self) -> float:
         """A bound at which the best plan is good enough."""
@@ -230,10 +270,15 @@ class Narrowing:
         value = self.problem.seconds(chosen) / UNIT
         if value >= self.value or not self.problem.keeps(chosen):
             return
-        if self._fits(chosen):
+        over = self._over(chosen)
+        if not over:
             self.value, self.chosen = value, chosen
-        else:
+        elif over == math.inf:
             self._refused = min(self._refused, (value, chosen))
+        else:
+            self._passed = min(self._passed, (value, chosen))
+            most = _SPARE * self.problem.limit
+            self._spare = max(self._spare, min(2 * over, most))
 
     def _halves(self, part: _Part) -> tuple[Sequence[Any], Sequence[Any]] | None:
         """The options of the block in which a plan that fits and one that does not
@@ -264,8 +309,13 @@ class Narrowing:
 
     # --- programs
 
-    def _program(self, part: _Part, most: float) -> Columns | None:
-        """Columns of what may be in a plan that costs at most so much; None without."""
+    def _program(
+        self, part: _Part, most: float, window: Collection[int] | None = None
+    ) -> Columns | None:
+        """Columns of what may be in a plan that costs at most so much; None without.
+
+        Outside of a ``window`` of blocks the best plan's options are the only ones.
+        """
         messages = self.messages
         messages.restore(part.moved, part.allowed)
         keep = {
@@ -274,6 +324,14 @@ class Narrowing:
                 messages.keys, part.allowed, part.excess, strict=True
             )
         }
+        if window is not None:
+            assert self.chosen is not None
+            for i, pick in enumerate(messages.picks(self.chosen)):
+                key = messages.keys[i]
+                kept = [keep[key]] if i in window else []
+                keep[key] = np.unique([*np.concatenate([*kept, [pick]])]).astype(int)
+        if not all(len(each) for each in keep.values()):
+            return None
         allowance = most - messages.bound()
         rest = [messages.rest(i) for i in range(len(messages.keys))]
         rest = [each - each.min() for each in rest]
@@ -294,9 +352,19 @@ class Narrowing:
                 )
             return (total <= allowance + 1e-6) & np.isfinite(costs)
 
-        if not all(len(each) for each in keep.values()):
-            return None
-        return Columns(self.shrunk.only(keep), pays)
+        shrunk = self.shrunk if window is None else self._tighter()
+        return Columns(shrunk.only(keep), pays)
+
+    def _tighter(self) -> Shrunk:
+        """With room for copies."""
+        if not self._spare:
+            return self.shrunk
+        found, problem, less = copy(self.shrunk), self.problem, self._spare
+        rows = [replace(row, limit=row.limit - less) for row in problem.rows]
+        found.problem = replace(problem, limit=problem.limit - less, rows=tuple(rows))
+        return found
+
+    # --- better plans
 
     def _mix(self) -> None:
         """A plan of what recent ones and the best one choose here and there."""
@@ -310,7 +378,8 @@ class Narrowing:
         keep = {
             key: np.unique(each) for key, each in zip(messages.keys, some, strict=True)
         }
-        program = Columns(self.shrunk.only(keep), lambda _, __, costs: costs < np.inf)
+        tighter = self._tighter().only(keep)
+        program = Columns(tighter, lambda _, __, costs: costs < np.inf)
         if program.count <= _FEW:
             self._solved(program, 0.0, max(self.gap, _ROUGH))
 
@@ -325,12 +394,62 @@ class Narrowing:
                 self._solved(program, root.bound, max(self.gap, _ROUGH))
                 break
 
-    def _solved(self, program: Columns, low: float, gap: float) -> float:
-        """The least of what is left out, and what the solver proves of a program."""
-        seconds = self.deadline - time.perf_counter()
+    def _improve(self, root: _Part) -> None:
+        """The best plan, made better in one window after the other, until none helps.
+
+        Or half of the time that is left is over, or a plan is refused.
+        """
+        end, most = clock() + _HALF * (self.deadline - clock()), _WINDOW
+        sizes = [int(ok.sum()) for ok in root.allowed]
+        while self.chosen is not None:
+            before = self.value
+            for window in (*windows(sizes, most), *pairs(sizes, most)):
+                if clock() > end or self._is_refused():
+                    return
+                program = self._program(root, self.value, window)
+                if program is not None:
+                    self._solved(program, 0.0, self.gap, _BRIEF)
+            if root.bound >= self._enough() or self._is_small(root):
+                return
+            if before - self.value < _SLIGHT * before:
+                if most > min(_WIDEST, sum(sizes)):
+                    return
+                most = int(_WIDER * most)
+
+    def _solved(
+        self, program: Columns, low: float, gap: float, most: float = math.inf
+    ) -> float:
+        """The least of what is left out, and what the solver proves of a program.
+
+        It takes ``most`` seconds.
+        """
+        seconds = min(self.deadline - clock(), most)
         found = search(program, seconds, gap, self.value)
         if found.x is not None:
             self._offer(program.chosen(found.x))
         self.columns = max(self.columns, program.count)
         self.rows = max(self.rows, program.rows)
         return max(low, min(found.bound, self.value))
+
+
+def windows(sizes: Sequence[int], most: int) -> Iterator[range]:
+    """Runs of blocks with as many options as that, each half over the one before.
+
+    One block may have more. ``sizes`` are the options of each.
+    """
+    ends = np.cumsum(sizes)
+    first, last = 0, 0
+    while last < len(sizes):
+        before = int(ends[first]) - sizes[first]
+        last = max(first + 1, int(np.searchsorted(ends, before + most, "right")))
+        yield range(first, last)
+        half = int(np.searchsorted(ends, before + most // 2, "right"))
+        first = min(max(first + 1, half), last)
+
+
+def pairs(sizes: Sequence[int], most: int) -> Iterator[frozenset[int]]:
+    """Two windows that lie far apart: what one takes of a limit, the other may need."""
+    half = [*windows(sizes, most // 2)]
+    apart = len(half) // 2
+    for i in range(apart):
+        yield frozenset([*half[i], *half[i + apart]])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, Literal
 
 from graphopt.errors import UsageError
@@ -24,6 +25,7 @@ from .machine import Machine
 from .partition import Decisions
 from .problem import Carried, Node, Option, Problem, Row
 from .resharding import tree
+from .search import clock
 from .solve import GAP, SECONDS, NoPlan, Solution, solve
 from .states import States
 from .ties import tied
@@ -193,50 +195,57 @@ class Planner:
         store: Mapping[Value, Collection[Layout]] | None = None,
         seconds: float = SECONDS,
         gap: float = GAP,
+        copies: Callable[[Decisions], int] | None = None,
+        below: float = math.inf,
     ) -> Sharding:
         """The cheapest plan that takes at most ``memory`` bytes of each device.
 
         ``fix`` allows some choices of an op alone, ``store`` some layouts of an input
-        or a weight, for the whole class of each. Raises NoPlan where no plan fits.
+        or a weight, for the whole class of each. ``copies`` says what a plan makes that
+        is alive at once, copies in other layouts too, which then count, though a bound
+        knows nothing of them. After ``seconds`` of CPU time it gives what was found;
+        a first plan comes in any case. Raises NoPlan where no plan fits, or none that
+        costs less than ``below`` seconds.
         """
         allowed = self._allowed(fix or {}, store or {})
-        refused: list[tuple[int, ...]] = []
-
-        def fits(chosen: tuple[int, ...]) -> bool:
-            held = self._memory(chosen)
-            if held > memory:
-                refused.append(chosen)
-            return held <= memory
-
+        if not self._alive and self.problem.most > memory:
+            self._alive.append(self._amounts(self._least))
+        room = _Room(self, memory, copies)
         best: Solution | None = None
-        bound, whole, until = 0.0, 0, time.perf_counter() + seconds
+        bound, whole, until = 0.0, 0, clock() + seconds
         for _ in range(CUTS):
-            rows = tuple([Row(amounts, memory) for amounts in self._alive])
+            limit = memory - room.kept
+            rows = tuple([Row(amounts, limit) for amounts in self._alive])
             found = solve(
-                replace(self.problem, limit=memory, rows=rows),
+                replace(self.problem, limit=limit, rows=rows),
                 allowed=allowed,
-                seconds=until - time.perf_counter(),
+                seconds=until - clock(),
                 gap=gap,
-                fits=fits,
+                over=room.over,
                 known=None if best is None else best.chosen,
+                below=below,
             )
-            bound = max(bound, found.bound)
+            if not room.kept:
+                bound = max(bound, found.bound)
             whole += not found.early
             if found.refused != found.chosen:
-                proved = found.proved or found.seconds - bound <= gap * found.seconds
-                best = replace(found, bound=bound, proved=proved)
-            late = time.perf_counter() > until
+                best = min(best or found, found, key=lambda each: each.seconds)
+                proved = best.seconds - bound <= gap * best.seconds
+                best = replace(best, bound=min(bound, best.seconds), proved=proved)
+            late = clock() > until
             if best is not None and (found.refused is None or whole == WHOLE or late):
-                return self._sharding(self.tied.followed(best))
+                return self._sharding(best)
             assert found.refused is not None
-            for chosen in (found.refused, *refused[-AGAIN:]):
+            for chosen in (found.refused, *room.refused[-AGAIN:]):
                 amounts = self._amounts(chosen)
                 if amounts not in self._alive:
                     self._alive.append(amounts)
-            refused.clear()
+            if best is None:
+                room.learn(late=late)
+            room.refused.clear()
         if best is not None:
-            return self._sharding(self.tied.followed(best))
-        raise NoPlan(f"activations take more than {memory:g} bytes, and no cut helps")
+            return self._sharding(best)
+        raise NoPlan(room.reason)
 
     def _allowed(
         self,
@@ -258,8 +267,9 @@ class Planner:
             keep(number, {k for k, o in enumerate(options) if o.gives[0] in lying})
         return {number: sorted(which) for number, which in allowed.items()}
 
-    def _sharding(self, solution: Solution) -> Sharding:
-        chosen = solution.chosen
+    def decisions(self, chosen: Sequence[int]) -> Decisions:
+        """What the chosen options are, by op and value."""
+        chosen = self.tied.followed(chosen)
         ways: dict[Op, Choice] = {}
         given: dict[Value, Layout] = {}
         for members, found, node, k in zip(
@@ -277,16 +287,20 @@ class Planner:
         outputs = tuple(
             [None if n is None else nodes[n].options[chosen[n]].wants[0] for n in ends]
         )
+        return Decisions(ways, given, outputs)
+
+    def _sharding(self, solution: Solution) -> Sharding:
+        chosen = self.tied.followed(solution.chosen)
         return Sharding(
-            Decisions(ways, given, outputs),
+            self.decisions(chosen),
             solution.seconds,
             self.problem.bytes(chosen),
-            self._memory(chosen),
+            self.held(chosen),
             self._sent(chosen),
-            solution,
+            replace(solution, chosen=tuple(chosen)),
         )
 
-    def _held(self, value: Value, chosen: Sequence[int]) -> int:
+    def _part_bytes(self, value: Value, chosen: Sequence[int]) -> int:
         """Bytes of a device's part of what an op makes."""
         item, result = made_by(value)
         number = self.folded.number[item]
@@ -295,14 +309,31 @@ class Planner:
         layout = self.choices[number][chosen[number]].results[result]
         return local_bytes(value.type, layout, self.machine.mesh)
 
-    def _memory(self, chosen: Sequence[int]) -> int:
+    def held(self, chosen: Sequence[int]) -> int:
         """What is stored on a device, and the most that is alive at once."""
-        alive, _ = peak(self.graph, lambda value: self._held(value, chosen))
+        alive, _ = peak(self.graph, lambda value: self._part_bytes(value, chosen))
         return self.problem.bytes(chosen) + alive
+
+    @cached_property
+    def _least(self) -> tuple[int, ...]:
+        """By node, the option of which a device holds the least."""
+        chosen: list[int] = []
+        for members, found, node in itertools.zip_longest(
+            self.folded.classes, self.choices, self.problem.nodes
+        ):
+            held = [float(o.bytes) for o in node.options]
+            made = members[0].results if found and isinstance(members[0], Op) else ()
+            for number, value in enumerate(made):
+                if isinstance(value.type, TensorType):
+                    for k, choice in enumerate(found):
+                        layout = choice.results[number]
+                        held[k] += local_bytes(value.type, layout, self.machine.mesh)
+            chosen.append(held.index(min(held)))
+        return tuple(chosen)
 
     def _amounts(self, chosen: Sequence[int]) -> Mapping[int, list[float]]:
         """What options take: what is stored, and what was alive when most was."""
-        _, alive = peak(self.graph, lambda v: self._held(v, chosen))
+        _, alive = peak(self.graph, lambda v: self._part_bytes(v, chosen))
         amounts: dict[int, list[float]] = {}
         for number, node in enumerate(self.problem.nodes):
             if any(o.bytes for o in node.options):
@@ -338,6 +369,66 @@ class Planner:
                 moved = wire_bytes(kind, mesh.sizes[axis], size)
                 sent[kind] += nodes[number].times * moved  # type: ignore[assignment]
         return {kind: size for kind, size in sorted(sent.items()) if size}
+
+
+class _Room:
+    """Which plans fit, activations and copies in other layouts included.
+
+    ``kept`` bytes are kept free for copies when a plan is looked for.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        memory: float,
+        copies: Callable[[Decisions], int] | None,
+    ) -> None:
+        self.planner = planner
+        self.memory = memory
+        self.kept = 0.0
+        self.refused: list[tuple[int, ...]] = []
+        self._copies = copies
+        self._most = math.inf if copies else 0.0
+        """What copies took at most where they were looked at."""
+        self._over = math.inf
+        self._least = math.inf
+
+    @property
+    def reason(self) -> str:
+        """Why no plan fits."""
+        if self._least < math.inf:
+            return (
+                "with copies in other layouts, the least that was found is"
+                f" {self._least:,.0f}"
+            )
+        return f"activations take more than {self.memory:g} bytes, and no cut helps"
+
+    def over(self, chosen: tuple[int, ...]) -> float:
+        """The bytes that a plan takes too many; inf where it is not for copies."""
+        held = float(self.planner.held(chosen))
+        if held > self.memory:
+            self.refused.append(chosen)
+            return math.inf
+        if held + 2 * self._most <= self.memory:
+            return 0.0
+        assert self._copies is not None
+        decisions = self.planner.decisions(chosen)
+        alive = float(self.planner.problem.bytes(chosen) + self._copies(decisions))
+        most = 0.0 if self._most == math.inf else self._most
+        self._most = max(most, alive - held)
+        self._least = min(self._least, alive)
+        if alive > self.memory:
+            self._over = min(self._over, alive - self.memory)
+        return max(0.0, alive - self.memory)
+
+    def learn(self, *, late: bool) -> None:
+        """Keep more free, where plans did not fit for copies.
+
+        Twice as much, as the next plan may copy more; much more where it is ``late``.
+        """
+        if self._over < math.inf:
+            self.kept += (8 if late else 2) * self._over
+        self._over = math.inf
 
 
 def _inside(op: Op) -> Collection[Tensor]:

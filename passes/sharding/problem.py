@@ -86,6 +86,11 @@ class Problem:
         pairs = zip(self.nodes, chosen, strict=True)
         return sum(n.times * n.options[k].bytes for n, k in pairs)
 
+    @property
+    def most(self) -> int:
+        """What options occupy where each is the largest of its node."""
+        return sum(n.times * max(o.bytes for o in n.options) for n in self.nodes)
+
     def seconds(self, chosen: Sequence[int]) -> float:
         """What the chosen options cost; inf where a layout cannot be reached."""
         run = sum(

@@ -40,6 +40,8 @@ class NoPlan(GraphoptError):
     exit_code = 6
 
 
+clock: Final = time.thread_time
+"""What limits of time are of: CPU time, so that what else runs changes no plan."""
 NO_PLAN: Final = "no plan keeps the limits: of memory, or of what was fixed"
 
 
@@ -61,7 +63,7 @@ def search(program: Columns, seconds: float, gap: float, value: float = inf) -> 
     A plan of this ``value`` is known. The bound is inf where there is no plan at all,
     and -inf where the time did not do for one.
     """
-    return _Search(program, time.perf_counter() + seconds, gap, value).run()
+    return _Search(program, clock() + seconds, gap, value).run()
 
 
 @contextmanager
@@ -154,7 +156,7 @@ class _Search:
         return self.value - low > _WEAK * abs(low)
 
     def _left(self) -> float:
-        return self.deadline - time.perf_counter()
+        return self.deadline - clock()
 
     def _start(self, columns: Any, root: Any) -> bool:
         """A first plan, of columns that the relaxation is next to taking.

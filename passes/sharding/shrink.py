@@ -276,8 +276,10 @@ def _least(cost: Any, top: Any, end: Any, tops: int, ends: int) -> tuple[Any, An
 def _min_plus(a: Any, b: Any) -> Any:
     """``min over j of a[i, j] + b[j, k]``"""
     found = np.full((len(a), b.shape[1]), math.inf)
+    total = np.empty_like(found)
     for j in range(len(b)):
-        np.minimum(found, a[:, j, None] + b[None, j], out=found)
+        np.add(a[:, j, None], b[None, j], out=total)
+        np.minimum(found, total, out=found)
     return found
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from .narrow import Narrowing
 from .problem import UNIT, Problem
-from .search import NoPlan as NoPlan
+from .search import NoPlan as NoPlan, clock
 from .shrink import Shrunk
 
 SECONDS: Final = 60.0
-"""How long the solver may take."""
+"""How long the solver may take, of CPU time."""
 GAP: Final = 1e-4
 """The relative gap at which an optimum is taken for proved."""
 
@@ -53,25 +53,27 @@ def solve(
     allowed: Mapping[int, Iterable[int]] | None = None,
     seconds: float = SECONDS,
     gap: float = GAP,
-    fits: Callable[[tuple[int, ...]], bool] = lambda _: True,
+    over: Callable[[tuple[int, ...]], float] = lambda _: 0.0,
     known: tuple[int, ...] | None = None,
+    below: float = math.inf,
     shrink: bool = True,
 ) -> Solution:
     """The cheapest options for all nodes.
 
-    ``allowed`` restricts those of some, and ``fits`` what may be chosen together. A
-    choice that fits may be ``known``. ``shrink`` is off only to see what it does.
-    Raises NoPlan where none keeps the limits, or none was found in time.
+    ``allowed`` restricts those of some; ``over`` says of a choice what it takes too
+    much, as `Narrowing` has it, and one that fits may be ``known``. ``shrink`` is off
+    only to see what it does. Raises NoPlan where none keeps the limits, none costs less
+    than ``below``, or none was found in ``seconds`` of CPU time.
     """
-    start = time.perf_counter()
+    start = clock()
     for number, some in (allowed or {}).items():
         if not list(some):
             raise NoPlan(f"no option is left for {problem.nodes[number].name}")
     shrunk = Shrunk(problem, allowed)
     if shrink:
         shrunk.shrink()
-    built = time.perf_counter() - start
-    narrowing = Narrowing(shrunk, seconds - built, gap, fits, known)
+    built = clock() - start
+    narrowing = Narrowing(shrunk, seconds - built, gap, over, known, below / UNIT)
     optimum = narrowing.run()
     found = problem.seconds(optimum.chosen)
     return Solution(
@@ -82,7 +84,7 @@ def solve(
         narrowing.columns,
         narrowing.rows,
         built,
-        time.perf_counter() - start - built,
+        clock() - start - built,
         optimum.refused,
         optimum.early,
     )

@@ -8,14 +8,13 @@ one step counts.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from graphopt.errors import UsageError
 
 from .layout import Layout
 from .problem import Node, Option, Port, Problem
-from .solve import Solution
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,12 @@ class Tied:
     problem: Problem
     leaders: Mapping[int, int] = field(default_factory=dict)
 
-    def followed(self, solution: Solution) -> Solution:
-        """The solution with the option of a leader for all that it stands for."""
-        chosen = list(solution.chosen)
+    def followed(self, chosen: Sequence[int]) -> Sequence[int]:
+        """What was chosen, with the option of a leader for all that it stands for."""
+        found = list(chosen)
         for number, leader in self.leaders.items():
-            chosen[number] = chosen[leader]
-        return replace(solution, chosen=tuple(chosen))
+            found[number] = found[leader]
+        return found
 
 
 def tied(problem: Problem, pairs: Iterable[tuple[int, int]]) -> Tied:

@@ -98,7 +98,7 @@ def test_without_the_solver_there_is_a_plan_and_a_bound(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(narrow, "_WORK", 0)
         patch.setattr(narrow, "_FEW", -1)
-        found = Narrowing(shrunk, 60, 1e-4, lambda _: True).run()
+        found = Narrowing(shrunk, 60, 1e-4, lambda _: 0.0).run()
     assert problem.keeps(found.chosen)
     assert found.value == pytest.approx(problem.seconds(found.chosen) / UNIT)
     assert found.bound <= best(problem) / UNIT * (1 + 1e-9) <= found.value * (1 + 2e-9)
@@ -109,7 +109,9 @@ def test_without_the_solver_there_is_a_plan_and_a_bound(
 def test_what_is_refused_is_not_chosen(seed: int) -> None:
     problem = random_problem(seed)
     first = solve(problem)
-    found = solve(problem, fits=lambda chosen: chosen != first.chosen)
+    found = solve(
+        problem, over=lambda chosen: np.inf if chosen == first.chosen else 0.0
+    )
     if found.chosen == first.chosen:  # all others were refused, or none was met
         assert found.refused == first.chosen
     else:
@@ -129,7 +131,7 @@ def test_no_room_is_said_before_anything_is_tried() -> None:
     problem = next(problem for problem in found if least_bytes(problem))
     shrunk = Shrunk(replace(problem, limit=least_bytes(problem) / 2))
     with pytest.raises(NoPlan, match="no plan keeps the limits"):
-        Narrowing(shrunk, 60, 1e-4, lambda _: True).run()
+        Narrowing(shrunk, 60, 1e-4, lambda _: 0.0).run()
 
 
 def test_no_time_for_limits_that_contradict_is_no_plan() -> None:
