@@ -28,7 +28,7 @@ from .passes.sharding.packing import padded, unpacked
 from .passes.sharding.planner import Planner, Sharding
 from .passes.sharding.program import stored
 from .passes.sharding.saved import restored, saved
-from .passes.sharding.search import clock
+from .passes.sharding.search import NO_PLAN, clock
 from .passes.sharding.solve import SECONDS, NoPlan
 from .passes.sharding.uneven import rounded
 from .plan import Plan, plan_of
@@ -40,6 +40,9 @@ from .types import TensorType
 if TYPE_CHECKING:
     from .lowering import Holder, Model
 
+
+STEP: Final = 1.25
+"""By so much more memory is tried each time where no plan keeps to the limit."""
 
 TRIED: Final = 24
 """So many other sizes are tried where a model does not take the usual ones."""
@@ -145,7 +148,37 @@ def shard(
     if best is not None:
         return best
     limit = machine.device.memory if max_memory is None else max_memory
-    raise DoesNotFit(f"no plan for {machine} keeps to {limit:,} bytes: {refusal}")
+    enough = _enough(graph, machine, limit, ties, seconds)
+    what = "" if enough is None else f"; for {enough:,} ({sized(enough)}) there is one"
+    why = "" if str(refusal) == NO_PLAN else f": {refusal}"
+    raise DoesNotFit(
+        f"no plan for {machine} keeps to {limit:,} bytes of each device{why}{what}"
+    )
+
+
+def _enough(
+    graph: Graph,
+    machine: Machine,
+    limit: int,
+    ties: Mapping[str, str] | None,
+    seconds: float,
+) -> int | None:
+    """Bytes of each device that a plan takes, about the fewest; more than the limit.
+
+    None where nothing was found in so many seconds.
+    """
+    end = clock() + seconds
+    shared = sum(tensor.nbytes for tensor in graph.tensors()) // machine.mesh.devices
+    room = max(limit, shared)
+    while room < machine.device.memory and clock() < end:
+        room = min(int(room * STEP) + 1, machine.device.memory)
+        try:
+            made = _planned(graph, machine, room, ties, end - clock(), math.inf)
+        except NoPlan:
+            continue
+        assert made.plan is not None
+        return made.plan.stored + _peak(made.program)
+    return None
 
 
 def _planned(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,12 @@ def test_no_plan_fits_into_nothing(digits: Path, command: Command) -> None:
     code, _, err = command("inspect", digits, "--mesh", "2", "--max-memory", "1KiB")
     assert code == 6
     assert "1,024 bytes" in err
+    enough = re.search(r"for ([\d,]+) \(.*\) there is one", err)
+    assert enough is not None
+    limit = enough[1].replace(",", "")
+    for room, left in ((limit, 0), (str(int(limit) // 2), 6)):
+        words = ("--mesh", "2", "--max-memory", room)
+        assert command("inspect", digits, *words)[0] == left
 
 
 @pytest.mark.parametrize(
