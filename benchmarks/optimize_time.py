@@ -1,9 +1,9 @@
 """What optimizing costs: CPU seconds of whole processes, start-up included.
 
-Takes two models of one architecture, small and large (such as 12 and 120 blocks).
-Prints graphopt's seconds against a peer's on the small model, and how graphopt's
-grow from the small model to the large one. Checking is off (`--check off`): peers do
-not check. The commands are interleaved, in a new random order each round.
+Takes a model, and if wanted a larger one of the same architecture (such as 12 and 120
+blocks). Prints graphopt's seconds against those of its peers, and how they grow from
+the small model to the large one. Checking is off (`--check off`): peers do not check.
+The commands are interleaved, in a new random order each round.
 """
 
 import argparse
@@ -33,7 +33,12 @@ def measure(
         for tool, size in order:
             source = sides[tool, size]
             target = folder / tool / "optimized.onnx"
-            run = tools.optimize(tool, source, target, limit_s=options.limit)
+            given = tools.target_options(options.target)
+            run = tools.optimize(
+                *(tool, source, target, given if tool == tools.GRAPHOPT else []),
+                limit_s=options.limit,
+                python=options.python,
+            )
             if run.error:
                 raise SystemExit(f"{tool} on {source.name}: {run.error}")
             if turn >= 0:
@@ -47,11 +52,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("small", type=Path, help="for example deep12.onnx")
-    parser.add_argument("large", type=Path, help="for example deep120.onnx")
-    parser.add_argument("--peer", choices=tools.PEERS, default="onnxslim")
+    parser.add_argument("large", type=Path, nargs="?", help="for example deep120.onnx")
     parser.add_argument(
-        "--peer-large", action="store_true", help="run the peer on the large model too"
+        "--peer",
+        nargs="+",
+        choices=(*tools.PEERS, *tools.ORT_PEERS),
+        default=["onnxslim"],
     )
+    parser.add_argument(
+        "--peer-large", action="store_true", help="run peers on the large model too"
+    )
+    tools.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="seed of the order")
     parser.add_argument(
@@ -59,8 +70,10 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write everything measured here")
     options = parser.parse_args()
-    names = tools.installed((tools.GRAPHOPT, options.peer))
-    paths = {"small": options.small, "large": options.large}
+    names = tools.installed((tools.GRAPHOPT, *options.peer), options.python)
+    paths = {"small": options.small}
+    if options.large:
+        paths["large"] = options.large
     sides = {
         (tool, size): path
         for tool in names
@@ -69,24 +82,28 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as scratch:
         samples = measure(sides, Path(scratch), options)
-    report: dict[str, Any] = {"schema": 1, "versions": tools.versions(names)}
+    versions = tools.versions(names, options.python)
+    report: dict[str, Any] = {"schema": 1, "versions": versions}
     nodes = {
         size: models.op_counts(models.load_graph(path)).total()
         for size, path in paths.items()
     }
-    print(f"nodes: {nodes['small']} and {nodes['large']}")
+    print("nodes:", *nodes.values())
     report["nodes"] = nodes
     report["seconds"] = {}
     for (tool, size), seconds in samples.items():
         middle = intervals.median(seconds)
         print(f"{tool} on {size}: {middle} CPU s")
         report["seconds"][f"{tool} {size}"] = asdict(middle)
-    ours, peer = tools.GRAPHOPT, options.peer
+    ours = tools.GRAPHOPT
     questions = {
-        f"{ours} to {peer} on small": ((ours, "small"), (peer, "small")),
-        f"{ours} to {peer} on large": ((ours, "large"), (peer, "large")),
-        f"large to small for {ours}": ((ours, "large"), (ours, "small")),
-        f"large to small for {peer}": ((peer, "large"), (peer, "small")),
+        f"{ours} to {peer} on {size}": ((ours, size), (peer, size))
+        for peer in options.peer
+        for size in paths
+    }
+    questions |= {
+        f"large to small for {tool}": ((tool, "large"), (tool, "small"))
+        for tool in names
     }
     report["ratios"] = {}
     for text, (above, below) in questions.items():
@@ -94,7 +111,8 @@ def main() -> None:
             ratio = intervals.median_of_ratios(samples[above], samples[below])
             print(f"{text}: {ratio}")
             report["ratios"][text] = asdict(ratio)
-    print(f"large to small in nodes: {nodes['large'] / nodes['small']:.3f}")
+    if options.large:
+        print(f"large to small in nodes: {nodes['large'] / nodes['small']:.3f}")
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 
