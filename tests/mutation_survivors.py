@@ -37,6 +37,7 @@ EQUIVALENT: dict[str, str] = {
     "casts.cast_like: op.attrs.get('saturate', 1) => op.attrs.get('saturate', 2)": (
         "every CastLike has the attribute, as its schema states a default"
     ),
+    "causal.band_of: READ_LIMIT ** 2 => READ_LIMIT ** 3": _CHOICE,
     "causal.is_causal: return False => return True (number 5)": _REQUIRED,
     "fold._folded: isinstance(op, Constant | Shape | Size) or not isinstance(op,"
     " Computed) => not isinstance(op, Computed)": (
