@@ -96,9 +96,9 @@ class Chunks:
         axes = [i for i, d in enumerate(x.shape) if i and d != 1]
         split = [d for d in op.shape[1:] if d != 1]
         before = [x.shape[i] for i in axes]
-        for at, dim in enumerate(before):
+        for at in range(len(before)):
             wanted = [*before[:at], self.count, self.length, *before[at + 1 :]]
-            if dim == self.steps and split == wanted:
+            if split == wanted:
                 return self.placed(x, axes, at)
         return None
 
@@ -166,8 +166,6 @@ class Region:
                 continue
             if source is not None:
                 found.sources[source.value] = source
-                if len(found.sources) > 5:
-                    return None
                 continue
             if op is None or not isinstance(op, ANALYTIC):
                 if found.past not in (None, value) or value.rank != 4:

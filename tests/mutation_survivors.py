@@ -37,6 +37,7 @@ EQUIVALENT: dict[str, str] = {
     "casts.cast_like: op.attrs.get('saturate', 1) => op.attrs.get('saturate', 2)": (
         "every CastLike has the attribute, as its schema states a default"
     ),
+    "causal.band_of: READ_LIMIT ** 2 => READ_LIMIT ** 3": _CHOICE,
     "causal.is_causal: return False => return True (number 5)": _REQUIRED,
     "fold._folded: isinstance(op, Constant | Shape | Size) or not isinstance(op,"
     " Computed) => not isinstance(op, Computed)": (
@@ -122,6 +123,14 @@ EQUIVALENT: dict[str, str] = {
         "of two numbers it is the same one, counted from the end"
     ),
     "branches.clamped: found.low > found.high => found.low >= found.high": _CHOICE,
+    "chunked_attention.alike: if a.shape != b.shape or not np.all(np.isfinite(a)):"
+    " return False => pass": "what is not finite gives a scale that is none",
+    "chunked_attention.tried: 1 / math.sqrt(source.size)"
+    " => 2 / math.sqrt(source.size)": "any size will do that does not run away",
+    "chunked_attention.trials: Trial(region, roles, turned=False)"
+    " => Trial(region, roles, turned=True)": "there is no state to be turned",
+    "chunks.behind: len(seen) > MOST => len(seen) >= MOST": _CHOICE,
+    "chunks.of: d > 1 => d >= 1": _SOONER,
     "einsum.einsum_of_many: len(letters) > 26 => len(letters) >= 26": _CHOICE,
     "factor._sum: 16 * np.abs(total) < largest => 16 * np.abs(total) <= largest": (
         _CHOICE

@@ -103,9 +103,7 @@ def _window(op: Attention, queries: Dim, past: Value | None) -> int | None:
             return width
     elif past.shape is not None:
         begin = past.shape[2]
-    return (
-        window_of(mask, queries, add(queries, begin), begin) if op.is_causal else None
-    )
+    return window_of(mask, queries, begin) if op.is_causal else None
 
 
 def _tables(

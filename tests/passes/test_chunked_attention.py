@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from equations import N, const, graph_of, ints, kinds, misses, param, rewritten
+from equations import (
+    N,
+    const,
+    graph_of,
+    ints,
+    kinds,
+    misses,
+    param,
+    rewritten,
+    typed,
+)
 
 from graphopt.ir import Value
 from graphopt.lowering.ort.recurrences import FuseRecurrences
@@ -34,7 +44,7 @@ from graphopt.ops import (
     Where,
 )
 from graphopt.passes.chunked_attention import chunked
-from graphopt.types import DType
+from graphopt.types import DType, TensorType
 
 OPSET = 27
 RULE = chunked(LinearAttention)
@@ -209,6 +219,44 @@ def test_a_triangle_that_is_inverted_row_by_row() -> None:
 
     done = rewritten(RULE, ByRows(delta=True).results(), **WAYS)
     assert "MatMul" not in kinds(done)
+
+
+def test_sources_with_dims_of_one() -> None:
+    """Queries that all heads share, and a scale that is divided by."""
+
+    class Wide(Spelling):
+        def source(self, name: str, size: int = 0) -> Value:
+            if name == "q":
+                shared = param("q", N, T, 1, 1, size)
+                return Expand(shared, ints(1, 1, 1, H, 1))
+            return super().source(name, size)
+
+        def split(self, x: Value) -> Value:
+            if x.rank != 5:
+                return super().split(x)
+            y = Reshape(x, ints(0, C, L, H, K))
+            return Div(Transpose(y, perm=(0, 3, 1, 2, 4)), const(4.0))
+
+    done = rewritten(RULE, Wide(heads_first=False).results(), **WAYS)
+    (made,) = [op for op in done.ops if isinstance(op, LinearAttention)]
+    assert made.scale == 0.25
+    assert "MatMul" not in kinds(done)
+
+
+def test_sources_of_unknown_dims() -> None:
+    class Unknown(Spelling):
+        def split(self, x: Value) -> Value:
+            if x.shape and x.shape[-1] == K:
+                x = typed("u", TensorType(DType.F32))
+                return Reshape(x, ints(2, H, C, L, K))
+            return super().split(x)
+
+    misses(RULE, Unknown().results()[0], opset=OPSET)
+
+
+def test_nothing_is_not_the_same_either() -> None:
+    """A scale of zero would be the default one."""
+    misses(RULE, Spelling(scale=0.0).results()[0], opset=OPSET)
 
 
 def test_what_is_not_the_same() -> None:

@@ -378,3 +378,33 @@ def test_an_outer_product_of_rows() -> None:
     start = param("S0", N, 2, 3, 3)
     scan = Scan(start, *given, bodies=(body,), num_scan_inputs=3, outs=2)
     misses(RULE, scan.results, "no step of", opset=OPSET)
+
+
+def test_keys_in_other_dims() -> None:
+    """Those of a reshape are not those of what is reshaped."""
+    p = parts() | {"k": param("k", N, KEY, HEADS)}
+    key = Reshape(p["k"], ints(0, HEADS, KEY))
+    new = Add(p["S"], outer(key, p["v"]))
+    body = Graph([p[n] for n in "Sqkv"], [new, read(p["q"], new)])
+    given = [param(n.upper(), T, *(p[n].shape or ())) for n in "qkv"]
+    start = param("S0", N, *DIMS["S"])
+    scan = Scan(start, *given, bodies=(body,), num_scan_inputs=3, outs=2)
+    misses(RULE, scan.results, "no step of", opset=OPSET)
+
+
+def test_a_state_of_whole_numbers() -> None:
+    p = {n: param(n, N, *DIMS[n], dtype=DType.I64) for n in "Sqkv"}
+    new = Add(p["S"], outer(p["k"], p["v"]))
+    body = Graph([p[n] for n in "Sqkv"], [new, read(p["q"], new)])
+    given = [param(n.upper(), T, N, *DIMS[n], dtype=DType.I64) for n in "qkv"]
+    start = param("S0", N, *DIMS["S"], dtype=DType.I64)
+    scan = Scan(start, *given, bodies=(body,), num_scan_inputs=3, outs=2)
+    misses(RULE, scan.results, "no step of", opset=OPSET)
+
+
+def test_steps_that_end_with_something_else() -> None:
+    y, _ = steps(start=START)
+    first, *others = y.operands
+    assert first is not None
+    last = param("last", N, CHANNELS, 1)
+    misses(OUT, Concat(*others, last, axis=-1), opset=OPSET)
