@@ -498,6 +498,16 @@ def test_tiles_make_their_own_part_of_a_mask_that_layers_share() -> None:
     checked(graph, written_out(made))
 
 
+def test_long_chains_of_cheap_ops_are_made_by_each_reader() -> None:
+    """Such as the buckets of relative positions, 16 ops and more."""
+    wide: Value = Expand(param("row", 1, 64), ints(64, 64))
+    for _ in range(10):
+        wide = Neg(Add(wide, const(1.0)))
+    readers = [MatMul(wide, param(name, 64, 64)) for name in "ab"]
+    _, copies = apart(graph_of(*readers), Meter({}), 64 * 64)
+    assert len(copies) == 2
+
+
 def test_copies_that_no_tiles_took_are_one_again() -> None:
     graph = masked()
     meter = Meter({})
