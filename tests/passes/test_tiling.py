@@ -619,6 +619,16 @@ def test_heads_over_a_vocabulary_go_by_positions(
         np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-6)
 
 
+def test_scores_before_a_bias_go_by_positions_though_two_tiles_need_more() -> None:
+    h = param("h", 1, 64, 8)
+    graph = graph_of(Add(MatMul(h, random(8, 200)), random(200)))
+    meter = Meter({}, SPACES["xla-cpu"])
+    whole = meter.needs(graph).peak
+    made = Tile(budget=whole // 3, target="xla-cpu")(graph)
+    assert meter.needs(made).peak <= whole // 3
+    checked(graph, made)
+
+
 def test_logits_that_are_outputs_are_told_apart() -> None:
     log = Log()
     logits = MatMul(param("h", 1, POSITIONS, 8), random(8, CLASSES))
