@@ -109,7 +109,17 @@ def lives_of(
 
     ``workspace`` are bytes that ops need for themselves.
     """
-    steps = steps_of(graph, order)
+    return lives_in(graph, steps_of(graph, order), sizes, space, workspace)
+
+
+def lives_in(
+    graph: Graph,
+    steps: tuple[Op, ...],
+    sizes: Sizes,
+    space: Space,
+    workspace: Mapping[Op, int] | None = None,
+) -> Lives:
+    """The same with the ops as `steps_of` gives them."""
     builder = _Lives(graph, sizes, space, steps)
     for number, op in enumerate(steps):
         builder.step(number, op, (workspace or {}).get(op, 0))

@@ -26,7 +26,18 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
         return max(bodies) + _total(_turn(op), sizes) + _total(_parts(op, sizes), sizes)
     if isinstance(op, Attention) and sizes.space.kernels and _has_kernel(op, sizes):
         return 0
+    if isinstance(op, Attention) and (scores := _scores(op, sizes)) is not None:
+        return scores
     return max((sizes.of(value) or 0 for value in _products(op)), default=0)
+
+
+def _scores(op: Attention, sizes: Sizes) -> int | None:
+    """Bytes of the product that attention reads again, without building its body."""
+    found, q = op.sizes(), op.operands[0]
+    if found is None or q is None or q.dtype is None or found[3] is None:
+        return None
+    shape = sizes.shape((*found[0][:3], found[3]))
+    return None if shape is None else sizes.space.size(shape, q.dtype.bits)
 
 
 def _has_kernel(op: Attention, sizes: Sizes) -> bool:

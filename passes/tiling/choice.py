@@ -61,7 +61,7 @@ def best(
     start, excess = meter.flops(needs.graph), needs.excess(budget)
     found: Candidate | None = None
     for region, value, dim in _regions(needs, copies):
-        last, cheapest = needs.peak, math.inf
+        last = cheapest = math.inf  # two tiles may need more than none
         extent = value.shape[dim]  # type: ignore[index]
         for size in sizes(extent, prices.aligned(value, dim)):
             new = in_tiles(needs.graph, region.axes, value, dim, size)

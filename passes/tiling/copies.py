@@ -19,7 +19,7 @@ from graphopt.substitution import substitute
 
 from .needs import Meter
 
-DEEPEST: Final = 12
+DEEPEST: Final = 24
 """Ops that a copy may have, one after the other."""
 
 EACH: Final = 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -10,13 +10,14 @@ from typing import Final
 
 from graphopt import index
 from graphopt.dims import product
-from graphopt.index import Affine, Compound, Domain, Kind, Map, Term
+from graphopt.index import Affine, Compound, Domain, Kind, Map, Term, Tiling
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 from graphopt.ops.structured import Structured
 from graphopt.rewrite import Miss, miss
 
-KNOWN: Final = 4096
+KNOWN: Final = 1 << 14
+"""Answers of so many ops are kept: a graph is asked again for every region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ def domain_of(op: Op) -> Domain | None:
     return index.domain(maps, shapes, op.extents())
 
 
+@lru_cache(maxsize=KNOWN)
+def tiling_of(op: Op, axis: str) -> Tiling:
+    """How an axis of an op that has a domain may be tiled."""
+    return index.tiling(_domain(op), axis)
+
+
 def follow(
     graph: Graph, region: Collection[Op], value: Value, dim: int
 ) -> Followed | Miss:
@@ -85,7 +92,7 @@ def follow(
                     return miss(f"{op.label} would be cut along two axes", op)
                 continue
             axes[op] = axis
-            plan = index.tiling(_domain(op), axis.name)
+            plan = tiling_of(op, axis.name)
             if plan.kind in (Kind.WHOLE, Kind.CARRIED):
                 return miss(f"{op.label}: {plan.reason}", op)
             for other, found in marked(op, axis):
@@ -148,6 +155,7 @@ def maps_of(op: Op, value: Value) -> list[Map]:
     return found + [map_ for v, map_ in pairs if v is value]
 
 
+@lru_cache(maxsize=KNOWN)
 def axis_at(op: Op, value: Value, mark: Mark) -> Axis | Miss:
     """The axis of an op that a cut dim of its operand or result is."""
     domain = domain_of(op)
@@ -190,7 +198,8 @@ def _moved(domain: Domain, term: Term, ratio: Fraction) -> Axis | str:
     return f"the dim {term} does not move along one axis"
 
 
-def marked(op: Op, axis: Axis) -> list[tuple[Value, Mark | Miss]]:
+@lru_cache(maxsize=KNOWN)
+def marked(op: Op, axis: Axis) -> Sequence[tuple[Value, Mark | Miss]]:
     """What else an op has along an axis."""
     domain = _domain(op)
     found: list[tuple[Value, Mark | Miss]] = []

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from graphopt import index
 from graphopt.index import Kind
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 from graphopt.rewrite import Miss
 
-from .follow import Axis, Followed, Mark, axis_at, domain_of, follow, marked
+from .follow import Axis, Followed, Mark, axis_at, follow, marked, tiling_of
 from .needs import Meter
 
 
@@ -68,10 +67,7 @@ def _reached(
 
 
 def _may_be_cut(op: Op, axis: Axis) -> bool:
-    domain = domain_of(op)
-    assert domain is not None
-    kind = index.tiling(domain, axis.name).kind
-    return kind not in (Kind.WHOLE, Kind.CARRIED)
+    return tiling_of(op, axis.name).kind not in (Kind.WHOLE, Kind.CARRIED)
 
 
 def _between(graph: Graph, region: dict[Op, Axis]) -> set[Op]:

@@ -12,7 +12,7 @@ from graphopt.cost import op_cost
 from graphopt.ir import Graph, Op, Value, postorder
 from graphopt.ops import Constant, Tiled
 
-from ..memory.lives import Lives, lives_of, steps_of
+from ..memory.lives import Lives, lives_in, steps_of
 from ..memory.sizes import Sizes
 from ..memory.space import SPACES, Space
 from ..memory.workspace import workspace
@@ -77,7 +77,7 @@ class Needs:
     meter: Meter
 
     @cached_property
-    def ops(self) -> Sequence[Op]:
+    def ops(self) -> tuple[Op, ...]:
         """The steps."""
         return steps_of(self.graph)
 
@@ -86,9 +86,7 @@ class Needs:
         """From when to when each value is there."""
         meter = self.meter
         work = {op: meter.inside(op) for op in self.ops}
-        return lives_of(
-            self.graph, meter.sizes, meter.space, order=self.ops, workspace=work
-        )
+        return lives_in(self.graph, self.ops, meter.sizes, meter.space, work)
 
     @cached_property
     def steps(self) -> Sequence[int]:

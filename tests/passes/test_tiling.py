@@ -498,6 +498,16 @@ def test_tiles_make_their_own_part_of_a_mask_that_layers_share() -> None:
     checked(graph, written_out(made))
 
 
+def test_long_chains_of_cheap_ops_are_made_by_each_reader() -> None:
+    """Such as the buckets of relative positions, 16 ops and more."""
+    wide: Value = Expand(param("row", 1, 64), ints(64, 64))
+    for _ in range(10):
+        wide = Neg(Add(wide, const(1.0)))
+    readers = [MatMul(wide, param(name, 64, 64)) for name in "ab"]
+    _, copies = apart(graph_of(*readers), Meter({}), 64 * 64)
+    assert len(copies) == 2
+
+
 def test_copies_that_no_tiles_took_are_one_again() -> None:
     graph = masked()
     meter = Meter({})
@@ -607,6 +617,16 @@ def test_heads_over_a_vocabulary_go_by_positions(
     fed["labels"] = np.arange(POSITIONS)[None] % CLASSES
     for old, new in zip(evaluate(graph, fed), evaluate(made, fed), strict=True):
         np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_before_a_bias_go_by_positions_though_two_tiles_need_more() -> None:
+    h = param("h", 1, 64, 8)
+    graph = graph_of(Add(MatMul(h, random(8, 200)), random(200)))
+    meter = Meter({}, SPACES["xla-cpu"])
+    whole = meter.needs(graph).peak
+    made = Tile(budget=whole // 3, target="xla-cpu")(graph)
+    assert meter.needs(made).peak <= whole // 3
+    checked(graph, made)
 
 
 def test_logits_that_are_outputs_are_told_apart() -> None:
