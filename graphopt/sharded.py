@@ -130,7 +130,7 @@ def shard(
     check_devices(target, wanted)
     graph = with_sizes(graph_of(model), dims or {})
     if level:
-        graph = optimize(graph, level=level, check="off").graph
+        graph = optimize(graph, level=level, opset="latest", check="off").graph
     graph = padded(unpacked(graph), wanted.devices)
     widest = max(wanted.sizes)
     evened = rounded(repeated_heads(graph, widest), widest)

@@ -78,8 +78,10 @@ def built(
             return segments.contributed(op, operands, dim, place)
         case "running":
             return running.run_on(cast(Running, op), operands, dim, place)
+        case _ if isinstance(op, TensorScatter):
+            return writing.written(op, operands, dim, place)
         case _:
-            return writing.written(cast(TensorScatter, op), operands, dim, place)
+            return writing.scattered(op, operands, dim, place)
 
 
 def _first(states: Sequence[State]) -> tuple[int, int]:

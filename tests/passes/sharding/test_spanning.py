@@ -172,6 +172,44 @@ def test_a_buffer_in_parts_is_written_where_its_positions_are(
             assert not list(program.collectives())
 
 
+def index(*shape: int) -> Parameter:
+    return x(*shape, name="at", dtype=DType.I64)
+
+
+SCATTERED: dict[str, Callable[[], Op]] = {
+    "one of a row": lambda: ops.ScatterElements(
+        x(3, 16), index(3, 1), x(3, 1, name="new"), axis=1
+    ),
+    "several of a row": lambda: ops.ScatterElements(
+        x(3, 16), index(3, 4), x(3, 4, name="new"), axis=1
+    ),
+    "added": lambda: ops.ScatterElements(
+        x(3, 16), index(3, 4), x(3, 4, name="new"), axis=1, reduction="add"
+    ),
+    "one row": lambda: ops.ScatterND(x(16, 5), index(1, 1), x(1, 5, name="new")),
+    "rows": lambda: ops.ScatterND(x(16, 5), index(3, 1), x(3, 5, name="new")),
+    "elements": lambda: ops.ScatterND(x(16, 16), index(3, 2), x(3, name="new")),
+    "the most": lambda: ops.ScatterND(
+        x(16, 5), index(3, 1), x(3, 5, name="new"), reduction="max"
+    ),
+}
+
+
+@pytest.mark.parametrize("mesh", ["4", "2x2"])
+@pytest.mark.parametrize("name", SCATTERED)
+def test_what_is_scattered_goes_to_whose_it_is(name: str, mesh: str) -> None:
+    op, on = SCATTERED[name](), Mesh.parse(mesh)
+    found = along(op, "written", on)
+    assert found
+    for choice in found:
+        for first in (0, 3, 13):
+            arrays = drawn(op)
+            shape = arrays["at"].shape
+            where = (np.arange(first, first + arrays["at"].size) * 5) % 16
+            arrays["at"] = where.reshape(shape) - np.where(first == 3, 16, 0)
+            sound(op, choice, on, arrays)
+
+
 def test_a_permutation_gives_zeros_where_nobody_sends() -> None:
     op = Permute(x(2), axis="x", ways=3, pairs=(0, 2, 2, 1))
     parts = [np.full(2, i + 1) for i in range(3)]
