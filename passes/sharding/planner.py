@@ -220,15 +220,20 @@ class Planner:
         for _ in range(CUTS):
             limit = memory - room.kept
             rows = tuple([Row(amounts, limit) for amounts in self._alive])
-            found = solve(
-                replace(self.problem, limit=limit, rows=rows),
-                allowed=allowed,
-                seconds=until - clock(),
-                gap=gap,
-                over=room.over,
-                known=None if best is None else best.chosen,
-                below=below,
-            )
+            try:
+                found = solve(
+                    replace(self.problem, limit=limit, rows=rows),
+                    allowed=allowed,
+                    seconds=until - clock(),
+                    gap=gap,
+                    over=room.over,
+                    known=None if best is None else best.chosen,
+                    below=below,
+                )
+            except NoPlan as error:
+                if best is None:
+                    raise NoPlan(room.reason or str(error)) from None
+                break
             if not room.kept:
                 bound = max(bound, found.bound)
             whole += not found.early
@@ -247,7 +252,8 @@ class Planner:
             room.refused.clear()
         if best is not None:
             return self._sharding(best)
-        raise NoPlan(room.reason)
+        no_cut = f"activations take more than {memory:g} bytes, and no cut helps"
+        raise NoPlan(room.reason or no_cut)
 
     def _allowed(
         self,
@@ -411,13 +417,11 @@ class _Room:
 
     @property
     def reason(self) -> str:
-        """Why no plan fits."""
-        if self._least < math.inf:
-            return (
-                "with copies in other layouts, the least that was found is"
-                f" {self._least:,.0f}"
-            )
-        return f"activations take more than {self.memory:g} bytes, and no cut helps"
+        """Why no plan fits, where that is for copies."""
+        if self._least == math.inf:
+            return ""
+        least = f"{self._least:,.0f}"
+        return f"with copies in other layouts, the least that was found is {least}"
 
     def over(self, chosen: tuple[int, ...]) -> float:
         """The bytes that a plan takes too many; inf where it is not for copies."""
