@@ -57,7 +57,7 @@ def add_mesh(parser: argparse.ArgumentParser, what: str, from_file: bool) -> Non
         "--search-seconds",
         type=natural,
         metavar="S",
-        help="with --mesh: look for a better plan for so long at most (default: 60)",
+        help="with --mesh: plan for so much CPU time at most (default: 60)",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from graphopt.ir import Graph, Value
 from graphopt.ops import Constant
@@ -14,6 +14,13 @@ def peak(graph: Graph, size: Callable[[Value], int]) -> tuple[int, Collection[Va
 
     Inputs, constants and outputs are left out: they are there all the time.
     """
+    return max(peaks(graph, size), key=lambda each: each[0], default=(0, []))
+
+
+def peaks(
+    graph: Graph, size: Callable[[Value], int]
+) -> Iterator[tuple[int, Collection[Value]]]:
+    """What is alive wherever no more is right before and less right after."""
     apart = set(graph.outputs)
     last: dict[Value, int] = {}
     for i, op in enumerate(graph.ops):
@@ -31,8 +38,13 @@ def peak(graph: Graph, size: Callable[[Value], int]) -> tuple[int, Collection[Va
                 alive[value] = size(value)
                 total += alive[value]
                 dying[last.get(value, i)].append(value)
-        if total > most:
-            most, found = total, list(alive)
+        if total < most and found:
+            yield most, found
+            found = []
+        elif total > most:
+            found = list(alive)
+        most = total
         for value in dying.pop(i, ()):
             total -= alive.pop(value)
-    return most, found
+    if found:
+        yield most, found

@@ -441,8 +441,10 @@ def windows(sizes: Sequence[int], most: int) -> Iterator[range]:
     first, last = 0, 0
     while last < len(sizes):
         before = int(ends[first]) - sizes[first]
-        last = max(first + 1, int(np.searchsorted(ends, before + most, "right")))
-        yield range(first, last)
+        end = max(first + 1, int(np.searchsorted(ends, before + most, "right")))
+        if end > last:
+            yield range(first, end)
+            last = end
         half = int(np.searchsorted(ends, before + most // 2, "right"))
         first = min(max(first + 1, half), last)
 

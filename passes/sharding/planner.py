@@ -20,7 +20,7 @@ from graphopt.weights import Tensor
 from .choices import Choice, choices, signature
 from .folding import ROUNDS, Passed, fold, made_by
 from .layout import Layout, larger, layouts, local_bytes, replicated, wire_bytes
-from .live import peak
+from .live import peak, peaks
 from .machine import Machine
 from .partition import Decisions
 from .problem import Carried, Node, Option, Problem, Row
@@ -36,6 +36,10 @@ FEWER: Final = 3
 """Rounds of folding for three mesh axes and more, where a node has many options."""
 CUTS: Final = 12
 """How often a plan is made anew whose activations do not fit."""
+PEAKS: Final = 24
+"""How many peaks of such a plan are looked at."""
+MORE: Final = 3
+"""How many of these are learned from."""
 AGAIN: Final = 3
 """How many more plans that did not fit are learned from each time."""
 WHOLE: Final = 2
@@ -209,22 +213,27 @@ class Planner:
         """
         allowed = self._allowed(fix or {}, store or {})
         if not self._alive and self.problem.most > memory:
-            self._alive.append(self._amounts(self._least))
+            self._learn(self._least, memory)
         room = _Room(self, memory, copies)
         best: Solution | None = None
         bound, whole, until = 0.0, 0, clock() + seconds
         for _ in range(CUTS):
             limit = memory - room.kept
             rows = tuple([Row(amounts, limit) for amounts in self._alive])
-            found = solve(
-                replace(self.problem, limit=limit, rows=rows),
-                allowed=allowed,
-                seconds=until - clock(),
-                gap=gap,
-                over=room.over,
-                known=None if best is None else best.chosen,
-                below=below,
-            )
+            try:
+                found = solve(
+                    replace(self.problem, limit=limit, rows=rows),
+                    allowed=allowed,
+                    seconds=until - clock(),
+                    gap=gap,
+                    over=room.over,
+                    known=None if best is None else best.chosen,
+                    below=below,
+                )
+            except NoPlan as error:
+                if best is None:
+                    raise NoPlan(room.reason or str(error)) from None
+                break
             if not room.kept:
                 bound = max(bound, found.bound)
             whole += not found.early
@@ -237,15 +246,14 @@ class Planner:
                 return self._sharding(best)
             assert found.refused is not None
             for chosen in (found.refused, *room.refused[-AGAIN:]):
-                amounts = self._amounts(chosen)
-                if amounts not in self._alive:
-                    self._alive.append(amounts)
+                self._learn(chosen, memory)
             if best is None:
                 room.learn(late=late)
             room.refused.clear()
         if best is not None:
             return self._sharding(best)
-        raise NoPlan(room.reason)
+        no_cut = f"activations take more than {memory:g} bytes, and no cut helps"
+        raise NoPlan(room.reason or no_cut)
 
     def _allowed(
         self,
@@ -331,9 +339,23 @@ class Planner:
             chosen.append(held.index(min(held)))
         return tuple(chosen)
 
-    def _amounts(self, chosen: Sequence[int]) -> Mapping[int, list[float]]:
-        """What options take: what is stored, and what was alive when most was."""
-        _, alive = peak(self.graph, lambda v: self._part_bytes(v, chosen))
+    def _learn(self, chosen: Sequence[int], memory: float) -> None:
+        """See what is alive where a plan takes most, and elsewhere too much."""
+        found = peaks(self.graph, lambda v: self._part_bytes(v, chosen))
+        fullest = sorted(found, key=lambda each: -each[0])[:PEAKS]
+        kept = self.problem.bytes(chosen)
+        many = len(self._alive)
+        for number, (size, alive) in enumerate(fullest):
+            if number and kept + size <= memory:
+                break
+            if len(self._alive) == many + MORE:
+                break
+            amounts = self._amounts(alive)
+            if amounts not in self._alive:
+                self._alive.append(amounts)
+
+    def _amounts(self, alive: Iterable[Value]) -> Mapping[int, list[float]]:
+        """What options take: what is stored, and what of these values is alive."""
         amounts: dict[int, list[float]] = {}
         for number, node in enumerate(self.problem.nodes):
             if any(o.bytes for o in node.options):
@@ -395,13 +417,11 @@ class _Room:
 
     @property
     def reason(self) -> str:
-        """Why no plan fits."""
-        if self._least < math.inf:
-            return (
-                "with copies in other layouts, the least that was found is"
-                f" {self._least:,.0f}"
-            )
-        return f"activations take more than {self.memory:g} bytes, and no cut helps"
+        """Why no plan fits, where that is for copies."""
+        if self._least == math.inf:
+            return ""
+        least = f"{self._least:,.0f}"
+        return f"with copies in other layouts, the least that was found is {least}"
 
     def over(self, chosen: tuple[int, ...]) -> float:
         """The bytes that a plan takes too many; inf where it is not for copies."""

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from graphopt.passes.sharding import narrow
 from graphopt.passes.sharding.columns import Columns
 from graphopt.passes.sharding.messages import Messages, Port, Trees
-from graphopt.passes.sharding.narrow import Narrowing
+from graphopt.passes.sharding.narrow import Narrowing, pairs, windows
 from graphopt.passes.sharding.problem import UNIT, Node, Option, Problem, Row
 from graphopt.passes.sharding.resharding import TREES, tree_seconds, trees_seconds
 from graphopt.passes.sharding.search import NoPlan, search
@@ -143,3 +143,38 @@ def test_no_time_for_limits_that_contradict_is_no_plan() -> None:
     for seconds in (0.0, 5.0):
         with pytest.raises(NoPlan):
             solve(problem, seconds=seconds, shrink=False)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 40))
+def test_windows_lie_over_all_blocks(sizes: list[int], most: int) -> None:
+    found = list(windows(sizes, most))
+    assert set().union(*found) == set(range(len(sizes)))
+    for window, after in itertools.pairwise(found):
+        assert window.start < after.start <= window.stop < after.stop
+    for window in (*found, *pairs(sizes, most)):
+        assert len(window) <= 2 or sum(sizes[i] for i in window) <= most
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.floats(0.0, 1.0))
+def test_windows_make_a_plan_no_worse(seed: int, share: float) -> None:
+    problem = tight(random_problem(seed, nodes=5), share)
+    search = Narrowing(Shrunk(problem), 60, 1e-4, lambda _: 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(narrow, "_FEW", -1)
+        patch.setattr(narrow, "_WORK", 0)
+        patch.setattr(narrow, "_WINDOW", 4)
+        found = search.run()
+    assert problem.keeps(found.chosen)
+    assert found.value == pytest.approx(problem.seconds(found.chosen) / UNIT)
+    whole = solve(problem).seconds / UNIT
+    assert found.bound <= whole * (1 + 1e-9) <= found.value * (1 + 2e-9)
+
+
+def test_nothing_is_looked_for_that_costs_more_than_what_there_is() -> None:
+    problem = tight(random_problem(5), 0.3)
+    least = solve(problem).seconds
+    assert solve(problem, below=least * 1.01).seconds == pytest.approx(least)
+    with pytest.raises(NoPlan):
+        solve(problem, below=least)

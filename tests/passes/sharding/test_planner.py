@@ -215,3 +215,18 @@ def test_an_input_with_a_default_stays_whole() -> None:
     assert program.graph.inputs[0].default is not None
     with pytest.raises(UsageError, match="has a default"):
         partition(graph, made.machine.mesh, Decisions(given={x: (S0,)}))
+
+
+def test_copies_count_where_they_are_told() -> None:
+    """As if each plan made a little more than the best one does."""
+    graph = transformer(1, batch=1, seq=64, width=64, hidden=256)
+    made = planner(graph, "8")
+    weights = sum(t.nbytes for t in graph.tensors())
+    free, more = made.plan(weights // 2), 2**12
+    limit = free.memory + more // 2
+    plan = made.plan(limit, copies=lambda _: free.memory - free.stored + more)
+    assert plan.stored + free.memory - free.stored + more <= limit
+    assert plan.seconds >= free.seconds * (1 - 1e-9)
+    assert plan.solution.bound <= free.seconds * (1 + 1e-9)
+    with pytest.raises(NoPlan, match="with copies in other layouts, the least"):
+        made.plan(limit, seconds=1.0, copies=lambda _: limit)
