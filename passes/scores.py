@@ -210,22 +210,25 @@ def _condition(mask: Value) -> tuple[Value, float] | None:
         if seen.all() or not (array <= 0).all():
             return None
         return Constant(seen), float(array[~seen].max())
-    triangle = None if mask.dtype is None else triangle_of(mask)
-    if triangle is not None and not triangle.inside and triangle.outside < 0:
-        if triangle.diagonal != 0:
-            return None
-        zero = np.zeros((), triangle.inside.dtype)
-        return Equal(mask, Constant(zero)), float(triangle.outside)
     if not isinstance(mask, Where):
-        return None
+        return _triangle(mask)
     condition, none, hidden = mask.operands
     if condition is None or condition.rank != mask.rank:
-        return None
+        return _triangle(mask)
     for one, other, holds in ((none, hidden, True), (hidden, none, False)):
         number = uniform(other)
         if is_zero(one) and number is not None:
             return condition if holds else _negated(condition), float(number)
-    return None
+    return _triangle(mask)
+
+
+def _triangle(mask: Value) -> tuple[Value, float] | None:
+    """The same of what hides later keys, and is made by no choice."""
+    found = None if mask.dtype is None else triangle_of(mask)
+    if found is None or found.diagonal != 0 or found.inside or not found.outside < 0:
+        return None
+    zero = np.zeros((), found.inside.dtype)
+    return Equal(mask, Constant(zero)), float(found.outside)
 
 
 def _negated(condition: Value) -> Value:

@@ -95,7 +95,9 @@ WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(("CastMap", "DictVectorizer", "ZipMap"), DICTIONARY),
     **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap", "FlexAttention"), BODIES),
     "Tiled": BODIES,
-    **dict.fromkeys(("AllGather", "AllReduce", "AllToAll", "ReduceScatter"), DEVICES),
+    **dict.fromkeys(
+        ("AllGather", "AllReduce", "AllToAll", "Permute", "ReduceScatter"), DEVICES
+    ),
     **dict.fromkeys(("Addend", "Position", "Shard", "Shift"), DEVICES),
     **dict.fromkeys(("Adagrad", "Adam", "Momentum"), MEANT),
     **dict.fromkeys(("CausalConvWithState", "RotaryEmbedding"), MEANT),

@@ -107,7 +107,8 @@ def test_constants() -> None:
 def test_large_constants_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     triangle = truths(np.tri(4, 4))
     for limit, read in ((4, True), (3, False)):
-        monkeypatch.setattr("graphopt.passes.causal.READ_LIMIT", limit)
+        for module in ("causal", "triangles"):
+            monkeypatch.setattr(f"graphopt.passes.{module}.READ_LIMIT", limit)
         assert is_causal(triangle, 4, 4) is read
         assert sees_a_key(triangle) is read
 
