@@ -111,10 +111,15 @@ def counts(value: Value, last: int, extent: Dim) -> bool:
     return bool(uniform(start) == 0 and uniform(step) == 1)
 
 
-def band_of(condition: Value) -> int | None:
-    """n, where a constant says ``column <= row`` and ``row - column < n``."""
+def band_of(condition: Value, queries: Dim, keys: Dim) -> int | None:
+    """n, where a constant says ``column <= row`` and ``row - column < n``.
+
+    Over just these last two dims.
+    """
     shape, tensor = condition.shape, condition.constant
     if shape is None or len(shape) < 2 or any(dim != 1 for dim in shape[:-2]):
+        return None
+    if not equal(shape[-2], queries) or not equal(shape[-1], keys):
         return None
     if tensor is None or shape[-1] != shape[-2] or tensor.size > READ_LIMIT**2:
         return None
@@ -125,7 +130,7 @@ def band_of(condition: Value) -> int | None:
     return width if width and np.array_equal(square, band) else None
 
 
-def window_of(condition: Value, queries: Dim, begin: Dim) -> int | None:
+def window_of(condition: Value, queries: Dim, keys: Dim, begin: Dim) -> int | None:
     """n, where a condition is ``row - column < n`` of queries that count from a row.
 
     Over just these last two dims.
@@ -133,6 +138,8 @@ def window_of(condition: Value, queries: Dim, begin: Dim) -> int | None:
     shape, turned = condition.shape, isinstance(condition, Not)
     op = condition.operands[0] if isinstance(condition, Not) else condition
     if shape is None or len(shape) < 2 or any(dim != 1 for dim in shape[:-2]):
+        return None
+    if not equal(shape[-2], queries) or not equal(shape[-1], keys):
         return None
     if not isinstance(op, Less | LessOrEqual | Greater | GreaterOrEqual):
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -51,21 +51,41 @@ class Triangle:
         return bool(self.diagonal == 0 and self.inside and not self.outside)
 
 
-def triangle_of(value: Value | None, depth: int = DEEPEST) -> Triangle | None:
+def triangle_of(value: Value | None) -> Triangle | None:
     """How a value is a triangle, or one number; None where it is not seen to be."""
-    op = None if value is None else value.op
-    if value is None or op is None or not depth:
+    return _read(value, DEEPEST, {})
+
+
+Known: TypeAlias = dict[Value, Triangle | None]
+
+
+def _read(value: Value | None, depth: int, known: Known) -> Triangle | None:
+    """The same, of so many ops at most, for values that many read looked at once."""
+    if value is None or not depth:
         return None
+    if value not in known:
+        known[value] = _made(value, depth, known)
+    return known[value]
+
+
+def _made(value: Value, depth: int, known: Known) -> Triangle | None:
+    op = value.op
     if isinstance(op, Constant):
         return _of_constant(value)
     if isinstance(op, ConstantOfShape):
         number = op.filling().array().reshape(-1)[0]
         return Triangle(number, number, None)
     if isinstance(op, Elementwise):
-        return _of_elements(value, [triangle_of(v, depth - 1) for v in op.operands])
+        parts = list[Triangle]()
+        for operand in op.operands:
+            part = _read(operand, depth - 1, known)
+            if part is None:
+                return None
+            parts.append(part)
+        return _of_elements(value, parts)
     if not isinstance(op, Trilu | Slice | Expand | Reshape | Squeeze | Unsqueeze):
         return None
-    inner = triangle_of(op.operands[0], depth - 1)
+    inner = _read(op.operands[0], depth - 1, known)
     if inner is None:
         return None
     if isinstance(op, Trilu):
@@ -85,7 +105,7 @@ def _of_constant(value: Value) -> Triangle | None:
     if tensor is None or len(tensor.shape) < 2 or tensor.size > READ_LIMIT**2:
         return None
     *others, rows, columns = tensor.shape
-    if any(dim != 1 for dim in others) or columns < 2:
+    if any(dim != 1 for dim in others) or not rows or columns < 2:
         return None
     square = tensor.array().reshape(rows, columns)
     inside, outside = square[0, 0], square[0, -1]
@@ -94,14 +114,14 @@ def _of_constant(value: Value) -> Triangle | None:
     return Triangle(inside, outside, 0)
 
 
-def _of_elements(value: Value, operands: Sequence[Triangle | None]) -> Triangle | None:
+def _of_elements(value: Value, operands: Sequence[Triangle]) -> Triangle | None:
     """f(a, b) of triangles with one diagonal is a triangle, of f(inside), f(outside)"""
     op = value.op
     assert op is not None
     diagonals = set[int]()
     pairs = list[np.ndarray[Any, Any]]()
     for operand, part in zip(op.operands, operands, strict=True):
-        if operand is None or part is None or operand.dtype is None:
+        if operand is None or operand.dtype is None:
             return None
         if part.diagonal is not None:
             if not _same_square(operand, value):

@@ -249,9 +249,6 @@ def _improved(
     """
     source: Path = options.model
     pipeline = pipeline_of(options)
-    # A plan shares out attention and norms as one op each, as `shard` has it; ONNX's
-    # annotations are for runtimes, which lag behind.
-    whole_ops = sized and not options.annotations
     dims = pairs(options.dim, parse_dim)
     shapes = pairs(options.input_shape, parse_shape)
     if sized:
@@ -270,7 +267,7 @@ def _improved(
         options.target,
         pipeline,
         level=options.level,
-        opset=options.opset or ("latest" if whole_ops else None),
+        opset=options.opset,
         dims=dims,
         input_shapes=shapes,
         freeze=options.freeze,

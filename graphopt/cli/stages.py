@@ -91,6 +91,8 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Raises UsageError where stages cannot be written to a folder."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"cannot write stages to {folder}: it is no folder")
+    if folder.suffix == ".onnx":
+        raise UsageError(f"stages are files of a folder: name one, as {folder.stem}")
     if not folder.parent.is_dir():
         raise UsageError(f"cannot write {folder}: there is no folder {folder.parent}")
     if folder.is_dir() and (files := sorted(folder.iterdir())) and not overwrite:
@@ -123,7 +125,14 @@ def staged(
     stages = split(result.graph, cut.cuts)
     if batch is not None and result.checking.wanted:
         others = {name: size for name, size in sizes.items() if name != batch}
-        check_micro_batches(result.original, batch, sizes=others)
+        try:
+            check_micro_batches(result.original, batch, sizes=others)
+        except CheckFailed as error:
+            raise CheckFailed(
+                f"{batch!r} is no batch: what lies apart along it is mixed, and parts"
+                f" of it give something else ({error.message})",
+                where=error.where,
+            ) from None
     provider = options.target.removeprefix("ort-")
     with tempfile.TemporaryDirectory(
         prefix=".stages.", dir=None if folder is None else folder.parent

@@ -98,12 +98,13 @@ def _window(op: Attention, queries: Dim, past: Value | None) -> int | None:
     if mask is None or mask.dtype is not DType.BOOL:
         return None
     if past is None:
-        width = band_of(mask)
+        width = band_of(mask, queries, queries)
         if width is not None:
             return width
     elif past.shape is not None:
         begin = past.shape[2]
-    return window_of(mask, queries, begin) if op.is_causal else None
+    keys = add(begin, queries)
+    return window_of(mask, queries, keys, begin) if op.is_causal else None
 
 
 def _tables(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
 
+from graphopt.cost import value_bytes
 from graphopt.errors import UsageError
 from graphopt.index import Combiner, Partial
 from graphopt.ir import Graph, Op, Parameter, Value
@@ -393,6 +394,10 @@ class Planner:
         return {kind: size for kind, size in sorted(sent.items()) if size}
 
 
+COPIES: Final = 4
+"""No value is alive in so many layouts at once."""
+
+
 class _Room:
     """Which plans fit, activations and copies in other layouts included.
 
@@ -410,8 +415,10 @@ class _Room:
         self.kept = 0.0
         self.refused: list[tuple[int, ...]] = []
         self._copies = copies
-        self._most = math.inf if copies else 0.0
-        """What copies took at most where they were looked at."""
+        made = (value for op in planner.graph.ops for value in op.results)
+        values = itertools.chain(planner.graph.inputs, made)
+        self._whole = COPIES * sum(value_bytes(value, {}) or 0 for value in values)
+        """More than copies can take."""
         self._over = math.inf
         self._least = math.inf
 
@@ -429,13 +436,10 @@ class _Room:
         if held > self.memory:
             self.refused.append(chosen)
             return math.inf
-        if held + 2 * self._most <= self.memory:
+        if self._copies is None or held + self._whole <= self.memory:
             return 0.0
-        assert self._copies is not None
         decisions = self.planner.decisions(chosen)
         alive = float(self.planner.problem.bytes(chosen) + self._copies(decisions))
-        most = 0.0 if self._most == math.inf else self._most
-        self._most = max(most, alive - held)
         self._least = min(self._least, alive)
         if alive > self.memory:
             self._over = min(self._over, alive - self.memory)

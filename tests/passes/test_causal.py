@@ -13,6 +13,7 @@ from graphopt.ir import Value
 from graphopt.ops import (
     Add,
     And,
+    Constant,
     Greater,
     GreaterOrEqual,
     Less,
@@ -23,9 +24,17 @@ from graphopt.ops import (
     Range,
     Shape,
     Squeeze,
+    Sub,
     Unsqueeze,
 )
-from graphopt.passes.causal import counts, is_causal, sees_a_key, split_causal
+from graphopt.passes.causal import (
+    band_of,
+    counts,
+    is_causal,
+    sees_a_key,
+    split_causal,
+    window_of,
+)
 from graphopt.types import DType, TensorType
 
 LENGTH = Shape(param("x", N, 4), start=0, end=1)
@@ -175,3 +184,14 @@ def test_what_each_query_sees() -> None:
         param("flat", N, dtype=DType.BOOL),
     ):
         assert not sees_a_key(other)
+
+
+def test_bands_are_over_all_queries_and_keys() -> None:
+    band = truths(np.tri(4, 4) * (1 - np.tri(4, 4, -2)))
+    assert band_of(band, 4, 4) == 2
+    assert band_of(band, 4, 5) is None
+    assert band_of(truths(np.ones((1, 1))), 4, 4) is None
+    row, column = (Constant(np.arange(4).reshape(s)) for s in ((4, 1), (1, 4)))
+    near = Less(Sub(row, column), Constant(np.int64(3)))
+    assert window_of(near, 4, 4, 0) == 3
+    assert window_of(near, 4, 8, 0) is None

@@ -9,11 +9,15 @@ import pytest
 from equations import N, const, fires, graph_of, misses, param
 
 from graphopt import optimize
+from graphopt.inputs import random_inputs
 from graphopt.ir import Value
+from graphopt.lowering import find
 from graphopt.lowering.ort.gate import GatedPass
 from graphopt.lowering.ort.long_attention import MANY, LongAttention, many_keys
-from graphopt.ops import Attention, Trilu
+from graphopt.ops import Attention, Cast, Trilu
 from graphopt.ops.contrib.attention import MultiHeadAttention
+from graphopt.plan import Plan
+from graphopt.reference import evaluate
 from graphopt.types import DType
 
 HEADS: Any = {"q_num_heads": 2, "kv_num_heads": 2}
@@ -40,6 +44,27 @@ def test_many_keys_keep_no_scores() -> None:
 def test_few_keys_stay(sides: tuple[Any, Any]) -> None:
     core = Attention(*operands(*sides), **HEADS)
     misses(many_keys, core, "not known to be many", opset=OPSET)
+
+
+def test_causal_queries_that_are_fewer_than_keys_stay() -> None:
+    """The last one would see all keys, whichever it is."""
+    core = Attention(*operands(MANY, 2 * MANY), is_causal=1, **HEADS)
+    misses(many_keys, core, "as many causal queries as keys", opset=OPSET)
+
+
+@pytest.mark.runtime
+def test_the_kernel_gives_what_the_op_does() -> None:
+    pytest.importorskip("onnxruntime")
+    mask = param("mask", 1, 1, MANY, MANY, dtype=DType.I64)
+    added = Cast(mask, to=DType.F32)
+    core = Attention(*operands(MANY, MANY), added, **HEADS)
+    graph = graph_of(core, opset=OPSET)
+    made = optimize(graph, "ort-cpu", check="off").graph
+    assert any(op.kind == "MultiHeadAttention" for op in made.ops)
+    inputs = random_inputs(graph)
+    (found,) = find("ort-cpu").compile(made, Plan())(inputs).values()
+    (wanted,) = evaluate(graph, inputs)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_constant_masks_stay() -> None:

@@ -36,8 +36,9 @@ from graphopt.ops import (
     Where,
 )
 from graphopt.ops.bodies import vector
+from graphopt.passes import triangles
 from graphopt.passes.raise_attention import RaiseAttention, causal
-from graphopt.passes.triangles import Triangle, triangle_of
+from graphopt.passes.triangles import DEEPEST, Triangle, triangle_of
 from graphopt.reference import evaluate
 from graphopt.types import DType
 
@@ -164,3 +165,25 @@ def test_a_triangle_is_what_it_says(
     (array,) = evaluate(graph_of(value), {})
     inside = np.tri(*array.shape, found.diagonal, dtype=bool)
     np.testing.assert_array_equal(array, np.where(inside, found.inside, found.outside))
+
+
+def test_no_rows_are_no_triangle() -> None:
+    assert triangle_of(const(np.zeros((0, 2)), DType.BOOL)) is None
+
+
+def test_what_is_read_twice_is_looked_at_once() -> None:
+    looked = 0
+    value: Value = TRIL
+    for _ in range(DEEPEST - 3):
+        value = Mul(value, value)
+
+    def counted(*given: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return made(*given)
+
+    made = triangles._made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triangles, "_made", counted)
+        assert triangle_of(value) is not None
+    assert looked < 2 * DEEPEST

@@ -82,9 +82,10 @@ class Masked(Contrib):
         """The attention of q to keys k, all of them by head.
 
         Results: what is attended to, keys and values with the past, and the scores.
-        None where the form of the mask cannot be told. As the kernels have it, a query
-        is NaN where -inf is added to all of its scores, and where that leaves it later
-        keys only, it sees those.
+        None where the form of the mask cannot be told, and for causal attention to more
+        or fewer keys than queries, of which the last one sees all, whichever they are.
+        As the kernels have it, a query is NaN where -inf is added to all of its scores,
+        and where that leaves it later keys only, it sees those.
         """
         if q.rank != 4 or k.rank != 4 or v.rank != 4 or q.dtype is None:
             return None
@@ -102,7 +103,9 @@ class Masked(Contrib):
             infinite |= hidden == -math.inf
             masking = Where(seen, none, scalar(hidden, q.dtype))
         causal = self.attrs.get("unidirectional", 0)
-        if infinite and causal:
+        if causal and past[0] is None and not _as_many(q, k):
+            return None
+        if causal and infinite:
             lowest = float(finfo(q.dtype.numpy).min)  # type: ignore[no-untyped-call]
             later = scalar(lowest, q.dtype)
             masking = Where(_earlier(q, total), masking or none, later)
@@ -121,6 +124,13 @@ class Masked(Contrib):
             hides = Equal(ReduceMax(added, vector(-1)), scalar(-math.inf, q.dtype))
             y = Where(hides, scalar(math.nan, q.dtype), y)
         return (y, *others)
+
+
+def _as_many(q: Value, k: Value) -> bool:
+    """True where there are as many queries as keys."""
+    assert q.shape is not None
+    assert k.shape is not None
+    return dims.equal(q.shape[2], k.shape[2])
 
 
 def _earlier(q: Value, total: Value) -> Value:

@@ -123,7 +123,9 @@ def test_logarithms_keep_their_bits(dtype: DType) -> None:
     op, mesh = attention(dtype=dtype), Mesh.parse("4")
     arrays = fed(op)
     arrays["k"] = arrays["k"] * np.linspace(0.1, 8, KEYS)[:, None].astype(dtype.numpy)
-    for choice in combined(op, mesh):
+    found = combined(op, mesh)
+    assert found
+    for choice in found:
         sound(op, choice, mesh, arrays)
 
 
@@ -132,7 +134,9 @@ def test_rows_that_see_nothing_are_as_in_the_whole(lowest: float) -> None:
     op, mesh = attention(x("mask", BATCH, 1, ROWS, KEYS)), Mesh.parse("4")
     mask = np.zeros((BATCH, 1, ROWS, KEYS), np.float32)
     mask[0], mask[1, 0, :, 3:] = lowest, lowest
-    for choice in combined(op, mesh):
+    found = combined(op, mesh)
+    assert found
+    for choice in found:
         sound(op, choice, mesh, fed(op) | {"mask": mask})
 
 

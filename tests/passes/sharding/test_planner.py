@@ -230,3 +230,17 @@ def test_copies_count_where_they_are_told() -> None:
     assert plan.solution.bound <= free.seconds * (1 + 1e-9)
     with pytest.raises(NoPlan, match="with copies in other layouts, the least"):
         made.plan(limit, seconds=1.0, copies=lambda _: limit)
+
+
+def test_each_plan_that_is_taken_was_looked_at() -> None:
+    """However little those before it copied."""
+    graph = transformer(2, batch=2, seq=16, width=64, hidden=1024)
+    limit = sum(t.nbytes for t in graph.tensors())
+    looked: list[Decisions] = []
+
+    def copies(decisions: Decisions) -> int:
+        looked.append(decisions)
+        return 0 if len(looked) == 1 else 2**10 * len(looked)
+
+    plan = planner(graph, "4").plan(limit, copies=copies)
+    assert any(decisions == plan.decisions for decisions in looked)
