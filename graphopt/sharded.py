@@ -80,8 +80,8 @@ class Sharded:
             return f"for {self.machine}"
         proof = "" if self.plan.solution.proved else ", not proved best"
         return (
-            f"for {self.machine}: {self.plan.seconds * 1e3:.3f} ms a step as the planner"
-            f" counts{proof}, {sized(self.plan.memory)} on each device"
+            f"for {self.machine}: {self.plan.seconds * 1e3:.3f} ms a step as the"
+            f" planner counts{proof}, {sized(self.plan.memory)} on each device"
         )
 
     @cached_property
