@@ -38,7 +38,7 @@ EQUIVALENT: dict[str, str] = {
         "every CastLike has the attribute, as its schema states a default"
     ),
     "causal.band_of: READ_LIMIT ** 2 => READ_LIMIT ** 3": _CHOICE,
-    "causal.is_causal: return False => return True (number 5)": _REQUIRED,
+    "causal.is_causal: return False => return True (number 4)": _REQUIRED,
     "fold._folded: isinstance(op, Constant | Shape | Size) or not isinstance(op,"
     " Computed) => not isinstance(op, Computed)": (
         "a Constant is not computed, and what a constant's Shape and Size are is known"
