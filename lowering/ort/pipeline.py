@@ -19,6 +19,7 @@ from graphopt.pipeline import Pass, Pipeline
 from .activations import FuseActivations
 from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
+from .capped_attention import OpenCapped
 from .gate import Fusion
 from .grouped import FuseGrouped
 from .kernels import Kernels
@@ -58,6 +59,7 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
         TileCausal.name: cpu and not most,
         GrowByConvolving.name: cpu,
         LongAttention.name: cpu and not most,
+        OpenCapped.name: cpu and not most,
         FuseAttention.name: most,
         FuseGrouped.name: most,
         MergeSiblings.name: most or not cpu,
@@ -72,7 +74,10 @@ def choices(provider: str) -> dict[str, Values]:
     found = dict.fromkeys(settings(provider), SWITCHES)
     found |= dict.fromkeys([cls.name for cls in FUSIONS], EXTENTS)
     if provider != "cpu":  # these are about kernels of the CPU
-        for cls in (TileCausal, LongAttention, GrowByConvolving, SpellForOrt):
+        for cls in (
+            *(TileCausal, LongAttention, OpenCapped),
+            *(GrowByConvolving, SpellForOrt),
+        ):
             del found[cls.name]
     return found
 
@@ -122,7 +127,7 @@ def lowered(
         LowerRotary(),
         SinkTransposes(),
         *where_on(FuseGrouped(provider=provider), FuseAttention(provider=provider)),
-        *where_on(LongAttention()),
+        *where_on(LongAttention(), OpenCapped()),
         *fusing,
         WriteOut(provider=provider),
         *tidy,
