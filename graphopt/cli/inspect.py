@@ -243,8 +243,11 @@ def described(options: argparse.Namespace, target: str, mesh: Mesh) -> str:
         return target
     from ..lowering.xla.topology import holding
 
+    from ..sharded import check_devices
+
     platform, _, chips = target.partition(":")
     options.target = f"{platform}:{holding(chips, mesh.devices)}"
+    check_devices(options.target, mesh)
     target_of(options, runs=False)  # says now what is missing
     return str(options.target)
 
