@@ -242,7 +242,6 @@ def described(options: argparse.Namespace, target: str, mesh: Mesh) -> str:
     if not is_described(target):
         return target
     from ..lowering.xla.topology import holding
-
     from ..sharded import check_devices
 
     platform, _, chips = target.partition(":")
