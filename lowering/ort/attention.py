@@ -103,7 +103,7 @@ def unfit(op: Attention) -> Outcome | None:
     q, k = (x.shape if x is not None else None for x in op.operands[:2])
     if op.is_causal and not (q and k and equal(q[1], k[1])):
         return miss("these kernels take as many causal queries as keys", op)
-    mask = op.operand(3)
+    mask = None if op.operand(4) is not None else op.operand(3)
     if mask is not None and not (mask.shape and k and equal(mask.shape[-1], k[1])):
         return miss("the mask does not have all keys", mask)
     return None
