@@ -10,14 +10,14 @@ from typing import Any, Final, TypeAlias, TypeGuard
 
 from .cost import value_bytes
 from .ir import Graph, Parameter, Value
-from .mesh_flow import flow_facts, is_weight, step_seconds
+from .mesh_flow import flow_facts, step_seconds
 from .mesh_regimes import regime_facts, regime_lines
 from .ops import Constant
 from .ops.mesh import OverMesh
 from .passes.sharding.hand import NoHandPlan, hand_plan, role_rows
 from .passes.sharding.layout import Layout, local_bytes, replicated, wire_bytes
 from .passes.sharding.live import peak
-from .passes.sharding.program import handled_bytes
+from .passes.sharding.program import handled_bytes, is_weight
 from .passes.sharding.solve import NoPlan
 from .report import sized, table
 from .sharded import Sharded

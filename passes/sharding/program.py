@@ -58,3 +58,12 @@ def stored(value: Value) -> tuple[Constant, tuple[tuple[str, int, int], ...]] | 
         (operand,) = at.operands
         at = operand.op if operand is not None else None
     return (at, tuple(reversed(splits))) if isinstance(at, Constant) else None
+
+
+def is_weight(value: Value | Op) -> bool:
+    """True for a constant, or the part of it that a device holds."""
+    if isinstance(value, Op) and value.outs != 1:
+        return False
+    return isinstance(value, Constant) or (
+        isinstance(value, Value) and stored(value) is not None
+    )

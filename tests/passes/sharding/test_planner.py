@@ -19,7 +19,6 @@ from graphopt.passes.sharding.layout import Layout, is_partial, path, wire_bytes
 from graphopt.passes.sharding.machine import Machine
 from graphopt.passes.sharding.planner import Planner, Sharding
 from graphopt.passes.sharding.solve import NoPlan
-from graphopt.passes.sharding.timing import Timing
 from graphopt.passes.sharding.ways import is_fixed
 from graphopt.reference import evaluate
 from graphopt.types import DType, TensorType
@@ -62,7 +61,7 @@ def walked(graph: Graph, plan: Sharding, machine: Machine) -> float:
         for value, layout in zip(op.operands, choice.operands, strict=True):
             if value is not None and value.ints is None:
                 bring(value, layout)
-        total += Timing(op, machine).seconds(choice)
+        total += machine.taking(choice.work or ())
         made.update({v: {x} for v, x in zip(op.results, choice.results, strict=True)})
     for value, layout in zip(graph.outputs, decisions.outputs, strict=True):
         assert layout is not None
