@@ -7,7 +7,7 @@ program that a plan becomes, so that both take as long.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from graphopt import index
@@ -21,7 +21,7 @@ from graphopt.types import DType, TensorType
 
 from .layout import Layout, local_bytes
 from .mesh import Mesh
-from .program import handled_bytes, is_weight
+from .program import handled_bytes, held
 from .signature import signature
 from .ways import domain_of, value_bytes
 
@@ -113,16 +113,16 @@ def _touched(op: Op) -> list[float | None]:
 _ALONE: Final = Mesh(())
 
 
-def deeds(ops: Iterable[Op]) -> Iterator[tuple[Op, Deed]]:
+def deeds(ops: Sequence[Op]) -> Iterator[tuple[Op, Deed]]:
     """What a device does for each op of a local program, operands first.
 
-    Weights are there, and so is what hangs on nothing but the place of the device and
-    constants: positions and masks, the same for all layers and steps.
+    Weights are there as they are held, and so is what hangs on nothing but constants
+    and the place of the device: positions and masks, the same for all layers and steps.
     """
-    placed: set[Op] = set()
+    weights, placed = held(ops), set[Op]()
     known: dict[Hashable, Work] = {}
     for op in ops:
-        if is_weight(op):
+        if op in weights:
             continue
         if isinstance(op, Position) or _is_placed(op, placed):
             placed.add(op)
