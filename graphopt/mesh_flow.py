@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from .cost import value_bytes
 from .ir import Op, Value
-from .ops import Constant
 from .ops.mesh import OverMesh
-from .passes.sharding.choices import Choice, signature
 from .passes.sharding.layout import wire_bytes
 from .passes.sharding.machine import Machine
-from .passes.sharding.mesh import Mesh
-from .passes.sharding.program import Program, handled_bytes, stored
-from .passes.sharding.timing import Timing
-
-
-class Seconds:
-    """What ops of a program take on one device, by the model; equal ones asked once."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self._alone = replace(machine, mesh=Mesh(()), links=())
-        self._known: dict[Hashable, float] = {}
-
-    def of(self, op: Op) -> float:
-        """Of an op on what the device has, collectives among them."""
-        if isinstance(op, OverMesh):
-            axis = self.machine.mesh.names.index(op.axis)
-            return self.machine.sending(op.kind, axis, handled_bytes(op))
-        key = signature(op)
-        found = self._known.get(key)
-        if found is None:
-            choice = Choice((), ((),) * len(op.operands), ((),) * op.outs)
-            found = self._known[key] = Timing(op, self._alone).seconds(choice)
-        return found
+from .passes.sharding.program import Program, handled_bytes, is_weight, stored
+from .passes.sharding.work import deeds
 
 
 @dataclass(frozen=True)
@@ -107,15 +83,6 @@ def layer(program: Program) -> tuple[Stretch, Sequence[Op]]:
     return Stretch(start, found.length, (end - start) // found.length), ops
 
 
-def is_weight(value: Value | Op) -> bool:
-    """True for a constant, or the part of it that a device holds."""
-    if isinstance(value, Op) and value.outs != 1:
-        return False
-    return isinstance(value, Constant) or (
-        isinstance(value, Value) and stored(value) is not None
-    )
-
-
 def _key(op: Op, program: Program) -> Hashable:
     layouts = tuple([program.layouts.get(v) for v in op.results])
     operands = tuple([None if v is None else v.type for v in op.operands])
@@ -131,7 +98,7 @@ def flow_facts(program: Program, machine: Machine, names: Mapping[Value, str]) -
     """
     found, ops = layer(program)
     shown = ops[found.start : found.start + found.length]
-    seconds = Seconds(machine)
+    seconds = op_seconds(program, machine)
     place = {value: i for i, op in enumerate(shown) for value in op.results}
     given: dict[Value, int] = {}
     inside = set(shown)
@@ -149,7 +116,7 @@ def flow_facts(program: Program, machine: Machine, names: Mapping[Value, str]) -
                 "op": op.label,
                 **_collective(op),
                 **_lies(op.results[0], program),
-                "seconds": seconds.of(op),
+                "seconds": seconds[op],
                 "reads": sorted(set(reads)),
                 "weights": list(_weights(op, program, names)),
                 "leaves": any(
@@ -200,17 +167,19 @@ def _weights(
         }
 
 
+def op_seconds(program: Program, machine: Machine) -> dict[Op, float]:
+    """The seconds of each op that a device runs, by the model."""
+    return {op: machine.doing(deed) for op, deed in deeds(program.graph.ops)}
+
+
 def step_seconds(program: Program, machine: Machine) -> dict[str, float]:
     """The seconds of a step by what devices do: "compute", and kinds of collectives.
 
     What only takes a part of what a device has counts as compute.
     """
-    seconds = Seconds(machine)
     found: dict[str, float] = {"compute": 0.0}
-    for op in program.graph.ops:
-        if is_weight(op):
-            continue
+    for op, seconds in op_seconds(program, machine).items():
         sends = isinstance(op, OverMesh) and op.communicates
         kind = op.kind if sends else "compute"
-        found[kind] = found.get(kind, 0.0) + seconds.of(op)
+        found[kind] = found.get(kind, 0.0) + seconds
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from graphopt.errors import GraphoptError
 from graphopt.index import Domain, Replicated
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ir.rebuild import postorder
-from graphopt.ir.values import attribute_key
 from graphopt.ops import Constant
 from graphopt.ops.mesh import OverMesh
 from graphopt.ops.structured import Composite, Structured
@@ -24,8 +23,8 @@ from .layout import REPLICATED, Layout, local_type
 from .local import Local, Place
 from .mesh import Mesh
 from .placed import Placed
-from .program import handled_bytes
 from .regions import fed
+from .signature import signature
 from .spanning import built
 from .ways import (
     Spread,
@@ -37,55 +36,28 @@ from .ways import (
     spreads_of,
     ways_of,
 )
-
-
-class Exchange(NamedTuple):
-    """A collective: its kind, mesh axis, and bytes of the larger of its two sides."""
-
-    kind: str
-    axis: str
-    bytes: int
+from .work import Deed, Shared, deeds
 
 
 @dataclass(frozen=True)
 class Choice:
     """One way to run an op on a mesh: the layouts that it takes and gives.
 
-    An absent operand counts as replicated. ``ways`` are one per mesh axis. ``inside``
-    are the collectives that run it, which `choices` finds; None where nobody looked.
+    An absent operand counts as replicated. ``ways`` are one per mesh axis. ``work`` is
+    what each device does, collectives among it, as `choices` finds; None where nobody
+    looked.
     """
 
     ways: tuple[Way, ...]
     operands: tuple[Layout, ...]
     results: tuple[Layout, ...]
-    inside: tuple[Exchange, ...] | None = field(default=None, compare=False)
+    work: tuple[Deed, ...] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         def sides(layouts: Iterable[Layout]) -> str:
             return ", ".join(f"[{' '.join(map(str, x))}]" for x in layouts)
 
         return f"{sides(self.operands)} -> {sides(self.results)}"
-
-
-def signature(op: Op) -> Hashable:
-    """Equal for ops that have the same choices: kind, attributes, types, extents."""
-    return (
-        type(op),
-        tuple([(name, attribute_key(op.attrs[name])) for name in sorted(op.attrs)]),
-        tuple([None if v is None else v.type for v in op.operands]),
-        op.types,
-        tuple([body.key for body in op.bodies]),
-        tuple([_known(op, i) for i in range(len(op.operands))]),
-        tuple([op.operands.index(v) for v in op.operands]),
-    )
-
-
-def _known(op: Op, at: int) -> Hashable:
-    """What a choice may depend on in an operand beside its type."""
-    value = op.operands[at]
-    if value is None or value.ints is not None or not isinstance(value, Constant):
-        return (isinstance(value, Constant), None if value is None else value.ints)
-    return (True, value.tensor.key if at in getattr(op, "static", ()) else None)
 
 
 # --- the mesh -----------------------------------------------------------------------
@@ -95,8 +67,8 @@ def choices(op: Op, mesh: Mesh) -> list[Choice]:
     """Every legal way to run an op on the mesh, replicated first.
 
     Each way was built once on parts of these types, along its mesh axis alone, and
-    several at once where devices exchange something inside; others hold together where
-    the devices divide what they share out. An op of which little is known has one
+    several at once where devices run more than the op itself; others hold together
+    where the devices divide what they share out. An op of which little is known has one
     choice: to run replicated.
     """
     return list(_choices(op, mesh))
@@ -117,19 +89,19 @@ def _choices(op: Op, mesh: Mesh) -> tuple[Choice, ...]:
 
 
 def _found(op: Op, mesh: Mesh) -> Iterator[Choice]:
-    ways, count = ways_of(op), len(mesh.axes)
+    ways, count, shared = ways_of(op), len(mesh.axes), Shared(op)
     legal: list[list[Way]] = []
     alone: dict[tuple[Way, ...], Choice] = {}
     for axis in range(count):
         legal.append([])
         for way in ways:
             row = tuple([way if i == axis else ways[0] for i in range(count)])
-            choice = _built_once(op, choice_of(op, row), mesh)
+            choice = _built_once(op, choice_of(op, row), mesh, shared)
             if choice is not None:
                 legal[axis].append(way)
                 alone[row] = choice
     for row in itertools.product(*legal):
-        choice = alone.get(row) or _joined(op, choice_of(op, row), mesh)
+        choice = alone.get(row) or _joined(op, choice_of(op, row), mesh, shared)
         if choice is not None:
             yield choice
 
@@ -145,17 +117,13 @@ def choice_of(op: Op, ways: Sequence[Way]) -> Choice:
     return Choice(tuple(ways), operands, results)
 
 
-QUIET: Final = ("plain", "told", "lookup")
-"""Forms of which devices exchange nothing inside."""
-
-
-def _built_once(op: Op, choice: Choice, mesh: Mesh) -> Choice | None:
-    """The choice with its collectives inside, from the op on a device's parts.
+def _built_once(op: Op, choice: Choice, mesh: Mesh, shared: Shared) -> Choice | None:
+    """The choice with its work, from the op on a device's parts.
 
     None where the mesh does not divide everything, or the op takes no such parts.
     """
-    if not any(way.shares for way in choice.ways):
-        return replace(choice, inside=())  # replicated, or jointly linear
+    if not any(way.shares for way in choice.ways):  # replicated, or jointly linear
+        return _alone(choice, mesh, shared)
     if not _divided(op, choice, mesh):
         return None
     pairs = zip(op.operands, choice.operands, strict=True)
@@ -163,14 +131,16 @@ def _built_once(op: Op, choice: Choice, mesh: Mesh) -> Choice | None:
     made = localized(op, choice, mesh, parts)
     if isinstance(made, Miss):
         return None
-    if all(way.form in QUIET for way in choice.ways):
-        return replace(choice, inside=())
-    found = [
-        Exchange(inner.kind, inner.axis, handled_bytes(inner))
-        for inner in postorder(made)
-        if isinstance(inner, OverMesh) and inner.communicates
-    ]
-    return replace(choice, inside=tuple(found))
+    if shared.even and all(way.form == "plain" for way in choice.ways):
+        return _alone(choice, mesh, shared)
+    ran = deeds(list(postorder(made)))
+    return replace(choice, work=tuple([deed for _, deed in ran]))
+
+
+def _alone(choice: Choice, mesh: Mesh, shared: Shared) -> Choice:
+    """The choice with its work, where each device runs the op itself on its parts."""
+    work = shared.work((*choice.operands, *choice.results), mesh)
+    return replace(choice, work=(work,))
 
 
 def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
@@ -184,19 +154,19 @@ def _part(value: Value, layout: Layout, mesh: Mesh) -> Value:
     return Parameter(value.type)
 
 
-def _joined(op: Op, choice: Choice, mesh: Mesh) -> Choice | None:
+def _joined(op: Op, choice: Choice, mesh: Mesh, shared: Shared) -> Choice | None:
     """`_built_once` for ways of which each is so by itself.
 
-    Those without collectives are not built: it is enough that the devices divide them.
+    Where all run the op itself nothing is built: it is enough that the devices divide.
     """
-    if any(way.form not in QUIET for way in choice.ways):
-        return _built_once(op, choice, mesh)
+    if not shared.even or any(way.form != "plain" for way in choice.ways):
+        return _built_once(op, choice, mesh, shared)
     if not _divided(op, choice, mesh):
         return None
     domain = domain_of(op)
     if domain is not None and _local(domain, choice, mesh) is None:
         return None
-    return replace(choice, inside=())
+    return _alone(choice, mesh, shared)
 
 
 def part_type(value: Value, layout: Layout, mesh: Mesh) -> TensorType | None:

@@ -15,7 +15,7 @@ from typing import Final
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
 
-from .choices import signature
+from .signature import signature
 
 ROUNDS: Final = 4
 """How far an op sees. Ops so far from the first and last layers are classes of their

@@ -9,16 +9,17 @@ and the bytes that a device sends over the bandwidth. Thakur, Rabenseifner and G
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
 from graphopt.errors import UsageError
 from graphopt.hardware import Device, device
-from graphopt.types import DType, TensorType
+from graphopt.types import TensorType
 
 from .layout import Step, larger, wire_bytes
 from .mesh import Mesh
+from .work import NOTHING, Deed, Exchange
 
 EFFICIENCY: Final = 0.7
 """The share of the peak, of compute and of links, that programs reach."""
@@ -127,10 +128,19 @@ class Machine:
         sent = wire_bytes(kind, ways, size) / link.beta
         return passes * (TIE + rounds * link.alpha) + sent
 
-    def run_seconds(self, flops: float, moved: float, dtype: DType | None) -> float:
-        """Of an op on its local operands, by the roofline."""
-        compute = flops / (self.efficiency * self.device.flops_per_second(dtype))
-        return max(compute, moved / self.device.bandwidth) + self.floor
+    def taking(self, deeds: Iterable[Deed]) -> float:
+        """Of all that a device does for an op, one after the other; never 0."""
+        return sum(map(self.doing, deeds)) or TIE
+
+    def doing(self, deed: Deed) -> float:
+        """Of an op on what the device has: by the roofline, or as `sending`."""
+        if isinstance(deed, Exchange):
+            axis = self.mesh.names.index(deed.axis)
+            return self.sending(deed.kind, axis, deed.bytes)
+        if deed == NOTHING:
+            return TIE
+        rate = self.efficiency * self.device.flops_per_second(deed.dtype)
+        return max(deed.flops / rate, deed.bytes / self.device.bandwidth) + self.floor
 
     def __str__(self) -> str:
         return f"{self.device.name} on {self.mesh}"

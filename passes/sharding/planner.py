@@ -18,7 +18,7 @@ from graphopt.ops import Constant
 from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
 
-from .choices import Choice, choices, signature
+from .choices import Choice, choices
 from .folding import ROUNDS, Passed, fold, made_by
 from .layout import Layout, larger, layouts, local_bytes, replicated, wire_bytes
 from .live import peak, peaks
@@ -27,11 +27,12 @@ from .partition import Decisions
 from .problem import Carried, Node, Option, Problem, Row
 from .resharding import tree
 from .search import clock
+from .signature import signature
 from .solve import GAP, SECONDS, NoPlan, Solution, solve
 from .states import States
 from .ties import tied
-from .timing import Timing
 from .ways import is_fixed
+from .work import Exchange
 
 FEWER: Final = 3
 """Rounds of folding for three mesh axes and more, where a node has many options."""
@@ -96,8 +97,7 @@ class Planner:
             rounds = ROUNDS if len(machine.mesh.axes) < 3 else FEWER
         self.folded = fold(graph, rounds, labels, self._ends)
         self.choices: list[Sequence[Choice]] = []
-        self.timings: list[Timing | None] = []
-        self._run: dict[object, tuple[list[Choice], Timing, list[Option]]] = {}
+        self._run: dict[object, tuple[list[Choice], list[Option]]] = {}
         self._states: dict[TensorType, States] = {}
         nodes = [self._node(members) for members in self.folded.classes]
         self._combiners = _combiners(nodes)
@@ -116,21 +116,19 @@ class Planner:
         name = item.name if isinstance(item, Parameter) else item.kind
         if isinstance(item, Parameter | Constant) or is_fixed(item):
             self.choices.append(())
-            self.timings.append(None)
             fixed = self._inputs.get(name) if isinstance(item, Parameter) else None
             kept = [Option((), (x,), 0.0, n) for x, n in self._kept(item, fixed)]
             return Node(name, kept, times)
         key = signature(item)
         if key not in self._run:
-            found, timing = choices(item, self.machine.mesh), Timing(item, self.machine)
+            found, taking = choices(item, self.machine.mesh), self.machine.taking
             held = sum(tensor.nbytes for tensor in _inside(item))
             run = [
-                Option(c.operands, c.results, timing.seconds(c), held) for c in found
+                Option(c.operands, c.results, taking(c.work or ()), held) for c in found
             ]
-            self._run[key] = found, timing, run
-        found, timing, run = self._run[key]
+            self._run[key] = found, run
+        found, run = self._run[key]
         self.choices.append(found)
-        self.timings.append(timing)
         return Node(name, run, times)
 
     def _kept(self, value: Value, fixed: Layout | None) -> list[tuple[Layout, int]]:
@@ -181,12 +179,12 @@ class Planner:
 
     def states(self, value: Value) -> States:
         """The layouts of a value; of what is no tensor the one there is."""
-        type_ = value.type
+        type_, mesh, seconds = value.type, self.machine.mesh, self.machine.seconds
         if not isinstance(type_, TensorType) or type_.dtype in (None, DType.STRING):
-            return States(self.machine, TensorType(DType.I64, ()), ())
+            return States(mesh, seconds, TensorType(DType.I64, ()), ())
         found = self._states.get(type_)
         if found is None:
-            found = States(self.machine, type_, self._combiners)
+            found = States(mesh, seconds, type_, self._combiners)
             self._states[type_] = found
         return found
 
@@ -384,13 +382,13 @@ class Planner:
                 size = larger(step, value.states.type, mesh)
                 moved = wire_bytes(step.kind, mesh.sizes[step.axis], size)
                 sent[step.kind] += value.times * moved  # type: ignore[assignment]
-        for number, timing in enumerate(self.timings):
-            if timing is None:
-                continue
-            choice = self.choices[number][chosen[number]]
-            for kind, axis, size, _ in timing.exchanges(choice):
-                moved = wire_bytes(kind, mesh.sizes[axis], size)
-                sent[kind] += nodes[number].times * moved  # type: ignore[assignment]
+        ways = dict(mesh.axes)
+        for number, found in enumerate(self.choices):
+            work = found[chosen[number]].work if found else None
+            for deed in work or ():
+                if isinstance(deed, Exchange):
+                    moved = wire_bytes(deed.kind, ways[deed.axis], deed.bytes)
+                    sent[deed.kind] += nodes[number].times * moved  # type: ignore[assignment]
         return {kind: size for kind, size in sorted(sent.items()) if size}
 
 

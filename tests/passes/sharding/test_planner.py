@@ -13,13 +13,13 @@ from graphopt import ops
 from graphopt.errors import UsageError
 from graphopt.index import Partial, Replicated, Split
 from graphopt.ir import Graph, Parameter, Value
+from graphopt.mesh_flow import step_seconds
 from graphopt.ops import Constant
 from graphopt.passes.sharding import Decisions, Mesh, Program, oracle, partition
 from graphopt.passes.sharding.layout import Layout, is_partial, path, wire_bytes
 from graphopt.passes.sharding.machine import Machine
 from graphopt.passes.sharding.planner import Planner, Sharding
 from graphopt.passes.sharding.solve import NoPlan
-from graphopt.passes.sharding.timing import Timing
 from graphopt.passes.sharding.ways import is_fixed
 from graphopt.reference import evaluate
 from graphopt.types import DType, TensorType
@@ -62,7 +62,7 @@ def walked(graph: Graph, plan: Sharding, machine: Machine) -> float:
         for value, layout in zip(op.operands, choice.operands, strict=True):
             if value is not None and value.ints is None:
                 bring(value, layout)
-        total += Timing(op, machine).seconds(choice)
+        total += machine.taking(choice.work or ())
         made.update({v: {x} for v, x in zip(op.results, choice.results, strict=True)})
     for value, layout in zip(graph.outputs, decisions.outputs, strict=True):
         assert layout is not None
@@ -98,6 +98,8 @@ def test_a_plan_costs_what_it_says_and_runs(case: str, mesh: str) -> None:
     assert plan.solution.proved
     assert walked(graph, plan, made.machine) == pytest.approx(plan.seconds, rel=1e-6)
     program = partition(graph, made.machine.mesh, plan.decisions, made.machine.seconds)
+    step = step_seconds(program, made.machine)
+    assert sum(step.values()) == pytest.approx(plan.seconds, rel=1e-9)
     assert sent(program) == pytest.approx(plan.sent)
     rng = np.random.default_rng(0)
     feeds = [rng.standard_normal(p.shape, np.float32) for p in graph.inputs]

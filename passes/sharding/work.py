@@ -1,0 +1,145 @@
+"""What a device does to run an op, in numbers that a machine has seconds for.
+
+The same numbers stand for a choice when plans are looked for and for the ops of the
+program that a plan becomes, so that both take as long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from graphopt import index
+from graphopt.cost import op_cost
+from graphopt.index import Split
+from graphopt.ir import Op, Value
+from graphopt.ops import Constant, Identity
+from graphopt.ops.mesh import OverMesh, Position
+from graphopt.ops.reshaping import Reshaping
+from graphopt.types import DType, TensorType
+
+from .layout import Layout, local_bytes
+from .mesh import Mesh
+from .program import handled_bytes, held
+from .signature import signature
+from .ways import domain_of, value_bytes
+
+
+class Work(NamedTuple):
+    """Operations on numbers of a type, and the bytes that they read and write."""
+
+    flops: float
+    bytes: float
+    dtype: DType | None
+
+
+class Exchange(NamedTuple):
+    """An op over a mesh axis: its kind, and bytes of the larger of its two sides.
+
+    A collective, or something local as taking a part.
+    """
+
+    kind: str
+    axis: str
+    bytes: int
+
+
+Deed: TypeAlias = Work | Exchange
+
+NOTHING: Final = Work(0.0, 0.0, None)
+"""What changes no number, as a reshape."""
+
+
+class Shared:
+    """One op, and what of its work does not depend on how it is shared out.
+
+    A device does its share of the operations: axes that split an operand or a result
+    share them out. Of each tensor it moves what it holds, or less where the op reads
+    but some of it (a table that is looked up). How much less hangs on what is shared
+    out, so that such an op is not ``even``: its parts have work of their own.
+    """
+
+    def __init__(self, op: Op) -> None:
+        self.free = isinstance(op, Reshaping | Identity)
+        flops = op_cost(op).flops
+        self.flops = flops if isinstance(flops, int) else 0
+        self.values: Sequence[Value | None] = (*op.operands, *op.results)
+        self.touched = _touched(op)
+        self.even = self.free or not any(self.touched)
+        self.dtype = next((v.dtype for v in op.operands if v is not None), None)
+
+    def work(self, layouts: Sequence[Layout], mesh: Mesh) -> Work:
+        """That of the op on parts; layouts are of operands, then of results."""
+        if self.free:
+            return NOTHING
+        share = math.prod(
+            size
+            for axis, size in enumerate(mesh.sizes)
+            if any(isinstance(layout[axis], Split) for layout in layouts)
+        )
+        moved = 0.0
+        for value, layout, touched in zip(
+            self.values, layouts, self.touched, strict=True
+        ):
+            if value is not None and isinstance(value.type, TensorType):
+                held = local_bytes(value.type, layout, mesh)
+                moved += held if touched is None else min(held, touched)
+        return Work(self.flops / share, moved, self.dtype)
+
+
+def _touched(op: Op) -> list[float | None]:
+    """Bytes of each tensor that the op touches, None where that is each once."""
+    values = (*op.operands, *op.results)
+    domain = domain_of(op)
+    if domain is None or len(domain.maps.results) != op.outs:
+        return [None] * len(values)
+    count = len(op.operands)
+    found: list[float | None] = []
+    for i, value in enumerate(values):
+        alone = [0.0] * (len(domain.maps.operands) + op.outs)
+        at = i if i < count else i - count + len(domain.maps.operands)
+        bits = 0 if value is None or value.dtype is None else value.dtype.bits
+        alone[at] = bits / 8
+        moved: Any = index.bytes_moved(domain, alone)
+        whole = 0 if value is None else value_bytes(value)
+        known = isinstance(moved, int) and moved != whole
+        found.append(min(float(moved), whole) if known else None)
+    return found
+
+
+# --- ops of a local program ---------------------------------------------------------
+
+_ALONE: Final = Mesh(())
+
+
+def deeds(ops: Sequence[Op]) -> Iterator[tuple[Op, Deed]]:
+    """What a device does for each op of a local program, operands first.
+
+    Weights are there as they are held, and so is what hangs on nothing but constants
+    and the place of the device: positions and masks, the same for all layers and steps.
+    """
+    weights, placed = held(ops), set[Op]()
+    known: dict[Hashable, Work] = {}
+    for op in ops:
+        if op in weights:
+            continue
+        if isinstance(op, Position) or _is_placed(op, placed):
+            placed.add(op)
+            yield op, NOTHING
+        elif isinstance(op, OverMesh):
+            yield op, Exchange(op.kind, op.axis, handled_bytes(op))
+        else:
+            key = signature(op)
+            if key not in known:
+                count = len(op.operands) + op.outs
+                known[key] = Shared(op).work(((),) * count, _ALONE)
+            yield op, known[key]
+
+
+def _is_placed(op: Op, placed: set[Op]) -> bool:
+    """True for what is made of such values and of constants."""
+    makers = [v.op for v in op.operands if v is not None]
+    return any(made in placed for made in makers) and all(
+        made in placed or isinstance(made, Constant) for made in makers
+    )
