@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeGuard
 
-from .cost import value_bytes
 from .ir import Graph, Parameter, Value
 from .mesh_flow import flow_facts, step_seconds
 from .mesh_regimes import regime_facts, regime_lines
@@ -16,8 +15,8 @@ from .ops import Constant
 from .ops.mesh import OverMesh
 from .passes.sharding.hand import NoHandPlan, hand_plan, role_rows
 from .passes.sharding.layout import Layout, local_bytes, replicated, wire_bytes
-from .passes.sharding.live import peak
-from .passes.sharding.program import handled_bytes, is_weight
+from .passes.sharding.live import local_peak, peak
+from .passes.sharding.program import handled_bytes
 from .passes.sharding.solve import NoPlan
 from .report import sized, table
 from .sharded import Sharded
@@ -122,9 +121,7 @@ def _memory(sharded: Sharded) -> dict[str, int]:
         for value, layout in zip(op.results, choice.results, strict=True)
     }
     alive, _ = peak(graph, lambda value: made.get(value, 0))
-    local, _ = peak(
-        program.graph, lambda v: 0 if is_weight(v) else value_bytes(v, {}) or 0
-    )
+    local = local_peak(program.graph)
     weights = [op for op in graph.ops if isinstance(op, Constant)]
     outputs = zip(graph.outputs, program.outputs, strict=True)
     return {
