@@ -14,7 +14,6 @@ from graphopt.index import Domain, Replicated
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ir.rebuild import postorder
 from graphopt.ops import Constant
-from graphopt.ops.mesh import OverMesh
 from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType

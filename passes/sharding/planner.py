@@ -33,7 +33,7 @@ from .solve import GAP, SECONDS, NoPlan, Solution, solve
 from .states import States
 from .ties import tied
 from .ways import is_fixed
-from .work import Exchange
+from .work import exchanges
 
 FEWER: Final = 3
 """Rounds of folding for three mesh axes and more, where a node has many options."""
@@ -389,10 +389,9 @@ class Planner:
         ways = dict(mesh.axes)
         for number, found in enumerate(self.choices):
             work = found[chosen[number]].work if found else None
-            for deed in work or ():
-                if isinstance(deed, Exchange):
-                    moved = wire_bytes(deed.kind, ways[deed.axis], deed.bytes)
-                    sent[deed.kind] += nodes[number].times * moved  # type: ignore[assignment]
+            for deed, times in exchanges(work or ()):
+                moved = times * wire_bytes(deed.kind, ways[deed.axis], deed.bytes)
+                sent[deed.kind] += nodes[number].times * moved  # type: ignore[assignment]
         return {kind: size for kind, size in sorted(sent.items()) if size}
 
 

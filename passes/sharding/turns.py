@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from graphopt.cost import trips
 from graphopt.ir import Graph, Op
@@ -13,7 +13,7 @@ from graphopt.ops import If, Loop, Scan
 UNKNOWN: Final = 16
 """A loop whose turns depend on data counts as so many."""
 
-Weigh = Callable[[Op], float]
+Weigh: TypeAlias = Callable[[Op], float]
 
 
 def turns(op: Op) -> int:
@@ -28,24 +28,17 @@ def turns(op: Op) -> int:
 
 
 def runs(graph: Graph, weigh: Weigh) -> Iterator[tuple[Op, int]]:
-    """Each op of a graph and of its bodies with how often it runs; not those bodies'.
+    """Each op of a graph and of its control flow with how often it runs.
 
-    Of the branches of an If the one that weighs most is run. Ops with bodies of their
-    own kind (tiles) are ops like others.
+    Of the branches of an If the one that weighs most is run.
     """
-    yield from of_ops(graph.ops, weigh)
-
-
-def of_ops(ops: Iterable[Op], weigh: Weigh) -> Iterator[tuple[Op, int]]:
-    """`runs` of some ops."""
-    for op in ops:
+    for op in graph.ops:
         if not is_region(op):
             yield op, 1
             continue
         rows = [list(runs(body, weigh)) for body in op.bodies]
-        row = rows[0] if len(rows) == 1 else max(rows, key=lambda r: _sum(r, weigh))
-        times = turns(op)
-        yield from ((inner, times * count) for inner, count in row)
+        row = max(rows, key=lambda each: _sum(each, weigh))
+        yield from ((inner, turns(op) * count) for inner, count in row)
 
 
 def _sum(row: Iterable[tuple[Op, int]], weigh: Weigh) -> float:

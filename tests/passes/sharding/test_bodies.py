@@ -12,11 +12,13 @@ from random_plans import judged
 from graphopt import ops, shard
 from graphopt.index import Replicated, Split
 from graphopt.ir import Graph, Op, Parameter, Value
+from graphopt.mesh_flow import step_seconds
 from graphopt.ops.bodies import scalar
 from graphopt.ops.mesh import AllReduce, OverMesh, Position
 from graphopt.passes.sharding import Decisions, Mesh, choices, oracle, partition
 from graphopt.passes.sharding.captured import captured
-from graphopt.passes.sharding.program import Program
+from graphopt.passes.sharding.layout import wire_bytes
+from graphopt.passes.sharding.program import Program, handled_bytes
 from graphopt.passes.sharding.saved import restored
 from graphopt.reference import EvaluationFailed, run
 from graphopt.types import DType, tensor
@@ -189,6 +191,16 @@ def test_a_weight_too_large_for_a_device_stays_split(mesh: str) -> None:
     whole = run(graph, inputs)
     for name, array in oracle.run(made.program, inputs).items():
         np.testing.assert_allclose(array, whole[name], rtol=1e-5, atol=1e-6)
+    step = step_seconds(made.program, made.machine)
+    assert made.plan is not None
+    assert sum(step.values()) == pytest.approx(made.plan.seconds, rel=1e-3)
+    (kind,) = set(exchanged(made.program.graph))
+    sent = made.plan.sent[kind]
+    (local,) = (op for op in made.program.graph.ops if op.bodies)
+    (inner,) = (
+        op for op in local.bodies[0].ops if isinstance(op, OverMesh) and op.communicates
+    )
+    assert sent >= 6 * wire_bytes(kind, int(inner.ways), handled_bytes(inner))
     again = restored(made.graph, made.kept)
     assert again is not None
     assert partition(made.graph, made.machine.mesh, again.decisions).graph.key == (
