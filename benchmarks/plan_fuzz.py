@@ -1,9 +1,10 @@
 """Random legal plans of random graphs: the oracle, and XLA, against the whole graph.
 
-    python benchmarks/plan_fuzz.py --oracle 10000 --xla 200 [--spanning]
+    python benchmarks/plan_fuzz.py --oracle 10000 --xla 200 [--spanning | --loops]
 
 Random graphs are those of `graphopt.testing`, or with ``--spanning`` of ops that read
-along dims which devices share out (slices, concatenations, sums, attention). Each op
+along dims which devices share out (slices, concatenations, sums, attention), or with
+``--loops`` of loops, scans and branches around layers with weights. Each op
 runs in a way drawn from its choices, each input and weight lies in a layout drawn from
 those that the mesh divides. Prints how many plans gave something else than the whole
 graph, how many collectives they had, and for XLA the bytes that devices send over those
@@ -23,6 +24,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "passes" / "sharding"))
 
+from looped_graphs import looped
 from random_plans import Judged, judged, on_sizes
 from spanning_graphs import spanning
 
@@ -68,12 +70,14 @@ def through(
 
 
 def along(
-    count: int, judge: Callable[[Graph, int, str], Judged | None]
+    count: int,
+    judge: Callable[[Graph, int, str], Judged | None],
+    make: Callable[[int], Graph],
 ) -> list[Judged]:
-    """What so many plans of graphs of spanning ops gave."""
+    """What so many plans of graphs that are made by seeds gave."""
     found: list[Judged] = []
     for seed in range(4 * count):
-        graph, mesh = spanning(seed), MESHES[seed % len(MESHES)]
+        graph, mesh = make(seed), MESHES[seed % len(MESHES)]
         judged = judge(graph, seed, mesh)
         if judged is not None and judged.exchanges:
             found.append(judged)
@@ -123,7 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--oracle", type=int, default=10000)
     parser.add_argument("--xla", type=int, default=200)
-    parser.add_argument("--spanning", action="store_true")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--spanning", action="store_const", dest="make", const=spanning)
+    group.add_argument("--loops", action="store_const", dest="make", const=looped)
     options = parser.parse_args()
     prepare("xla-cpu", alone=True)
     show_devices(8)
@@ -134,7 +140,8 @@ def main() -> None:
         if not count:
             continue
         begin = time.process_time()
-        found = (along if options.spanning else through)(count, judge)
+        make = options.make
+        found = through(count, judge) if make is None else along(count, judge, make)
         wrong = sum(not each.right for each in found)
         print(
             f"{name}: {len(found)} plans, {wrong} wrong,"

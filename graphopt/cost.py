@@ -138,14 +138,14 @@ def _cost_of_regions(op: Op, binding: Mapping[str, int]) -> tuple[OpCost, Counte
         moved = reduce(dims.maximum, [each.bytes for each, _ in bodies])
         return OpCost(flops, moved), sum((found for _, found in bodies), Counter())
     ((each, unknown),) = bodies
-    trips = _trips(op)
-    if trips is None:
+    count = trips(op)
+    if count is None:
         return OpCost(None, None), Counter()
-    return OpCost(dims.mul(trips, each.flops), dims.mul(trips, each.bytes)), unknown
+    return OpCost(dims.mul(count, each.flops), dims.mul(count, each.bytes)), unknown
 
 
-def _trips(op: Op) -> Dim:
-    """How often an op runs its body."""
+def trips(op: Op) -> Dim:
+    """How often an op runs its body; None where that is not known."""
     if isinstance(op, Loop):
         return op.trips()
     if isinstance(op, Tiled):

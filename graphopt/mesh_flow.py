@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from .ops.mesh import OverMesh
 from .passes.sharding.layout import wire_bytes
 from .passes.sharding.machine import Machine
 from .passes.sharding.program import Program, handled_bytes, is_weight, stored
-from .passes.sharding.work import deeds
+from .passes.sharding.work import Deed, Exchange, InTurns, deeds
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,21 @@ def step_seconds(program: Program, machine: Machine) -> dict[str, float]:
 
     What only takes a part of what a device has counts as compute.
     """
-    found: dict[str, float] = {"compute": 0.0}
-    for op, seconds in op_seconds(program, machine).items():
-        sends = isinstance(op, OverMesh) and op.communicates
-        kind = op.kind if sends else "compute"
-        found[kind] = found.get(kind, 0.0) + seconds
+    work = [deed for _, deed in deeds(program.graph.ops)]
+    return {"compute": 0.0} | _spent(work, machine)
+
+
+def _spent(work: Iterable[Deed], machine: Machine) -> dict[str, float]:
+    """The seconds of all that is done, by what it is."""
+    found: dict[str, float] = {}
+    for deed in work:
+        if isinstance(deed, InTurns):
+            inner = _spent(max(deed.bodies, key=machine.taking), machine)
+            more = {kind: deed.turns * each for kind, each in inner.items()}
+        else:
+            sends = isinstance(deed, Exchange) and wire_bytes(deed.kind, 2, 1) > 0
+            kind = deed.kind if isinstance(deed, Exchange) and sends else "compute"
+            more = {kind: machine.doing(deed)}
+        for kind, seconds in more.items():
+            found[kind] = found.get(kind, 0.0) + seconds
     return found

@@ -14,7 +14,7 @@ from .errors import GraphoptError
 from .inputs import random_inputs, usual
 from .ir import Graph, Op, Value
 from .ops import Attention, Constant, Einsum, MatMul, Softmax
-from .passes.sharding.caches import Cache, caches
+from .passes.sharding.caches import Cache, caches, replaced
 from .passes.sharding.layout import Layout, local_bytes, path, replicated
 from .reference import evaluate
 from .report import sized
@@ -176,6 +176,7 @@ def regime_facts(sharded: Sharded) -> dict[str, Any]:
             "whole_bytes": in_all,
             "apart": apart,
             "moved_seconds": moved if moved < float("inf") else None,
+            "replaced": list(replaced(kept)),
         },
     }
 
@@ -199,6 +200,7 @@ def regime_lines(found: Mapping[str, Any]) -> Iterator[str]:
     values = "1 value" if cache["count"] == 1 else f"{cache['count']} values"
     held, whole = sized(cache["bytes"]), sized(cache["whole_bytes"])
     yield f"cache: {held} on each device, of {whole} in {values}"
+    yield from cache["replaced"]
     if not cache["apart"]:
         yield "it goes out in the layouts in which the next step finds it"
         return

@@ -8,17 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeGuard
 
-from .cost import value_bytes
-from .ir import Graph, Parameter, Value
+from .ir import Graph, Op, Parameter, Value
 from .mesh_flow import flow_facts, step_seconds
 from .mesh_regimes import regime_facts, regime_lines
 from .ops import Constant
 from .ops.mesh import OverMesh
 from .passes.sharding.hand import NoHandPlan, hand_plan, role_rows
 from .passes.sharding.layout import Layout, local_bytes, replicated, wire_bytes
-from .passes.sharding.live import peak
-from .passes.sharding.program import handled_bytes, held
+from .passes.sharding.live import local_peak, peak
+from .passes.sharding.program import handled_bytes
 from .passes.sharding.solve import NoPlan
+from .passes.sharding.turns import runs
 from .report import sized, table
 from .sharded import Sharded
 from .types import TensorType, Type
@@ -40,7 +40,11 @@ def mesh_facts(sharded: Sharded) -> dict[str, Any]:
     weights = [op for op in graph.ops if isinstance(op, Constant) and op.rank]
     weights = [op for op in weights if op.ints is None]  # else it steers shapes
     held = [_held(sharded, value) for value in (*graph.inputs, *weights)]
-    collectives = [_collective(sharded, op) for op in program.collectives()]
+    collectives = [
+        _collective(sharded, op, times)
+        for op, times in runs(program.graph, _sent)
+        if isinstance(op, OverMesh) and op.communicates
+    ]
     step = step_seconds(program, sharded.machine)
     total: Counter[str] = Counter()
     for each in collectives:
@@ -118,10 +122,7 @@ def _memory(sharded: Sharded) -> dict[str, int]:
         for value, layout in zip(op.results, choice.results, strict=True)
     }
     alive, _ = peak(graph, lambda value: made.get(value, 0))
-    kept = held(program.graph.ops)
-    local, _ = peak(
-        program.graph, lambda v: 0 if v.op in kept else value_bytes(v, {}) or 0
-    )
+    local = local_peak(program.graph)
     weights = [op for op in graph.ops if isinstance(op, Constant)]
     outputs = zip(graph.outputs, program.outputs, strict=True)
     return {
@@ -165,18 +166,26 @@ def _named(value: Value, graph: Graph) -> str:
     return graph.names.get(value) or f"(read by {', '.join(readers)})"
 
 
-def _collective(sharded: Sharded, op: OverMesh) -> dict[str, Any]:
-    size = handled_bytes(op)
+def _collective(sharded: Sharded, op: OverMesh, times: int) -> dict[str, Any]:
+    """A collective that runs so many times, its bytes and seconds all together."""
+    axis = sharded.machine.mesh.names.index(op.axis)
+    seconds = sharded.machine.sending(op.kind, axis, handled_bytes(op))
     return {
         "kind": op.kind,
         "axis": str(op.axis),
         "devices": int(op.ways),
         "type": str(op.type),
-        "bytes": wire_bytes(op.kind, int(op.ways), size),
-        "seconds": sharded.machine.sending(
-            op.kind, sharded.machine.mesh.names.index(op.axis), size
-        ),
+        "times": times,
+        "bytes": times * _sent(op),
+        "seconds": times * seconds,
     }
+
+
+def _sent(op: Op) -> float:
+    """The bytes that a device sends in one run of an op."""
+    if not isinstance(op, OverMesh):
+        return 0.0
+    return wire_bytes(op.kind, int(op.ways), handled_bytes(op))
 
 
 def _ops(sharded: Sharded) -> list[dict[str, Any]]:
@@ -370,5 +379,6 @@ def collected(
     for each in collectives:
         key = each["kind"], each["axis"]
         n, size, seconds = found.get(key, (0, 0.0, 0.0))
-        found[key] = (n + 1, size + each["bytes"], seconds + each["seconds"])
+        n += each["times"]
+        found[key] = (n, size + each["bytes"], seconds + each["seconds"])
     return dict(sorted(found.items()))

@@ -10,7 +10,6 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from .cost import value_bytes
 from .dims import Expr
 from .driver import optimize
 from .errors import UsageError
@@ -21,12 +20,12 @@ from .lowering import Executable, graph_of, on_mesh
 from .lowering.xla.platforms import devices_described
 from .passes.sharding import Decisions, Mesh, Program, partition
 from .passes.sharding.caches import Cache, caches
+from .passes.sharding.captured import captured
 from .passes.sharding.kv_heads import repeated_heads
-from .passes.sharding.live import peak
+from .passes.sharding.live import local_peak
 from .passes.sharding.machine import Link, Machine
 from .passes.sharding.packing import padded, unpacked
 from .passes.sharding.planner import Planner, Sharding
-from .passes.sharding.program import held
 from .passes.sharding.saved import restored, saved
 from .passes.sharding.search import NO_PLAN, clock
 from .passes.sharding.solve import SECONDS, NoPlan
@@ -138,7 +137,7 @@ def shard(
     graph = with_sizes(graph_of(model), dims or {})
     if level:
         graph = optimize(graph, level=level, check="off").graph
-    graph = padded(unpacked(graph), wanted.devices)
+    graph = padded(unpacked(captured(graph)), wanted.devices)
     widest = max(wanted.sizes)
     evened = rounded(repeated_heads(graph, widest), widest)
     machine = Machine.of(target, wanted, links)
@@ -184,7 +183,7 @@ def _enough(
         except NoPlan:
             continue
         assert made.plan is not None
-        return made.plan.stored + _peak(made.program)
+        return made.plan.stored + local_peak(made.program.graph)
     return None
 
 
@@ -210,22 +209,10 @@ def _planned(
         return Sharded(graph, machine, decisions, None, max_memory, planner, kept)
 
     def alive(decisions: Decisions) -> int:
-        return _peak(made(decisions).program)
+        return local_peak(made(decisions).program.graph)
 
     plan = planner.plan(limit, seconds=end - clock(), copies=alive, below=below)
     return replace(made(plan.decisions), plan=plan)
-
-
-def _peak(program: Program) -> int:
-    """Bytes of each device at the peak of what the program makes.
-
-    Copies in other layouts count, also of weights that are gathered for a product.
-    """
-    weights = held(program.graph.ops)
-    alive, _ = peak(
-        program.graph, lambda v: 0 if v.op in weights else value_bytes(v, {}) or 0
-    )
-    return alive
 
 
 def check_devices(target: str, mesh: Mesh) -> None:
@@ -343,6 +330,7 @@ def resumed(
     graph: Graph, target: str, links: Mapping[str, Link] | None = None
 ) -> Sharded:
     """The plan that a file brought along. Raises UsageError where there is none."""
+    graph = captured(graph)
     found = restored(graph, plan_of(graph, named_values(graph)))
     if found is None:
         raise UsageError(

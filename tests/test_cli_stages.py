@@ -102,6 +102,35 @@ def test_a_folder_is_replaced_only_when_asked(model: Path, command: Command) -> 
     assert (folder / MANIFEST).is_file()
 
 
+@pytest.mark.runtime
+def test_a_folder_is_checked_against_the_model(model: Path, command: Command) -> None:
+    code, _, err = command("optimize", model, *ROW, *HALF, "--check", "off")
+    assert code == 0, err
+    folder = model.with_suffix(".stages")
+    code, said, err = command("check", model, folder, "--json")
+    assert code == 0, err
+    found = json.loads(said)
+    assert found["verdict"]
+    assert found["runtime"]["runtime"] == "onnxruntime, in stages"
+    code, _, err = command("check", model, folder, "--target", "xla-cpu")
+    assert code == 2
+    assert "leave out --target" in err
+    first, second, *_ = sorted(folder.glob("*.onnx"))
+    stage = onnx.load(second)
+    (weight, *_) = stage.graph.initializer
+    weight.CopyFrom(
+        onnx.numpy_helper.from_array(np.ones((WIDTH, WIDTH), "f"), weight.name)
+    )
+    onnx.save(stage, second)
+    code, said, _ = command("check", model, folder)
+    assert code == 4
+    assert "FAILED" in said
+    shutil.copy(first, second)
+    code, _, err = command("check", model, folder)
+    assert code == 3
+    assert "the stages do not join" in err
+
+
 def written(folder: Path, stages: int, said: str) -> Path:
     """A folder as of so many stages, whose files hold but a word."""
     folder.mkdir(parents=True)

@@ -106,6 +106,7 @@ def test_what_the_next_step_would_move_is_told() -> None:
         "whole_bytes": 2 * 8 * 33 * 16 * 4,
         "apart": 0,
         "moved_seconds": 0,
+        "replaced": [],
     }
     assert "finds it" in "\n".join(regime_lines(regime_facts(tied)))
     apart = regime_facts(planned(old=(Split(1),), new=(Split(0),)))

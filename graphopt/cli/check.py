@@ -5,25 +5,35 @@ installed, where it could not compare an output. Exit code 4 where an output dif
 could not be compared at all.
 
 With --target, B is also run there, and compared with A in the reference; B may then be
-left out, and A is held against itself.
+left out, and A is held against itself. A or B may be a folder of stages: these are put
+together, and those of B also run one after the other, where their devices are there.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..artifact import Artifact, Feed, run_in, try_out
+from ..artifact import Artifact, Feed, run_in, try_out, try_program
 from ..check import MODES, check
 from ..check.difference import Difference, first_difference
-from ..errors import CheckFailed, UnsupportedModel, UsageError
+from ..errors import (
+    BackendMissing,
+    CheckFailed,
+    InvalidModel,
+    UnsupportedModel,
+    UsageError,
+)
 from ..importer import load
 from ..inputs import bindings
 from ..ir import Graph
+from ..ops import Opaque
+from ..ops.random import is_random
 from ..provenance import place
-from ..report import check_to_json, trial_line
+from ..report import Trial, check_to_json, trial_line
 from .arguments import (
     add_inputs,
     add_sizes,
@@ -35,6 +45,7 @@ from .arguments import (
     target_of,
 )
 from .progress import Progress
+from .run import is_staged
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +79,13 @@ def run(options: argparse.Namespace) -> int:
     target = None if options.target is None else target_of(options)
     if options.after is None:
         options.after = options.before
-    before, after = load(options.before), load(options.after)
+    before, after = _model(options.before), _model(options.after)
+    stages = is_staged(options.after)
+    if stages and target is not None and not target.name.startswith("ort-"):
+        raise UsageError(
+            f"{options.after} holds stages for ONNX Runtime: leave out --target, or"
+            " name ort-cpu"
+        )
     inputs, first = read_arrays(options.inputs, options.before), None
     fixed = sizes_of(options, before, inputs)
     with Progress(options) as progress:
@@ -84,14 +101,17 @@ def run(options: argparse.Namespace) -> int:
         )
         trial, sizes = None, {**next(bindings(before, fixed)), **fixed}
         sizes = {**sizes, **next(iter(found.sizes), {})}
-        if target is not None and found.passed:
+        feed = Feed(inputs, sizes, options.seed)
+        if stages and found.passed:
+            progress("running the stages in ONNX Runtime")
+            trial = _in_stages(before, options.after, feed)
+        elif target is not None and found.passed:
             progress(f"running it in {target.name}")
-            feed = Feed(inputs, sizes, options.seed)
             trial = run_in(before, str(options.after), target, feed)
-        elif found.passed and found.lost:
+        elif found.passed and found.lost and not is_staged(options.before):
             progress("running both in ONNX Runtime")
             files = Artifact(str(options.before)), Artifact(str(options.after))
-            trial = try_out(before, *files, Feed(inputs, sizes, options.seed))
+            trial = try_out(before, *files, feed)
         if options.by_value and not found.passed:
             progress("looking for the first value that differs")
             first = first_difference(
@@ -114,6 +134,43 @@ def run(options: argparse.Namespace) -> int:
         members["first"] = None if first is None else _json(first, before)
     say(options, lines, **members)
     return 0 if verdict else CheckFailed.exit_code
+
+
+def _model(path: Path) -> Graph:
+    """A model, or stages put together to one. Raises as `load`, and InvalidModel."""
+    if not is_staged(path):
+        return load(path)
+    from ..lowering.ort.stages import read
+
+    stages = read(path)
+    if any(
+        is_random(op) or isinstance(op, Opaque)
+        for g in stages.graphs
+        for _, op in g.walk()
+    ):
+        raise UnsupportedModel(
+            f"{path} has random or opaque ops, which stages number each by itself: they"
+            " cannot be put together again",
+            where=str(path),
+        )
+    try:
+        return stages.whole
+    except KeyError as error:
+        raise InvalidModel(
+            f"the stages do not join: nothing gives {error}", where=str(path)
+        ) from None
+
+
+def _in_stages(before: Graph, folder: Path, feed: Feed) -> Trial:
+    """The stages of a folder, run next to the original in the reference."""
+    from ..lowering.ort.stages import Pipelined
+
+    runtime = "onnxruntime, in stages"
+    try:
+        trial = try_program(before, Pipelined.open(folder), [feed])
+    except BackendMissing as error:
+        return Trial(runtime, None, note=error.message)
+    return replace(trial, runtime=runtime)
 
 
 def _told(first: Difference | None, graph: Graph, passed: bool) -> Iterator[str]:

@@ -215,7 +215,7 @@ def run(options: argparse.Namespace) -> int:
         if devices is not None:
             progress("looking for the best plan")
             result, planned = _planned(result, options, devices)
-            more.append(f"planned {planned}; graphopt run --mesh runs it")
+            more += planned
             more += told(fixed_in(result.graph, load(source)), "for these sizes alone")
         if count is not None:
             progress("cutting into stages, checking")
@@ -347,12 +347,14 @@ def _devices(options: argparse.Namespace) -> str | None:
 
 def _planned(
     result: driver.Result, options: argparse.Namespace, devices: str
-) -> tuple[driver.Result, str]:
+) -> tuple[driver.Result, list[str]]:
     """The result with a plan for the mesh in its metadata, and the plan in words."""
+    from ..passes.sharding.caches import replaced
     from ..sharded import shard
 
     made = shard(result.graph, options.mesh, devices, level=0, **bounds(options))
-    return dataclasses.replace(result, graph=made.graph, plan=made.kept), str(made)
+    said = [f"planned {made}; graphopt run --mesh runs it", *replaced(made.caches)]
+    return dataclasses.replace(result, graph=made.graph, plan=made.kept), said
 
 
 def _rehearsed(result: driver.Result, options: argparse.Namespace) -> driver.Result:

@@ -121,6 +121,7 @@ def run_on_mesh(options: argparse.Namespace) -> int:
     """
     from ..importer import load
     from ..inputs import random_inputs
+    from ..passes.sharding.caches import replaced
     from ..sharded import resumed, shard
 
     if is_program(options.model):
@@ -145,7 +146,7 @@ def run_on_mesh(options: argparse.Namespace) -> int:
     from ..lowering.xla.distributed import is_first  # known when all have met
 
     if is_first():
-        _say(options, outputs, executable, [])
+        _say(options, outputs, executable, [*replaced(made.caches)])
     return 0
 
 

@@ -9,12 +9,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from graphopt.cost import trips
 from graphopt.ir import Graph, Op
-from graphopt.ops.control import If, Loop, Scan
+from graphopt.ops import If
 from graphopt.ops.mesh import OverMesh
-from graphopt.ops.tiled import Tiled
 from graphopt.passes.sharding import Program
 from graphopt.passes.sharding.layout import wire_bytes
 from graphopt.passes.sharding.program import handled_bytes
@@ -89,21 +89,8 @@ def _of_op(op: Op) -> Traffic:
     bodies = list(map(_of_graph, op.bodies))
     if isinstance(op, If):
         return _most(bodies)
-    return _sum(bodies).times(_turns(op))
-
-
-def _turns(op: Op) -> int | None:
-    """How often an op runs its body; None where that is not known."""
-    count: Any = None
-    if isinstance(op, Loop):
-        limit = op.operands[0]
-        if limit is not None and limit.ints is not None and op.goes_on:
-            count = max(limit.ints[0], 0)
-    elif isinstance(op, Scan):
-        count = op.length()
-    elif isinstance(op, Tiled):
-        count = op.count
-    return count if isinstance(count, int) else None
+    count = trips(op)
+    return _sum(bodies).times(count if isinstance(count, int) else None)
 
 
 # --- what XLA compiled ---------------------------------------------------------------

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -46,6 +46,7 @@ class Cache:
     """An input that a step reads, and the output that the next step reads as that.
 
     ``axis`` is the dim that grows, ``added`` by how much: None where neither does.
+    ``against`` are pairs that the graph shows, which this one, being named, replaces.
     """
 
     past: Parameter
@@ -53,6 +54,7 @@ class Cache:
     name: str
     axis: int | None = None
     added: Dim = None
+    against: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, str]:
@@ -75,9 +77,28 @@ def caches(
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         for source in _sources(value):
             cache = _cache(source, value, name)
-            if cache is not None and taken.isdisjoint(cache.names):
+            if cache is not None:
                 found[cache] = None
-    return (*told, *_one_to_one(found))
+    shown = _one_to_one(found) if told else []
+    told = tuple([replace(cache, against=_against(cache, shown)) for cache in told])
+    others = [cache for cache in found if taken.isdisjoint(cache.names)]
+    return (*told, *_one_to_one(others))
+
+
+def _against(told: Cache, shown: Iterable[Cache]) -> tuple[tuple[str, str], ...]:
+    """Of the pairs that the graph shows those that have the input or the output."""
+    pairs = [cache.names for cache in shown if cache.names != told.names]
+    return tuple([p for p in pairs if p[0] == told.past.name or p[1] == told.name])
+
+
+def replaced(found: Iterable[Cache]) -> Iterator[str]:
+    """What is told of caches that were named against what the graph shows."""
+    for cache in found:
+        for past, present in cache.against:
+            yield (
+                f"--tie {cache.past.name}={cache.name} replaces {past}={present}, which"
+                " the graph shows"
+            )
 
 
 def _told(graph: Graph, ties: Mapping[str, str]) -> tuple[Cache, ...]:
@@ -86,6 +107,11 @@ def _told(graph: Graph, ties: Mapping[str, str]) -> tuple[Cache, ...]:
     outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
     found: list[Cache] = []
     for past, present in ties.items():
+        if past not in inputs and past in outputs and present in inputs:
+            raise UsageError(
+                f"{past!r} is an output, and {present!r} an input: the input comes"
+                f" first, {present}={past}"
+            )
         for name, known, what in (
             (past, inputs, "input"),
             (present, outputs, "output"),
@@ -99,6 +125,11 @@ def _told(graph: Graph, ties: Mapping[str, str]) -> tuple[Cache, ...]:
             raise UsageError(
                 f"{past!r} ({inputs[past].type}) is no past of {present!r}"
                 f" ({outputs[present].type}): they differ in more than one dim"
+            )
+        if isinstance(cache.added, int) and cache.added < 0:
+            raise UsageError(
+                f"{past!r} ({inputs[past].type}) is no past of {present!r}"
+                f" ({outputs[present].type}), which is shorter"
             )
         found.append(cache)
     return tuple(found)

@@ -14,12 +14,11 @@ from graphopt.index import Domain, Replicated
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ir.rebuild import postorder
 from graphopt.ops import Constant
-from graphopt.ops.mesh import OverMesh
 from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
-from .layout import REPLICATED, Layout, local_type
+from .layout import Layout, local_type
 from .local import Local, Place
 from .mesh import Mesh
 from .placed import Placed
@@ -32,6 +31,7 @@ from .ways import (
     domain_of,
     inside,
     is_fixed,
+    left_by,
     spread_of,
     spreads_of,
     ways_of,
@@ -314,22 +314,29 @@ def _in_bodies(
         given.append(states)
         spreads.append(through)
     bodies = []
-    for number, body in enumerate(op.bodies):
-        layouts = list(zip(*given, strict=True))
-        made = _body(body, layouts, [row[number] for row in spreads], mesh)
-        if isinstance(made, Miss):
-            return made
-        bodies.append(made)
+    lefts = [left_by(op, way.strategy.operands) for way in choice.ways]
+    ends = list(zip(*[row for row in lefts if row is not None], strict=True))
     try:
+        for number, body in enumerate(op.bodies):
+            layouts = list(zip(*given, strict=True))
+            inner = [row[number] for row in spreads]
+            made = _body(body, layouts, inner, ends, mesh)
+            if isinstance(made, Miss):
+                return made
+            bodies.append(made)
         return op.copy(operands=operands, bodies=bodies).results
     except GraphoptError as error:
         return Miss(f"{op.label} does not take parts: {error}")
 
 
 def _body(
-    body: Graph, layouts: Sequence[Layout], spreads: Sequence[Spread], mesh: Mesh
+    body: Graph,
+    layouts: Sequence[Layout],
+    spreads: Sequence[Spread],
+    ends: Sequence[Layout],
+    mesh: Mesh,
 ) -> Graph | Miss:
-    """A body on parts of its parameters."""
+    """A body on parts of its parameters, which brings its outputs to layouts."""
     placed, parameters = Placed(mesh), []
     for parameter, layout in zip(body.inputs, layouts, strict=True):
         type_ = parameter.type
@@ -343,11 +350,5 @@ def _body(
     obstacle = _through(_chosen(body.ops, spreads), placed)
     if obstacle is not None:
         return obstacle
-    outputs = [
-        placed.get(v, tuple([s.states.get(v, REPLICATED) for s in spreads]))
-        for v in body.outputs
-    ]
-    made = Graph(parameters, outputs, output_names=body.output_names, name=body.name)
-    if any(isinstance(o, OverMesh) and o.communicates for o in made.ops):
-        return Miss("two mesh axes split one dim inside, the later one first")
-    return made
+    outputs = [placed.get(v, x) for v, x in zip(body.outputs, ends, strict=True)]
+    return Graph(parameters, outputs, output_names=body.output_names, name=body.name)

@@ -19,7 +19,7 @@ from graphopt.types import TensorType
 
 from .layout import Step, larger, wire_bytes
 from .mesh import Mesh
-from .work import NOTHING, Deed, Exchange
+from .work import NOTHING, Deed, Exchange, InTurns
 
 EFFICIENCY: Final = 0.7
 """The share of the peak, of compute and of links, that programs reach."""
@@ -137,6 +137,8 @@ class Machine:
         if isinstance(deed, Exchange):
             axis = self.mesh.names.index(deed.axis)
             return self.sending(deed.kind, axis, deed.bytes)
+        if isinstance(deed, InTurns):
+            return deed.turns * max(map(self.taking, deed.bodies))
         if deed == NOTHING:
             return TIE
         rate = self.efficiency * self.device.flops_per_second(deed.dtype)

@@ -6,18 +6,20 @@ is the same on all devices is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from graphopt.errors import UnsupportedModel
 from graphopt.feeds import bind
 from graphopt.index import Partial, Split
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
 from graphopt.ops.mesh import MERGES, OverMesh
-from graphopt.reference import Evaluator
+from graphopt.reference import EvaluationFailed, Evaluator
 from graphopt.types import TensorType
 
 from .layout import Layout
@@ -34,8 +36,7 @@ def run(
 ) -> dict[str, Array]:
     """The outputs of a program by name, from whole inputs.
 
-    Raises UsageError where inputs do not fit, UnsupportedModel for collectives in a
-    region, EvaluationFailed.
+    Raises UsageError where inputs do not fit, and EvaluationFailed.
     """
     mesh = program.mesh
     whole, _ = bind(_whole(program), inputs)
@@ -103,8 +104,11 @@ def _apply(
     rows = [None if v is None else env[v] for v in op.operands]
     if isinstance(op, OverMesh):
         return [_exchanged(op, rows[0] if rows else None, mesh)]
+    inner = [o for body in op.bodies for _, o in body.walk() if isinstance(o, OverMesh)]
+    if any(o.communicates for o in inner):
+        return _together(op, rows, mesh, evaluator.seed)
     runners = [evaluator] * count
-    if any(isinstance(o, OverMesh) for body in op.bodies for _, o in body.walk()):
+    if inner:
         runners = [_Device(mesh, i, evaluator.seed) for i in range(count)]
     known: dict[tuple[int, ...], tuple[Array, ...]] = {}
     columns = []
@@ -118,21 +122,90 @@ def _apply(
 
 
 class _Device(Evaluator):
-    """One device by itself, for regions: it knows where it is, and hears of nobody."""
+    """One device by itself, for regions: it knows where it is.
 
-    def __init__(self, mesh: Mesh, device: int, seed: int | None) -> None:
+    What others have it hears of at a ``meeting``.
+    """
+
+    def __init__(
+        self, mesh: Mesh, device: int, seed: int | None, meeting: _Meeting | None = None
+    ) -> None:
         super().__init__(seed=seed)
+        self.device = device
         self.at = dict(zip(mesh.names, mesh.positions(device), strict=True))
+        self.meeting = meeting
 
     def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
         if not isinstance(op, OverMesh):
             return super().apply(op, operands)
-        if op.communicates:
-            raise UnsupportedModel(
-                "the oracle runs no collectives in regions", where=op.label
-            )
         x = operands[0] if operands else None
+        if op.communicates:
+            assert self.meeting is not None
+            return (self.meeting.exchange(op, self.device, x),)
         return (op.exchange([x] * int(op.ways))[self.at[op.axis]],)
+
+
+class _Meeting:
+    """Where devices that run bodies side by side exchange what they have."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self._brought: list[tuple[OverMesh | None, Array]] = [
+            (None, None)
+        ] * mesh.devices
+        self._all = threading.Barrier(mesh.devices)
+
+    def exchange(self, op: OverMesh, device: int, part: Array) -> Array:
+        """What a device gets for its part; waits for all others."""
+        self.come(op, device, part)
+        row = next(r for r in rows_along(self.mesh, op.axis) if device in r)
+        made = op.exchange([self._brought[other][1] for other in row])
+        self._all.wait()  # before anybody brings the next
+        return made[row.index(device)]
+
+    def come(self, op: OverMesh | None, device: int, part: Array = None) -> None:
+        """Bring a part, or nothing at the end; all come for the same.
+
+        Raises EvaluationFailed where they do not.
+        """
+        self._brought[device] = op, part
+        self._all.wait()
+        if any(other is not op for other, _ in self._brought):
+            raise EvaluationFailed("devices do not take the same turns")
+
+    def run(self, device: Callable[[int], tuple[Array, ...]], number: int) -> Any:
+        """What a device makes; an error of one ends the meeting for all."""
+        try:
+            made = device(number)
+            self.come(None, number)
+        except BaseException:
+            self._all.abort()
+            raise
+        return made
+
+
+def _together(
+    op: Op, rows: Sequence[Parts | None], mesh: Mesh, seed: int | None
+) -> list[Parts]:
+    """The results of an op in whose bodies devices meet: each is a thread."""
+    meeting = _Meeting(mesh)
+
+    def device(number: int) -> tuple[Array, ...]:
+        operands = [None if row is None else row[number] for row in rows]
+        return _Device(mesh, number, seed, meeting).apply(op, operands)
+
+    with ThreadPoolExecutor(mesh.devices) as pool:
+        runs = [
+            pool.submit(copy_context().run, meeting.run, device, number)
+            for number in range(mesh.devices)
+        ]
+    errors = [run.exception() for run in runs]
+    for error in sorted(
+        (e for e in errors if e is not None),
+        key=lambda e: isinstance(e, threading.BrokenBarrierError),
+    ):
+        raise error  # the one that ended it
+    return [list(row) for row in zip(*(run.result() for run in runs), strict=True)]
 
 
 def _exchanged(op: OverMesh, parts: Parts | None, mesh: Mesh) -> Parts:

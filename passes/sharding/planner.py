@@ -26,13 +26,14 @@ from .machine import Machine
 from .partition import Decisions
 from .problem import Carried, Node, Option, Problem, Row
 from .resharding import tree
+from .room import roomy
 from .search import clock
 from .signature import signature
 from .solve import GAP, SECONDS, NoPlan, Solution, solve
 from .states import States
 from .ties import tied
 from .ways import is_fixed
-from .work import Exchange
+from .work import exchanges
 
 FEWER: Final = 3
 """Rounds of folding for three mesh axes and more, where a node has many options."""
@@ -210,7 +211,7 @@ class Planner:
         a first plan comes in any case. Raises NoPlan where no plan fits, or none that
         costs less than ``below`` seconds.
         """
-        allowed = self._allowed(fix or {}, store or {})
+        allowed = self._allowed(fix or {}, store or {}, memory)
         if not self._alive and self.problem.most > memory:
             self._learn(self._least, memory)
         room = _Room(self, memory, copies)
@@ -258,8 +259,11 @@ class Planner:
         self,
         fix: Mapping[Op, Collection[Choice]],
         store: Mapping[Value, Collection[Layout]],
+        memory: float,
     ) -> dict[int, list[int]]:
-        allowed: dict[int, set[int]] = {}
+        mesh = self.machine.mesh
+        fits = roomy(self.graph, self.folded, self.choices, self.tied, mesh, memory)
+        allowed = {number: set(which) for number, which in fits.items()}
 
         def keep(number: int, which: set[int]) -> None:
             allowed[number] = allowed[number] & which if number in allowed else which
@@ -385,10 +389,9 @@ class Planner:
         ways = dict(mesh.axes)
         for number, found in enumerate(self.choices):
             work = found[chosen[number]].work if found else None
-            for deed in work or ():
-                if isinstance(deed, Exchange):
-                    moved = wire_bytes(deed.kind, ways[deed.axis], deed.bytes)
-                    sent[deed.kind] += nodes[number].times * moved  # type: ignore[assignment]
+            for deed, times in exchanges(work or ()):
+                moved = times * wire_bytes(deed.kind, ways[deed.axis], deed.bytes)
+                sent[deed.kind] += nodes[number].times * moved  # type: ignore[assignment]
         return {kind: size for kind, size in sorted(sent.items()) if size}
 
 

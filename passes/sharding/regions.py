@@ -1,13 +1,14 @@
 """Ops with bodies on a mesh: each value of a body lies as what it is of outside.
 
 Operands, a body's parameters, its outputs and the results are one value at several
-times. What a loop carries from turn to turn lies the same in all of them. Bodies run
-without collectives: a way that needs some is none.
+times. What a loop carries from turn to turn lies the same in all of them. What devices
+exchange inside they exchange in each turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 from graphopt.index import Partial, Replicated, Split, State
 from graphopt.ir import Graph, Op, Parameter, Value
@@ -45,6 +46,19 @@ def fed(op: Op, states: Sequence[State]) -> list[State] | None:
     return made
 
 
+def asked(op: Op, given: Sequence[State]) -> list[State]:
+    """The states of the operands where the parameters of the bodies have these."""
+    if isinstance(op, If):
+        return [REPLICATED, *given]
+    made = list(given[: len(op.operands)])
+    if isinstance(op, Scan):
+        axes = op.scan_input_axes or (0,) * int(op.num_scan_inputs)
+        for i, axis in enumerate(axes, op.states):
+            value = op.operands[i]
+            made[i] = stacked(made[i], axis % ((value.rank if value else None) or 1))
+    return made
+
+
 def without(state: State, axis: int) -> State | None:
     """The state of a slice along an axis; None where the axis is split."""
     if not isinstance(state, Split):
@@ -59,52 +73,77 @@ def stacked(state: State, axis: int) -> State:
     return Split(state.dim + (state.dim >= axis)) if isinstance(state, Split) else state
 
 
-def carried(op: Op) -> int:
-    """How many outputs of the body go on into its next turn."""
+def carried(op: Op) -> slice:
+    """Which outputs of the body go on into its next turn."""
     if isinstance(op, Loop):
-        return int(op.carried)
-    return int(op.states) if isinstance(op, Scan) else 0
+        return slice(1, 1 + int(op.carried))
+    return slice(0, int(op.states) if isinstance(op, Scan) else 0)
 
 
-def results(
+def targets(
     op: Op, given: Sequence[State], rows: Sequence[Sequence[State]]
-) -> list[State] | None:
-    """The states of the results, from those of the outputs of each body.
+) -> list[State]:
+    """What each output of the bodies is brought to, from the states that they leave.
 
-    ``given`` are those of the parameters. None where they do not agree.
+    ``given`` are those of the parameters. What a loop carries lies at the end of a turn
+    as at its begin, its condition is replicated; branches give all alike.
     """
-    first = list(rows[0])
-    if any(list(row) != first for row in rows[1:]):
-        return None
-    if isinstance(op, If):
-        return first
-    count = carried(op)
+    made = [min(set(column), key=_pull(column)) for column in zip(*rows, strict=True)]
     if isinstance(op, Loop):
-        if first[0] != REPLICATED:
-            return None
-        first, start = first[1:], 2
-    else:
-        start = 0
-    if any(isinstance(s, Partial) for s in first[:count]):
-        return None
-    if first[:count] != list(given[start : start + count]):
-        return None
-    axes: Sequence[int] = (0,) * (len(first) - count)
+        made[0] = REPLICATED
+    goes_on = carried(op)
+    first = 2 if isinstance(op, Loop) else 0
+    made[goes_on] = given[first : first + goes_on.stop - goes_on.start]
+    return made
+
+
+def _pull(column: Sequence[State]) -> Callable[[State], tuple[float, str]]:
+    """How often a value is sent to bring it from these states to one of them."""
+    return lambda state: (sum(sends(has, state) for has in column), str(state))
+
+
+def results(op: Op, made: Sequence[State]) -> list[State]:
+    """The states of the results, from what the outputs of a body are brought to."""
+    if isinstance(op, If):
+        return list(made)
+    goes_on = carried(op)
+    rows = made[goes_on.stop :]
+    axes: Sequence[int] = (0,) * len(rows)
     if isinstance(op, Scan) and op.scan_output_axes:
-        outputs = op.bodies[0].outputs[count:]
+        outputs = op.bodies[0].outputs[goes_on.stop :]
         axes = [
             axis % ((v.rank or 0) + 1)
             for v, axis in zip(outputs, op.scan_output_axes, strict=True)
         ]
-    tail = [stacked(s, axis) for s, axis in zip(first[count:], axes, strict=True)]
-    return [*first[:count], *tail]
+    tail = [stacked(s, axis) for s, axis in zip(rows, axes, strict=True)]
+    return [*made[goes_on], *tail]
 
 
-def seeds(op: Op) -> Iterator[tuple[State, ...]]:
-    """States of the operands that are worth a try: all that have one extent split.
+_SENDS: Final = {
+    (Split, Replicated): 1.0,
+    (Partial, Replicated): 2.0,
+    (Partial, Split): 1.0,
+    (Split, Split): 0.5,
+}
 
-    Of all operands that have a dim as long, by the first such dim of each and by the
-    last; and of one operand alone.
+
+def sends(has: State, wanted: State) -> float:
+    """How often the bytes of a value are sent to bring it from a state to another."""
+    if has == wanted:
+        return 0.0
+    if isinstance(has, Split) and isinstance(wanted, Partial):
+        return 1.0
+    if isinstance(has, Partial) and isinstance(wanted, Partial):
+        return 2.0
+    return _SENDS.get((type(has), type(wanted)), 0.0)
+
+
+def seeds(op: Op) -> Iterator[tuple[State | None, ...]]:
+    """States of the operands that are worth a try; None for what the bodies may choose.
+
+    All that have one extent split: of all operands that have a dim as long, by the
+    first such dim of each and by the last. One operand alone; or none, or one, and what
+    the bodies read beside it as they like it best.
     """
     extents = {
         dim
@@ -116,20 +155,49 @@ def seeds(op: Op) -> Iterator[tuple[State, ...]]:
     for extent in sorted(extents):
         for last in (False, True):
             yield tuple(_along(value, extent, last) for value in op.operands)
+    free = [_is_read_only(op, i) for i in range(len(op.operands))]
+    yield tuple([None if any_ else REPLICATED for any_ in free])
     for i, value in enumerate(op.operands):
+        if isinstance(value, Constant):
+            continue
         for dim, extent in enumerate(
             (value.shape if value is not None else None) or ()
         ):
             if isinstance(extent, int) and extent > 1:
-                row: list[State] = [REPLICATED] * len(op.operands)
+                row: list[State | None] = [REPLICATED] * len(op.operands)
                 row[i] = Split(dim)
                 yield tuple(row)
+                if any(free) and not free[i]:
+                    row = [None if any_ else REPLICATED for any_ in free]
+                    row[i] = Split(dim)
+                    yield tuple(row)
+
+
+def _is_read_only(op: Op, at: int) -> bool:
+    """True for tensors that bodies read, and that no turn changes."""
+    value = op.operands[at]
+    if value is None or not value.rank or value.ints is not None:
+        return False
+    return at >= (op.states if isinstance(op, Scan) else read_from(op))
+
+
+def read_from(op: Op) -> int:
+    """The first operand that bodies capture: of a loop, that no turn changes."""
+    return 1 if isinstance(op, If) else len(op.operands) - int(op.captures)
 
 
 def _along(value: Value | None, extent: int, last: bool) -> State:
     shape = (value.shape if value is not None else None) or ()
     at = [dim for dim, size in enumerate(shape) if size == extent]
     return Split(at[-1 if last else 0]) if at else REPLICATED
+
+
+def entered(op: Op, given: Sequence[State], made: Sequence[State]) -> list[State]:
+    """The states of the parameters where what is carried comes as a turn left it."""
+    goes_on, first = carried(op), 2 if isinstance(op, Loop) else 0
+    pairs = zip(given[first:], made[goes_on], strict=False)
+    kept = [old if isinstance(new, Partial) else new for old, new in pairs]
+    return [*given[:first], *kept, *given[first + len(kept) :]]
 
 
 def is_all_replicated(states: Sequence[State]) -> bool:

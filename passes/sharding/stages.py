@@ -20,7 +20,7 @@ from graphopt.exporter.naming import Names
 from graphopt.exporter.order import ranks_of
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
-from graphopt.types import DType
+from graphopt.types import DType, Type
 from graphopt.weights import Tensor
 
 from .cuts import Cut, cut
@@ -259,7 +259,12 @@ class Stages:
     def whole(self) -> Graph:
         """The stages put together by themselves; raises KeyError where they do not."""
         given = {p.name: p for graph in self.graphs for p in graph.inputs}
-        return self.joined(Graph([given[name] for name in self.inputs], ()))
+        types: dict[str, Type | None] = {}
+        for graph in self.graphs:
+            types |= dict(zip(graph.output_names, graph.output_types, strict=True))
+        made = self.joined(Graph([given[name] for name in self.inputs], ()))
+        declared = [types.get(name) for name in self.outputs]
+        return made.replace(output_types=declared, header=self.graphs[0].header)
 
 
 def split(

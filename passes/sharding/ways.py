@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from graphopt import index
 from graphopt.index import (
@@ -25,9 +26,10 @@ from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
+from . import bodies
 from .layout import REPLICATED, type_bytes
 from .local import WINDOWED, border, is_told
-from .regions import fed, is_all_replicated, parameters_of, results, seeds
+from .regions import is_all_replicated, sends
 from .selection import SELECTIONS
 from .spanning import Spanning, spanning
 
@@ -109,7 +111,7 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         opened = [Way(x, "opened") for x in openings(op, others)]
         found += [way for way in opened if shared.isdisjoint(_cuts(way))]
     if isinstance(op, If | Loop | Scan):
-        found += [Way(x, "region") for x in region_strategies(op)]
+        found += [Way(x, "region") for x in bodies.strategies(op, spread)]
     unique: dict[tuple[object, object], Way] = {}
     for way in found:
         if way is whole or _matters(op, domain, way):
@@ -260,8 +262,6 @@ def inside(op: Composite) -> tuple[Op, ...]:
 @lru_cache(maxsize=4096)
 def spread_of(op: Composite, states: tuple[State, ...]) -> Spread:
     """How states of a composite op's operands go on through its body."""
-    if is_all_replicated(states):
-        return replicated_through(inside(op))
     pairs = zip(op.operands, states, strict=True)
     return spread(inside(op), {v: s for v, s in pairs if v is not None})
 
@@ -271,12 +271,21 @@ def replicated_through(ops: Iterable[Op]) -> Spread:
     return Spread({op: ways_of(op)[0] for op in ops}, {}, 0.0)
 
 
-def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
+def spread(
+    ops: Iterable[Op],
+    given: Mapping[Value, State],
+    free: Iterable[Value] = (),
+    held: float = 0.0,
+) -> Spread:
     """Go through ops in order, each run in the cheapest way for what it gets.
 
-    What is not ``given`` and no op makes is replicated. An op that shares nothing out
-    costs what it makes, once more.
+    What is not ``given`` and no op makes is replicated; what is ``free`` lies as the
+    first op that reads it likes best, and costs ``held`` times its bytes where a device
+    has all. An op that shares nothing out costs what it makes, once more.
     """
+    undecided = set(free)
+    if not undecided and is_all_replicated(tuple(given.values())):
+        return replicated_through(ops)
     states: dict[Value, State] = dict(given)
     ways: dict[Op, Way] = {}
     moved = 0.0
@@ -287,11 +296,14 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
         for way in ways_of(op):
             if way.form in ("moved", "combined"):
                 continue  # whether devices divide what it gives is not known here
-            cost = 0.0
+            inner = way.form == "region"
+            cost = bodies.sent(op, way.strategy.operands, spread) if inner else 0.0
             for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
-                if value is not None:
+                if value in undecided:
+                    cost += _liked(op, way, value, wanted, held)
+                elif value is not None:
                     has = states.get(value, REPLICATED)
-                    cost += value_bytes(value) * _weight(has, wanted)
+                    cost += value_bytes(value) * sends(has, wanted)
             shares = any(isinstance(s, Split) for s in way.strategy.operands)
             if not shares:
                 cost += 1e-3 * sum(map(value_bytes, op.results))
@@ -300,35 +312,31 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
         assert best is not None
         ways[op] = best[1]
         for value, wanted in zip(op.operands, best[1].strategy.operands, strict=True):
-            if value is not None:
+            if value in undecided:
+                undecided.discard(value)
+                states[value] = wanted
+            elif value is not None:
                 has = states.get(value, REPLICATED)
-                moved += value_bytes(value) * _weight(has, wanted)
+                moved += value_bytes(value) * sends(has, wanted)
         states.update(zip(op.results, best[1].strategy.results, strict=True))
     return Spread(ways, states, moved)
+
+
+def _liked(op: Op, way: Way, value: Value, wanted: State, held: float) -> float:
+    """What it costs that a value may lie as an op wants it.
+
+    Parts of the results are liked better than sums.
+    """
+    if isinstance(wanted, Partial):
+        return math.inf
+    whole = 0 if isinstance(wanted, Split) else value_bytes(value)
+    left = sum(sends(state, REPLICATED) for state in way.strategy.results)
+    return held * whole + 1e-4 * left * value_bytes(op.results[0])
 
 
 def is_fixed(op: Op) -> bool:
     """True for shape arithmetic whose results are known: they are of the whole."""
     return all(v.ints is not None for v in op.results)
-
-
-_WEIGHTS: Final = {
-    (Split, Replicated): 1.0,
-    (Partial, Replicated): 2.0,
-    (Partial, Split): 1.0,
-    (Split, Split): 0.5,
-}
-
-
-def _weight(has: State, wanted: State) -> float:
-    """How often the bytes of a value are sent to bring it from a state to another."""
-    if has == wanted:
-        return 0.0
-    if isinstance(has, Split) and isinstance(wanted, Partial):
-        return 1.0
-    if isinstance(has, Partial) and isinstance(wanted, Partial):
-        return 2.0
-    return _WEIGHTS.get((type(has), type(wanted)), 0.0)
 
 
 def value_bytes(value: Value) -> int:
@@ -370,7 +378,7 @@ def _serves(op: Op, other: Strategy, wanted: Strategy, moved: float) -> bool:
         op.operands, wanted.operands, other.operands, strict=True
     ):
         if value is not None:
-            sent += value_bytes(value) * _weight(has, takes)
+            sent += value_bytes(value) * sends(has, takes)
     return sent <= moved
 
 
@@ -392,33 +400,11 @@ def _seeds(op: Op) -> Iterator[dict[Value, State]]:
 # --- bodies of control flow ---------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
 def spreads_of(op: Op, states: tuple[State, ...]) -> tuple[Spread, ...] | None:
     """How the states of operands go on through each body; None where they cannot."""
-    given = fed(op, states)
-    if given is None:
-        return None
-    if is_all_replicated(states):
-        return tuple([replicated_through(body.ops) for body in op.bodies])
-    found = []
-    for body in op.bodies:
-        through = spread(body.ops, parameters_of(body, given))
-        if through.moved:
-            return None
-        found.append(through)
-    return tuple(found)
+    return bodies.spreads_of(op, states, spread)
 
 
-def region_strategies(op: Op) -> Iterator[Strategy]:
-    """The strategies by which the bodies run on parts, without collectives."""
-    for states in dict.fromkeys(seeds(op)):
-        given, found = fed(op, states), spreads_of(op, states)
-        if given is None or found is None:
-            continue
-        rows = [
-            [through.states.get(v, REPLICATED) for v in body.outputs]
-            for body, through in zip(op.bodies, found, strict=True)
-        ]
-        left = results(op, given, rows)
-        if left is not None and not is_all_replicated(left):
-            yield Strategy(None, states, tuple(left))
+def left_by(op: Op, states: tuple[State, ...]) -> list[State] | None:
+    """What the outputs of the bodies are brought to; None where that cannot be."""
+    return bodies.left_by(op, states, spread)

@@ -7,7 +7,7 @@ program that a plan becomes, so that both take as long.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from graphopt import index
@@ -23,6 +23,7 @@ from .layout import Layout, local_bytes
 from .mesh import Mesh
 from .program import handled_bytes, held
 from .signature import signature
+from .turns import is_region, turns
 from .ways import domain_of, value_bytes
 
 
@@ -45,7 +46,17 @@ class Exchange(NamedTuple):
     bytes: int
 
 
-Deed: TypeAlias = Work | Exchange
+class InTurns(NamedTuple):
+    """What an op does in its bodies, one of them in each turn.
+
+    In each of the branches of an If another one; the dearest counts.
+    """
+
+    turns: int
+    bodies: tuple[tuple[Deed, ...], ...]
+
+
+Deed: TypeAlias = Work | Exchange | InTurns
 
 NOTHING: Final = Work(0.0, 0.0, None)
 """What changes no number, as a reshape."""
@@ -62,17 +73,23 @@ class Shared:
 
     def __init__(self, op: Op) -> None:
         self.free = isinstance(op, Reshaping | Identity)
+        self.inside = in_turns(op) if is_region(op) else None
         flops = op_cost(op).flops
         self.flops = flops if isinstance(flops, int) else 0
         self.values: Sequence[Value | None] = (*op.operands, *op.results)
         self.touched = _touched(op)
-        self.even = self.free or not any(self.touched)
+        self.even = self.free or not any(self.touched) or self.inside is not None
         self.dtype = next((v.dtype for v in op.operands if v is not None), None)
 
-    def work(self, layouts: Sequence[Layout], mesh: Mesh) -> Work:
-        """That of the op on parts; layouts are of operands, then of results."""
+    def work(self, layouts: Sequence[Layout], mesh: Mesh) -> Deed:
+        """That of the op on parts; layouts are of operands, then of results.
+
+        An op with bodies is one of a local program: what its bodies do is known of it.
+        """
         if self.free:
             return NOTHING
+        if self.inside is not None:
+            return self.inside
         share = math.prod(
             size
             for axis, size in enumerate(mesh.sizes)
@@ -120,7 +137,7 @@ def deeds(ops: Sequence[Op]) -> Iterator[tuple[Op, Deed]]:
     and the place of the device: positions and masks, the same for all layers and steps.
     """
     weights, placed = held(ops), set[Op]()
-    known: dict[Hashable, Work] = {}
+    known: dict[Hashable, Deed] = {}
     for op in ops:
         if op in weights:
             continue
@@ -135,6 +152,23 @@ def deeds(ops: Sequence[Op]) -> Iterator[tuple[Op, Deed]]:
                 count = len(op.operands) + op.outs
                 known[key] = Shared(op).work(((),) * count, _ALONE)
             yield op, known[key]
+
+
+def in_turns(op: Op) -> InTurns:
+    """What control flow does in its bodies."""
+    rows = [tuple([deed for _, deed in deeds(body.ops)]) for body in op.bodies]
+    return InTurns(turns(op), tuple(rows))
+
+
+def exchanges(work: Iterable[Deed]) -> Iterator[tuple[Exchange, int]]:
+    """The exchanges, and how often each is made; of branches where more is handled."""
+    for deed in work:
+        if isinstance(deed, Exchange):
+            yield deed, 1
+        elif isinstance(deed, InTurns):
+            rows = [list(exchanges(row)) for row in deed.bodies]
+            most = max(rows, key=lambda row: sum(n * each.bytes for each, n in row))
+            yield from ((each, n * deed.turns) for each, n in most)
 
 
 def _is_placed(op: Op, placed: set[Op]) -> bool:

@@ -12,7 +12,7 @@ from graphopt.errors import UsageError
 from graphopt.index import Split
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.passes.sharding import Mesh
-from graphopt.passes.sharding.caches import caches
+from graphopt.passes.sharding.caches import caches, replaced
 from graphopt.passes.sharding.layout import layouts
 from graphopt.passes.sharding.machine import Machine
 from graphopt.passes.sharding.planner import Planner
@@ -146,8 +146,13 @@ def test_what_is_computed_is_no_cache() -> None:
 
 def test_ties_go_before_what_is_found() -> None:
     graph = decoding()
-    found = [c.names for c in caches(graph, {"past.0.k": "present.0.v"})]
-    assert found == [("past.0.k", "present.0.v")]
+    found = caches(graph, {"past.0.k": "present.0.v"})
+    assert [c.names for c in found] == [("past.0.k", "present.0.v")]
+    assert [line.partition(" replaces ")[2] for line in replaced(found)] == [
+        "past.0.k=present.0.k, which the graph shows",
+        "past.0.v=present.0.v, which the graph shows",
+    ]
+    assert not list(replaced(caches(graph, {"past.0.k": "present.0.k"})))
 
 
 @pytest.mark.parametrize(
@@ -156,6 +161,7 @@ def test_ties_go_before_what_is_found() -> None:
         ({"past.0.q": "present.0.k"}, "no input is called 'past.0.q'"),
         ({"past.0.k": "present.0.q"}, "no output is called 'present.0.q'"),
         ({"x": "present.0.k"}, "differ in more than one dim"),
+        ({"present.0.k": "past.0.k"}, "the input comes first, past.0.k=present.0.k"),
         ({"past.0.k": "present.0.v", "past.0.v": "present.0.v"}, "tied twice"),
     ],
 )
