@@ -136,7 +136,9 @@ def measure(
     from graphopt.reference import evaluate
 
     graph = load(path)
-    inputs = random_inputs(graph, options.seed, SMALL | models.chosen_dims(options))
+    stated = models.example_dims(models.load_graph(path))
+    dims = SMALL | stated | models.chosen_dims(options)
+    inputs = random_inputs(graph, options.seed, dims)
     truth = evaluate(graph, inputs, precision="float64")
     row: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
