@@ -469,9 +469,10 @@ def opset_of(graph: Graph) -> int:
 
 
 def missed(result: Result) -> tuple[Missed, ...]:
-    """What rules of the pipeline could not do to the result, and why not."""
+    """What rules of the pipeline could not do, and why not; all passes run again."""
+    start = with_opset(result.original, result.opset)
     found: dict[tuple[str, str], dict[str, None]] = {}
-    for event in misses(result.graph, result.pipeline):
+    for event in misses(start, result.pipeline):
         found.setdefault((event.rule, event.reason), {})[event.op] = None
     return tuple(
         Missed(rule, reason, tuple(ops)) for (rule, reason), ops in found.items()

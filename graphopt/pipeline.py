@@ -148,10 +148,11 @@ class Pipeline:
         """The share of all weights that the passes may add."""
         return sum(p.growth for p in self.every)
 
-    def unrolled(self, records: Sequence[PassRecord]) -> bool:
-        """True where a run wrote work out in parts, as its ``records`` say."""
-        parts = {p.name for p in self.every if p.unrolls}
-        return any(record.fired for record in records if record.name in parts)
+    def unrolled(self, records: Sequence[PassRecord]) -> int:
+        """How many ops a run added by writing work out in parts, as ``records`` say."""
+        parts = {str(p) for p in self.every if p.unrolls}
+        found = [record for record in records if record.name in parts]
+        return sum(max(0, record.ops_after - record.ops_before) for record in found)
 
     def followed(self, last: Pass) -> Pipeline:
         """This pipeline, and at its very end one more pass."""
