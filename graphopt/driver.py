@@ -7,6 +7,7 @@ and result, and checks. Passes know nothing of all this.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections import Counter
@@ -364,8 +365,16 @@ def improve(
     if limits is not None:
         from .limits import fitted_to, with_tiles  # with all that plans memory
 
+        @functools.cache
+        def untiled(first: Pipeline) -> Graph:
+            return made(first)[0]
+
         def remade(tile: Tile) -> Graph:
-            tiled = made(with_tiles(pipeline, tile, target))[0]
+            first, then = with_tiles(pipeline, tile, target).split()
+            with timed("passes"):
+                tiled = then.run(untiled(first), verify=verify if verifies() else None)[
+                    0
+                ]
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
         fitted = fitted_to(limits, graph, original, target, remade)

@@ -160,6 +160,11 @@ class Pipeline:
             return dataclasses.replace(self, then=Pipeline((last,), rounds=1))
         return dataclasses.replace(self, then=self.then.followed(last))
 
+    def split(self) -> tuple[Pipeline, Pipeline]:
+        """The passes, and what comes then: two that do in a row what this one does."""
+        after = dataclasses.replace(self, passes=(), rounds=0)
+        return dataclasses.replace(self, then=None), after
+
     def opened(self, graph: Graph) -> Graph:
         """The graph as the passes are given it: at the higher one of the opsets."""
         own = graph.header.opsets.get("", 0)
