@@ -193,8 +193,9 @@ def _seconds(sharded: Sharded, cache: Cache, left: Layout, wanted: Layout) -> fl
 
 def regime_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The facts for people."""
-    yield f"regime: {found['regime']['said']}"
     cache = found["cache"]
+    if found["regime"]["name"] != "other":
+        yield f"regime: {found['regime']['said']}"
     if not cache["count"]:
         return
     values = "1 value" if cache["count"] == 1 else f"{cache['count']} values"

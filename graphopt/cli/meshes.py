@@ -119,15 +119,17 @@ def devices_of(options: argparse.Namespace, default: str | None = None) -> str:
     Raises UsageError.
     """
     devices = options.target or default
+    if options.mesh and Mesh.of(options.mesh).names == (STAGE,):
+        raise UsageError(
+            f"{options.mesh} is of stages in a row, which are ONNX Runtime's: graphopt"
+            f" optimize --mesh {options.mesh} --target ort-cuda:h100 writes them, with"
+            " --dry-run it only shows where it cuts; an axis of a mesh that XLA runs has"
+            " another name"
+        )
     if devices is None or not devices.startswith("xla-"):
         raise UsageError(
             "programs for a mesh run in XLA: name its devices, as --target"
             " xla-cuda:h100, xla-tpu:v5e or xla-cpu"
-        )
-    if options.mesh and Mesh.of(options.mesh).names == (STAGE,):
-        raise UsageError(
-            f"stages in a row are of ONNX Runtime, as --target ort-cuda:h100; {devices}"
-            f" takes {options.mesh} for an axis like others: give it another name"
         )
     return str(devices)
 

@@ -8,6 +8,7 @@ handed on by the stages between.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +24,7 @@ from graphopt.ops import Constant
 from graphopt.types import DType, Type
 from graphopt.weights import Tensor
 
-from .cuts import Cut, cut
+from .cuts import Cut, NoCut, cut
 from .machine import Link, Machine
 from .mesh import Mesh
 
@@ -121,7 +122,41 @@ def planned(
         float("inf") if size is None else rates.latency + size / rates.link
         for size in line.crossing
     ]
-    return cut(line.seconds, sends, count, micro_batches, earliest)
+    try:
+        return cut(line.seconds, sends, count, micro_batches, earliest)
+    except NoCut:
+        assert rates.memory is not None
+        raise NoCut(_short(line, count, rates.memory, sizes)) from None
+
+
+def _short(line: Line, count: int, memory: int, sizes: Mapping[str, int]) -> str:
+    """Why there is no cut, and what would do: so much memory, or so many stages."""
+    places = [i + 1 for i, size in enumerate(line.crossing) if size is not None]
+    ends = [*places, len(line.ops)]
+
+    def stages(bytes_: int) -> float:
+        """The fewest; inf where an op does not fit, or what must stay together."""
+        earliest = list(_earliest(line.ops, bytes_, sizes))
+        start, number = 0, 0
+        while start < len(line.ops):
+            reached = [end for end in ends if end > start and earliest[end] <= start]
+            if not reached:
+                return math.inf
+            start, number = reached[-1], number + 1
+        return number
+
+    low, high = memory, max(memory, 1)
+    while stages(high) > count:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if stages(middle) <= count else (middle, high)
+    more = stages(memory)
+    others = "" if more == math.inf else f", or {more} stages"
+    return (
+        f"no cut of {len(line.ops)} ops into {count} stages keeps to {memory:,} bytes"
+        f" of each device; {high:,} are enough{others}"
+    )
 
 
 def ordered(graph: Graph, order: Sequence[Op] | None = None) -> list[Op]:

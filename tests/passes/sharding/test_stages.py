@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,14 @@ def test_weights_must_fit() -> None:
     rates = Rates(1e9, 1e9, 1e8, memory=3 * (16 << 10) + 3 * 256)
     found = planned(graph, 2, rates, sizes={"batch": 1})
     assert found.cuts == (4,)  # Relu and three products in each
-    with pytest.raises(NoCut, match="more stages or more memory"):
+    with pytest.raises(NoCut, match="are enough, or 2 stages") as told:
         planned(graph, 1, rates, sizes={"batch": 1})
+    enough = int(
+        told.value.message.partition("; ")[2].partition(" ")[0].replace(",", "")
+    )
+    assert not planned(graph, 1, replace(rates, memory=enough), sizes={"batch": 1}).cuts
+    with pytest.raises(NoCut):
+        planned(graph, 1, replace(rates, memory=enough - 1), sizes={"batch": 1})
 
 
 def test_a_weight_that_is_read_twice_counts_once() -> None:
