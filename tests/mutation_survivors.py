@@ -174,6 +174,8 @@ EQUIVALENT: dict[str, str] = {
     "raise_shuffles._steps: not isinstance(split, Reshape) or split.shape is None"
     " => not isinstance(split, Reshape)": "what has six dims has a shape",
     "raise_shuffles.slices_to_depth: found[0] => found[1] (number 2)": _ALIKE,
+    "zero_one._made: value is None or value.dtype is None or (not depth)"
+    " => value is None or not depth": "a switch and a constant have element types",
     "zero_one.is_zero_one: tensor.size > READ => tensor.size >= READ": _CHOICE,
     "zero_one.is_zero_one: if tensor.size > READ: return False => pass": (
         "what is too large to be read here could be read"

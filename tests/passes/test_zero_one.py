@@ -34,6 +34,13 @@ def deep(x: Value, count: int) -> Value:
     return x
 
 
+def recast(count: int) -> Value:
+    x: Value = FLAG
+    for i in range(count):
+        x = Cast(x, to=(DType.F32, DType.I64)[i % 2])
+    return x
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -43,6 +50,7 @@ def deep(x: Value, count: int) -> Value:
         const([1, 0], DType.I32),
         Slice(Trilu(Expand(const(1.0), ints(4, 4)), upper=0), ints(1), ints(3)),
         deep(SWITCH, DEEPEST - 1),
+        recast(DEEPEST),
     ],
 )
 def test_numbers_of_conditions(value: Value) -> None:
@@ -62,6 +70,7 @@ def test_numbers_of_conditions(value: Value) -> None:
         Cast(typed("any", TensorType(None)), to=DType.F32),
         Add(SWITCH, SWITCH),
         deep(SWITCH, DEEPEST),
+        recast(DEEPEST + 1),
     ],
 )
 def test_other_numbers(value: Value | None) -> None:
@@ -71,6 +80,7 @@ def test_other_numbers(value: Value | None) -> None:
 def test_what_a_constant_chooses() -> None:
     assert chosen_by(const([[0.0, -7.0, -7.0], [0.0, 0.0, -7.0]]), MASK) == (-7, 0)
     assert chosen_by(const([5.0]), MASK) == (5, 5)
+    assert chosen_by(const([2.0, 3.0]), const([1.0, 0.0])) == (3, 2)
     assert chosen_by(const([[2.0, 3.0]]), const([[0.0, 1.0], [0.0, 1.0]])) == (2, 3)
     for other in (
         const([[0.0, -7.0, -8.0], [0.0, 0.0, -7.0]]),  # two numbers where it is 0
