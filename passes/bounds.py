@@ -159,7 +159,8 @@ class _Bounds:
         if isinstance(op, _AS_LARGE):
             return self.length(x, left) if _holds_rows(op, x, value) else math.inf
         if isinstance(op, LayerNormalization | RMSNormalization):
-            if axis_of(op.axis, value.rank or 0) != (value.rank or 0) - 1:
+            rank = value.rank
+            if rank is None or axis_of(op.axis, rank) != rank - 1:
                 return math.inf
             return self.normalized(op, left, rows=True)
         if isinstance(op, RotaryEmbedding):  # pairs are turned

@@ -83,7 +83,7 @@ def _made(value: Value | None, switch: Value, depth: int) -> Any:
     if number is not None:
         return np.full(2, number, value.dtype.numpy)
     op = value.op
-    if not isinstance(op, Elementwise) or not op.deterministic or op.outs > 1:
+    if not isinstance(op, Elementwise) or not op.deterministic:
         return None
     operands = [_made(x, switch, depth - 1) for x in op.operands]
     if any(each is None for each in operands):

@@ -28,6 +28,9 @@ EQUIVALENT: dict[str, str] = {
         "of twice as many numbers it is the same one, counted from the end"
     ),
     "bounds.: DEEPEST: Final = 32 => DEEPEST: Final = 33": _CHOICE,
+    "bounds.product: tensor.size <= READ => tensor.size < READ": _CHOICE,
+    "bounds.row: tensor.size > READ => tensor.size >= READ": _CHOICE,
+    "bounds.row: weight.size > READ => weight.size >= READ": _CHOICE,
     "casts._narrow: value.constant.size <= READ_LIMIT"
     " => value.constant.size < READ_LIMIT": _CHOICE,
     "algebra._keeps: x is None or y is None or op.dtype is None or (op.dtype is not"

@@ -61,6 +61,21 @@ def at_last(x: Value) -> Value:
     return Unsqueeze(x, ints(3))
 
 
+def piece(x: Value) -> Value:
+    return Split(x, axis=0, outs=2, num_outputs=2).results[1]
+
+
+def first_five(x: Value) -> Value:
+    """Rows of their first number, five times."""
+    return Gather(x, ints(0, 0, 0, 0, 0), axis=2)
+
+
+def deep(x: Value) -> Value:
+    for _ in range(DEEPEST + 1):
+        x = Neg(x)
+    return x
+
+
 def repeated(x: Value) -> Value:
     """Rows of five equal numbers."""
     one = Slice(x, ints(0), ints(1), ints(2))
@@ -80,6 +95,26 @@ BOUNDS: dict[str, tuple[Value, float]] = {
     "spread weight": (MatMul(Tanh(X), const(np.ones((16, 1)))), 16),
     "product": (MatMul(RMS, Transpose(LAYER, perm=(0, 2, 1))), 8 * ROW),
     "product of any numbers": (MatMul(Tanh(X), Tanh(param("y", 2, 16, 3))), 16),
+    "a small weight": (MatMul(Tanh(X), const([[0.01]] + [[0.0]] * 15)), 0.01),
+    "small rows": (
+        MatMul(const([[0.01] + [0.0] * 15]), across(RMS)),
+        0.01 * 8,
+    ),
+    "products of pieces": (
+        MatMul(piece(RMS), across(piece(RMS))),
+        64,
+    ),
+    "products of what is looked up along rows": (
+        MatMul(first_five(RMS), across(first_five(RMS))),
+        5 * 64,
+    ),
+    "empty rows": (
+        MatMul(
+            Reshape(Slice(RMS, ints(0), ints(0)), ints(5, 0), allowzero=1),
+            const(np.ones((0, 3))),
+        ),
+        0,
+    ),
     "pieces": (Split(RMS, axis=0, outs=2, num_outputs=2).results[1], 8),
     "products by heads": (MatMul(heads(RMS), across(heads(LAYER))), 8 * ROW),
     "products of sums": (
@@ -138,6 +173,13 @@ def test_bounds(what: str) -> None:
 
 
 UNKNOWN: dict[str, Value | None] = {
+    "rows of any rank": MatMul(
+        Reshape(typed("z", TensorType(DType.F32)), ints(2, 3, 16)), across(RMS)
+    ),
+    "rows from far": MatMul(deep(RMS), across(deep(RMS))),
+    "rows of the mean": MatMul(
+        LayerNormalization(X, GAIN, outs=2).results[1], const(np.ones((1, 3)))
+    ),
     "nothing": None,
     "input": X,
     "integers": ints(3),

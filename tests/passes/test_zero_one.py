@@ -9,6 +9,7 @@ from equations import N, const, ints, param, typed
 from graphopt.ir import Value
 from graphopt.ops import (
     Add,
+    Bernoulli,
     Cast,
     Expand,
     Mul,
@@ -104,6 +105,7 @@ def test_what_is_computed_of_a_switch() -> None:
         FLAG,
         Mul(rest, const([1.0, 2.0, 3.0])),
         Mul(rest, param("x", 3)),
+        Bernoulli(SWITCH),
         ReduceSum(SWITCH, ints(1)),
         Split(SWITCH, axis=1, outs=3, num_outputs=3).results[0],
     ):
