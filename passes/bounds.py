@@ -112,7 +112,7 @@ class _Bounds:
         if y is None or y.shape is None or len(y.shape) < 2:
             return math.inf
         largest, row = self.of(x, left), self.length(x, left)
-        if math.isinf(largest) and math.isinf(row):
+        if math.isinf(largest):  # so is the length, as all numbers are in rows
             return math.inf
         tensor, depth = y.constant, y.shape[-2]
         if tensor is not None and tensor.size <= READ:
@@ -170,10 +170,11 @@ class _Bounds:
             return sum(self.length(each, left) for each in op.operands)
         if isinstance(op, MatMul):
             y = op.operands[1]
-            weight = None if y is None or y.rank != 2 else y.constant
+            weight = None if y is None or (y.rank or 0) < 2 else y.constant
             if weight is None or weight.size > READ:
                 return math.inf
-            whole = np.sqrt((weight.array().astype(np.float64) ** 2).sum())
+            squares = weight.array().astype(np.float64) ** 2
+            whole = np.sqrt(squares.sum((-2, -1))).max(initial=0.0)
             return _times(self.length(x, left), _finite(whole))
         return math.inf
 

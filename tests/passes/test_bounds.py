@@ -41,6 +41,7 @@ GAIN, BIAS = const(np.linspace(-2, 1, 16)), const(np.linspace(-0.5, 0.25, 16))
 RMS = RMSNormalization(X, GAIN)
 LAYER = LayerNormalization(X, GAIN, BIAS)
 WEIGHT = const(np.random.default_rng(0).normal(size=(16, 4)))
+APART = const(np.stack([WEIGHT.tensor.array(), WEIGHT.tensor.array() / 2]))
 COLUMN = float(np.sqrt((WEIGHT.tensor.array() ** 2).sum(0).max()))
 WHOLE = float(np.sqrt((WEIGHT.tensor.array() ** 2).sum()))
 ROW = 8 + float(np.sqrt((BIAS.tensor.array() ** 2).sum()))
@@ -70,6 +71,15 @@ def first_five(x: Value) -> Value:
     return Gather(x, ints(0, 0, 0, 0, 0), axis=2)
 
 
+def first(x: Value) -> Value:
+    return Slice(x, ints(0), ints(1), ints(2))
+
+
+TURNED = RotaryEmbedding(
+    *(RMS, const(np.cos(ANGLES)), const(np.sin(ANGLES))), num_heads=1
+)
+
+
 def deep(x: Value) -> Value:
     for _ in range(DEEPEST + 1):
         x = Neg(x)
@@ -78,8 +88,7 @@ def deep(x: Value) -> Value:
 
 def repeated(x: Value) -> Value:
     """Rows of five equal numbers."""
-    one = Slice(x, ints(0), ints(1), ints(2))
-    return Expand(one, ints(1, 1, 5))
+    return Expand(first(x), ints(1, 1, 5))
 
 
 BOUNDS: dict[str, tuple[Value, float]] = {
@@ -108,6 +117,18 @@ BOUNDS: dict[str, tuple[Value, float]] = {
         MatMul(first_five(RMS), across(first_five(RMS))),
         5 * 64,
     ),
+    "products of what is turned": (
+        MatMul(TURNED, across(RMS)),
+        8 * (1 + np.sin(ANGLES).max()) * 8,
+    ),
+    "rows across others": (
+        MatMul(Reshape(RMS, ints(2, 8, 12)), across(Reshape(RMS, ints(2, 8, 12)))),
+        12 * 64,
+    ),
+    "sums with one number": (
+        MatMul(Add(RMS, first(RMS)), across(Add(first(RMS), RMS))),
+        16 * 16 * 16,
+    ),
     "empty rows": (
         MatMul(
             Reshape(Slice(RMS, ints(0), ints(0)), ints(5, 0), allowzero=1),
@@ -123,6 +144,10 @@ BOUNDS: dict[str, tuple[Value, float]] = {
     ),
     "products of what is projected": (
         MatMul(MatMul(RMS, WEIGHT), across(MatMul(LAYER, WEIGHT))),
+        min(8 * WHOLE, 2 * 8 * COLUMN) * min(ROW * WHOLE, 2 * ROW * COLUMN),
+    ),
+    "products of what is projected apart": (
+        MatMul(MatMul(RMS, APART), across(MatMul(LAYER, APART))),
         min(8 * WHOLE, 2 * 8 * COLUMN) * min(ROW * WHOLE, 2 * ROW * COLUMN),
     ),
     "products of what is looked up": (
@@ -151,7 +176,7 @@ BOUNDS: dict[str, tuple[Value, float]] = {
     "no weights": (MatMul(RMS, const(np.ones((16, 0)))), 0),
     "joined": (Concat(RMS, LAYER, axis=0), 8.5),
     "turned": (
-        RotaryEmbedding(RMS, const(np.cos(ANGLES)), const(np.sin(ANGLES)), num_heads=1),
+        TURNED,
         8 * (1 + np.sin(ANGLES).max()),
     ),
     "moved": (
@@ -175,6 +200,9 @@ def test_bounds(what: str) -> None:
 UNKNOWN: dict[str, Value | None] = {
     "rows of any rank": MatMul(
         Reshape(typed("z", TensorType(DType.F32)), ints(2, 3, 16)), across(RMS)
+    ),
+    "rows of a product by a vector": MatMul(
+        MatMul(RMS, const(np.ones(16))), const(np.ones((6, 2)))
     ),
     "rows from far": MatMul(deep(RMS), across(deep(RMS))),
     "rows of the mean": MatMul(
