@@ -96,9 +96,8 @@ class _Bounds:
             return self.product(op, left)
         if isinstance(op, LayerNormalization | RMSNormalization):
             return self.normalized(op, left)
-        if isinstance(op, RotaryEmbedding):  # each is a sum of two products
-            x, cosine, sine = (self.of(op.operand(i), left) for i in range(3))
-            return _times(x, cosine + sine)
+        if isinstance(op, RotaryEmbedding):
+            return _times(self.of(op.operands[0], left), self.turned(op, left))
         if not isinstance(op, Add | Sub | Mul | Div):
             return math.inf
         x = self.of(op.operands[0], left)
@@ -163,9 +162,8 @@ class _Bounds:
             if rank is None or axis_of(op.axis, rank) != rank - 1:
                 return math.inf
             return self.normalized(op, left, rows=True)
-        if isinstance(op, RotaryEmbedding):  # pairs are turned
-            cosine, sine = (self.of(op.operand(i), left) for i in (1, 2))
-            return _times(self.length(x, left), cosine + sine)
+        if isinstance(op, RotaryEmbedding):
+            return _times(self.length(x, left), self.turned(op, left))
         if isinstance(op, Add | Sub) and all(map(_as_wide(value), op.operands)):
             return sum(self.length(each, left) for each in op.operands)
         if isinstance(op, MatMul):
@@ -177,6 +175,14 @@ class _Bounds:
             whole = np.sqrt(squares.sum((-2, -1))).max(initial=0.0)
             return _times(self.length(x, left), _finite(whole))
         return math.inf
+
+    def turned(self, op: RotaryEmbedding, left: int) -> float:
+        """How many times as large numbers, or rows, are: each is a sum of two products.
+
+        What is not turned stays as it is.
+        """
+        cosine, sine = (self.of(op.operand(i), left) for i in (1, 2))
+        return max(1.0, cosine + sine)
 
     def normalized(
         self,
@@ -195,10 +201,13 @@ class _Bounds:
         count = product(x.shape[axis_of(op.axis, len(x.shape)) :])
         if not isinstance(count, int):
             return math.inf
-        bias = op.operand(2)
-        of = self.length if rows else self.of
-        shift = 0.0 if bias is None else of(bias, left)
-        return _times(math.sqrt(count), self.of(op.operands[1], left)) + shift
+        root, bias = math.sqrt(count), op.operand(2)
+        shift = 0.0 if bias is None else self.of(bias, left)
+        if bias is not None and rows:
+            shift = _times(root, shift)  # also of one that is broadcast
+            if _as_wide(op.results[0])(bias):
+                shift = min(shift, self.length(bias, left))
+        return _times(root, self.of(op.operands[1], left)) + shift
 
 
 def _as_wide(value: Value) -> Callable[[Value | None], bool]:

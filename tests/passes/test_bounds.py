@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,6 +196,33 @@ def test_bounds(what: str) -> None:
     for seed in range(3):
         (array,) = evaluate(graph, random_inputs(graph, seed, style="wide"))
         assert np.abs(array).max(initial=0) <= wanted * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("turned", [4, 8, 0])
+@pytest.mark.parametrize("bias", [[100.0], np.linspace(-9, 9, 16)])
+@pytest.mark.parametrize("gain", [[1e-3], np.linspace(-2, 1, 16)])
+@pytest.mark.parametrize("kind", [LayerNormalization, RMSNormalization])
+def test_no_product_of_rows_is_larger(
+    kind: type[LayerNormalization | RMSNormalization],
+    gain: Any,
+    bias: Any,
+    turned: int,
+) -> None:
+    """Gains and biases of each number or of all, heads turned whole or in part."""
+    known = (const(gain), const(bias))[: 2 if kind is LayerNormalization else 1]
+    table = 1e-3 * np.ones((2, 6, (turned or 16) // 2))
+    rows = Reshape(kind(X, *known), ints(2, 6, 1, 16))
+    for each in (
+        Transpose(rows, perm=(0, 2, 1, 3)),
+        RotaryEmbedding(
+            *(Transpose(rows, perm=(0, 2, 1, 3)), const(table), const(table)),
+            rotary_embedding_dim=turned or None,
+        ),
+    ):
+        scores = MatMul(each, across(Neg(each)))
+        graph = graph_of(scores, opset=24)
+        (array,) = evaluate(graph, random_inputs(graph, 0))
+        assert np.abs(array).max() <= largest(scores) * (1 + 1e-5) < math.inf
 
 
 UNKNOWN: dict[str, Value | None] = {
