@@ -1,6 +1,7 @@
 """What tiles save, and what they cost, in ONNX Runtime and in XLA on the CPU.
 
-For each model (attention alone, which is built here, and files of `long_models.py`):
+For each model (attention alone and with `--heads` heads over a vocabulary, which are
+built here, and files of `long_models.py`):
 
 - `process`: by how many bytes a process grows while the model runs twice, as it is
   optimized for the target and as it is with `--max-activations`; `model` is the first,
@@ -10,8 +11,8 @@ For each model (attention alone, which is built here, and files of `long_models.
 - `more`: floating-point operations more than without tiles, as a share.
 
 The limit is a share of the plan without tiles: 0.2, 0.25 for what has "mobilenet" in
-its name, 0.06 for attention alone; or what can be reached where that is more. ONNX
-Runtime has one thread, XLA those of the machine. In MB.
+its name, 0.06 for attention alone, 0.15 for heads; or what can be reached where that is
+more. ONNX Runtime has one thread, XLA those of the machine. In MB.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,28 @@ import numpy as np
 import graphopt
 from graphopt.exporter import save
 from graphopt.inputs import random_inputs
-from graphopt.ir import Graph, Parameter
+from graphopt.ir import Graph, Parameter, Value
 from graphopt.limits import DoesNotFit
 from graphopt.lowering.meters import growth_of
 from graphopt.lowering.ort.meter import growth as ort_growth
 from graphopt.lowering.ort.recipe import Recipe
-from graphopt.ops import Constant, MatMul, Mul, Softmax, Transpose
+from graphopt.ops import (
+    ArgMax,
+    Constant,
+    MatMul,
+    Mul,
+    Reshape,
+    Softmax,
+    SoftmaxCrossEntropyLoss,
+    TopK,
+    Transpose,
+)
 from graphopt.passes.memory import SPACES, MemoryPlan, plan_memory
 from graphopt.types import DType, tensor
 
 GROW = "--grow"
 TARGETS = ("ort-cpu", "xla-cpu")
-SHARES = {"attention": 0.06, "mobilenet": 0.25}
+SHARES = {"attention": 0.06, "mobilenet": 0.25, "head": 0.15}
 SHARE = 0.2
 TRIES = (1.0, 1.15, 1.4, 2.0)
 """Multiples of the limit that are tried where it is too low."""
@@ -94,6 +105,29 @@ def attention(heads: int = 8, length: int = 4096, width: int = 64) -> Graph:
     scores = MatMul(q, Transpose(k, perm=(0, 1, 3, 2)))
     scaled = Mul(scores, Constant(np.float32(width**-0.5)))
     graph = Graph([q, k, v], [MatMul(Softmax(scaled), v)], output_names=["y"])
+    return graph.with_header(opsets={"": 17}, ir_version=8)
+
+
+HEADS = ("a loss", "the largest", "the five best")
+
+
+def head(
+    kept: str, positions: int = 512, width: int = 512, classes: int = 32000
+) -> Graph:
+    """The end of a language model: scores, and what is kept of them."""
+    h = Parameter(tensor(DType.F32, 1, positions, width), "h")
+    labels = Parameter(tensor(DType.I64, positions), "labels")
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((width, classes), np.float32) / width**0.5
+    scores: Value = MatMul(h, Constant(weight))
+    scores = Reshape(scores, Constant(np.asarray([positions, classes])))
+    outputs: dict[str, Callable[[], Sequence[Value]]] = {
+        "a loss": lambda: [SoftmaxCrossEntropyLoss(scores, labels)],
+        "the largest": lambda: [ArgMax(scores, axis=1, keepdims=0)],
+        "the five best": lambda: TopK(scores, Constant(np.asarray([5]))).results,
+    }
+    inputs = [h, labels] if kept == "a loss" else [h]
+    graph = Graph(inputs, outputs[kept]())
     return graph.with_header(opsets={"": 17}, ir_version=8)
 
 
@@ -226,11 +260,15 @@ def by_turns(
 
 
 def models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Attention, and the files that were named."""
+    """Attention, heads where they are asked for, and the files that were named."""
     if not options.no_attention:
         path = folder / "attention.onnx"
         save(attention(), path)
         yield "attention 8 x 4096", path
+    for kept in HEADS if options.heads else ():
+        path = folder / f"head_{kept.replace(' ', '_')}.onnx"
+        save(head(kept), path)
+        yield f"head, {kept}", path
     yield from ((path.stem, path) for path in options.models)
 
 
@@ -247,6 +285,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-attention", action="store_true")
+    parser.add_argument("--heads", action="store_true")
     parser.add_argument("--json", type=Path, help="write what was measured here")
     options = parser.parse_args()
     rows: list[Row] = []

@@ -7,18 +7,22 @@ says what it saved, and what it costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 from .cost import cost
 from .errors import GraphoptError, UsageError
+from .exporter import source_order
 from .inputs import usual
 from .ir import Graph, Op, Value, rebuild
+from .lowering.ort.allocation import Facts, predicted
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops import Tiled
 from .ops.schema import LATEST
+from .ops.tiled import WRITTEN_OUT
 from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
 from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
@@ -93,10 +97,30 @@ class Fitted:
     savings: tuple[Saving, ...] = ()
     tile: Tile | None = None
     """What made the tiles; None where there are none."""
+    target: str = ""
+
+    @cached_property
+    def arena(self) -> int | None:
+        """Bytes that ONNX Runtime's arena takes, outputs apart; None where not known.
+
+        Buffers are not reused, as its recipe says; what lies between pieces is lost.
+        """
+        if self.target != "ort-cpu":
+            return None
+        plan, numbers = self.plan, _numbers(self.plan.binding)
+        work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
+        facts = replace(Facts.of(numbers), workspace=lambda op: work.get(op, 0))
+        found = predicted(self.graph, plan.order, facts=facts, reuse=False)
+        return None if found is None else max(0, found.block - plan.outputs)
+
+    @property
+    def needed(self) -> int:
+        """Bytes of activations, as planned or as the runtime lays them out."""
+        return max(self.plan.peak, self.arena or 0)
 
     @property
     def fits(self) -> bool:
-        return self.limits.hold(self.plan)
+        return self.needed <= self.limits.left(self.plan)
 
     def improved(
         self,
@@ -125,7 +149,8 @@ class Fitted:
         saving = Saving(
             what, old.peak, plan.peak, more[1] - more[0] if len(more) == 2 else 0
         )
-        return Fitted(graph, plan, self.limits, (*self.savings, saving), tile)
+        savings = (*self.savings, saving)
+        return Fitted(graph, plan, self.limits, savings, tile, self.target)
 
     def to_json(self) -> dict[str, Any]:
         """As a part of a report; all sizes in bytes."""
@@ -135,6 +160,7 @@ class Fitted:
             "activation_limit_bytes": limits.activations,
             "resident_bytes": plan.resident,
             "activation_bytes": plan.peak,
+            "arena_bytes": self.arena,
             "lower_bound_bytes": plan.lower_bound,
             "constant_bytes": plan.constants,
             "input_bytes": plan.inputs,
@@ -165,6 +191,11 @@ class Fitted:
         ]
         if rows:
             yield from table(rows)
+        if self.needed > max(plan.peak, self.limits.left(plan)):
+            yield (
+                f"  ONNX Runtime's arena is foreseen to take {sized(self.needed)}, as"
+                " room between its pieces is lost"
+            )
         if plan.unknown:
             yield (
                 f"  not counted: {len(plan.unknown)} values whose size is not known"
@@ -187,55 +218,89 @@ def fitted_to(
     """
     sizes, space = usual(original), SPACES[target]
     plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
-    best = Fitted(graph, plan, limits)
-    if limits.hold(plan):
+    best = Fitted(graph, plan, limits, target=target)
+    found = [best]
+
+    def better(other: Fitted) -> bool:
+        """True for what takes less than the best, which it is then."""
+        nonlocal best
+        found.append(other)
+        less = other.needed < best.needed
+        best = other if less else best
+        return less
+
+    def tiled(tile: Tile) -> Fitted:
+        made, order = remade(tile), None
+        if target not in PLATFORMS:
+            made, order = written_out(made)
+        return ordered.improved("tiles", made, tile, order)
+
+    if best.fits:
         return best
-    best = best.improved("another order of the ops", graph, None)
-    ordered = best
-
-    def tiles(tile: Tile) -> Graph:
-        made = remade(tile)
-        return made if target in PLATFORMS else written_out(made)
-
+    ordered = best.improved("another order of the ops", graph, None)
+    better(ordered)
     wanted = limits.left(ordered.plan)
     known = tuple(sorted(sizes.items()))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
-        best = _with_copies(best, wanted)
+        better(_with_copies(ordered, wanted))
     for _ in range(TRIES):
         if best.fits:
             return best
-        if wanted < 1:
+        if wanted < 1 or not better(tiled(Tile(wanted, sizes=known))):
             break
-        tile = Tile(wanted, sizes=known)
-        tiled = ordered.improved("tiles", tiles(tile), tile)
-        if tiled.plan.peak >= best.plan.peak:
-            break
-        best = tiled
-        share = limits.left(tiled.plan) / max(1, tiled.plan.peak)
+        share = limits.left(best.plan) / max(1, best.needed)
         wanted = min(int(wanted * share), wanted - 1)
-    if best.fits:
-        return best
-    tile = Tile(1, sizes=known)
-    least = ordered.improved("tiles", tiles(tile), tile)
-    best = min(best, least, key=lambda each: each.plan.peak)
-    if best.fits:
-        return best
-    raise DoesNotFit(_refusal(best))
+    if not best.fits:
+        better(tiled(Tile(1, sizes=known)))
+    if not best.fits:  # but for what lies between the pieces of an arena
+        kept = [each for each in found if limits.hold(each.plan)]
+        if not kept:
+            raise DoesNotFit(_refusal(min(found, key=lambda each: each.plan.peak)))
+        best = min(kept, key=lambda each: each.needed)
+    return best
 
 
-def written_out(graph: Graph) -> Graph:
-    """The graph with its tiles as ops of their own, as ONNX has them.
+def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
+    """The graph with its tiles as ops of their own, as ONNX has them, and their order.
 
-    So a plan sees all of them, and the order is one of these ops.
+    So a plan sees all of them, and the order is one of these ops: tile after tile.
     """
-
-    def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
-        made = op.with_operands(operands)
-        return made.body() if isinstance(made, Tiled) else made
-
+    order = source_order(graph)
     while any(isinstance(op, Tiled) for op in graph.ops):
+        made: dict[Op, list[Sequence[Value]]] = {}
+
+        def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
+            new = op.with_operands(operands)
+            turns, results = [], new.results
+            if isinstance(new, Tiled) and new.count <= WRITTEN_OUT:
+                turns = new.turns()
+                results = new.joined(turns)
+            elif isinstance(new, Tiled):
+                results = new.body()
+            made[op] = [*turns, results]  # noqa: B023
+            return results
+
         graph = rebuild(graph, build)
-    return graph
+        order = _in_turn([values for op in order for values in made[op]], graph)
+    return graph, order
+
+
+def _in_turn(values: Iterable[Sequence[Value]], graph: Graph) -> list[Op]:
+    """The ops of a graph, those that some values need before those of later ones."""
+    left, order = set(graph.ops), list[Op]()
+    for some in values:
+        pending = [(v.op, False) for v in reversed(some)]
+        while pending:
+            op, ready = pending.pop()
+            if op is None or op not in left:
+                continue
+            if ready:
+                left.discard(op)
+                order.append(op)
+                continue
+            pending.append((op, True))
+            pending += [(v.op, False) for v in reversed(op.operands) if v is not None]
+    return order
 
 
 def _with_copies(best: Fitted, wanted: int) -> Fitted:

@@ -15,9 +15,12 @@ from graphopt import ops
 from graphopt.errors import UsageError
 from graphopt.exporter import save
 from graphopt.importer import load
+from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import DoesNotFit, Limits, parse_size
-from graphopt.passes.memory import plan_memory, validate
+from graphopt.limits import DoesNotFit, Fitted, Limits, parse_size
+from graphopt.passes.memory import SPACES, plan_memory, validate
+from graphopt.passes.memory.sizes import Sizes
+from graphopt.passes.memory.workspace import workspace
 from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
 
@@ -193,3 +196,61 @@ def test_initializers_that_are_inputs_count_once() -> None:
     a = x(64, 64)
     plan = plan_memory(Graph([a, w], [ops.MatMul(a, w)]))
     assert (plan.inputs, plan.constants) == (64 * 64 * 4, 64 * 64 * 4)
+
+
+# --- what the runtime takes ---------------------------------------------------------
+
+
+def masked() -> Graph:
+    """Attention with a mask of truth values, which its kernel makes numbers of."""
+    q, k, v = (x(1, 4, 64, 8, name=name) for name in "qkv")
+    mask = Parameter(TensorType(DType.BOOL, (1, 4, 64, 64)), "mask")
+    y = ops.Attention(ops.Relu(q), k, v, mask)
+    graph = Graph([q, k, v, mask], [ops.Relu(y)])
+    return graph.with_header(opsets={"": 23})
+
+
+def test_a_mask_of_truth_values_takes_room_as_numbers() -> None:
+    scores = 4 * 4 * 64 * 64
+    graph = masked()
+    attended = next(op for op in graph.ops if op.kind == "Attention")
+    found = {
+        target: workspace(attended, Sizes({}, SPACES[target]), ())
+        for target in ("ort-cpu", "xla-cpu")
+    }
+    assert found == {"ort-cpu": 2 * scores, "xla-cpu": scores}
+
+
+@pytest.mark.slow
+def test_the_arena_is_foreseen_with_what_lies_between_its_pieces(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from graphopt.lowering.ort.meter import realised_peak
+    from graphopt.lowering.ort.recipe import Recipe
+
+    result = graphopt.optimize(
+        masked(), target="ort-cpu", max_activations=24 << 10, check="off"
+    )
+    fitted = result.report.memory
+    assert fitted is not None
+    assert fitted.arena is not None
+    assert fitted.plan.peak <= fitted.needed <= 24 << 10
+    path = tmp_path / "m.onnx"
+    result.save(path)
+    fed = random_inputs(result.original, 0)
+    found = realised_peak(path, fed, recipe=Recipe.beside(path))
+    assert found.peak == pytest.approx(fitted.arena + fitted.plan.outputs, rel=0.1)
+
+
+def test_where_only_the_arena_is_over_the_limit_it_is_told() -> None:
+    graph = masked()
+    plan = plan_memory(graph, space=SPACES["ort-cpu"])
+    limits = Limits(activations=plan.peak)
+    fitted = Fitted(graph, plan, limits, target="ort-cpu")
+    assert fitted.arena is not None
+    assert fitted.fits
+    fitted.__dict__["arena"] = plan.peak + 512
+    assert not fitted.fits
+    assert any("is foreseen to take" in line for line in fitted.lines())
+    assert fitted.to_json()["arena_bytes"] == plan.peak + 512

@@ -187,19 +187,26 @@ class Tiled(Composite, Control):
 
     def unrolled(self) -> tuple[Value, ...]:
         """Each tile as ops of its own."""
-        count = int(self.states)
-        states: tuple[Value | None, ...] = self.operands[:count]
-        columns: list[list[Value]] = [[] for _ in self.result_axes]
+        return self.joined(self.turns())
+
+    def turns(self) -> list[tuple[Value, ...]]:
+        """What each tile gives, the states after it and its parts, as ops."""
+        states: Sequence[Value | None] = self.operands[: int(self.states)]
+        found: list[tuple[Value, ...]] = []
         for number in range(int(self.count)):
-            made = self.tile(number, states)
-            states = made[:count]
-            for column, piece in zip(columns, made[count:], strict=True):
-                column.append(piece)
+            found.append(self.tile(number, states))
+            states = found[-1][: int(self.states)]
+        return found
+
+    def joined(self, turns: Sequence[tuple[Value, ...]]) -> tuple[Value, ...]:
+        """The results: the last states, and the parts of all tiles side by side."""
+        count = int(self.states)
+        columns = zip(*[made[count:] for made in turns], strict=True)
         rows = [
             Concat(*column, axis=axis)
-            for column, axis in zip(columns, self.result_axes, strict=True)
+            for column, axis in zip(columns, self.result_axes, strict=False)
         ]
-        return (*[v for v in states if v is not None], *rows)
+        return (*turns[-1][:count], *rows)
 
     def scanned(self) -> tuple[Value, ...]:
         """The tiles as slices of a Scan.

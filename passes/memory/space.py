@@ -38,7 +38,8 @@ class Space:
     has the inputs. ``padded``: the last two dims fill whole tiles of `LANES`.
     ``joins``: parts of a result are copied into it when all are there; else each is
     written to its place. ``kernels``: attention keeps its scores to itself where there
-    is a kernel of TPUs for it (`blocks`).
+    is a kernel of TPUs for it (`blocks`). ``scratch``: kernels take what those of ONNX
+    Runtime do, a mask as numbers and the sum of an activation with its bias.
     """
 
     alignment: int = 64
@@ -48,6 +49,7 @@ class Space:
     padded: bool = False
     joins: bool = True
     kernels: bool = False
+    scratch: bool = False
 
     def size(self, shape: tuple[int, ...], bits: int) -> int:
         """Bytes that a tensor takes here."""
@@ -61,7 +63,7 @@ class Space:
         return _rounded_up(size, self.alignment)
 
 
-_RUNTIME: Final = Space(alignment=256, in_place=IN_PLACE)
+_RUNTIME: Final = Space(alignment=256, in_place=IN_PLACE, scratch=True)
 
 SPACES: Final = {
     "reference": Space(),

@@ -8,11 +8,15 @@ from graphopt.ir import Op, Value
 from graphopt.ops import Attention, Einsum, Gemm, Loop, MatMul, Scan, Tiled
 from graphopt.ops.structured import Composite
 from graphopt.ops.tiled import WRITTEN_OUT
+from graphopt.types import DType
 
 from .kernel import Blocks, blocks
 from .sizes import Sizes
 
 CONTRACTIONS = (MatMul, Gemm, Einsum)
+
+BIASED = frozenset({"com.microsoft.BiasGelu", "com.microsoft.FastGelu"})
+"""Kinds whose kernels add a bias into room of their own. Measured with version 1.32."""
 
 
 def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
@@ -27,7 +31,9 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
     if isinstance(op, Attention) and sizes.space.kernels and _has_kernel(op, sizes):
         return 0
     if isinstance(op, Attention) and (scores := _scores(op, sizes)) is not None:
-        return scores
+        return scores + _mask(op, sizes)
+    if sizes.space.scratch and op.label in BIASED and op.operand(1) is not None:
+        return _total([v for v in op.operands[:1] if v is not None], sizes)
     return max((sizes.of(value) or 0 for value in _products(op)), default=0)
 
 
@@ -38,6 +44,17 @@ def _scores(op: Attention, sizes: Sizes) -> int | None:
         return None
     shape = sizes.shape((*found[0][:3], found[3]))
     return None if shape is None else sizes.space.size(shape, q.dtype.bits)
+
+
+def _mask(op: Attention, sizes: Sizes) -> int:
+    """Bytes of a mask of truth values as numbers, which kernels add to the scores."""
+    mask, q = op.operand(3), op.operands[0]
+    if not sizes.space.scratch or mask is None or mask.dtype is not DType.BOOL:
+        return 0
+    shape = None if mask.shape is None else sizes.shape(mask.shape)
+    if shape is None or q is None or q.dtype is None:
+        return 0
+    return sizes.space.size(shape, q.dtype.bits)
 
 
 def _has_kernel(op: Attention, sizes: Sizes) -> bool:

@@ -100,14 +100,16 @@ def test_a_vocabulary_goes_by_parts(name: str, size: int) -> None:
     assert any(isinstance(op, Tiled) for op in made.ops) == (size < 100)
     fed = fed_to(graph)
     truth = evaluate(graph, fed)
-    for other in (made, written_out(made)):
+    for other in (made, written_out(made)[0]):
         verify(other)
         for a, b in zip(truth, evaluate(other, fed), strict=True):
             assert (a.dtype, a.shape) == (b.dtype, b.shape)
             np.testing.assert_allclose(b, a, rtol=1e-5)
 
 
-@pytest.mark.parametrize("target", ["ort-cpu", "xla-cpu"])
+@pytest.mark.parametrize(
+    "target", ["ort-cpu", pytest.param("xla-cpu", marks=pytest.mark.slow)]
+)
 def test_targets_run_a_vocabulary_by_parts(target: str) -> None:
     pytest.importorskip("onnxruntime" if target == "ort-cpu" else "jax")
     graph, logits = headed(lambda x, at: [v for f in HEADS.values() for v in f(x, at)])
@@ -151,7 +153,7 @@ def reduced(draw: st.DrawFn) -> tuple[Graph, Parameter, int, dict[str, Any]]:
 
 
 @given(reduced())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_parts_are_the_whole_whatever_the_numbers(
     case: tuple[Graph, Parameter, int, dict[str, Any]],
 ) -> None:
