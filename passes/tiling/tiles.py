@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 from graphopt.errors import TypeMismatch
@@ -58,6 +59,9 @@ def in_tiles(
         return miss(f"{size} of {extent} positions are no tile", value)
     if extent > size * MOST:
         return miss(f"more than {MOST} tiles", value)
+    for output in found.outputs:
+        if _positions(found, output) != extent:
+            return miss("it has more or fewer positions than are cut", output)
     merges = _merges(found)
     if isinstance(merges, Miss):
         return merges
@@ -78,6 +82,23 @@ class _Group:
     first: Windows
     second: Windows
     count: int
+
+
+def _positions(region: Followed, output: Value) -> Fraction | None:
+    """How many positions of what is followed go with all of an output.
+
+    Or with the axis that one without the dim is reduced over. Other than there are:
+    where a slice, or a window without a border, lies between.
+    """
+    mark = region.marks.get(output)
+    if mark is not None:
+        have, ratio = (output.shape or ())[mark.dim], mark.ratio
+    else:
+        assert output.op is not None
+        domain, axis = domain_of(output.op), region.axes[output.op]
+        assert domain is not None
+        have, ratio = domain.extents[axis.name], axis.ratio
+    return Fraction(have) / ratio if isinstance(have, int) else None
 
 
 def _merges(region: Followed) -> list[Merge] | Miss:
