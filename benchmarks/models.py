@@ -145,7 +145,7 @@ def make_inputs(path: Path, dims: Mapping[str, int], seed: int = 0) -> Arrays:
             for index, value in enumerate(values)
         }
     rng = np.random.default_rng(seed)
-    known = {**_example_dims(model), **dims}
+    known = {**example_dims(model), **dims}
     bounds = _index_bounds(model)
     return {
         value.name: _random_array(value, known, bounds.get(value.name, 2), rng)
@@ -153,7 +153,8 @@ def make_inputs(path: Path, dims: Mapping[str, int], seed: int = 0) -> Arrays:
     }
 
 
-def _example_dims(model: onnx.ModelProto) -> dict[str, int]:
+def example_dims(model: onnx.ModelProto) -> dict[str, int]:
+    """The extents of symbolic dimensions that a model says that it runs on."""
     properties = {entry.key: entry.value for entry in model.metadata_props}
     text = properties.get("example_dims", "")
     pairs = (part.partition("=") for part in text.split(",") if part)

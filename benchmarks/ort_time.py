@@ -5,9 +5,13 @@ new random order each round. A ratio is taken within a round, so that a slow spe
 the machine falls on both of its sides; the median over the rounds is printed with its
 bootstrap 95 % interval. `control` is the original in a second session: as far as its
 ratio misses 1, no difference means anything. `!`: computes something else.
+
+Where a session's memory happens to lie may count for a few percent; with --openings N
+the sessions are opened N times, and each time has its share of the rounds.
 """
 
 import argparse
+import functools
 import json
 import random
 import tempfile
@@ -73,32 +77,49 @@ def optimized_models(
     return written
 
 
+def opened(
+    written: dict[str, Path], inputs: models.Arrays, seed: int
+) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
+    """What runs each model in a new session, and how far it is off the original.
+
+    Sessions are opened in a random order. A model that does not run is said and left
+    out of ``written``.
+    """
+    calls: dict[str, Callable[[], object]] = {}
+    outputs: dict[str, list[Any]] = {}
+    order = list(written)
+    random.Random(seed).shuffle(order)
+    for name in order:
+        try:
+            session = models.ort_session(written[name])
+            outputs[name] = models.ort_run(session, inputs)
+        except Exception as error:
+            if name == ORIGINAL:
+                raise
+            print(f"  {name}: {str(error)[:200]}")
+            del written[name]
+            continue
+        calls[name] = functools.partial(models.ort_run, session, inputs)
+    expected = outputs[ORIGINAL]
+    errors = {n: models.relative_error(expected, outputs[n]) for n in written}
+    return {name: calls[name] for name in written}, errors
+
+
 def measure_model(
     source: Path, names: Sequence[str], folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Sessions for all sides, their agreement, their times and the ratios of these."""
     inputs = models.make_inputs(source, models.chosen_dims(options), options.seed)
-    sessions = {}
-    errors = {}
-    expected: list[Any] = []
-    for name, path in optimized_models(source, names, folder, options).items():
-        try:
-            session = models.ort_session(path)
-            outputs = models.ort_run(session, inputs)
-        except Exception as error:
-            if name == ORIGINAL:
-                raise
-            print(f"  {name}: {str(error)[:200]}")
-            continue
-        expected = expected or outputs
-        sessions[name] = session
-        errors[name] = models.relative_error(expected, outputs)
-
-    def runner(session: Any) -> Callable[[], object]:
-        return lambda: models.ort_run(session, inputs)
-
-    calls = {name: runner(session) for name, session in sessions.items()}
-    samples = interleaved(calls, options.rounds, options.sample, options.seed)
+    written = optimized_models(source, names, folder, options)
+    samples: dict[str, list[float]] = {}
+    errors: dict[str, float] = {}
+    for opening in range(options.openings):
+        seed = options.seed + opening
+        calls, errors = opened(written, inputs, seed)
+        rounds = -(-options.rounds // options.openings)
+        for name, found in interleaved(calls, rounds, options.sample, seed).items():
+            samples.setdefault(name, []).extend(found)
+        del calls
     result: dict[str, Any] = {}
     for name, seconds in samples.items():
         peer, more = None, ""
@@ -129,6 +150,9 @@ def main() -> None:
     tools.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument(
+        "--openings", type=int, default=1, help="how often all sessions are opened"
+    )
+    parser.add_argument(
         "--sample", type=float, default=0.02, help="least CPU seconds of one sample"
     )
     parser.add_argument(
@@ -156,6 +180,7 @@ def main() -> None:
             "target": options.target,
             "versions": tools.versions([*names, "onnxruntime"], options.python),
             "rounds": options.rounds,
+            "openings": options.openings,
         }
         options.json.write_text(json.dumps({**head, "models": report}, indent=1))
 

@@ -132,11 +132,13 @@ def measure(
 ) -> dict[str, Any]:
     """Errors and cosines of one model by each tool."""
     from graphopt import load
-    from graphopt.inputs import random_inputs
+    from graphopt.inputs import random_inputs, usual
     from graphopt.reference import evaluate
 
     graph = load(path)
-    inputs = random_inputs(graph, options.seed, SMALL | models.chosen_dims(options))
+    stated = models.example_dims(models.load_graph(path))
+    dims = SMALL | stated | models.chosen_dims(options)
+    inputs = random_inputs(graph, options.seed, usual(graph, dims))
     truth = evaluate(graph, inputs, precision="float64")
     row: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

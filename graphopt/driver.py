@@ -7,6 +7,7 @@ and result, and checks. Passes know nothing of all this.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections import Counter
@@ -364,8 +365,16 @@ def improve(
     if limits is not None:
         from .limits import fitted_to, with_tiles  # with all that plans memory
 
+        @functools.cache
+        def untiled(first: Pipeline) -> Graph:
+            return made(first)[0]
+
         def remade(tile: Tile) -> Graph:
-            tiled = made(with_tiles(pipeline, tile, target))[0]
+            first, then = with_tiles(pipeline, tile, target).split()
+            with timed("passes"):
+                tiled = then.run(untiled(first), verify=verify if verifies() else None)[
+                    0
+                ]
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
         fitted = fitted_to(limits, graph, original, target, remade)
@@ -469,9 +478,10 @@ def opset_of(graph: Graph) -> int:
 
 
 def missed(result: Result) -> tuple[Missed, ...]:
-    """What rules of the pipeline could not do to the result, and why not."""
+    """What rules of the pipeline could not do, and why not; all passes run again."""
+    start = with_opset(result.original, result.opset)
     found: dict[tuple[str, str], dict[str, None]] = {}
-    for event in misses(result.graph, result.pipeline):
+    for event in misses(start, result.pipeline):
         found.setdefault((event.rule, event.reason), {})[event.op] = None
     return tuple(
         Missed(rule, reason, tuple(ops)) for (rule, reason), ops in found.items()

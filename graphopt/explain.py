@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .ir import Graph, Op, Value
-from .pipeline import Pass, Pipeline
+from .pipeline import Observer, Pass, Pipeline
 from .provenance import names_of, place
 from .rewrite import Log, Miss, Rule
 
@@ -27,9 +27,9 @@ class Event:
 
 
 def events(graph: Graph, pipeline: Pipeline) -> list[Event]:
-    """All that happens to ``graph``, then what does not happen to the result."""
+    """All that happens to ``graph``, then what does not, and why."""
     steps: list[tuple[Pass, Graph, Graph]] = []
-    done, _ = pipeline.run(graph, observe=lambda *step: steps.append(step))
+    stages = list(_stages(graph, pipeline, lambda *step: steps.append(step)))
     found: list[Event] = []
     for pass_, before, after in steps:
         fired: list[tuple[Rule, Op]] = []
@@ -39,20 +39,41 @@ def events(graph: Graph, pipeline: Pipeline) -> list[Event]:
             event = _event(known, pass_, rule, op)
             names = {*event.names, *names_of(before, op), *names_of(after, op)}
             found.append(replace(event, names=tuple(sorted(names))))
-    return found + misses(done, pipeline)
+    return found + _misses(stages)
 
 
 def misses(graph: Graph, pipeline: Pipeline) -> list[Event]:
-    """What does not happen to a finished graph, and why.
+    """What does not happen to ``graph``, and why.
 
-    On the way there, most misses are overcome.
+    Most misses are overcome on the way, so they are those on what the pass, and those
+    that it is repeated with, leave in the end. What comes after may spell it otherwise.
     """
-    found: list[Event] = []
+    return _misses(_stages(graph, pipeline))
+
+
+def _stages(
+    graph: Graph, pipeline: Pipeline, observe: Observer | None = None
+) -> Iterator[tuple[Pipeline, Graph]]:
+    """The pipeline, those that come after it, and the graph that each one leaves."""
     graph = pipeline.opened(graph)
-    for pass_ in pipeline.every:
+    stage: Pipeline | None = pipeline
+    while stage is not None:
+        graph, _ = replace(stage, then=None).run(graph, observe=observe)
+        yield stage, graph
+        stage = stage.then
+
+
+def _misses(stages: Iterable[tuple[Pipeline, Graph]]) -> list[Event]:
+    last: dict[str, tuple[Pass, Graph]] = {}
+    for stage, left in stages:
+        for pass_ in stage.passes:
+            last.pop(str(pass_), None)  # it ran again
+            last[str(pass_)] = pass_, left
+    found: list[Event] = []
+    for pass_, left in last.values():
         missed: list[tuple[Rule, Op, Miss]] = []
-        pass_.run(graph, Log(on_miss=lambda *miss, to=missed: to.append(miss)))
-        found += [_event(graph, pass_, rule, op, miss) for rule, op, miss in missed]
+        pass_.run(left, Log(on_miss=lambda *miss, to=missed: to.append(miss)))
+        found += [_event(left, pass_, rule, op, miss) for rule, op, miss in missed]
     return found
 
 

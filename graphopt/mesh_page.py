@@ -35,7 +35,6 @@ from .mesh_view import (
     laid,
     mesh_lines,
     ms,
-    ratio,
     shown_by_hand,
 )
 from .report import sized
@@ -133,15 +132,15 @@ def _step(found: Json, y: float) -> tuple[list[str], float]:
 
 
 def _hand(found: Json, y: float) -> tuple[list[str], float]:
-    """What plans made by hand would take, beside this one; as the planner counts."""
+    """What plans made by hand would take, beside this one; by the same model."""
     hand: Sequence[Json] = found.get("hand") or ()
     if not hand:
         return [], y
     shown, others = shown_by_hand(hand)
-    own = (found["solved"] or found)["seconds"]
+    own = found["seconds"]
     most = max([1e-12, own, *(row["seconds"] for row in shown)])
     out = [write(LEFT, y + 8, "Plans made by hand", "head")]
-    out.append(write(LEFT + 160, y + 8, "as the planner counts", "soft"))
+    out.append(write(LEFT + 160, y + 8, "by the same model", "soft"))
     for i, row in enumerate([{"name": "this plan", "seconds": own}, *shown]):
         y += 22
         width = 560 * row["seconds"] / most
@@ -149,7 +148,7 @@ def _hand(found: Json, y: float) -> tuple[list[str], float]:
         out.append(block(LEFT + 220, y - 2, width, 12, "compute" if i else "weights"))
         said = f"{ms(row['seconds'])} ms"
         if i:
-            said += f", {ratio(row['seconds'], found):.2f} of this plan"
+            said += f", {row['seconds'] / own:.2f} of this plan"
         out.append(write(LEFT + 230 + width, y + 8, said, "soft num"))
     for said in others:
         y += 22

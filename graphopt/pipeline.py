@@ -148,16 +148,22 @@ class Pipeline:
         """The share of all weights that the passes may add."""
         return sum(p.growth for p in self.every)
 
-    def unrolled(self, records: Sequence[PassRecord]) -> bool:
-        """True where a run wrote work out in parts, as its ``records`` say."""
-        parts = {p.name for p in self.every if p.unrolls}
-        return any(record.fired for record in records if record.name in parts)
+    def unrolled(self, records: Sequence[PassRecord]) -> int:
+        """How many ops a run added by writing work out in parts, as ``records`` say."""
+        parts = {str(p) for p in self.every if p.unrolls}
+        found = [record for record in records if record.name in parts]
+        return sum(max(0, record.ops_after - record.ops_before) for record in found)
 
     def followed(self, last: Pass) -> Pipeline:
         """This pipeline, and at its very end one more pass."""
         if self.then is None:
             return dataclasses.replace(self, then=Pipeline((last,), rounds=1))
         return dataclasses.replace(self, then=self.then.followed(last))
+
+    def split(self) -> tuple[Pipeline, Pipeline]:
+        """The passes, and what comes then: two that do in a row what this one does."""
+        after = dataclasses.replace(self, passes=(), rounds=0)
+        return dataclasses.replace(self, then=None), after
 
     def opened(self, graph: Graph) -> Graph:
         """The graph as the passes are given it: at the higher one of the opsets."""

@@ -20,7 +20,7 @@ SCHEMA: Final = 1
 """Version of every JSON object that graphopt prints; grows when a field changes."""
 
 ROWS: Final = 12
-"""Kinds of op that the table shows; the rest is summed."""
+"""Kinds of op that the table shows, or more where more are new; the rest is summed."""
 
 UNCHECKED: Final = 5
 """Ops and outputs that could not be checked, of which the table shows the names."""
@@ -199,7 +199,10 @@ def changes(before: Graph, after: Graph) -> dict[str, Change]:
 def shown_kinds(
     kinds: Mapping[str, Change], rows: int = ROWS
 ) -> list[tuple[str, Change]]:
-    """The kinds that changed most, then the most frequent, then all others in one."""
+    """The kinds that changed most, then the most frequent, then all others in one.
+
+    Those that there were none of are shown in any case: they are what was made.
+    """
 
     def weight(item: tuple[str, Change]) -> tuple[int, int, str]:
         kind, change = item
@@ -208,9 +211,13 @@ def shown_kinds(
     ordered = sorted(kinds.items(), key=weight)
     if len(ordered) <= rows + 1:
         return ordered
-    rest = [change for _, change in ordered[rows:]]
+    new = [item for item in ordered if item[1].after > item[1].before == 0]
+    known = [item for item in ordered if item not in new]
+    left = max(0, rows - len(new))
+    shown = sorted([*new, *known[:left]], key=weight)
+    rest = [change for _, change in known[left:]]
     others = Change(sum(c.before for c in rest), sum(c.after for c in rest))
-    return [*ordered[:rows], (f"{len(rest)} other kinds", others)]
+    return [*shown, (f"{len(rest)} other kinds", others)]
 
 
 def sized(size: int) -> str:
@@ -287,19 +294,19 @@ POSITIONS: Final = 1 << 20
 
 
 def reason_to_keep(
-    before: Graph, after: Graph, growth: float = 0.0, unrolled: bool = False
+    before: Graph, after: Graph, growth: float = 0.0, unrolled: int = 0
 ) -> str:
     """Why the original is better than the result; nothing where it is not.
 
     A result is never worse: not more ops, and no more weights than `GROWTH` allows, and
-    beyond that the share ``growth`` (`Pipeline.growth`). Work that was written out in
-    parts (`Pipeline.unrolled`) may be more ops, and `POSITIONS` more bytes.
+    beyond that the share ``growth`` (`Pipeline.growth`). Writing work out in parts may
+    have added ``unrolled`` ops (`Pipeline.unrolled`), and `POSITIONS` bytes.
     """
     if after is before:
         return ""
     kinds = changes(before, after).values()
     ops = Change(sum(c.before for c in kinds), sum(c.after for c in kinds))
-    if ops.after > ops.before and not unrolled:
+    if ops.after > ops.before + unrolled:
         return f"the result has more ops ({ops})"
     weights = Change(weight_bytes(before), weight_bytes(after))
     bytes_, share, each = GROWTH

@@ -79,7 +79,7 @@ def tuned(
     checking: Checking,
     *,
     opset: Wanted = None,
-    worse: Callable[[Graph, Graph, float, bool], str],
+    worse: Callable[[Graph, Graph, float, int], str],
 ) -> tuple[Pipeline, Tuning]:
     """The pipeline whose result is fastest in the target, and how it was found.
 
@@ -143,7 +143,7 @@ class Models:
         folder: Path,
         opset: Wanted,
         how: Tune,
-        worse: Callable[[Graph, Graph, float, bool], str],
+        worse: Callable[[Graph, Graph, float, int], str],
     ) -> None:
         self.start = start
         self.space = space

@@ -74,13 +74,13 @@ class Sharded:
     caches: tuple[Cache, ...] = ()
 
     def __str__(self) -> str:
-        """``for h100 on data=2,model=4: 0.434 ms a step as the planner counts, …``"""
+        """``for h100 on data=2,model=4: 0.434 ms a step by the model, …``"""
         if self.plan is None:
             return f"for {self.machine}"
         proof = "" if self.plan.solution.proved else ", not proved best"
         return (
-            f"for {self.machine}: {self.plan.seconds * 1e3:.3f} ms a step as the"
-            f" planner counts{proof}, {sized(self.plan.memory)} on each device"
+            f"for {self.machine}: {self.plan.seconds * 1e3:.3f} ms a step by the"
+            f" model{proof}, {sized(self.plan.memory)} on each device"
         )
 
     @cached_property

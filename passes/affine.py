@@ -20,9 +20,12 @@ from graphopt.ops import (
     Conv,
     ConvTranspose,
     Div,
+    Flatten,
+    Gelu,
     Gemm,
     MatMul,
     Mul,
+    Reshape,
     Sub,
 )
 from graphopt.pipeline import RulePass
@@ -30,6 +33,7 @@ from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
 from .match import stretches_nothing
+from .raise_gelu import spelled_gelu
 from .scale_shift import (
     Numbers,
     ScaleShift,
@@ -152,6 +156,34 @@ def after_biased_product(op: Mul | Div, scene: Scene) -> Outcome:
     return applied(product, both, channels[1], op.dtype)
 
 
+@rule(exact=False)
+@QUIET
+def batch_norm_of_rows(op: BatchNormalization, scene: Scene) -> Outcome:
+    """batchnorm(reshape(x @ w)) = reshape(x @ (s*w) + t), over rows of all batches"""
+    rows = op.operands[0]
+    if op.rank != 2 or not isinstance(rows, Reshape | Flatten):
+        return None
+    product, found = rows.operands[0], scale_shift(op, 1)
+    linear = linear_op(product)
+    if product is None or found is None or not isinstance(linear, MatMul):
+        return None
+    channels = channels_of(linear)
+    if channels is None or rows.shape is None or rows.shape[1] != channels[1]:
+        return miss("its channels are not the outputs of the product", product)
+    if not scene.single(rows) or not scene.single(product):
+        return miss("its result is read elsewhere too", product)
+    weight = linear.operands[1]
+    assert weight is not None
+    if is_shared(weight, scene):
+        return miss("others read the weight too", weight)
+    if op.dtype is None or op.dtype is not weight.dtype:
+        return miss("the element types differ", weight)
+    made = applied(linear, found, channels[1], op.dtype)
+    if not isinstance(made, Value):
+        return made
+    return rows.with_operands([made, *rows.operands[1:]])
+
+
 def is_shared(weight: Value, scene: Scene) -> bool:
     """True for a large weight that others read as well: two would be kept of it."""
     tensor = weight.constant
@@ -208,6 +240,8 @@ def before_linear(op: Conv | Gemm | MatMul, scene: Scene) -> Outcome:
         return None
     if not isinstance(op, Conv) and not isinstance(inner, BatchNormalization):
         return miss("the gain may end a norm or an activation", inner)
+    if isinstance(inner, Mul | Div) and isinstance(spelled_gelu(inner, scene), Gelu):
+        return miss("the gain ends a GELU, which runtimes know by it", inner)
     linear = linear_op(op)
     if linear is None or not scene.single(inner):
         return None
@@ -354,6 +388,7 @@ def _vanishes(made: Value, c: Numbers, d: Numbers) -> bool:
 RULES: tuple[Rule, ...] = (
     after_linear,
     after_biased_product,
+    batch_norm_of_rows,
     before_linear,
     after_batch_norm,
     scale_scale,

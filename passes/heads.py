@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphopt.dims import Dim, equal
+from graphopt.dims import Dim, equal, mul
 from graphopt.ir import Value
 from graphopt.ops import Concat, Reshape, Shape as ShapeOf, Transpose, Unsqueeze
 from graphopt.ops.bodies import vector
@@ -32,12 +32,13 @@ class Parts:
 
 def by_head(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts | None:
     """Operands of rank 4, or of rank 3 with heads among the batch, for attention."""
-    if not _share(q, k, v, (q.rank or 0) - 2):
-        return None
     if q.rank == 4:
         leads = (q.shape or ())[:2]
-        fit = all(_broadcasts(mask, leads) for mask in masks)
+        fit = _share(q, k, v, 2) or (_share(q, k, v, 1) and _one_head(k, v))
+        fit = fit and all(_broadcasts(mask, leads) for mask in masks)
         return Parts(q, k, v, masks) if fit else None
+    if not _share(q, k, v, (q.rank or 0) - 2):
+        return None
     return (
         _split_batch(q, k, v, masks) or _turned(q, k, v, masks) or _one(q, k, v, masks)
     )
@@ -51,6 +52,11 @@ def _share(q: Value, k: Value, v: Value, dims: int) -> bool:
     return all(equal(a, b) and equal(a, c) for a, b, c in leads)
 
 
+def _one_head(k: Value, v: Value) -> bool:
+    """True where all queries share one head of keys and values."""
+    return all(x.shape is not None and x.shape[1] == 1 for x in (k, v))
+
+
 def _split_batch(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts | None:
     """Where ``[batch, head]`` were merged into one dim."""
     found = [_unmerged(x) for x in (q, k, v)]
@@ -59,8 +65,7 @@ def _split_batch(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts 
     if not _share(found[0], found[1], found[2], 2):
         return None
     leads = (found[0].shape or ())[:2]
-    if any(m.rank == 3 and (m.shape or ())[0] != 1 for m in masks):
-        return None  # of the merged dim
+    masks = [_split_mask(mask, leads) for mask in masks]
     if not all(_broadcasts(mask, leads) for mask in masks):
         return None
     rows, size = q.shape[1] if q.shape else None, v.shape[2] if v.shape else None
@@ -74,6 +79,17 @@ def _split_batch(q: Value, k: Value, v: Value, masks: Sequence[Value]) -> Parts 
         *(found[0], found[1], found[2], masks),
         restored=lambda y: Reshape(y, target),
     )
+
+
+def _split_mask(mask: Value, leads: Sequence[Dim]) -> Value:
+    """A mask of the merged dim, if it has that, of both dims."""
+    heads = leads[1]
+    if mask.rank != 3 or not isinstance(heads, int) or mask.shape is None:
+        return mask
+    if mask.shape[0] == 1 or not equal(mask.shape[0], mul(leads[0], heads)):
+        return mask
+    target = Concat(vector(-1, heads), ShapeOf(mask, start=1), axis=0)
+    return Reshape(mask, target)
 
 
 def _unmerged(x: Value) -> Value | None:

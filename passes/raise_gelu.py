@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from graphopt.ir import Value
 from graphopt.ops import Add, Div, Erf, Gelu, Mul, Pow, Sigmoid, Tanh
 from graphopt.pipeline import RulePass
-from graphopt.rewrite import Outcome, Rule, Scene, miss, rule
+from graphopt.rewrite import Miss, Outcome, Rule, Scene, miss, rule
 from graphopt.types import DType
 
 from .match import same_type, uniform
@@ -64,8 +64,11 @@ def close(number: float, exact: float, x: Value) -> bool:
 @rule(exact=False)
 def gelu(op: Mul | Div, scene: Scene) -> Outcome:
     """0.5 * x * (1 + erf(x / sqrt(2))) = gelu(x)"""
-    if not scene.has(Gelu):
-        return None
+    return spelled_gelu(op, scene) if scene.has(Gelu) else None
+
+
+def spelled_gelu(op: Mul | Div, scene: Scene) -> Gelu | Miss | None:
+    """The GELU that a product with an error function, or a tanh, is."""
     parts, number = factors(op, scene)
     if len(parts) != 2 or not close(number, 0.5, op):
         return None

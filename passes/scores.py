@@ -14,6 +14,7 @@ from graphopt.ir import Value
 from graphopt.ops import (
     Add,
     And,
+    Cast,
     Concat,
     Constant,
     Div,
@@ -45,6 +46,7 @@ from .causal import sees_a_key
 from .match import READ_LIMIT, axis_of, is_zero, same_shape, uniform
 from .raise_gelu import plus
 from .triangles import triangle_of
+from .zero_one import chosen_by, is_zero_one
 
 HIDING = -1e30
 """Numbers at most this hide a score: added to one, even in float64, they stay."""
@@ -163,9 +165,50 @@ def _masked(value: Value) -> Iterator[tuple[Value, Value, bool]]:
             if hidden != -math.inf:
                 seen = Where(seen, scalar(0, x.dtype), number)
             yield x, seen, hidden > HIDING
+    for x, mask in _switched(value):
+        yield x, mask, True
     for x, mask in plus(value):
         if same_shape(x, value):
             yield x, mask, False
+
+
+def _switched(value: Value) -> Iterator[tuple[Value, Value]]:
+    """x and a mask of 0 and -c, where ``value`` is x * m - c * (1 - m).
+
+    As m is 0 or 1, that is x or -c, for any x that is a number.
+    """
+    if not isinstance(value, Add | Sub):
+        return
+    sides = [value.operands]
+    if isinstance(value, Add):
+        sides.append(value.operands[::-1])
+    for product, rest in sides:
+        if not isinstance(product, Mul):
+            continue
+        for x, switch in (product.operands, product.operands[::-1]):
+            if x is None or switch is None or x.dtype is None:
+                continue
+            if not same_shape(x, value) or not is_zero_one(switch):
+                continue
+            found = chosen_by(rest, switch)
+            if found is None or found[1] != 0:
+                continue
+            hidden = -float(found[0]) if isinstance(value, Sub) else float(found[0])
+            if HIDING < hidden < 0:
+                none, number = (scalar(n, x.dtype) for n in (0, hidden))
+                yield x, Where(_is_one(switch), none, number)
+
+
+def _is_one(switch: Value) -> Value:
+    """The condition that a value of 0 and 1 is a number for."""
+    tensor = switch.constant
+    if tensor is not None:
+        return Constant(tensor.array() == 1)
+    x = switch.operands[0] if isinstance(switch, Cast) else None
+    if x is not None and x.dtype is DType.BOOL:
+        return x
+    assert switch.dtype is not None
+    return Equal(switch, scalar(1, switch.dtype))
 
 
 def joined_mask(masks: Sequence[Value], dtype: DType) -> Value | None:

@@ -12,11 +12,12 @@ import pytest
 from broken import Bloat, Damp
 
 import graphopt
-from graphopt import CheckFailed, Graph, UsageError, driver, plugins
+from graphopt import CheckFailed, Graph, Pass, UsageError, driver, plugins
 from graphopt.ir import Parameter
 from graphopt.lowering.ort.upsampling import GrowByConvolving
-from graphopt.ops import Add, Constant, Exp, Log, Mul, Relu
+from graphopt.ops import Add, Constant, Exp, Log as Logarithm, Mul, Neg, Relu
 from graphopt.passes import ALL
+from graphopt.rewrite import Log
 from graphopt.types import DType, tensor
 
 F = tensor(DType.F32, 4)
@@ -85,6 +86,25 @@ def test_never_worse(graph: Graph) -> None:
     assert result.graph is graph
     assert any("kept the original" in note for note in result.report.notes)
     assert any("2 --> 4" in n or "3 --> 5" in n for n in result.report.notes)
+
+
+class Parts(Pass):
+    """f(x)   -->   -(-f(x)), which is said to be work that is written out in parts"""
+
+    unrolls = True
+
+    def run(self, graph: Graph, log: Log) -> Graph:
+        if any(isinstance(op, Neg) for op in graph.ops):
+            return graph
+        return graph.replace(outputs=[Neg(Neg(v)) for v in graph.outputs])
+
+
+def test_what_was_written_out_in_parts_may_be_more_ops_but_no_other_work(
+    graph: Graph,
+) -> None:
+    assert graphopt.optimize(graph, passes=[Parts()], check="off").graph is not graph
+    for others in ([Bloat(), Parts()], [Parts(), Bloat()]):
+        assert graphopt.optimize(graph, passes=others, check="off").graph is graph
 
 
 def test_more_weights_are_worse() -> None:
@@ -245,7 +265,7 @@ Other = int
 @pytest.mark.usefixtures("plugged")
 def test_a_plugin_pass_runs() -> None:
     x = Parameter(F, "x")
-    graph = Graph([x], [Exp(Log(x))])
+    graph = Graph([x], [Exp(Logarithm(x))])
     result = graphopt.optimize(graph, add=["cancel-exp"])
     assert result.graph.outputs == (x,)
     assert "cancel-exp" in plugins.KNOWN

@@ -144,6 +144,15 @@ def test_shown_kinds_sum_the_rest() -> None:
     assert sum(change.before for _, change in shown) == sum(range(20))
 
 
+def test_shown_kinds_have_all_that_are_new() -> None:
+    kinds = {f"K{i}": Change(i + 2, 0) for i in range(20)}
+    kinds |= {"Attention": Change(0, 1), "Unchanged": Change(5, 5)}
+    shown = dict(shown_kinds(kinds, 3))
+    assert list(shown) == ["K19", "K18", "Attention", "19 other kinds"]
+    many = shown_kinds(kinds | {f"N{i}": Change(0, 1) for i in range(4)}, 3)
+    assert len(many) == 6  # five new ones, and the rest
+
+
 def test_table() -> None:
     lines = list(table([("a", "1"), ("bcd", "100")]))
     assert lines == ["a      1", "bcd  100"]

@@ -12,6 +12,7 @@ from xp_sides import compare, on_host
 
 from graphopt.errors import TypeMismatch
 from graphopt.xp import convolution, host
+from graphopt.xp.spatial import Geometry
 
 
 def random(dtype: Any, *shape: int, seed: int = 0) -> Any:
@@ -228,6 +229,25 @@ def test_windows_are_a_view_of_what_slices_would_give() -> None:
         np.testing.assert_array_equal(made[:, i, j], part)
     transposed = host().windows(x.transpose(0, 2, 1), (1, 2))
     np.testing.assert_array_equal(transposed[:, 4, 5, 0], x[:, 5:7, 4])
+
+
+@given(geometries())
+@settings(max_examples=40, deadline=None)
+def test_windows_without_outer_padding(shape: Any) -> None:
+    spatial, kernel, strides, pads, dilations = shape
+    wide = tuple((before + 4, after + 3) for before, after in pads)
+    geometry = Geometry.of(kernel, strides, wide, dilations)
+    x, less = random(np.float32, 2, 3, *spatial), geometry.within(spatial)
+    assert less.extents(spatial) == geometry.extents(spatial)
+    for kind in ("max", "sum"):
+        np.testing.assert_array_equal(
+            host().pool_windows(x, less, kind), host().pool_windows(x, geometry, kind)
+        )
+
+
+def test_a_window_over_all_of_a_small_image() -> None:
+    geometry = Geometry.of((640, 640), (640, 640), ((0, 638), (1, 637)), None)
+    assert geometry.within((2, 2)).kernel == (2, 2)
 
 
 def test_pools_of_special_values() -> None:

@@ -1,7 +1,7 @@
 """Say what was done to a model and what was not, and why.
 
-Each rule that fired, and on which ops; then each that was tried on the result in vain,
-with its reason. --op follows one op of the model; --rule looks at one rule alone.
+Each rule that fired, and on which ops; then each that was tried in vain, with its
+reason. --op follows one op of the model; --rule looks at one rule alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     if options.rule is not None:
         known = {
             rule.name
-            for pass_ in pipeline.passes
+            for pass_ in pipeline.every
             if isinstance(pass_, RulePass)
             for rule in pass_.rules()
         }

@@ -16,11 +16,20 @@ from ..ops.registry import UNNAMED
 from ..proto import defined_names, write_type
 from ..types import DType, TensorType
 from .graphs import GraphWriter, Level, live
-from .order import ranks_of, source_order
+from .order import by_rank, ranks_of, ranks_of_source, source_order
 from .spelled import Opset, choose_opset, spelled
 from .storage import Storage, Weights
 
-__all__ = ["Opset", "Wanted", "choose_opset", "save", "source_order", "to_proto"]
+__all__ = [
+    "Opset",
+    "Wanted",
+    "by_rank",
+    "choose_opset",
+    "ranks_of_source",
+    "save",
+    "source_order",
+    "to_proto",
+]
 
 _FIRST_IR = {
     DType.F8E4M3FN: 9,

@@ -219,7 +219,9 @@ def _forwards(extent: Dim, start: Dim, end: Dim, step: int) -> Cut:
         end = dims.add(extent, end)
     else:
         end = dims.minimum(end, extent) if dims.nonnegative(end) else None
-    if _counts_from_back(start):
+    if _not_after(start, 0) and _not_after(dims.add(extent, start), 0):
+        start, room = 0, end  # also where it is 0, and does not count from the back
+    elif _counts_from_back(start):
         start = dims.add(extent, start)
         # end - max(start, 0), in a form that cancels
         room = dims.minimum(dims.sub(end, start), end)
@@ -252,8 +254,12 @@ def _backwards(extent: Dim, start: Dim, end: Dim, step: int) -> Cut:
 
 
 def _counts_from_back(bound: Dim) -> bool:
+    return _not_after(bound, -1)
+
+
+def _not_after(bound: Dim, last: int) -> bool:
     high = dims.upper_bound(bound)
-    return high is not None and high < 0
+    return high is not None and high <= last
 
 
 # --- terms --------------------------------------------------------------------------

@@ -68,15 +68,16 @@ def normal_axes(axes: Iterable[Dim], rank: int) -> tuple[int, ...]:
 
 
 def agreed(*found: Dim) -> Dim:
-    """One of several dims that must be equal, an int if there is one.
+    """The plainest of several dims that must be equal: an int if there is one.
 
     Raises ValueError where ints differ.
     """
     ints = {dim for dim in found if isinstance(dim, int)}
     if len(ints) > 1:
         raise ValueError(f"dims {sorted(ints)} must be equal")
-    known = [dim for dim in found if dim is not None]
-    return min(ints, default=known[0] if known else None)
+    symbolic = [dim for dim in found if isinstance(dim, dims.Expr)]
+    plainest = min(symbolic, key=lambda dim: dim.polynomial.size, default=None)
+    return min(ints, default=plainest)
 
 
 def cost_among(flops: float, whole: Iterable[Dim]) -> float:

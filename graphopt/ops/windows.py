@@ -208,7 +208,8 @@ def _halves(total: Dim, *, upper: bool) -> Pad:
 def _count(extent: Dim, span: Dim, stride: int, pad: Pad, *, ceil: bool) -> Dim:
     before, after = pad
     room = dims.sub(dims.add(extent, before + after), span)
-    if isinstance(room, int) and room < 0:
+    short = stride - 1 if ceil else 0  # what the last window may hang over
+    if isinstance(room, int) and room + short < 0:
         raise ValueError(f"a window reaches {span} over {extent} with pads {pad}")
     if not ceil:
         return dims.add(dims.floordiv(room, stride), 1)

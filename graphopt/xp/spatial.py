@@ -58,6 +58,28 @@ class Geometry(NamedTuple):
         """How many windows fit along each axis. Raises TypeMismatch if none does."""
         return _extents(self, tuple(spatial))
 
+    def within(self, spatial: Sequence[int]) -> Geometry:
+        """The same windows without outer elements that are padding in all of them.
+
+        A window may be far larger than what it lies over, as the last ones of ONNX's
+        ceil mode are.
+        """
+        kernel, pads = list(self.kernel), list(self.pads)
+        for i, (extent, count) in enumerate(
+            zip(spatial, self.extents(spatial), strict=True)
+        ):
+            if not isinstance(extent, int):
+                continue  # a symbol of JAX
+            (before, after), step = self.pads[i], self.dilations[i]
+            reach = before - self.strides[i] * (count - 1)
+            first = max(0, -(-reach // step))
+            last = min(kernel[i] - 1, (extent - 1 + before) // step)
+            if first <= last:
+                cut = (kernel[i] - 1 - last) * step
+                pads[i] = (before - first * step, after - cut)
+                kernel[i] = last - first + 1
+        return self._replace(kernel=tuple(kernel), pads=tuple(pads))
+
     def taps(self) -> Iterator[tuple[int, ...]]:
         """The elements of a window, row-major."""
         return product(*map(range, self.kernel))
@@ -173,7 +195,7 @@ class Spatial(Shaping):
         Padding counts as the lowest value, or as zero.
         """
         geometry = Geometry.of(kernel, strides, pads, dilations)
-        geometry.extents(x.shape[x.ndim - len(geometry.kernel) :])
+        geometry = geometry.within(x.shape[x.ndim - len(geometry.kernel) :])
         if kind not in ("max", "sum"):
             raise TypeMismatch(f"pooling by {kind!r}: it is 'max' or 'sum'")
         return self.each(lambda v: self.pool_windows(v, geometry, kind), x)
@@ -197,6 +219,7 @@ class Spatial(Shaping):
         geometry = Geometry.of(kernel, strides, pads, dilations)
         rank = len(geometry.kernel)
         spatial = x.shape[x.ndim - rank :]
+        geometry = geometry.within(spatial)
         extents = geometry.extents(spatial)
         positions = np.arange(int(np.prod(spatial))).reshape(spatial)
         around = self._around(positions, geometry, -1)

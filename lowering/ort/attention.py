@@ -100,10 +100,12 @@ def unfit(op: Attention) -> Outcome | None:
         return miss("it has a soft cap, lengths, or other results", op)
     if has_window(op):
         return miss("it has a window", op)
+    if op.operand(4) is not None:
+        return miss("it has a past", op)
     q, k = (x.shape if x is not None else None for x in op.operands[:2])
     if op.is_causal and not (q and k and equal(q[1], k[1])):
         return miss("these kernels take as many causal queries as keys", op)
-    mask = None if op.operand(4) is not None else op.operand(3)
+    mask = op.operand(3)
     if mask is not None and not (mask.shape and k and equal(mask.shape[-1], k[1])):
         return miss("the mask does not have all keys", mask)
     return None
@@ -161,7 +163,7 @@ def is_finite(mask: Value) -> bool:
 def projected(op: Attention, scene: Scene) -> Outcome:
     """attention(x @ u + a, x @ v + b, x @ w + c) = attention(x, [u v w], [a b c])"""
     why = unfit(op)
-    if why is not None or op.operand(4) is not None:
+    if why is not None:
         return why
     found = _packed(op, scene)
     if found is None:
@@ -219,28 +221,38 @@ def _packed(
     return found, widths
 
 
+def by_heads(
+    op: Attention, sources: Sequence[Value | None], bias: Value | None = None
+) -> Outcome:
+    """The attention of other q, k and v and a bias, in the kernel that keeps no scores.
+
+    A miss where that kernel does not do the same.
+    """
+    why = unfit(op)
+    if why is not None:
+        return why
+    mask = added_mask(op)
+    if mask is None and op.operand(3) is not None:
+        return miss("the mask may hide all keys of a query", op.operand(3))
+    return MultiHeadAttention(
+        *(*sources, bias, None, mask),
+        num_heads=op.q_num_heads,
+        unidirectional=op.is_causal,
+        scale=op.scale,
+    )
+
+
 @rule(exact=False)
 def multi_head(op: Attention, scene: Scene) -> Outcome:
     """attention(q + a, k + b, v + c) = attention(q, k, v, [a b c])"""
-    why = unfit(op)
-    if why is not None or op.operand(4) is not None:
-        return why
     parts = [projection(v) for v in op.operands[:3]]
     biases = [part.bias for part in parts if part is not None]
     if len(biases) < 3 or any(b is None for b in biases):
         return miss("not each of q, k and v has a bias", op)
     if any(v is None or not scene.single(v) for v in op.operands[:3]):
         return miss("q, k or v are read elsewhere too", op)
-    mask = added_mask(op)
-    if mask is None and op.operand(3) is not None:
-        return miss("the mask may hide all keys of a query", op.operand(3))
     products = [MatMul(part.x, part.weight) for part in parts if part is not None]
-    return MultiHeadAttention(
-        *(*products, Concat(*biases, axis=0), None, mask),
-        num_heads=op.q_num_heads,
-        unidirectional=op.is_causal,
-        scale=op.scale,
-    )
+    return by_heads(op, products, Concat(*biases, axis=0))
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,12 @@ def paying(rule: Rule, provider: str) -> Rule:
     """The rule, for ops only whose fused kernel is not slower."""
 
     def apply(op: Op, scene: Scene) -> Outcome:
+        outcome = rule.apply(op, scene)
+        if outcome is None or isinstance(outcome, Miss):
+            return outcome
         if not pays(rule.name, provider, op.results[0]):
             return miss("the fused kernel is slower", op)
-        return rule.apply(op, scene)
+        return outcome
 
     return dataclasses.replace(rule, apply=apply)
 

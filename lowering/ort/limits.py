@@ -97,6 +97,9 @@ def _grouped(provider: str, op: Op) -> str | None:
         return "the size of GroupQueryAttention's heads is not known"
     if width[0] % (16 * heads):
         return "heads of GroupQueryAttention are of a multiple of 16"
+    angles = _dims(_operand(op, 7))[-1:]
+    if angles and (not isinstance(angles[0], int) or angles[0] % 8):
+        return "GroupQueryAttention turns a multiple of 16 numbers of each head"
     if not attrs.get("causal", 1) and provider != "cpu":
         return "GroupQueryAttention is causal here"
     mask, past = _dims(_operand(op, 10)), _dims(_operand(op, 3))

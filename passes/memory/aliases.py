@@ -15,8 +15,21 @@ from .sizes import Sizes
 def viewed(op: Op, sizes: Sizes) -> Value | None:
     """The operand whose bytes the result has, in the same order; None where not.
 
-    Dims may fill up tiles otherwise: then the result is a copy.
+    It is the first one. Dims may fill up tiles otherwise: then the result is a copy.
     """
+    if op not in sizes.views:
+        sizes.views[op] = _viewed(op, sizes)
+    return sizes.views[op]
+
+
+def overwritten(op: Op, sizes: Sizes) -> tuple[int, ...]:
+    """Operands over which the only result may be written here."""
+    if op not in sizes.places:
+        sizes.places[op] = _overwritten(op, sizes)
+    return sizes.places[op]
+
+
+def _viewed(op: Op, sizes: Sizes) -> Value | None:
     if not sizes.space.views or not isinstance(op, Reshaping | Identity):
         return None
     (source, *_), (result,) = op.operands, op.results
@@ -28,8 +41,7 @@ def viewed(op: Op, sizes: Sizes) -> Value | None:
     return None if tiled else source
 
 
-def overwritten(op: Op, sizes: Sizes) -> tuple[int, ...]:
-    """Operands over which the only result may be written here."""
+def _overwritten(op: Op, sizes: Sizes) -> tuple[int, ...]:
     allowed = sizes.space.in_place
     if isinstance(allowed, bool):
         return pointwise(op) if allowed else ()

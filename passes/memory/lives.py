@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from itertools import accumulate
+from typing import TypeAlias
 
 from graphopt.errors import UsageError
 from graphopt.exporter import source_order
@@ -66,10 +68,24 @@ class Lives:
         """The blocks that lie in the arena."""
         return tuple([b for b in self.blocks if b.kind in ARENA and b.size])
 
+    @cached_property
+    def live(self) -> list[int]:
+        """Bytes of the arena that are live at each step."""
+        changes = [0] * (len(self.order) + 1)
+        for block in self.planned:
+            changes[block.first] += block.size
+            changes[block.last + 1] -= block.size
+        return list(accumulate(changes[:-1]))
+
     def bytes_of(self, kind: Kind) -> int:
         """Bytes of all blocks of a kind."""
         return sum(block.size for block in self.blocks if block.kind is kind)
 
+
+Operands: TypeAlias = tuple[Value | None, ...]
+
+Reads: TypeAlias = Mapping[Op, Operands]
+"""What ops read in place of their own operands."""
 
 ARENA = frozenset({Kind.TEMPORARY, Kind.WORKSPACE})
 
@@ -118,9 +134,16 @@ def lives_in(
     sizes: Sizes,
     space: Space,
     workspace: Mapping[Op, int] | None = None,
+    reads: Reads | None = None,
+    outputs: Iterable[Value] | None = None,
 ) -> Lives:
-    """The same with the ops as `steps_of` gives them."""
-    builder = _Lives(graph, sizes, space, steps)
+    """The same with the ops as `steps_of` gives them.
+
+    ``reads`` are operands of some steps in place of their own, ``outputs`` those in
+    place of the graph's: so the lives of a graph are known that is not built.
+    """
+    kept = graph.outputs if outputs is None else outputs
+    builder = _Lives(graph, sizes, space, steps, reads or {}, frozenset(kept))
     for number, op in enumerate(steps):
         builder.step(number, op, (workspace or {}).get(op, 0))
     return builder.finished()
@@ -130,20 +153,28 @@ class _Lives:
     """The blocks, step by step."""
 
     def __init__(
-        self, graph: Graph, sizes: Sizes, space: Space, order: tuple[Op, ...]
+        self,
+        graph: Graph,
+        sizes: Sizes,
+        space: Space,
+        order: tuple[Op, ...],
+        reads: Reads,
+        outputs: frozenset[Value],
     ) -> None:
         self.sizes, self.space, self.order = sizes, space, order
-        self.outputs = frozenset(graph.outputs)
+        self.outputs = outputs
+        self.reads = [reads.get(op, op.operands) for op in order]
         self.blocks: list[Block] = []
         self.block_of: dict[Value, Block] = {}
         self.unknown: list[Value] = []
-        self.last = _last_reads(order)
-        self.views = _last_reads_through_views(order, self.last, sizes)
+        self.last = _last_reads(self.reads)
+        self.views = _last_reads_through_views(order, self.reads, self.last, sizes)
         for parameter in graph.inputs:  # one with a default is a weight
             kind = Kind.INPUT if parameter.default is None else Kind.CONSTANT
             self._open(kind, parameter, 0)
-        constants = [op for op in graph.ops if isinstance(op, Constant)]
-        for constant in constants:
+        read = (value for operands in self.reads for value in operands)
+        constants = [v for v in (*graph.ops, *read) if isinstance(v, Constant)]
+        for constant in dict.fromkeys(constants):
             self._open(Kind.CONSTANT, constant, 0)
 
     def step(self, number: int, op: Op, workspace: int) -> None:
@@ -161,7 +192,7 @@ class _Lives:
             else:
                 shared.values.append(result)
                 self.block_of[result] = shared
-        for value in (*op.operands, *op.results):
+        for value in (*self.reads[number], *op.results):
             block_ = None if value is None else self.block_of.get(value)
             if block_ is not None:
                 block_.last = max(block_.last, number)
@@ -189,11 +220,12 @@ class _Lives:
         """The block of an operand where this result can lie; an output has its own."""
         if result in self.outputs:
             return None
-        source = viewed(op, self.sizes)
+        operands = self.reads[number]
+        source = operands[0] if viewed(op, self.sizes) is not None else None
         if source is not None and source in self.block_of:
             return self.block_of[source]
         for place in overwritten(op, self.sizes):
-            operand = op.operands[place]
+            operand = operands[place]
             block = None if operand is None else self.block_of.get(operand)
             if block is None or block.kind is not Kind.TEMPORARY:
                 continue
@@ -207,30 +239,34 @@ class _Lives:
             return False
         if any(self._read_last(value) > number for value in block.values):
             return False
-        inside = {v for v in op.operands if v is not None and v in self.block_of}
+        operands = self.reads[number]
+        inside = {v for v in operands if v is not None and v in self.block_of}
         others = [v for v in inside if self.block_of[v] is block]
-        places = [op.operands[i] for i in overwritten(op, self.sizes)]
+        places = [operands[i] for i in overwritten(op, self.sizes)]
         return all(value in places for value in others)
 
     def _read_last(self, value: Value) -> int:
         return self.views.get(value, self.last.get(value, -1))
 
 
-def _last_reads(order: Iterable[Op]) -> dict[Value, int]:
+def _last_reads(reads: Iterable[Operands]) -> dict[Value, int]:
     """The last step that reads each value."""
     last: dict[Value, int] = {}
-    for number, op in enumerate(order):
-        last.update({value: number for value in op.operands if value is not None})
+    for number, operands in enumerate(reads):
+        last.update({value: number for value in operands if value is not None})
     return last
 
 
 def _last_reads_through_views(
-    order: Sequence[Op], last: Mapping[Value, int], sizes: Sizes
+    order: Sequence[Op],
+    reads: Sequence[Operands],
+    last: Mapping[Value, int],
+    sizes: Sizes,
 ) -> dict[Value, int]:
     """The same, reading a view being reading what it looks at."""
     found = dict(last)
-    for op in reversed(order):
-        source = viewed(op, sizes)
+    for op, operands in zip(reversed(order), reversed(reads), strict=True):
+        source = operands[0] if viewed(op, sizes) is not None else None
         if source is not None:
             for result in op.results:
                 found[source] = max(found.get(source, -1), found.get(result, -1))

@@ -7,6 +7,7 @@ and what lives anyway. A copy is an op of another ``instance``.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +17,7 @@ from graphopt.ir import Graph, Op, Parameter, Value, forward
 from graphopt.ops import Constant
 from graphopt.ops.structured import Computed
 
-from .lives import ARENA, Lives, lives_of, steps_of
+from .lives import ARENA, Lives, Operands, Reads, lives_in, steps_of
 from .ranges import Size, largest
 from .sizes import Sizes
 from .space import Space
@@ -69,60 +70,67 @@ def recomputed(
     most = total + int(share * total)
     while search.height[0] > budget and search.improve(most):
         pass
+    made, steps = search.built()
     return Recomputed(
-        search.graph,
-        search.order,
+        made,
+        steps,
         before[0],
         search.height[0],
         search.flops - total,
-        len(search.order) - len(steps_of(graph)),
+        len(steps) - len(steps_of(graph)),
     )
 
 
 class _Search:
-    """A graph in an order, and what its copies are numbered by."""
+    """An order of a graph with copies, which is built when all copies are known.
+
+    ``reads`` are operands of its ops in place of their own, ``origin`` what an op is a
+    copy of.
+    """
 
     def __init__(self, graph: Graph, order: tuple[Op, ...], sizes: Sizes) -> None:
-        self.graph, self.order, self.sizes = graph, order, sizes
+        self.given, self.order, self.sizes = graph, order, sizes
+        self.reads: Reads = {}
+        self.origin: dict[Op, Op] = {}
         self.tries = TRIES
         self.copies = 1 + max((op.instance for op in order), default=0)
+        self._costs: dict[Op, int] = {}
+        self._need: dict[Op, int] = {}
         self._look()
 
     def _look(self) -> None:
-        self.lives, self.live = self._lived(self.graph, self.order)
+        self.lives = self._lived(self.order, self.reads)
+        self.live = self.lives.live
         self.height = _height(self.live)
+        self.flops = sum(map(self.cost, self.order))
         steps = enumerate(self.order)
         self.made = {result: i for i, op in steps for result in op.results}
-        self.last: dict[Value, int] = {}
+        self.readers: dict[Value, list[int]] = defaultdict(list)
         for number, op in enumerate(self.order):
-            self.last.update({v: number for v in op.operands if v is not None})
-        self.last.update(dict.fromkeys(self.graph.outputs, len(self.order)))
+            for value in dict.fromkeys(self._operands(op)):
+                if value is not None:
+                    self.readers[value].append(number)
+        self.last = {value: steps[-1] for value, steps in self.readers.items()}
+        self.last.update(dict.fromkeys(self.given.outputs, len(self.order)))
 
-    def _lived(self, graph: Graph, order: Sequence[Op]) -> tuple[Lives, list[int]]:
-        need = {op: workspace(op, self.sizes, ()) for op in order if not op.bodies}
-        lives = lives_of(
-            graph, self.sizes, self.sizes.space, order=order, workspace=need
+    def _operands(self, op: Op) -> Operands:
+        return self.reads.get(op, op.operands)
+
+    def _lived(self, order: tuple[Op, ...], reads: Reads) -> Lives:
+        for op in order:
+            if op not in self._need and not op.bodies:
+                self._need[op] = workspace(op, self.sizes, ())
+        return lives_in(
+            self.given, order, self.sizes, self.sizes.space, self._need, reads=reads
         )
-        changes = [0] * (len(order) + 1)
-        for block in lives.blocks:
-            if block.kind in ARENA:
-                changes[block.first] += block.size
-                changes[block.last + 1] -= block.size
-        live, total = [], 0
-        for change in changes[:-1]:
-            total += change
-            live.append(total)
-        return lives, live
 
     def cost(self, op: Op) -> int:
         """Operations of an op; of one that has none, the elements that it writes."""
-        written = sum(self.sizes.of(result) or 0 for result in op.results) // 4
-        return max(largest(op_cost(op).flops, self.sizes.binding) or 0, written)
-
-    @property
-    def flops(self) -> int:
-        """Operations of all ops."""
-        return sum(map(self.cost, self.order))
+        if op not in self._costs:
+            written = sum(self.sizes.of(result) or 0 for result in op.results) // 4
+            done = largest(op_cost(op).flops, self.sizes.binding) or 0
+            self._costs[op] = max(done, written)
+        return self._costs[op]
 
     def improve(self, most: int) -> bool:
         """Copy the largest value that lowers the highest step, if there is one.
@@ -132,21 +140,18 @@ class _Search:
         highest = self.live.index(self.height[0])
         left = most - self.flops
         for value in self._idle(highest):
-            late = [
-                number
-                for number in range(highest + 1, len(self.order))
-                if value in self.order[number].operands
-            ]
+            late = [number for number in self.readers[value] if number > highest]
             chain = self._chain(value, late[0])
             if not chain or self._added(chain, late[0]) > left:
                 continue
             if self.tries == 0:
                 return False
             self.tries -= 1
-            graph, order = self._copied(chain, late)
-            _, live = self._lived(graph, order)
-            if _height(live) < self.height:
-                self.graph, self.order = graph, order
+            order, reads, copied = self._copied(chain, late)
+            if _height(self._lived(order, reads).live) < self.height:
+                self.order, self.reads = order, reads
+                for op, made in copied.items():
+                    self.origin[made] = self.origin.get(op, op)
                 self.copies += 1
                 self._look()
                 return True
@@ -155,12 +160,12 @@ class _Search:
     def _added(self, chain: Sequence[Op], step: int) -> int:
         """Operations of copies; those of a value that nobody reads before are none."""
         value = chain[-1].results[0]
-        early = any(value in op.operands for op in self.order[:step])
+        early = self.readers[value][0] < step
         return sum(map(self.cost, chain if early else chain[:-1]))
 
     def _idle(self, step: int) -> Iterator[Value]:
         """What lives through a step and is not used there, the largest first."""
-        here = {*self.order[step].operands, *self.order[step].results}
+        here = {*self._operands(self.order[step]), *self.order[step].results}
         blocks = [
             block
             for block in self.lives.blocks
@@ -170,7 +175,7 @@ class _Search:
         for block in sorted(blocks, key=lambda block: -block.size):
             made = [v for v in block.values if self.made[v] < step]
             late = [v for v in made if self.last.get(v, -1) > step]
-            if len(late) == 1 and late[0] not in self.graph.outputs:
+            if len(late) == 1 and late[0] not in self.given.outputs:
                 yield late[0]
 
     def _chain(self, value: Value, step: int) -> list[Op]:
@@ -191,7 +196,7 @@ class _Search:
             if len(pending) > DEEPEST**2:
                 return []
             pending.append((one, True))
-            pending += [(v, False) for v in op.operands if v is not None]
+            pending += [(v, False) for v in self._operands(op) if v is not None]
         return list(dict.fromkeys(found))
 
     def _is_there(self, value: Value, step: int) -> bool:
@@ -201,40 +206,45 @@ class _Search:
 
     def _copied(
         self, chain: Sequence[Op], late: Sequence[int]
-    ) -> tuple[Graph, tuple[Op, ...]]:
-        """The graph whose steps ``late`` read copies, made right before the first."""
+    ) -> tuple[tuple[Op, ...], Reads, dict[Op, Op]]:
+        """An order whose steps ``late`` read copies, made right before the first."""
+        copied: dict[Op, Op] = {}
         new: dict[Value, Value] = {}
-        names, sources = dict(self.graph.names), dict(self.graph.sources)
-        copy: dict[Value, Value] = {}
-        order: list[Op] = []
+        for op in chain:
+            operands = [v and new.get(v, v) for v in self._operands(op)]
+            copied[op] = made = op.copy(operands=operands, instance=self.copies)
+            new.update(zip(op.results, made.results, strict=True))
+        value = chain[-1].results[0]
+        reads = dict(self.reads)
+        for number in late:
+            op = self.order[number]
+            operands_ = self._operands(op)
+            reads[op] = tuple([new[v] if v is value else v for v in operands_])
+        first = late[0]
+        order = (*self.order[:first], *copied.values(), *self.order[first:])
+        needed = set(self.given.outputs)  # one that was only read late is made late
+        kept = []
+        for op in reversed(order):
+            if not needed.isdisjoint(op.results):
+                needed.update(v for v in reads.get(op, op.operands) if v is not None)
+                kept.append(op)
+        return tuple(reversed(kept)), reads, copied
 
-        def add(op: Op, made: Op, into: dict[Value, Value]) -> None:
-            into.update(zip(op.results, made.results, strict=True))
-            forward(op, made.results, names, sources)
+    def built(self) -> tuple[Graph, tuple[Op, ...]]:
+        """The graph with its copies, and its ops in the order that was found."""
+        graph, order = self.given, []
+        if not self.reads:
+            return graph, self.order
+        new: dict[Value, Value] = {}
+        names, sources = dict(graph.names), dict(graph.sources)
+        for op in self.order:
+            operands = [v and new.get(v, v) for v in self._operands(op)]
+            made = op.with_operands(operands)
+            new.update(zip(op.results, made.results, strict=True))
+            forward(self.origin.get(op, op), made.results, names, sources)
             order.append(made)
-
-        for number, op in enumerate(self.order):
-            if number == late[0]:
-                for each in chain:
-                    operands = [
-                        None if v is None else copy.get(v, new.get(v, v))
-                        for v in each.operands
-                    ]
-                    made = each.copy(operands=operands, instance=self.copies)
-                    add(each, made, copy)
-            reads = {chain[-1].results[0]} if number in late else set()
-            operands = [
-                None if v is None else copy[v] if v in reads else new.get(v, v)
-                for v in op.operands
-            ]
-            add(op, op.with_operands(operands), new)
-        graph = self.graph.replace(
-            outputs=[new.get(v, v) for v in self.graph.outputs],
-            names=names,
-            sources=sources,
-        )
-        needed = {*graph.ops}  # a value that was only read late is just made late
-        return graph, tuple([op for op in order if op in needed])
+        outputs = [new.get(v, v) for v in graph.outputs]
+        return graph.replace(outputs=outputs, names=names, sources=sources), (*order,)
 
 
 def _can_repeat(op: Op) -> bool:

@@ -23,9 +23,6 @@ from .measure import Run, error_of
 from .narrowing import Narrowing
 from .shares import Share, is_single, moves
 
-TRIES: Final = 8
-"""Graphs that are run at most, before all that is off more than a rounding stays."""
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -70,7 +67,7 @@ def choose(
     free = [op for op in shares if op not in kept and not moves(op)]
     ranked = sorted(free, key=lambda op: -run.ops[op].error)
     count, done = 1, 0
-    for _ in range(TRIES):
+    while True:  # in the end nothing is narrow, and nothing is off
         choice = _built(graph, shares, to, kept, run, keep_io)
         if choice.error is not None and choice.error <= budget:
             return choice
@@ -78,11 +75,6 @@ def choose(
             for each in (op, *_sources(op, shares)):
                 kept.setdefault(each, "by the error of the whole")
         done, count = done + count, 2 * count
-        if done >= len(ranked):
-            break
-    for op in shares:
-        kept.setdefault(op, "by the error of the whole")
-    return _built(graph, shares, to, kept, run, keep_io)
 
 
 def unmeasured(

@@ -135,7 +135,8 @@ def _built_once(op: Op, choice: Choice, mesh: Mesh, shared: Shared) -> Choice | 
         return None
     if shared.even and all(way.form == "plain" for way in choice.ways):
         return _alone(choice, mesh, shared)
-    return replace(choice, work=tuple([deed for _, deed in deeds(postorder(made))]))
+    ran = deeds(list(postorder(made)))
+    return replace(choice, work=tuple([deed for _, deed in ran]))
 
 
 def _alone(choice: Choice, mesh: Mesh, shared: Shared) -> Choice:

@@ -9,7 +9,7 @@ from graphopt.cost import value_bytes
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant
 
-from .program import stored
+from .program import held
 from .turns import is_region
 
 
@@ -34,8 +34,10 @@ def local_peak(graph: Graph) -> int:
     what bodies make. Not what is stored.
     """
 
+    weights = held(graph.ops)
+
     def size(value: Value) -> int:
-        return 0 if stored(value) is not None else value_bytes(value, {}) or 0
+        return 0 if value.op in weights else value_bytes(value, {}) or 0
 
     def inside(op: Op) -> int:
         if not is_region(op):

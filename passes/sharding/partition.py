@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.errors import UsageError
@@ -43,7 +44,7 @@ def partition(
     not allow.
     """
     whole = replicated(mesh)
-    placed = Placed(mesh, cost)
+    placed, wants = Placed(mesh, cost), _wants(graph, decisions, whole)
     parameters: dict[Parameter, Parameter] = {}
     inputs: list[Layout] = []
     for parameter in graph.inputs:
@@ -66,16 +67,20 @@ def partition(
             part = Parameter(type_, parameter.name)
         parameters[parameter] = part
         placed.put(parameter, layout, part)
+        placed.spread(parameter, wants[parameter])
     for op in graph.ops:
         if isinstance(op, Constant):
             layout = decisions.given.get(op, whole)
             if layout != whole and op.ints is None:  # else it may steer shapes
                 stored = placed.get(op, layout)
                 placed.keep(op, layout, stored)
+                placed.spread(op, wants[op])
             continue
         if is_fixed(op):
             continue
         _run(op, decisions.choices.get(op), placed)
+        for value in op.results:
+            placed.spread(value, wants[value])
     outputs, results = [], []
     wanted = decisions.outputs or (None,) * len(graph.outputs)
     for value, asked in zip(graph.outputs, wanted, strict=True):
@@ -88,6 +93,23 @@ def partition(
         output_names=graph.output_names,
     )
     return Program(mesh, local, tuple(inputs), tuple(outputs), placed.layouts())
+
+
+def _wants(
+    graph: Graph, decisions: Decisions, whole: Layout
+) -> Mapping[Value, Sequence[Layout]]:
+    """The layouts in which each value is read, as far as they are decided."""
+    found: dict[Value, list[Layout]] = defaultdict(list)
+    for op in graph.ops:
+        choice = decisions.choices.get(op)
+        taken = choice.operands if choice else (whole,) * len(op.operands)
+        for value, layout in zip(op.operands, taken, strict=True):
+            if value is not None and not is_fixed(op):
+                found[value].append(layout)
+    for value, asked in zip(graph.outputs, decisions.outputs):  # noqa: B905
+        if asked is not None:
+            found[value].append(asked)
+    return found
 
 
 def _run(op: Op, choice: Choice | None, placed: Placed) -> None:

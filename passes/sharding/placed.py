@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
 
 from graphopt.errors import UsageError
+from graphopt.index import Combiner, Partial
 from graphopt.ir import Value
 from graphopt.ops import Constant
 from graphopt.types import TensorType
@@ -23,6 +25,8 @@ from .layout import (
     text,
 )
 from .mesh import Mesh
+from .resharding import tree
+from .states import States
 
 
 class Placed:
@@ -35,6 +39,7 @@ class Placed:
         self.mesh = mesh
         self.cost = cost or sent(mesh)
         self._made: dict[Value, dict[Layout, Value]] = {}
+        self._states: dict[tuple[TensorType, frozenset[Combiner]], States] = {}
 
     def put(self, value: Value, layout: Layout, part: Value) -> None:
         self._made.setdefault(value, {})[layout] = part
@@ -80,6 +85,28 @@ class Placed:
             at = step.applied(at, self.mesh)
             made.setdefault(step.target, at)
         return at
+
+    def spread(self, value: Value, wants: Iterable[Layout]) -> None:
+        """Make several layouts of a value together, by the cheapest tree of steps.
+
+        One alone is left to `get`; so is what cannot be reached.
+        """
+        made = self.known(value)
+        left = [layout for layout in dict.fromkeys(wants) if layout not in made]
+        if len(left) < 2 or len(made) > 1:
+            return
+        ((source, part),) = made.items()
+        type_ = cast(TensorType, value.type)
+        states = (s for layout in (source, *left) for s in layout)
+        partial = {s.combiner for s in states if isinstance(s, Partial)}
+        key = type_, frozenset({Combiner.SUM, *partial})
+        found = self._states.get(key)
+        if found is None:
+            found = self._states[key] = States(self.mesh, self.cost, *key)
+        at = {source: part}
+        for step in tree(found, source, left) or ():
+            at[step.target] = step.applied(at[step.source], self.mesh)
+        made.update(at)
 
     def keep(self, value: Value, layout: Layout, part: Value) -> None:
         """Forget the other layouts of a value: it is stored in this one."""

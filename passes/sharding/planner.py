@@ -180,12 +180,12 @@ class Planner:
 
     def states(self, value: Value) -> States:
         """The layouts of a value; of what is no tensor the one there is."""
-        type_ = value.type
+        type_, mesh, seconds = value.type, self.machine.mesh, self.machine.seconds
         if not isinstance(type_, TensorType) or type_.dtype in (None, DType.STRING):
-            return States(self.machine, TensorType(DType.I64, ()), ())
+            return States(mesh, seconds, TensorType(DType.I64, ()), ())
         found = self._states.get(type_)
         if found is None:
-            found = States(self.machine, type_, self._combiners)
+            found = States(mesh, seconds, type_, self._combiners)
             self._states[type_] = found
         return found
 

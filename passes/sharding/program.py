@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.cost import value_bytes
@@ -67,3 +67,19 @@ def is_weight(value: Value | Op) -> bool:
     return isinstance(value, Constant) or (
         isinstance(value, Value) and stored(value) is not None
     )
+
+
+def held(ops: Sequence[Op]) -> set[Op]:
+    """The weights of a program as a device holds them, and what they are parts of.
+
+    A part of what the device holds anyway is none: it is taken when it is needed.
+    """
+    weights = [op for op in ops if is_weight(op)]
+    found: set[Op] = {op for op in weights if isinstance(op, Constant)}
+    readers = (op for op in ops if not isinstance(op, Shard))
+    read = {value for op in readers for value in op.operands}
+    for op in weights:
+        whole = op.operands[0].op if isinstance(op, Shard) and op.operands[0] else None
+        if whole in found and whole not in read:
+            found.add(op)
+    return found

@@ -16,6 +16,7 @@ from graphopt.types import TensorType
 
 from .layout import (
     REPLICATED,
+    Cost,
     Layout,
     Step,
     is_partial,
@@ -23,7 +24,7 @@ from .layout import (
     local_shape,
     steps,
 )
-from .machine import Machine
+from .mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -46,21 +47,22 @@ class States:
     """The layouts of values of one type, numbered, and the steps between them.
 
     Each layout is there that the mesh divides; ``combiners`` are those of partial
-    values that may occur.
+    values that may occur. ``cost`` is in seconds, or whatever else is to be little.
     """
 
     def __init__(
         self,
-        machine: Machine,
+        mesh: Mesh,
+        cost: Cost,
         type_: TensorType,
         combiners: Iterable[Combiner] = (Combiner.SUM,),
     ) -> None:
-        self.machine = machine
+        self.mesh = mesh
+        self.cost = cost
         self.type = type_
         self.shape: Shape = type_.shape or ()
         one: list[State] = [REPLICATED, *map(Split, range(len(self.shape)))]
         one += map(Partial, sorted(combiners, key=lambda c: c.value))
-        mesh = machine.mesh
         self.layouts: Sequence[Layout] = [
             layout
             for layout in itertools.product(one, repeat=len(mesh.axes))
@@ -74,8 +76,8 @@ class States:
     @cached_property
     def bytes(self) -> Any:
         """Of a device's part, by layout."""
-        mesh = self.machine.mesh
-        return np.asarray([local_bytes(self.type, x, mesh) for x in self.layouts])
+        found = [local_bytes(self.type, x, self.mesh) for x in self.layouts]
+        return np.asarray(found)
 
     @cached_property
     def whole(self) -> Any:
@@ -85,20 +87,18 @@ class States:
     @cached_property
     def steps(self) -> Sequence[Step]:
         """The single steps, in the order of `arcs`."""
-        mesh = self.machine.mesh
         return [
             step
             for layout in self.layouts
-            for step in steps(layout, self.shape, mesh)
+            for step in steps(layout, self.shape, self.mesh)
             if step.target in self.number
         ]
 
     @cached_property
     def arcs(self) -> Arcs:
-        number, seconds = self.number, self.machine.seconds
+        number, cost = self.number, self.cost
         rows = [
-            (number[s.source], number[s.target], seconds(s, self.type))
-            for s in self.steps
+            (number[s.source], number[s.target], cost(s, self.type)) for s in self.steps
         ]
         tails, heads, costs = zip(*rows, strict=True) if rows else ((), (), ())
         return Arcs(np.asarray(tails, int), np.asarray(heads, int), np.asarray(costs))

@@ -21,7 +21,7 @@ from graphopt.types import DType, TensorType
 
 from .layout import Layout, local_bytes
 from .mesh import Mesh
-from .program import handled_bytes, is_weight
+from .program import handled_bytes, held
 from .signature import signature
 from .turns import is_region, turns
 from .ways import domain_of, value_bytes
@@ -130,16 +130,16 @@ def _touched(op: Op) -> list[float | None]:
 _ALONE: Final = Mesh(())
 
 
-def deeds(ops: Iterable[Op]) -> Iterator[tuple[Op, Deed]]:
+def deeds(ops: Sequence[Op]) -> Iterator[tuple[Op, Deed]]:
     """What a device does for each op of a local program, operands first.
 
-    Weights are there, and so is what hangs on nothing but the place of the device and
-    constants: positions and masks, the same for all layers and steps.
+    Weights are there as they are held, and so is what hangs on nothing but constants
+    and the place of the device: positions and masks, the same for all layers and steps.
     """
-    placed: set[Op] = set()
+    weights, placed = held(ops), set[Op]()
     known: dict[Hashable, Deed] = {}
     for op in ops:
-        if is_weight(op):
+        if op in weights:
             continue
         if isinstance(op, Position) or _is_placed(op, placed):
             placed.add(op)

@@ -26,7 +26,7 @@ from .tiles import tile as tile
 class Tile(Pass):
     """Run what is largest at the peak in tiles, until activations fit into ``budget``.
 
-    ``budget`` is in bytes; 0 is a fifth of the peak. ``steps`` bounds how many regions
+    ``budget`` is in bytes; 0 is a fifth of the peak. ``steps`` bounds how often regions
     are tiled; ``sizes`` are those of symbolic dims, 1 of the others; ``target`` is what
     runs the graph.
 
@@ -64,10 +64,11 @@ class Tile(Pass):
                     f"{needs.peak} bytes are alive at the peak, and no tiling helps"
                 )
                 break
-            log.fired["tile"] += 1
+            log.fired["tile"] += found.regions
+            each = f"{found.regions} x " if found.regions > 1 else ""
             log.notes.append(
-                f"{found.text}: {needs.peak} to {found.needs.peak} bytes at the peak,"
-                f" {found.flops} more operations"
+                f"{each}{found.text}: {needs.peak} to {found.needs.peak} bytes at the"
+                f" peak, {found.flops} more operations"
             )
             needs = found.needs
         return together(needs.graph, copies) if log.fired["tile"] else graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +15,11 @@ from graphopt.substitution import RewriteLimit, substitute
 from .copies import makers
 from .follow import Followed, follow
 from .growth import coarsest, grown
-from .needs import Needs
+from .needs import Needs, Profile
 from .price import ALIGNED, Prices
+from .splice import Spliced
 from .tiles import in_tiles
+from .twins import twins
 
 LARGE: Final = 0.1
 """A value of less than this share of the peak is no reason to tile."""
@@ -37,54 +39,103 @@ FINEST: Final = 512
 
 @dataclass(frozen=True)
 class Candidate:
-    """A graph with one more region in tiles, and what that brings and costs."""
+    """Regions in tiles, and what that brings and costs."""
 
-    graph: Graph
-    needs: Needs
+    region: Followed
+    value: Value
+    dim: int
+    size: int
+    made: Spliced
     fits: bool
     over: int
     """Bytes over the budget at what was put in the place of the region."""
-    flops: int
     price: int
     """What it takes on the device, in operations, less what it takes without tiles."""
+
+    @property
+    def key(self) -> object:
+        """Equal for candidates of one region."""
+        return frozenset(self.region.axes.items())
+
+    @property
+    def text(self) -> str:
+        """What is cut, and how."""
+        ops, shape = self.region.axes, self.value.shape
+        assert shape is not None
+        kinds = list(dict.fromkeys(op.label for op in ops))
+        shown = ", ".join(kinds[:4]) + (", …" if len(kinds) > 4 else "")
+        return f"{len(ops)} ops ({shown}) by {self.size} of {shape[self.dim]}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A graph with more regions in tiles."""
+
+    needs: Needs
+    flops: int
+    regions: int
     text: str
 
 
 def best(
     needs: Needs, budget: int, prices: Prices, copies: Collection[int] = ()
-) -> Candidate | None:
+) -> Step | None:
     """The best step towards the budget; None where no tiling gets nearer to it.
 
+    Regions that are like the best one are cut like it, where they are over the budget.
     Copies of the instances ``copies`` go into the tiles of what reads them.
     """
-    meter = needs.meter
-    start, excess = meter.flops(needs.graph), needs.excess(budget)
+    refused: set[object] = set()
+    while (found := _best(needs, budget, prices, copies, refused)) is not None:
+        alike = _alike(needs, found, budget)
+        for new in [alike, [found.made.new]] if alike else [[found.made.new]]:
+            after = _built(needs, new)
+            if after is not None and _nearer(needs, after, budget):
+                meter = needs.meter
+                more = meter.flops(after.graph) - meter.flops(needs.graph)
+                return Step(after, more, len(new), found.text)
+        refused.add(found.key)
+    return None
+
+
+def _best(
+    needs: Needs,
+    budget: int,
+    prices: Prices,
+    copies: Collection[int],
+    refused: Collection[object],
+) -> Candidate | None:
+    """The best region around the peak, without those of the keys ``refused``."""
     found: Candidate | None = None
     for region, value, dim in _regions(needs, copies):
+        key = frozenset(region.axes.items())
+        if key in refused:
+            continue
         last = cheapest = math.inf  # two tiles may need more than none
+        price = prices.of(region.axes)
         extent = value.shape[dim]  # type: ignore[index]
         for size in sizes(extent, prices.aligned(value, dim)):
             new = in_tiles(needs.graph, region.axes, value, dim, size)
             if isinstance(new, Miss):
                 break
-            try:
-                made = substitute(needs.graph, new)
-            except (RewriteLimit, TypeMismatch):  # what reads it takes no tiles
-                break
-            after = meter.needs(made)
-            local = after.beside(needs, new.values())
+            if any(v.type != other.type for v, other in new.items()):
+                try:
+                    substitute(needs.graph, new)
+                except TypeMismatch:  # what reads it takes no tiles
+                    break
+            made = Spliced(needs, new)
+            local = made.beside
             candidate = Candidate(
+                region,
+                value,
+                dim,
+                size,
                 made,
-                after,
-                after.peak <= budget,
+                made.peak <= budget,
                 max(0, local - budget),
-                meter.flops(made) - start,
-                prices.more(needs.graph, region.axes, new.values()),
-                _said(region, value, dim, size),
+                prices.of(made.fresh) - price,
             )
-            left = after.excess(budget)
-            nearer = after.peak <= needs.peak and left < NEARER * excess
-            if nearer and (
+            if _nearer(needs, made, budget) and (
                 found is None or _better(candidate, found, int(GAIN * budget))
             ):
                 found = candidate
@@ -96,6 +147,39 @@ def best(
             if not candidate.over:
                 cheapest = candidate.price
     return found
+
+
+def _alike(
+    needs: Needs, found: Candidate, budget: int
+) -> list[Mapping[Value, Value]] | None:
+    """What stands for this and for like regions over the budget; None without any."""
+    over = {
+        op for op, step in zip(needs.ops, needs.steps, strict=True) if step > budget
+    }
+    news = [found.made.new]
+    for region, value in twins(needs.graph, found.region, found.value):
+        if over.isdisjoint(region):
+            continue
+        new = in_tiles(needs.graph, region, value, found.dim, found.size)
+        if not isinstance(new, Miss):
+            news.append(new)
+    return news if len(news) > 1 else None
+
+
+def _built(needs: Needs, news: Sequence[Mapping[Value, Value]]) -> Needs | None:
+    """The graph with these values; None where it cannot be."""
+    merged: dict[Value, Value] = {}
+    for new in news:
+        merged |= new
+    try:
+        return needs.meter.needs(substitute(needs.graph, merged))
+    except (RewriteLimit, TypeMismatch):
+        return None
+
+
+def _nearer(before: Needs, after: Profile, budget: int) -> bool:
+    left = after.excess(budget)
+    return after.peak <= before.peak and left < NEARER * before.excess(budget)
 
 
 def _better(one: Candidate, other: Candidate, gain: int) -> bool:
@@ -161,10 +245,3 @@ def sizes(extent: int, aligned: int = ALIGNED) -> list[int]:
             found[size] = None
         count *= 2
     return list(found)
-
-
-def _said(region: Followed, value: Value, dim: int, size: int) -> str:
-    kinds = list(dict.fromkeys(op.label for op in region.axes))
-    shown = ", ".join(kinds[:4]) + (", …" if len(kinds) > 4 else "")
-    extent = value.shape[dim]  # type: ignore[index]
-    return f"{len(region.axes)} ops ({shown}) by {size} of {extent}"

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final
 
 from graphopt import index
 from graphopt.dims import product
-from graphopt.index import Affine, Compound, Domain, Kind, Map, Term, Tiling
+from graphopt.index import (
+    Affine,
+    Combiner,
+    Compound,
+    Domain,
+    Kind,
+    Map,
+    Maps,
+    Term,
+    Tiling,
+)
 from graphopt.ir import Graph, Op, Value
-from graphopt.ops import Constant
+from graphopt.ops import ArgMax, ArgMin, Constant, GatherElements, TopK
+from graphopt.ops.steering import normal_axis
 from graphopt.ops.structured import Structured
 from graphopt.rewrite import Miss, miss
 
 KNOWN: Final = 1 << 14
 """Answers of so many ops are kept: a graph is asked again for every region."""
+
+
+KEEPING: Final = (ArgMax, ArgMin, TopK, GatherElements)
+"""Ops that need more than their results to be combined over their axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +73,29 @@ def domain_of(op: Op) -> Domain | None:
     maps = op.index_maps()
     if maps is None:
         return None
+    maps = _combined(op, maps)
     shapes = [None if v is None else v.shape for v in op.operands]
     return index.domain(maps, shapes, op.extents())
+
+
+def _combined(op: Op, maps: Maps) -> Maps:
+    """Index maps of an op with its axis as one that is reduced tile by tile."""
+    x = op.operands[0]
+    if not isinstance(op, KEEPING) or x is None or x.rank is None:
+        return maps
+    at = normal_axis(op.axis, x.rank)
+    first = maps.operands[0]
+    assert first is not None
+    name = getattr(first[at], "plain", None)
+    if name is None:  # any position of it may be read
+        name = "cut"
+        first = (*first[:at], Affine(((name, 1),)), *first[at + 1 :])
+    return replace(
+        maps,
+        operands=(first, *maps.operands[1:]),
+        combiners=((name, Combiner.MAX),),
+        positional=maps.positional - {name},
+    )
 
 
 @lru_cache(maxsize=KNOWN)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 
 from graphopt import dims
 from graphopt.cost import op_cost
-from graphopt.ir import Graph, Op, Value, postorder
+from graphopt.exporter import ranks_of_source
+from graphopt.ir import Graph, Op, Value
 from graphopt.ops import Constant, Tiled
 
 from ..memory.lives import Lives, lives_in, steps_of
@@ -42,9 +43,10 @@ class Meter:
 
     def flops(self, graph: Graph) -> int:
         """Floating-point operations of a run; those that are not known count 0."""
-        return sum(map(self._work, graph.ops))
+        return sum(map(self.work, graph.ops))
 
-    def _work(self, op: Op) -> int:
+    def work(self, op: Op) -> int:
+        """Those of one op."""
         found = self._flops.get(op)
         if found is None:
             if isinstance(op, Tiled):
@@ -69,8 +71,35 @@ class Meter:
         return Needs(graph, self)
 
 
+class Profile(ABC):
+    """Bytes alive at each of some ops, in the order in which they run."""
+
+    @property
+    @abstractmethod
+    def ops(self) -> tuple[Op, ...]:
+        """The steps."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> Sequence[int]:
+        """The bytes, by op."""
+
+    @property
+    def peak(self) -> int:
+        """The most."""
+        return max(self.steps, default=0)
+
+    def excess(self, budget: int) -> float:
+        """How much is over the budget: mostly at the peak, but at other ops too.
+
+        The fourth powers of what is over it at each op, in units of it.
+        """
+        over = (step / budget - 1 for step in self.steps if step > budget)
+        return sum(x**4 for x in over)
+
+
 @dataclass(frozen=True)
-class Needs:
+class Needs(Profile):
     """Bytes alive at each op of a graph, ops in the order of its file."""
 
     graph: Graph
@@ -91,30 +120,12 @@ class Needs:
     @cached_property
     def steps(self) -> Sequence[int]:
         """The bytes, by op."""
-        changes = [0] * (len(self.ops) + 1)
-        for block in self.lives.planned:
-            changes[block.first] += block.size
-            changes[block.last + 1] -= block.size
-        return list(accumulate(changes[:-1]))
+        return self.lives.live
 
-    @property
-    def peak(self) -> int:
-        """The most."""
-        return max(self.steps, default=0)
-
-    def excess(self, budget: int) -> float:
-        """How much is over the budget: mostly at the peak, but at other ops too.
-
-        The fourth powers of what is over it at each op, in units of it.
-        """
-        over = (step / budget - 1 for step in self.steps if step > budget)
-        return sum(x**4 for x in over)
-
-    def beside(self, before: Needs, made: Iterable[Value]) -> int:
-        """The most at ops that ``made`` needs and an earlier graph does not have."""
-        fresh = set(postorder(made)).difference(before.graph.ops)
-        rows = zip(self.ops, self.steps, strict=True)
-        return max((step for op, step in rows if op in fresh), default=0)
+    @cached_property
+    def ranks(self) -> Mapping[Op, int]:
+        """Where ops stand in the source."""
+        return ranks_of_source(self.graph)
 
     def at(self, step: int) -> list[Value]:
         """Values of the arena that are alive at a step, the largest first."""

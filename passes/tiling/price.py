@@ -15,7 +15,7 @@ from typing import Final
 from graphopt import dims
 from graphopt.cost import op_cost
 from graphopt.hardware import Device
-from graphopt.ir import Graph, Op, Value, postorder
+from graphopt.ir import Op, Value
 from graphopt.ops import Attention, Constant, Conv, Einsum, Gemm, MatMul, Tiled
 from graphopt.types import DType
 
@@ -54,11 +54,6 @@ class Prices:
         if from_end == 1:
             return max(LANES[1], self.device.matrix)
         return LANES[0] if from_end == 2 else 1
-
-    def more(self, graph: Graph, gone: Iterable[Op], made: Iterable[Value]) -> int:
-        """What stands for ops of a graph in tiles, less what they are as they are."""
-        fresh = set(postorder(made)).difference(graph.ops)
-        return self.of(fresh) - self.of(gone)
 
     def of(self, ops: Iterable[Op]) -> int:
         """The price of ops that run in a row: work, traffic and starts.

@@ -6,12 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from graphopt.errors import TypeMismatch
-from graphopt.index import Combiner
 from graphopt.ir import Graph, Op, Parameter, Value
-from graphopt.ops import Add, Concat, Constant, Expand, Max, Min, Mul, Slice, Tiled
+from graphopt.ops import Add, Concat, Constant, Mul, Slice, Tiled
 from graphopt.ops.bodies import scalar, vector
 from graphopt.ops.tiled import NUMBER, resized
 from graphopt.rewrite import Miss, miss
@@ -19,19 +16,12 @@ from graphopt.substitution import RewriteLimit, substitute
 from graphopt.types import DType
 
 from .follow import Followed, domain_of, follow
+from .merging import Merge, merge_of
 from .pieces import Place, piece
 from .windows import Span, Windows, windows
 
 MOST: Final = 4096
 """More tiles than that are no plan."""
-
-MERGES: Final[dict[Combiner, tuple[type[Op], float]]] = {
-    Combiner.SUM: (Add, 0.0),
-    Combiner.PROD: (Mul, 1.0),
-    Combiner.MAX: (Max, -np.inf),
-    Combiner.MIN: (Min, np.inf),
-}
-"""How results over parts of an axis are combined, and what changes nothing."""
 
 
 def tile(
@@ -68,11 +58,15 @@ def in_tiles(
         return miss(f"{size} of {extent} positions are no tile", value)
     if extent > size * MOST:
         return miss(f"more than {MOST} tiles", value)
-    groups = _groups(found, extent, size)
+    merges = _merges(found)
+    if isinstance(merges, Miss):
+        return merges
+    begun = all(merge.neutral() is not None for merge in merges)
+    groups = _groups(found, extent, size, apart=not begun)
     if isinstance(groups, Miss):
         return groups
     try:
-        return _Tiler(found).run(groups)
+        return _Tiler(found, merges).run(groups)
     except TypeMismatch as error:  # dims that an op has as numbers
         return miss(f"a tile does not fit: {error.message}", value)
 
@@ -86,8 +80,24 @@ class _Group:
     count: int
 
 
-def _groups(region: Followed, extent: int, size: int) -> list[_Group] | Miss:
-    """Equal tiles, in order.
+def _merges(region: Followed) -> list[Merge] | Miss:
+    """How results that are without the dim are put together."""
+    found: list[Merge] = []
+    for op in dict.fromkeys(v.op for v in region.outputs if v not in region.marks):
+        assert op is not None
+        domain = domain_of(op)
+        assert domain is not None
+        merge = merge_of(op, domain.maps.combiner(region.axes[op].name))
+        if isinstance(merge, Miss):
+            return merge
+        found.append(merge)
+    return found
+
+
+def _groups(
+    region: Followed, extent: int, size: int, *, apart: bool
+) -> list[_Group] | Miss:
+    """Equal tiles, in order, the first one ``apart`` from others.
 
     Only what is clipped at a border differs, and less of a tile is the further it is
     from there: so tiles between two equal ones are equal.
@@ -111,7 +121,7 @@ def _groups(region: Followed, extent: int, size: int) -> list[_Group] | Miss:
         first = at(number)
         if isinstance(first, Miss):
             return first
-        known, beyond = number, count
+        known, beyond = number, number + 1 if apart and not number else count
         while beyond - known > 1:
             middle = (known + beyond) // 2
             other = at(middle)
@@ -131,46 +141,42 @@ def _groups(region: Followed, extent: int, size: int) -> list[_Group] | Miss:
 class _Tiler:
     """Builds what stands for the outputs of a region."""
 
-    def __init__(self, region: Followed) -> None:
-        self.region = region
+    def __init__(self, region: Followed, merges: Sequence[Merge]) -> None:
+        self.region, self.merges = region, merges
+        self.merge_of = {merge.op: merge for merge in merges}
         made = {r for op in region.axes for r in op.results}
         read = dict.fromkeys(v for op in region.axes for v in op.operands)
         self.outer = [v for v in read if v is not None and v not in made]
         self.placed = [v for v in region.outputs if v in region.marks]
-        self.merged = [v for v in region.outputs if v not in region.marks]
 
     def run(self, groups: Sequence[_Group]) -> dict[Value, Value] | Miss:
         """What stands for each output."""
-        merges = [self._merge(v) for v in self.merged]
-        for merge in merges:
-            if isinstance(merge, Miss):
-                return merge
-        states: list[Value] = []
+        kept: list[Value] = []
         rows: list[list[Value]] = [[] for _ in self.placed]
         for group in groups:
-            made = self._group(group, states)
+            made = self._group(group, kept)
             if isinstance(made, Miss):
                 return made
-            states, parts = made[: len(self.merged)], made[len(self.merged) :]
+            count = len(made) - len(self.placed)
+            kept, parts = made[:count], made[count:]
             for row, part in zip(rows, parts, strict=True):
                 row.append(part)
-        new = dict(zip(self.merged, states, strict=True))
+        new: dict[Value, Value] = {}
+        for merge, states in zip(self.merges, self._by_merge(kept), strict=True):
+            results = zip(merge.op.results, merge.finished(states), strict=True)
+            new |= {v: made for v, made in results if v in self.region.outputs}
         for value, row in zip(self.placed, rows, strict=True):
             dim = self.region.marks[value].dim
             new[value] = row[0] if len(row) == 1 else Concat(*row, axis=dim)
         return new
 
-    def _merge(self, value: Value) -> Miss | None:
-        combiner = self._combiner(value)
-        if combiner not in MERGES or value.dtype is DType.BOOL:
-            return miss(f"parts of it cannot be combined by {combiner}", value)
-        return None
-
-    def _combiner(self, value: Value) -> Combiner | None:
-        assert value.op is not None
-        domain = domain_of(value.op)
-        assert domain is not None
-        return domain.maps.combiner(self.region.axes[value.op].name)
+    def _by_merge(self, kept: Sequence[Value]) -> list[Sequence[Value]]:
+        """What is kept for each merge; as much as it keeps."""
+        found, start = [], 0
+        for merge in self.merges:
+            found.append(kept[start : start + merge.kept])
+            start += merge.kept
+        return found
 
     def _group(self, group: _Group, states: list[Value]) -> list[Value] | Miss:
         """The states after some tiles, and what they give side by side."""
@@ -182,25 +188,9 @@ class _Tiler:
                 if v in first.spans
             }
             return self._tile(first, given, None, first, states)
-        if self.merged and not states:
-            filled = [self._neutral(v) for v in self.merged]
-            states = [v for v in filled if v is not None]
-            if len(states) < len(filled):
-                return miss("what its parts begin with is not known", self.merged[0])
+        if not states:
+            states = [v for merge in self.merges for v in merge.neutral() or ()]
         return self._tiled(group, states)
-
-    def _neutral(self, value: Value) -> Value | None:
-        """What a sum begins with; None where its dims are not known."""
-        combiner, dtype, shape = self._combiner(value), value.dtype, value.shape
-        if combiner is None or dtype is None or shape is None:
-            return None
-        if not all(isinstance(dim, int) for dim in shape):
-            return None
-        number = MERGES[combiner][1]
-        if not np.isfinite(number) and not dtype.is_float:
-            return None
-        filling = scalar(number, dtype)
-        return Expand(filling, vector(*shape)) if shape else filling
 
     def _tiled(self, group: _Group, states: list[Value]) -> list[Value] | Miss:
         first, second = group.first, group.second
@@ -211,7 +201,7 @@ class _Tiler:
             if v not in first.spans and not isinstance(v, Constant)
         ]
         number = Parameter(NUMBER, "number")
-        carried = [Parameter(v.type, f"state_{i}") for i, v in enumerate(self.merged)]
+        carried = [Parameter(v.type, f"state_{i}") for i, v in enumerate(states)]
         given: dict[Value, Value] = {}
         tiles, sizes = [], []
         for i, v in enumerate(taken):
@@ -250,6 +240,8 @@ class _Tiler:
     ) -> list[Value] | Miss:
         """The ops of one tile: the states after it, then its part of each output."""
         new: dict[Value, Value] = dict(given)
+        before = dict(zip(self.merge_of, self._by_merge(states), strict=True))
+        kept: dict[Op, list[Value]] = {}
         for op, part in tile_.parts.items():
             operands: list[Value | None] = []
             for v, read in zip(op.operands, part.reads, strict=True):
@@ -265,17 +257,19 @@ class _Tiler:
                 part,
                 _first(number, part.span[0], step),
             )
+            merge = self.merge_of.get(op)
+            if merge is not None:
+                after = merge.step(before[op] or None, tuple(operands), place)
+                if isinstance(after, Miss):
+                    return after
+                kept[op] = after
+                continue
             made = piece(op, tuple(operands), place)
             if isinstance(made, Miss):
                 return made
             results = made.results if isinstance(made, Op) else (made,)
             new |= dict(zip(op.results, results, strict=True))
-        outputs: list[Value] = []
-        for i, v in enumerate(self.merged):
-            combiner = self._combiner(v)
-            assert combiner is not None
-            merge = MERGES[combiner][0]
-            outputs.append(merge(states[i], new[v]) if states else new[v])
+        outputs = [v for merge in self.merges for v in kept[merge.op]]
         for v in self.placed:
             dim, start = self.region.marks[v].dim, tile_.spans[v][0]
             lo, hi = tile_.outputs[v]

@@ -99,6 +99,9 @@ def cases(every: bool = False) -> list[Case]:
         {**window, "auto_pad": "VALID", "strides": (2, 2)},
     ]
     edge = {"kernel_shape": (2,), "strides": (3,), "ceil_mode": 1, "pads": (1, 1)}
+    around = {"kernel_shape": (640, 9), "strides": (640, 9), "ceil_mode": 1}
+    add("MaxPool", image, [around], dtypes=[DType.F32])
+    add("AveragePool", image, [around], dtypes=[DType.F32])
     kinds = [DType.F32, DType.F64, DType.F16]
     padded = [{**way, "count_include_pad": 1} for way in ways]
     add("MaxPool", image, ways, dtypes=[*kinds, DType.I8, DType.U8])

@@ -49,6 +49,9 @@ def joined(*parts: Value) -> Value:
     return ops.Concat(*parts, axis=0)
 
 
+SHIFTED = ops.Pad(ops.Slice(X, ints(1), ints(END), ints(1)), ints(0, 0, 0, 0, 1, 0))
+"""Each position holds the next one."""
+
 DIMS: list[tuple[Value, str]] = [
     (ops.Reshape(X, ints(0, 0, 8, 64)), "b; s; 8; 64"),
     (ops.Reshape(X, ints(0, 0, 8, -1)), "b; s; 8; 64"),
@@ -70,6 +73,7 @@ DIMS: list[tuple[Value, str]] = [
     (ops.Expand(weights(1, 512), joined(part(0, 2), ints(1))), "b; s; 512"),
     (ops.Tile(X, ints(2, 1, 3)), "2*b; s; 1536"),
     (ops.Concat(X, FOUR, X, axis=1), "b; 2*s + 4; 512"),
+    (ops.Concat(SHIFTED, X, axis=2), "b; s; 1024"),  # equal, or it cannot run
     (ops.Concat(UNSURE, X, axis=2), "b; s; 1024"),
     (ops.Slice(X, ints(1), ints(END), ints(1)), "b; max(s - 1, 0); 512"),
     (ops.Slice(X, ints(0), ints(-1), ints(1)), "b; max(s - 1, 0); 512"),
@@ -77,6 +81,8 @@ DIMS: list[tuple[Value, str]] = [
     (ops.Slice(X, ints(0), ints(END), ints(1), ints(2)), "b; (s + 1)//2; 512"),
     (ops.Slice(X, ints(-1), ints(-END), ints(1), ints(-1)), "b; s; 512"),
     (ops.Slice(X, ints(0), part(1, 2), ints(2)), "b; s; min(512, s)"),
+    (ops.Slice(X, ops.Neg(part(1, 2)), ints(END), ints(1)), "b; s; 512"),
+    (ops.Slice(FOUR, ops.Neg(part(1, 2)), ints(END), ints(1)), "b; ?; 512"),
     (ops.Slice(X, vector(1), ints(4), ints(1)), "b; ?; 512"),
     (ops.Slice(X, ints(0), ints(4), vector(1)), "?; ?; ?"),
     (ops.Pad(X, ints(0, 1, 0, 0, 2, -12)), "b; s + 3; 500"),

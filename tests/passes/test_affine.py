@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,25 @@ from equations import (
     rewritten,
 )
 
+from graphopt.driver import optimize
 from graphopt.ir import Parameter, Value
 from graphopt.ops import (
     Add,
     AveragePool,
     BatchNormalization,
+    Clip,
     Constant,
     ConstantOfShape,
     Conv,
     ConvTranspose,
     Div,
+    Erf,
+    Flatten,
     Gemm,
     MatMul,
     Mul,
     Relu,
+    Reshape,
     Sub,
 )
 from graphopt.passes import affine as f
@@ -127,6 +133,29 @@ def test_spelled_batch_norm_is_taken_whole() -> None:
     value = Add(Mul(value, w(6, 1, 1, seed=4)), w(1, 6, 1, 1, seed=5))
     assert kinds(FoldAffine()(graph_of(value))) == ["Conv"]
     rewritten(f.after_linear, value)
+
+
+def test_activations_before_convolutions_stay_whole() -> None:
+    """Runtimes know GELU by its half; a hard swish is one op, and its sixth none."""
+    x, hidden = param("x", 1, 4, 5, 5), random(6, 4, 1, 1)
+    half, root = const(0.5), const(math.sqrt(2))
+    gelu = Mul(Mul(x, Add(Erf(Div(x, root)), const(1.0))), half)
+    misses(f.before_linear, Conv(gelu, hidden), "ends a GELU", opset=17)
+    gate = Clip(Add(x, const(3.0)), const(0.0), const(6.0))
+    swish = graph_of(Conv(Div(Mul(x, gate), const(6.0)), hidden))
+    made = optimize(swish, check="off").graph
+    assert kinds(made) == ["HardSwish", "Conv"]
+
+
+def test_a_batch_norm_of_rows() -> None:
+    """What linear layers with batch norms are, over sequences: LeViT."""
+    for rows in (Flatten(TALL, axis=2), Reshape(TALL, ints(-1, 6))):
+        done = rewritten(f.batch_norm_of_rows, norm(rows, 6, epsilon=1e-3))
+        assert kinds(done) == ["MatMul", "Add", rows.kind]
+    misses(f.batch_norm_of_rows, norm(Flatten(TALL), 18), "are not the outputs")
+    misses(f.batch_norm_of_rows, norm(Reshape(TALL, ints(-1, 3)), 3), "are not the")
+    read = Flatten(TALL, axis=2)
+    misses(f.batch_norm_of_rows, Add(norm(read, 6), read), "read elsewhere")
 
 
 def test_a_product_over_three_axes() -> None:
@@ -484,6 +513,7 @@ def test_each_rule_has_a_case() -> None:
     tested = {
         f.after_linear,
         f.after_biased_product,
+        f.batch_norm_of_rows,
         f.before_linear,
         f.after_batch_norm,
         f.scale_scale,

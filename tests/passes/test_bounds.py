@@ -15,6 +15,7 @@ from graphopt.ops import (
     Concat,
     Div,
     Exp,
+    Expand,
     Gather,
     LayerNormalization,
     MatMul,
@@ -40,8 +41,31 @@ GAIN, BIAS = const(np.linspace(-2, 1, 16)), const(np.linspace(-0.5, 0.25, 16))
 RMS = RMSNormalization(X, GAIN)
 LAYER = LayerNormalization(X, GAIN, BIAS)
 WEIGHT = const(np.random.default_rng(0).normal(size=(16, 4)))
-COLUMN = float(np.abs(WEIGHT.tensor.array()).sum(0).max())
+COLUMN = float(np.sqrt((WEIGHT.tensor.array() ** 2).sum(0).max()))
+WHOLE = float(np.sqrt((WEIGHT.tensor.array() ** 2).sum()))
+ROW = 8 + float(np.sqrt((BIAS.tensor.array() ** 2).sum()))
+"""How long a row of LAYER is at most; one of RMS is 8."""
 ANGLES = np.linspace(0, 3, 6 * 8).reshape(1, 6, 8).repeat(2, 0)
+
+
+def across(x: Value) -> Value:
+    rank = x.rank or 0
+    return Transpose(x, perm=(*range(rank - 2), rank - 1, rank - 2))
+
+
+def heads(x: Value) -> Value:
+    return Transpose(Reshape(x, ints(2, 6, 4, 4)), perm=(0, 2, 1, 3))
+
+
+def at_last(x: Value) -> Value:
+    return Unsqueeze(x, ints(3))
+
+
+def repeated(x: Value) -> Value:
+    """Rows of five equal numbers."""
+    one = Slice(x, ints(0), ints(1), ints(2))
+    return Expand(one, ints(1, 1, 5))
+
 
 BOUNDS: dict[str, tuple[Value, float]] = {
     "constant": (const([-3.0, 2.0]), 3),
@@ -53,7 +77,35 @@ BOUNDS: dict[str, tuple[Value, float]] = {
     "no bias": (LayerNormalization(X, GAIN), 4 * 2),
     "several axes": (RMSNormalization(X, const(np.ones((6, 16))), axis=1), 96**0.5),
     "weight": (MatMul(RMS, WEIGHT), 8 * COLUMN),
-    "product": (MatMul(RMS, Transpose(LAYER, perm=(0, 2, 1))), 16 * 8 * 8.5),
+    "spread weight": (MatMul(Tanh(X), const(np.ones((16, 1)))), 16),
+    "product": (MatMul(RMS, Transpose(LAYER, perm=(0, 2, 1))), 8 * ROW),
+    "product of any numbers": (MatMul(Tanh(X), Tanh(param("y", 2, 16, 3))), 16),
+    "pieces": (Split(RMS, axis=0, outs=2, num_outputs=2).results[1], 8),
+    "products by heads": (MatMul(heads(RMS), across(heads(LAYER))), 8 * ROW),
+    "products of sums": (
+        MatMul(Add(RMS, BIAS), across(Sub(LAYER, RMS))),
+        ROW * (ROW + 8),
+    ),
+    "products of what is projected": (
+        MatMul(MatMul(RMS, WEIGHT), across(MatMul(LAYER, WEIGHT))),
+        min(8 * WHOLE, 2 * 8 * COLUMN) * min(ROW * WHOLE, 2 * ROW * COLUMN),
+    ),
+    "products of what is looked up": (
+        MatMul(Gather(RMS, ints(0, 1), axis=1), across(Gather(RMS, ints(1), axis=1))),
+        64,
+    ),
+    "products of single numbers": (
+        MatMul(at_last(RMS), across(at_last(RMS))),
+        64,
+    ),
+    "products of columns": (
+        MatMul(Transpose(RMS, perm=(0, 2, 1)), RMS),
+        6 * 64,
+    ),
+    "products of what is repeated": (
+        MatMul(repeated(Tanh(X)), across(repeated(Tanh(X)))),
+        5,
+    ),
     "sum": (Add(RMS, LAYER), 16.5),
     "difference": (Sub(RMS, LAYER), 16.5),
     "scaled": (Mul(RMS, const([-0.5])), 4),
@@ -91,7 +143,6 @@ UNKNOWN: dict[str, Value | None] = {
     "integers": ints(3),
     "any op": Exp(RMS),
     "NaN": const([math.nan, 1]),
-    "another result": Split(RMS, axis=0, outs=2, num_outputs=2).results[1],
     "one of two": Add(RMS, X),
     "the other one": Mul(X, RMS),
     "both joined": Concat(RMS, X, axis=0),

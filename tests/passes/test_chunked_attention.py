@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from equations import (
     rewritten,
     typed,
 )
+from hypothesis import given, settings, strategies as st
 
 from graphopt.ir import Value
 from graphopt.lowering.ort.recurrences import FuseRecurrences
@@ -44,6 +46,8 @@ from graphopt.ops import (
     Where,
 )
 from graphopt.passes.chunked_attention import chunked
+from graphopt.reference import evaluate
+from graphopt.rewrite import rewrite
 from graphopt.types import DType, TensorType
 
 OPSET = 27
@@ -290,6 +294,67 @@ def test_what_is_not_the_same() -> None:
         misses(RULE, spelled.results()[0], opset=OPSET)
 
 
+SLIPS: list[Callable[[Value, float], Value]] = [
+    lambda x, small: Add(x, const(small)),
+    lambda x, small: Mul(x, const(1 + small)),
+    lambda x, small: Add(x, Mul(const(small), Mul(x, x))),
+    lambda x, small: Mul(x, const(1 + small * np.eye(1, (x.shape or ())[-1])[0])),
+    lambda x, small: Tanh(x),
+    lambda x, small: Neg(x),
+]
+
+
+@dataclass
+class Slipped(Spelling):
+    """Attention by chunks, but for a slip in one place."""
+
+    slip: Callable[[Value, float], Value] = SLIPS[0]
+    place: int = 0
+    small: float = 0.0
+
+    def bent(self, place: int, x: Value) -> Value:
+        return self.slip(x, self.small) if place == self.place else x
+
+    def summed(
+        self, q: Value, k: Value, written: Value, values: Value, g: Value | None
+    ) -> tuple[Value, Value]:
+        q, k = self.bent(0, q), self.bent(1, k)
+        written, values = self.bent(2, written), self.bent(3, values)
+        g = None if g is None else self.bent(4, g)
+        return super().summed(q, k, written, values, g)
+
+    def inverse(self, known: Value) -> Value:
+        return self.bent(5, super().inverse(self.bent(6, known)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_what_is_found_is_the_same_everywhere(data: st.DataObject) -> None:
+    """With a slip anywhere it is not found, or the slip makes no difference."""
+    draw = data.draw
+    spelled = Slipped(
+        gated=draw(st.booleans()),
+        delta=draw(st.booleans()),
+        heads_first=draw(st.booleans()),
+        past=draw(st.sampled_from([None, PAST])),
+        slip=draw(st.sampled_from(SLIPS)),
+        place=draw(st.integers(0, 6)),
+        small=10.0 ** -draw(st.integers(0, 7)),
+    )
+    graph = graph_of(spelled.results()[0], opset=OPSET)
+    done = rewrite(graph, [RULE])
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    for size in (0.1, 1.0):
+        feeds = [(rng.normal(size=sized(p)) * size).astype("f") for p in graph.inputs]
+        (wanted,) = evaluate(graph, feeds, precision="float64")
+        (found,) = evaluate(done, feeds, precision="float64")
+        assert np.max(np.abs(wanted - found)) <= 1e-8 * np.max(np.abs(wanted))
+
+
+def sized(parameter: Value) -> list[Any]:
+    return [2 if dim is N else dim for dim in parameter.shape or ()]
+
+
 def test_what_others_read() -> None:
     y, state = Spelling().results()
     reason = "within the chunks"
@@ -318,16 +383,12 @@ def test_other_pasts() -> None:
 def test_the_runtime_computes_the_same() -> None:
     runtime = pytest.importorskip("onnxruntime")
     from graphopt.exporter import to_proto
-    from graphopt.reference import evaluate
 
     graph = graph_of(*Spelling(delta=True, past=PAST).results(), opset=21)
     done = FuseRecurrences()(graph)
     assert "LinearAttention" in kinds(done)
     rng = np.random.default_rng(0)
-    feeds = [
-        (rng.normal(size=[2 if d is N else d for d in p.shape or ()]) / 3).astype("f")
-        for p in graph.inputs
-    ]
+    feeds = [(rng.normal(size=sized(p)) / 3).astype("f") for p in graph.inputs]
     wanted = evaluate(graph, feeds, precision="float64")
     session = runtime.InferenceSession(
         to_proto(done).SerializeToString(), providers=["CPUExecutionProvider"]

@@ -34,14 +34,27 @@ def test_operands_by_head() -> None:
     assert by_head(q, k, v, [param("m", 3, 1, 5, 5)]) is None
 
 
-def test_a_mask_of_merged_heads_is_not_split() -> None:
+def test_masks_of_merged_heads_are_split_too() -> None:
+    """Slopes of positions, as BLOOM adds them."""
     q, k, v = (merged(n, 4) for n in "qkv")
-    found = by_head(q, k, v, [param("m", 6, 1, 5)])
-    assert found is not None
-    assert found.heads == {"q_num_heads": 1, "kv_num_heads": 1}
-    found = by_head(q, k, v, [param("m", 1, 5, 5)])
+    m = param("m", 6, 1, 5)
+    found = by_head(q, k, v, [m])
     assert found is not None
     assert not found.heads
+    numbers = np.arange(30, dtype=np.float32).reshape(6, 1, 5)
+    made = evaluate(graph_of(found.masks[0], m), {"m": numbers})[0]
+    np.testing.assert_array_equal(made, numbers.reshape(2, 3, 1, 5))
+    one = param("m", 1, 5, 5)
+    found = by_head(q, k, v, [one])
+    assert found is not None
+    assert found.masks == [one]
+
+
+def test_a_head_of_keys_and_values_for_all_queries() -> None:
+    q, k, v = param("q", 2, 3, 5, 4), param("k", 2, 1, 5, 4), param("v", 2, 1, 5, 4)
+    assert by_head(q, k, v, [param("m", 2, 3, 5, 5)]) is not None
+    assert by_head(q, k, v, [param("m", 2, 2, 5, 5)]) is None
+    assert by_head(q, param("k", 1, 1, 5, 4), v, []) is None
 
 
 def test_results_of_merged_heads_have_their_rows() -> None:

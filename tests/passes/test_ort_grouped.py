@@ -335,6 +335,12 @@ def test_heads_that_the_kernel_refuses() -> None:
     assert out_of_limits("cpu", DOMAIN, "GroupQueryAttention", joined()) is None
     packed = rewritten(packed_heads, joined()).ops[-1]
     assert out_of_limits("cpu", DOMAIN, "GroupQueryAttention", packed) is None
+    few = list(joined().operands)
+    few[7:9] = param("cosine", 8, 4), param("sine", 8, 4)
+    refused = out_of_limits(
+        "cpu", DOMAIN, "GroupQueryAttention", joined().copy(operands=few)
+    )
+    assert "turns a multiple of 16" in str(refused)
     open_ = joined().copy(causal=0)
     assert out_of_limits("cpu", DOMAIN, "GroupQueryAttention", open_) is None
     assert "causal" in str(out_of_limits("cuda", DOMAIN, "GroupQueryAttention", open_))

@@ -214,6 +214,20 @@ def test_a_smaller_budget_keeps_more() -> None:
     assert F16 not in types_of(tight, "MatMul")
 
 
+@pytest.mark.slow
+def test_the_last_few_of_many_are_narrow() -> None:
+    """Each is off about as much as the others, and all of them too much."""
+    y: Value = x_of(1, 32)
+    for seed in range(300):
+        turn, _ = np.linalg.qr(random(32, 32, seed=seed).tensor.array())
+        y = MatMul(y, const(turn))
+    pass_ = Precision(budget=4e-3)
+    choice = pass_.choice(graph_of(y))
+    assert 0 < len(choice.narrow) < 300 - 127
+    assert choice.error is not None
+    assert 0 < choice.error <= pass_.allowed / 2
+
+
 def test_what_steers_a_shape_stays() -> None:
     count = Cast(param("count", dtype=DType.I64), to=F32)
     steps = Range(const(0.0), count, const(1.0))

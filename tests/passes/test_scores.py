@@ -15,6 +15,7 @@ from graphopt.ops import (
     Add,
     And,
     Attention,
+    Cast,
     Constant,
     Div,
     Greater,
@@ -28,6 +29,7 @@ from graphopt.ops import (
     Shape,
     Softmax,
     Squeeze,
+    Sub,
     Tanh,
     Transpose,
     Unsqueeze,
@@ -54,7 +56,7 @@ def normed(x: Value) -> Value:
 
 
 def scores(q: Value | None = None, k: Value | None = None) -> Value:
-    """They are at most 16 * 4 * 4 / 4 = 64."""
+    """Rows are 4 long, so they are at most 4 * 4 / 4."""
     k = Transpose(normed(K) if k is None else k, perm=(0, 1, 3, 2))
     return Mul(MatMul(normed(Q) if q is None else q, k), const(0.25))
 
@@ -71,7 +73,7 @@ def added(number: float, seen: Constant = SEEN) -> Constant:
     return const(np.where(seen.tensor.array(), 0, number))
 
 
-@pytest.mark.parametrize("number", [-1e9, -1257.0, -1e30, -3e38])
+@pytest.mark.parametrize("number", [-1e9, -1017.0, -1e30, -3e38])
 @pytest.mark.parametrize(
     "hide",
     [
@@ -94,7 +96,7 @@ def test_the_nearest_of_several_numbers_decides() -> None:
         array[0, 1:3] = number, -math.inf
         return const(array)
 
-    for number, found in ((-2e3, SEEN), (-1256.0, mask(-1256.0)), (5.0, mask(5.0))):
+    for number, found in ((-2e3, SEEN), (-1016.0, mask(-1016.0)), (5.0, mask(5.0))):
         before = spelled(Add(scores(), mask(number)))
         fires(attention, before, raised(found), opset=OPSET)
 
@@ -118,7 +120,7 @@ def test_a_soft_cap_is_a_bound() -> None:
 
 
 UNCERTAIN = {
-    "too near": Where(SEEN, scores(), const(-1256.0)),
+    "too near": Where(SEEN, scores(), const(-1016.0)),
     "of any size": Where(SEEN, scores(Q, K), const(-1e9)),
     "a query without keys": Where(NOBODY, scores(), const(-1e9)),
     "another mask within": Where(SEEN, Add(scores(), ADDED), const(-1e9)),
@@ -136,7 +138,7 @@ def test_a_choice_that_may_count_stays(why: str) -> None:
 
 def test_a_sum_that_may_count_stays_one() -> None:
     for mask, q, k in (
-        (added(-1256.0), normed(Q), normed(K)),
+        (added(-1016.0), normed(Q), normed(K)),
         (added(-1e9), Q, K),
         (added(-1e9, NOBODY), normed(Q), normed(K)),
     ):
@@ -147,7 +149,43 @@ def test_a_sum_that_may_count_stays_one() -> None:
     fires(attention, spelled(several), after, opset=OPSET)
 
 
-@pytest.mark.parametrize("spell", [0, 1])
+M = const(TRIANGLE.astype(np.float32))
+
+
+def less(x: Value, m: Value, number: float) -> Value:
+    """x * m - number * (1 - m), as GPT-2 hides scores."""
+    return Sub(Mul(x, m), Mul(const(number), Sub(const(1.0), m)))
+
+
+def test_scores_that_are_taken_times_0_or_1() -> None:
+    hidden = const(np.where(TRIANGLE, 0, 1e4))
+    for before in (
+        less(scores(), M, 1e4),
+        Sub(Mul(M, scores()), hidden),
+        Add(Mul(Sub(M, const(1.0)), const(1e4)), Mul(scores(), M)),
+    ):
+        fires(attention, spelled(before), raised(SEEN), opset=OPSET)
+
+
+def test_what_is_taken_times_0_or_1_and_may_count_stays() -> None:
+    padding = Cast(param("seen", QUERIES, KEYS, dtype=DType.BOOL), to=DType.F32)
+    for before in (
+        less(scores(), M, 1016.0),
+        less(scores(Q, K), M, 1e4),
+        less(scores(), padding, 1e4),
+    ):
+        misses(attention, spelled(before), "far below all", opset=OPSET)
+    for before in (
+        less(scores(), Mul(M, const(2.0)), 1e4),  # no 0 or 1
+        less(scores(), M, -1e4),  # hides nothing
+        less(scores(), M, math.inf),  # 0 * inf
+        Sub(Mul(scores(), M), const(1e4)),  # less everywhere
+        Sub(Mul(scores(), M), Mul(const(1e4), Sub(const(1.0), padding))),
+    ):
+        misses(attention, spelled(before), "no scaled and masked", opset=OPSET)
+
+
+@pytest.mark.parametrize("spell", [0, 1, 2])
 def test_the_first_key_is_seen_by_all(spell: int) -> None:
     """So what hides later keys by a number is causal."""
     q, k, v = (param(n, 2, 4, N, s) for n, s in (("q", 16), ("k", 16), ("v", 8)))
@@ -155,7 +193,9 @@ def test_the_first_key_is_seen_by_all(spell: int) -> None:
     positions = Range(*(Constant(np.array(0)), count, Constant(np.array(1))))
     row, column = Unsqueeze(positions, ints(1)), Unsqueeze(positions, ints(0))
     inner = scores(normed(q), normed(k))
-    if spell:
+    if spell == 2:
+        hidden = less(inner, Cast(LessOrEqual(column, row), to=DType.F32), 1e4)
+    elif spell:
         hidden = Where(Greater(column, row), const(-1e9), inner)
     else:
         hidden = Where(LessOrEqual(column, row), inner, const(-1e9))

@@ -16,7 +16,7 @@ from graphopt.types import DType, TensorType
 
 def states(mesh: str, *shape: int, target: str = "h100") -> States:
     machine = Machine.of(target, Mesh.parse(mesh))
-    return States(machine, TensorType(DType.F32, shape))
+    return States(machine.mesh, machine.seconds, TensorType(DType.F32, shape))
 
 
 def best(problem: Problem) -> float:

@@ -170,7 +170,7 @@ def test_what_runs_inside_counts() -> None:
     assert sent == ["AllReduce", "AllReduce"]
     local = localized(op, split, of.mesh, [Parameter(TensorType(DType.F32, (64, 512)))])
     assert not isinstance(local, Miss)
-    found = sum(of.doing(deed) for _, deed in deeds(postorder(local)))
+    found = sum(of.doing(deed) for _, deed in deeds([*postorder(local)]))
     assert seconds(of, split) == pytest.approx(found, rel=1e-12)
     assert found > 5 * of.floor + 2 * of.links[0].alpha * 14
 
@@ -186,7 +186,7 @@ def test_an_op_on_parts_costs_what_its_choice_says(op: Op) -> None:
         ]
         local = localized(op, choice, of.mesh, parts)
         assert not isinstance(local, Miss)
-        found = sum(of.doing(deed) for _, deed in deeds(postorder(local)))
+        found = sum(of.doing(deed) for _, deed in deeds([*postorder(local)]))
         assert seconds(of, choice) == pytest.approx(found, rel=1e-12), str(choice)
 
 

@@ -13,6 +13,7 @@ from graphopt import ops
 from graphopt.errors import UsageError
 from graphopt.index import Partial, Replicated, Split
 from graphopt.ir import Graph, Parameter, Value
+from graphopt.mesh_flow import step_seconds
 from graphopt.ops import Constant
 from graphopt.passes.sharding import Decisions, Mesh, Program, oracle, partition
 from graphopt.passes.sharding.layout import Layout, is_partial, path, wire_bytes
@@ -97,6 +98,8 @@ def test_a_plan_costs_what_it_says_and_runs(case: str, mesh: str) -> None:
     assert plan.solution.proved
     assert walked(graph, plan, made.machine) == pytest.approx(plan.seconds, rel=1e-6)
     program = partition(graph, made.machine.mesh, plan.decisions, made.machine.seconds)
+    step = step_seconds(program, made.machine)
+    assert sum(step.values()) == pytest.approx(plan.seconds, rel=1e-9)
     assert sent(program) == pytest.approx(plan.sent)
     rng = np.random.default_rng(0)
     feeds = [rng.standard_normal(p.shape, np.float32) for p in graph.inputs]

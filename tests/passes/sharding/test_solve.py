@@ -196,13 +196,12 @@ def test_what_is_as_cheap_converted_is_left_out() -> None:
 @pytest.mark.parametrize("mesh", ["4", "2x4", "2x2x2"])
 def test_distances_are_those_of_paths(mesh: str) -> None:
     of = states(mesh, 16, 8)
-    machine = of.machine
     rng = np.random.default_rng(0)
     for a, b in rng.integers(0, len(of), (40, 2)):
         source, target = of.layouts[a], of.layouts[b]
-        found = path(source, target, of.type, machine.mesh, machine.seconds)
+        found = path(source, target, of.type, of.mesh, of.cost)
         assert found is not None
-        spent = sum(machine.seconds(step, of.type) for step in found)
+        spent = sum(of.cost(step, of.type) for step in found)
         assert of.distances[a, b] == pytest.approx(spent, rel=1e-12)
 
 
@@ -243,7 +242,7 @@ def test_trees_make_all_layouts_and_cost_what_is_said(seed: int, count: int) -> 
         assert step.source in have
         have.add(step.target)
     assert set(wants) <= have
-    spent = sum(of.machine.seconds(step, of.type) for step in steps)
+    spent = sum(of.cost(step, of.type) for step in steps)
     said = tree_seconds(of, source, wants)
     assert spent == pytest.approx(said, rel=1e-9)
     alone = [of.distances[of.number[source], of.number[w]] for w in set(wants)]
