@@ -112,7 +112,7 @@ class _Bounds:
         if y is None or y.shape is None or len(y.shape) < 2:
             return math.inf
         largest, row = self.of(x, left), self.length(x, left)
-        if math.isinf(largest) and math.isinf(row):
+        if math.isinf(largest):  # so is the length, as all numbers are in rows
             return math.inf
         tensor, depth = y.constant, y.shape[-2]
         if tensor is not None and tensor.size <= READ:
@@ -159,7 +159,8 @@ class _Bounds:
         if isinstance(op, _AS_LARGE):
             return self.length(x, left) if _holds_rows(op, x, value) else math.inf
         if isinstance(op, LayerNormalization | RMSNormalization):
-            if axis_of(op.axis, value.rank or 0) != (value.rank or 0) - 1:
+            rank = value.rank
+            if rank is None or axis_of(op.axis, rank) != rank - 1:
                 return math.inf
             return self.normalized(op, left, rows=True)
         if isinstance(op, RotaryEmbedding):  # pairs are turned
@@ -169,10 +170,11 @@ class _Bounds:
             return sum(self.length(each, left) for each in op.operands)
         if isinstance(op, MatMul):
             y = op.operands[1]
-            weight = None if y is None or y.rank != 2 else y.constant
+            weight = None if y is None or (y.rank or 0) < 2 else y.constant
             if weight is None or weight.size > READ:
                 return math.inf
-            whole = np.sqrt((weight.array().astype(np.float64) ** 2).sum())
+            squares = weight.array().astype(np.float64) ** 2
+            whole = np.sqrt(squares.sum((-2, -1))).max(initial=0.0)
             return _times(self.length(x, left), _finite(whole))
         return math.inf
 

@@ -43,7 +43,7 @@ def is_zero_one(value: Value | None, depth: int = DEEPEST) -> bool:
         return False
     tensor = value.constant
     if tensor is not None:
-        if value.dtype is None or tensor.size > READ:
+        if tensor.size > READ:
             return False
         array = tensor.array()
         return array.dtype.kind in "fiu" and bool(((array == 0) | (array == 1)).all())
@@ -60,7 +60,7 @@ def chosen_by(value: Value | None, switch: Value) -> tuple[Any, Any] | None:
     """
     a = None if value is None else value.constant
     b = switch.constant
-    if a is not None and b is not None and max(a.size, b.size) <= READ:
+    if a is not None and b is not None:
         try:
             numbers, switches = np.broadcast_arrays(a.array(), b.array())
         except ValueError:
@@ -83,7 +83,7 @@ def _made(value: Value | None, switch: Value, depth: int) -> Any:
     if number is not None:
         return np.full(2, number, value.dtype.numpy)
     op = value.op
-    if not isinstance(op, Elementwise) or not op.deterministic or op.outs > 1:
+    if not isinstance(op, Elementwise) or not op.deterministic:
         return None
     operands = [_made(x, switch, depth - 1) for x in op.operands]
     if any(each is None for each in operands):

@@ -7,6 +7,7 @@ kept, as another draw may meet them; they must only still be there.
 from __future__ import annotations
 
 _CHOICE = "how large a limit is was a choice: one element more or less is as good"
+_READABLE = "what is too large to be read here could be read"
 _SOONER = "what is left out here is found to be nothing a step later"
 _REQUIRED = "a required operand is never absent; the test is for the type checker"
 _SAMPLE = "the sample only saves reading: what is alike in it is compared whole"
@@ -28,6 +29,15 @@ EQUIVALENT: dict[str, str] = {
         "of twice as many numbers it is the same one, counted from the end"
     ),
     "bounds.: DEEPEST: Final = 32 => DEEPEST: Final = 33": _CHOICE,
+    "bounds._holds_rows: last != 1 and equal(last, size) => last != 1": (
+        "of rows of unknown length nothing is known"
+    ),
+    "bounds.column: not isinstance(value, Transpose) or value.rank is None"
+    " => not isinstance(value, Transpose)": "it is asked of known shapes alone",
+    "bounds.row: weight is None or weight.size > READ => weight is None": _READABLE,
+    "bounds.product: tensor.size <= READ => tensor.size < READ": _CHOICE,
+    "bounds.row: tensor.size > READ => tensor.size >= READ": _CHOICE,
+    "bounds.row: weight.size > READ => weight.size >= READ": _CHOICE,
     "casts._narrow: value.constant.size <= READ_LIMIT"
     " => value.constant.size < READ_LIMIT": _CHOICE,
     "algebra._keeps: x is None or y is None or op.dtype is None or (op.dtype is not"
@@ -174,6 +184,10 @@ EQUIVALENT: dict[str, str] = {
     "raise_shuffles._steps: not isinstance(split, Reshape) or split.shape is None"
     " => not isinstance(split, Reshape)": "what has six dims has a shape",
     "raise_shuffles.slices_to_depth: found[0] => found[1] (number 2)": _ALIKE,
+    "zero_one._made: value is None or value.dtype is None or (not depth)"
+    " => value is None or not depth": "a switch and a constant have element types",
+    "zero_one.is_zero_one: tensor.size > READ => tensor.size >= READ": _CHOICE,
+    "zero_one.is_zero_one: if tensor.size > READ: return False => pass": _READABLE,
 }
 """Mutants that are the same rule, or one that is as good."""
 

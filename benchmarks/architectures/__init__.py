@@ -3,7 +3,7 @@
 `BUILDS` makes those that torch exports; `spellings` has graphs written node by node.
 """
 
-from . import cached, images, recurrent, text
+from . import cached, images, recurrent, text, tiny
 from .build import Build, randomize_constants
 from .detector import SYMBOL, TRANSLATIONS
 
@@ -22,4 +22,10 @@ CAPTURED_ONLY = {
 }
 """What the exporter that traces cannot write, and why."""
 
-BUILDS = {**text.BUILDS, **cached.BUILDS, **recurrent.BUILDS, **images.BUILDS}
+BUILDS = {
+    **text.BUILDS,
+    **cached.BUILDS,
+    **recurrent.BUILDS,
+    **images.BUILDS,
+    **tiny.BUILDS,
+}

@@ -41,6 +41,7 @@ GAIN, BIAS = const(np.linspace(-2, 1, 16)), const(np.linspace(-0.5, 0.25, 16))
 RMS = RMSNormalization(X, GAIN)
 LAYER = LayerNormalization(X, GAIN, BIAS)
 WEIGHT = const(np.random.default_rng(0).normal(size=(16, 4)))
+APART = const(np.stack([WEIGHT.tensor.array(), WEIGHT.tensor.array() / 2]))
 COLUMN = float(np.sqrt((WEIGHT.tensor.array() ** 2).sum(0).max()))
 WHOLE = float(np.sqrt((WEIGHT.tensor.array() ** 2).sum()))
 ROW = 8 + float(np.sqrt((BIAS.tensor.array() ** 2).sum()))
@@ -61,10 +62,33 @@ def at_last(x: Value) -> Value:
     return Unsqueeze(x, ints(3))
 
 
+def piece(x: Value) -> Value:
+    return Split(x, axis=0, outs=2, num_outputs=2).results[1]
+
+
+def first_five(x: Value) -> Value:
+    """Rows of their first number, five times."""
+    return Gather(x, ints(0, 0, 0, 0, 0), axis=2)
+
+
+def first(x: Value) -> Value:
+    return Slice(x, ints(0), ints(1), ints(2))
+
+
+TURNED = RotaryEmbedding(
+    *(RMS, const(np.cos(ANGLES)), const(np.sin(ANGLES))), num_heads=1
+)
+
+
+def deep(x: Value) -> Value:
+    for _ in range(DEEPEST + 1):
+        x = Neg(x)
+    return x
+
+
 def repeated(x: Value) -> Value:
     """Rows of five equal numbers."""
-    one = Slice(x, ints(0), ints(1), ints(2))
-    return Expand(one, ints(1, 1, 5))
+    return Expand(first(x), ints(1, 1, 5))
 
 
 BOUNDS: dict[str, tuple[Value, float]] = {
@@ -80,6 +104,38 @@ BOUNDS: dict[str, tuple[Value, float]] = {
     "spread weight": (MatMul(Tanh(X), const(np.ones((16, 1)))), 16),
     "product": (MatMul(RMS, Transpose(LAYER, perm=(0, 2, 1))), 8 * ROW),
     "product of any numbers": (MatMul(Tanh(X), Tanh(param("y", 2, 16, 3))), 16),
+    "a small weight": (MatMul(Tanh(X), const([[0.01]] + [[0.0]] * 15)), 0.01),
+    "small rows": (
+        MatMul(const([[0.01] + [0.0] * 15]), across(RMS)),
+        0.01 * 8,
+    ),
+    "products of pieces": (
+        MatMul(piece(RMS), across(piece(RMS))),
+        64,
+    ),
+    "products of what is looked up along rows": (
+        MatMul(first_five(RMS), across(first_five(RMS))),
+        5 * 64,
+    ),
+    "products of what is turned": (
+        MatMul(TURNED, across(RMS)),
+        8 * (1 + np.sin(ANGLES).max()) * 8,
+    ),
+    "rows across others": (
+        MatMul(Reshape(RMS, ints(2, 8, 12)), across(Reshape(RMS, ints(2, 8, 12)))),
+        12 * 64,
+    ),
+    "sums with one number": (
+        MatMul(Add(RMS, first(RMS)), across(Add(first(RMS), RMS))),
+        16 * 16 * 16,
+    ),
+    "empty rows": (
+        MatMul(
+            Reshape(Slice(RMS, ints(0), ints(0)), ints(5, 0), allowzero=1),
+            const(np.ones((0, 3))),
+        ),
+        0,
+    ),
     "pieces": (Split(RMS, axis=0, outs=2, num_outputs=2).results[1], 8),
     "products by heads": (MatMul(heads(RMS), across(heads(LAYER))), 8 * ROW),
     "products of sums": (
@@ -88,6 +144,10 @@ BOUNDS: dict[str, tuple[Value, float]] = {
     ),
     "products of what is projected": (
         MatMul(MatMul(RMS, WEIGHT), across(MatMul(LAYER, WEIGHT))),
+        min(8 * WHOLE, 2 * 8 * COLUMN) * min(ROW * WHOLE, 2 * ROW * COLUMN),
+    ),
+    "products of what is projected apart": (
+        MatMul(MatMul(RMS, APART), across(MatMul(LAYER, APART))),
         min(8 * WHOLE, 2 * 8 * COLUMN) * min(ROW * WHOLE, 2 * ROW * COLUMN),
     ),
     "products of what is looked up": (
@@ -116,7 +176,7 @@ BOUNDS: dict[str, tuple[Value, float]] = {
     "no weights": (MatMul(RMS, const(np.ones((16, 0)))), 0),
     "joined": (Concat(RMS, LAYER, axis=0), 8.5),
     "turned": (
-        RotaryEmbedding(RMS, const(np.cos(ANGLES)), const(np.sin(ANGLES)), num_heads=1),
+        TURNED,
         8 * (1 + np.sin(ANGLES).max()),
     ),
     "moved": (
@@ -138,6 +198,16 @@ def test_bounds(what: str) -> None:
 
 
 UNKNOWN: dict[str, Value | None] = {
+    "rows of any rank": MatMul(
+        Reshape(typed("z", TensorType(DType.F32)), ints(2, 3, 16)), across(RMS)
+    ),
+    "rows of a product by a vector": MatMul(
+        MatMul(RMS, const(np.ones(16))), const(np.ones((6, 2)))
+    ),
+    "rows from far": MatMul(deep(RMS), across(deep(RMS))),
+    "rows of the mean": MatMul(
+        LayerNormalization(X, GAIN, outs=2).results[1], const(np.ones((1, 3)))
+    ),
     "nothing": None,
     "input": X,
     "integers": ints(3),
