@@ -123,8 +123,8 @@ def devices_of(options: argparse.Namespace, default: str | None = None) -> str:
         raise UsageError(
             f"{options.mesh} is of stages in a row, which are ONNX Runtime's: graphopt"
             f" optimize --mesh {options.mesh} --target ort-cuda:h100 writes them, with"
-            " --dry-run it only shows where it cuts; an axis of a mesh that XLA runs is"
-            " named otherwise"
+            " --dry-run it only shows where it cuts; an axis of a mesh that XLA runs"
+            " has another name"
         )
     if devices is None or not devices.startswith("xla-"):
         raise UsageError(

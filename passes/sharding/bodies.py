@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 EXCHANGING: Final = 4
 """So many ways are kept in which devices exchange something in each turn."""
-HALF: Final = 0.5
-"""Of the operations at least so many are shared out."""
 HELD: Final = (1e-4, 1.0)
 """What a byte that each device has costs, in bytes that are sent: next to nothing, or
 as much."""
@@ -59,23 +57,28 @@ class Spreading(Hashable, Protocol):
         given: Mapping[Value, State],
         free: Iterable[Value] = (),
         held: float = 0.0,
+        even: int = 1,
     ) -> Spread: ...
 
 
 @lru_cache(maxsize=1024)
 def spreads_of(
-    op: Op, states: tuple[State, ...], spread: Spreading
+    op: Op, states: tuple[State, ...], spread: Spreading, even: int
 ) -> tuple[Spread, ...] | None:
     """How the states of operands go on through each body; None where they cannot."""
     given = fed(op, states)
     if given is None:
         return None
-    return tuple([spread(body.ops, parameters_of(body, given)) for body in op.bodies])
+    return tuple(
+        [spread(body.ops, parameters_of(body, given), even=even) for body in op.bodies]
+    )
 
 
-def left_by(op: Op, states: tuple[State, ...], spread: Spreading) -> list[State] | None:
+def left_by(
+    op: Op, states: tuple[State, ...], spread: Spreading, even: int
+) -> list[State] | None:
     """What the outputs of the bodies are brought to; None where that cannot be."""
-    given, found = fed(op, states), spreads_of(op, states, spread)
+    given, found = fed(op, states), spreads_of(op, states, spread, even)
     if given is None or found is None:
         return None
     return targets(op, given, _left(op, found))
@@ -92,6 +95,7 @@ def sent(
     op: Op,
     states: tuple[State, ...],
     spread: Spreading,
+    even: int,
     constant: frozenset[int] = frozenset(),
 ) -> float:
     """The bytes that devices exchange in the bodies of an op, all turns together.
@@ -99,7 +103,10 @@ def sent(
     inf where that would be what no turn changes: what a loop captures, and operands
     that are ``constant`` in a loop around.
     """
-    made, found = left_by(op, states, spread), spreads_of(op, states, spread)
+    made, found = (
+        left_by(op, states, spread, even),
+        spreads_of(op, states, spread, even),
+    )
     if made is None or found is None:
         return math.inf
     count, branches = len(op.operands), isinstance(op, If)
@@ -127,7 +134,7 @@ def _sent(
         if way.form != "region":
             continue
         at = [i for i, (value, _) in enumerate(pairs) if value in constant]
-        inner += sent(op, way.strategy.operands, spread, frozenset(at))
+        inner += sent(op, way.strategy.operands, spread, way.even, frozenset(at))
     for value, state in wanted:
         times = sends(through.states.get(value, REPLICATED), state)
         if times:
@@ -139,24 +146,24 @@ def _bytes(value: Value) -> int:
     return type_bytes(value.type) if isinstance(value.type, TensorType) else 0
 
 
-def strategies(op: Op, spread: Spreading) -> Iterator[Strategy]:
+def strategies(op: Op, spread: Spreading, even: int) -> Iterator[Strategy]:
     """The strategies by which the bodies run on parts.
 
-    All without collectives in the bodies; of others that share out at least half of the
-    operations those that no other beats in what devices hold and in what they exchange.
+    All without collectives in the bodies; of others that share out some of the work
+    those that no other beats in what devices hold and in what they exchange.
     """
     ranked: list[tuple[float, float, Strategy]] = []
-    for states in dict.fromkeys(_tried(op, spread)):
-        made = left_by(op, states, spread)
+    for states in dict.fromkeys(_tried(op, spread, even)):
+        made = left_by(op, states, spread, even)
         if made is None or is_all_replicated(states):
             continue
         strategy = Strategy(None, states, tuple(results(op, made)))
-        moved = sent(op, states, spread)
+        moved = sent(op, states, spread, even)
         if moved == math.inf:
             continue
         if not moved and not is_all_replicated(strategy.results):
             yield strategy
-        if _shared(op, states, spread) >= HALF:
+        if _shares(op, states, spread, even):
             pairs = zip(op.operands, states, strict=True)
             whole = [v for v, s in pairs if v is not None and not isinstance(s, Split)]
             ranked.append((sum(map(_bytes, whole)), moved, strategy))
@@ -168,7 +175,7 @@ def strategies(op: Op, spread: Spreading) -> Iterator[Strategy]:
                 yield strategy
 
 
-def _tried(op: Op, spread: Spreading) -> Iterator[tuple[State, ...]]:
+def _tried(op: Op, spread: Spreading, even: int) -> Iterator[tuple[State, ...]]:
     """States of the operands: what was asked for, and what the bodies make of it."""
     for row in seeds(op):
         given = fed(op, [REPLICATED if s is None else s for s in row])
@@ -177,11 +184,16 @@ def _tried(op: Op, spread: Spreading) -> Iterator[tuple[State, ...]]:
         free = [s is None for s in row[len(op.operands) - len(given) :]]
         free += [False] * (len(given) - len(free))
         for held in HELD if any(free) else HELD[:1]:
-            yield from _entering(op, given, free, held, spread)
+            yield from _entering(op, given, free, held, spread, even)
 
 
 def _entering(
-    op: Op, given: list[State], free: Sequence[bool], held: float, spread: Spreading
+    op: Op,
+    given: list[State],
+    free: Sequence[bool],
+    held: float,
+    spread: Spreading,
+    even: int,
 ) -> Iterator[tuple[State, ...]]:
     """States of the operands, as turns leave them for the next ones."""
     for _ in range(ROUNDS):
@@ -190,7 +202,7 @@ def _entering(
             known = parameters_of(body, given)
             open_ = list(itertools.compress(body.inputs, free))
             fixed = {p: s for p, s in known.items() if p not in open_}
-            found = spread(body.ops, fixed, open_, held)
+            found = spread(body.ops, fixed, open_, held, even)
             decided = [
                 found.states.get(p, s) if any_ else s
                 for p, s, any_ in zip(body.inputs, decided, free, strict=True)
@@ -203,14 +215,15 @@ def _entering(
         given = after
 
 
-def _shared(op: Op, states: tuple[State, ...], spread: Spreading) -> float:
-    """The share of the operations that devices share out; 0 where there are none."""
-    whole = parts = 0.0
-    for through in spreads_of(op, states, spread) or ():
-        for inner, way in through.ways.items():
-            flops = op_cost(inner).flops
-            work = float(flops) if isinstance(flops, int) else 0.0
-            whole += work
-            split = any(isinstance(s, Split) for s in way.strategy.operands)
-            parts += work * split
-    return parts / whole if whole else 0.0
+def _shares(op: Op, states: tuple[State, ...], spread: Spreading, even: int) -> bool:
+    """True where devices share out operations of the bodies."""
+    ways = [
+        (inner, way)
+        for through in spreads_of(op, states, spread, even) or ()
+        for inner, way in through.ways.items()
+    ]
+    return any(
+        any(isinstance(s, Split) for s in way.strategy.operands)
+        and op_cost(inner).flops
+        for inner, way in ways
+    )

@@ -95,6 +95,8 @@ def _found(op: Op, mesh: Mesh) -> Iterator[Choice]:
     for axis in range(count):
         legal.append([])
         for way in ways:
+            if any(way.strategy == other.strategy for other in legal[axis]):
+                continue
             row = tuple([way if i == axis else ways[0] for i in range(count)])
             choice = _built_once(op, choice_of(op, row), mesh, shared)
             if choice is not None:
@@ -308,13 +310,13 @@ def _in_bodies(
     given, spreads = [], []
     for way in choice.ways:
         states = fed(op, way.strategy.operands)
-        through = spreads_of(op, way.strategy.operands)
+        through = spreads_of(op, way)
         if states is None or through is None:
             return Miss(f"the bodies of {op.label} do not run on parts")
         given.append(states)
         spreads.append(through)
     bodies = []
-    lefts = [left_by(op, way.strategy.operands) for way in choice.ways]
+    lefts = [left_by(op, way) for way in choice.ways]
     ends = list(zip(*[row for row in lefts if row is not None], strict=True))
     try:
         for number, body in enumerate(op.bodies):

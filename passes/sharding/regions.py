@@ -174,9 +174,9 @@ def seeds(op: Op) -> Iterator[tuple[State | None, ...]]:
 
 
 def _is_read_only(op: Op, at: int) -> bool:
-    """True for tensors that bodies read, and that no turn changes."""
+    """True for tensors but vectors that bodies read, and that no turn changes."""
     value = op.operands[at]
-    if value is None or not value.rank or value.ints is not None:
+    if value is None or (value.rank or 0) < 2 or value.ints is not None:
         return False
     return at >= (op.states if isinstance(op, Scan) else read_from(op))
 

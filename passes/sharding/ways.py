@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from graphopt import index
 from graphopt.index import (
@@ -52,6 +52,8 @@ class Way:
 
     strategy: Strategy
     form: Form = "plain"
+    even: int = 1
+    """Inside of bodies dims are split that so many divide."""
 
     @property
     def axis(self) -> str | None:
@@ -111,11 +113,14 @@ def ways_of(op: Op) -> tuple[Way, ...]:
         opened = [Way(x, "opened") for x in openings(op, others)]
         found += [way for way in opened if shared.isdisjoint(_cuts(way))]
     if isinstance(op, If | Loop | Scan):
-        found += [Way(x, "region") for x in bodies.strategies(op, spread)]
-    unique: dict[tuple[object, object], Way] = {}
+        for even in EVEN:
+            found += [
+                Way(x, "region", even) for x in bodies.strategies(op, spread, even)
+            ]
+    unique: dict[tuple[object, ...], Way] = {}
     for way in found:
         if way is whole or _matters(op, domain, way):
-            key = (way.strategy.operands, way.strategy.results)
+            key = (way.strategy.operands, way.strategy.results, way.even)
             unique.setdefault(key, way)
     return tuple(unique.values())
 
@@ -276,6 +281,7 @@ def spread(
     given: Mapping[Value, State],
     free: Iterable[Value] = (),
     held: float = 0.0,
+    even: int = 1,
 ) -> Spread:
     """Go through ops in order, each run in the cheapest way for what it gets.
 
@@ -296,8 +302,14 @@ def spread(
         for way in ways_of(op):
             if way.form in ("moved", "combined"):
                 continue  # whether devices divide what it gives is not known here
+            if even > 1 and not _is_even(op, way, even):
+                continue
             inner = way.form == "region"
-            cost = bodies.sent(op, way.strategy.operands, spread) if inner else 0.0
+            cost = (
+                bodies.sent(op, way.strategy.operands, spread, way.even)
+                if inner
+                else 0.0
+            )
             for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
                 if value in undecided:
                     cost += _liked(op, way, value, wanted, held)
@@ -320,6 +332,20 @@ def spread(
                 moved += value_bytes(value) * sends(has, wanted)
         states.update(zip(op.results, best[1].strategy.results, strict=True))
     return Spread(ways, states, moved)
+
+
+def _is_even(op: Op, way: Way, even: int) -> bool:
+    """True where so many devices divide each dim that is split, as far as is known."""
+    pairs = [
+        *zip(op.operands, way.strategy.operands, strict=True),
+        *zip(op.results, way.strategy.results, strict=True),
+    ]
+    sizes = [
+        value.shape[state.dim]
+        for value, state in pairs
+        if isinstance(state, Split) and value is not None and value.shape is not None
+    ]
+    return all(isinstance(size, int) and size % even == 0 for size in sizes)
 
 
 def _liked(op: Op, way: Way, value: Value, wanted: State, held: float) -> float:
@@ -400,11 +426,15 @@ def _seeds(op: Op) -> Iterator[dict[Value, State]]:
 # --- bodies of control flow ---------------------------------------------------------
 
 
-def spreads_of(op: Op, states: tuple[State, ...]) -> tuple[Spread, ...] | None:
+EVEN: Final = (1, 8)
+"""Bodies are laid out with all dims, and with those alone that 8 devices divide."""
+
+
+def spreads_of(op: Op, way: Way) -> tuple[Spread, ...] | None:
     """How the states of operands go on through each body; None where they cannot."""
-    return bodies.spreads_of(op, states, spread)
+    return bodies.spreads_of(op, way.strategy.operands, spread, way.even)
 
 
-def left_by(op: Op, states: tuple[State, ...]) -> list[State] | None:
+def left_by(op: Op, way: Way) -> list[State] | None:
     """What the outputs of the bodies are brought to; None where that cannot be."""
-    return bodies.left_by(op, states, spread)
+    return bodies.left_by(op, way.strategy.operands, spread, way.even)
