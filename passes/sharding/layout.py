@@ -251,3 +251,14 @@ def wire_bytes(kind: str, ways: int, local_bytes: int) -> float:
         "Permute": 1.0,
     }
     return factor.get(kind, 0.0) * local_bytes
+
+
+def resharded_bytes(source: State, target: State, size: int, ways: int) -> float:
+    """Bytes that each device sends to bring a value from a state to another.
+
+    ``size`` are those of the whole, which ``ways`` devices are taken to divide. Parts
+    that shall be addends are gathered first, as by `steps`.
+    """
+    change = reshard(source, target)
+    kind = "AllGather" if change == "pad" else _KINDS.get(change, "None")
+    return wire_bytes(kind, ways, -(-size // ways) if kind == "AllToAll" else size)

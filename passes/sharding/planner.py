@@ -235,7 +235,7 @@ class Planner:
                 if best is None:
                     raise NoPlan(room.reason or str(error)) from None
                 break
-            before = best and best.gap
+            before = None if best is None else best.gap
             if not room.kept:
                 bound = max(bound, found.bound)
             whole += not found.early

@@ -25,7 +25,7 @@ from graphopt.ops.structured import Composite, Structured
 from graphopt.rewrite import Miss
 from graphopt.types import TensorType
 
-from .layout import REPLICATED, type_bytes
+from .layout import REPLICATED, resharded_bytes, type_bytes
 from .local import WINDOWED, border, is_told
 from .regions import fed, is_all_replicated, parameters_of, results, seeds
 from .selection import SELECTIONS
@@ -283,27 +283,24 @@ def spread(ops: Iterable[Op], given: Mapping[Value, State]) -> Spread:
     for op in ops:
         if isinstance(op, Constant) or is_fixed(op):
             continue
-        best: tuple[float, Way] | None = None
+        best: tuple[float, float, Way] | None = None
         for way in ways_of(op):
             if way.form in ("moved", "combined"):
                 continue  # whether devices divide what it gives is not known here
-            cost = 0.0
-            for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
-                if value is not None:
-                    has = states.get(value, REPLICATED)
-                    cost += value_bytes(value) * _weight(has, wanted)
+            pairs = zip(op.operands, way.strategy.operands, strict=True)
+            sent = sum(
+                _sent(value, states.get(value, REPLICATED), wanted)
+                for value, wanted in pairs
+                if value is not None
+            )
             shares = any(isinstance(s, Split) for s in way.strategy.operands)
-            if not shares:
-                cost += 1e-3 * sum(map(value_bytes, op.results))
-            if best is None or cost < best[0]:
-                best = (cost, way)
+            made = 0.0 if shares else _AGAIN * sum(map(value_bytes, op.results))
+            if best is None or sent + made < best[0]:
+                best = (sent + made, sent, way)
         assert best is not None
-        ways[op] = best[1]
-        for value, wanted in zip(op.operands, best[1].strategy.operands, strict=True):
-            if value is not None:
-                has = states.get(value, REPLICATED)
-                moved += value_bytes(value) * _weight(has, wanted)
-        states.update(zip(op.results, best[1].strategy.results, strict=True))
+        _, sent, ways[op] = best
+        moved += sent
+        states.update(zip(op.results, ways[op].strategy.results, strict=True))
     return Spread(ways, states, moved)
 
 
@@ -312,23 +309,14 @@ def is_fixed(op: Op) -> bool:
     return all(v.ints is not None for v in op.results)
 
 
-_WEIGHTS: Final = {
-    (Split, Replicated): 1.0,
-    (Partial, Replicated): 2.0,
-    (Partial, Split): 1.0,
-    (Split, Split): 0.5,
-}
+_AGAIN: Final = 5e-4  # what it costs to make a byte on all devices, in bytes sent
+_PAIR: Final = 2
+"""The devices along an axis, where ways are compared without one."""
 
 
-def _weight(has: State, wanted: State) -> float:
-    """How often the bytes of a value are sent to bring it from a state to another."""
-    if has == wanted:
-        return 0.0
-    if isinstance(has, Split) and isinstance(wanted, Partial):
-        return 1.0
-    if isinstance(has, Partial) and isinstance(wanted, Partial):
-        return 2.0
-    return _WEIGHTS.get((type(has), type(wanted)), 0.0)
+def _sent(value: Value, has: State, wanted: State) -> float:
+    """Bytes that each of two devices sends to bring a value to another state."""
+    return resharded_bytes(has, wanted, value_bytes(value), _PAIR)
 
 
 def value_bytes(value: Value) -> int:
@@ -351,7 +339,7 @@ def openings(op: Composite, others: Sequence[Strategy]) -> Iterator[Strategy]:
         results = [found.states.get(v, REPLICATED) for v in op.expansion[: op.outs]]
         if all(isinstance(s, Replicated) for s in results):
             continue
-        if found.moved >= max(map(value_bytes, given)):
+        if found.moved >= max(_sent(v, s, REPLICATED) for v, s in given.items()):
             continue  # as good to gather it
         operands = [
             REPLICATED if v is None else given.get(v, REPLICATED) for v in op.operands
@@ -370,7 +358,7 @@ def _serves(op: Op, other: Strategy, wanted: Strategy, moved: float) -> bool:
         op.operands, wanted.operands, other.operands, strict=True
     ):
         if value is not None:
-            sent += value_bytes(value) * _weight(has, takes)
+            sent += _sent(value, has, takes)
     return sent <= moved
 
 
