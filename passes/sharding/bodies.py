@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 EXCHANGING: Final = 4
 """So many ways are kept in which devices exchange something in each turn."""
-HELD: Final = (1e-4, 1.0)
+HELD: Final = (5e-5, 0.5)
 """What a byte that each device has costs, in bytes that are sent: next to nothing, or
-as much."""
+what it takes to gather it."""
 ROUNDS: Final = 3
 """How often what a turn leaves is tried as what it begins with."""
 

@@ -119,16 +119,25 @@ _KINDS: Final = {
 """The op of each change of state that `graphopt.index.reshard` names."""
 
 
-def steps(source: Layout, shape: Shape, mesh: Mesh) -> Iterator[Step]:
+def steps(
+    source: Layout, shape: Shape, mesh: Mesh, towards: Layout | None = None
+) -> Iterator[Step]:
     """The single steps from a layout of a value of these dims.
+
+    Those ``towards`` a layout leave out what is on no cheapest way to it: nothing is
+    made partial that is not partial there, as what is replicated goes wherever what is
+    partial goes, and links are no faster than memory.
 
     Parts of a dim are contiguous only if no later mesh axis splits it as well, so of
     several axes that split one, the last is the first to give it up.
     """
     for axis in range(len(mesh.axes)):
         for state in _next(source, axis, len(shape)):
+            partial = isinstance(state, Partial)
+            if partial and towards is not None and state != towards[axis]:
+                continue
             target = (*source[:axis], state, *source[axis + 1 :])
-            if local_shape(shape, target, mesh) is None:
+            if isinstance(state, Split) and local_shape(shape, target, mesh) is None:
                 continue
             kind = _KINDS[reshard(source[axis], state)]
             if kind == "Addend" and state != Partial():
@@ -149,6 +158,9 @@ def _next(source: Layout, axis: int, rank: int) -> Iterator[State]:
     if isinstance(state, Replicated):
         yield from map(Partial, (Combiner.SUM, Combiner.MAX, Combiner.MIN))
 
+
+LOCAL: Final = ("None", "Shard", "Addend")
+"""The kinds of steps in which nothing is sent."""
 
 Cost: TypeAlias = Callable[[Step, TensorType], float]
 """What a step costs for a value of this type, its dims those of the whole."""
@@ -179,7 +191,7 @@ def path(
             return found[::-1]
         if best[at] < (spent, length):
             continue
-        for step in steps(at, shape, mesh):
+        for step in steps(at, shape, mesh, target):
             new = (spent + cost(step, type_), length + 1)
             if new < best.get(step.target, (float("inf"), 0)):
                 best[step.target] = new
@@ -207,6 +219,8 @@ def sent(mesh: Mesh) -> Cost:
     """The bytes that each device sends in a step."""
 
     def cost(step: Step, type_: TensorType) -> float:
+        if step.kind in LOCAL:
+            return 0.0
         return wire_bytes(step.kind, mesh.sizes[step.axis], larger(step, type_, mesh))
 
     return cost
@@ -251,3 +265,14 @@ def wire_bytes(kind: str, ways: int, local_bytes: int) -> float:
         "Permute": 1.0,
     }
     return factor.get(kind, 0.0) * local_bytes
+
+
+def resharded_bytes(source: State, target: State, size: int, ways: int) -> float:
+    """Bytes that each device sends to bring a value from a state to another.
+
+    ``size`` are those of the whole, which ``ways`` devices are taken to divide. Parts
+    that shall be addends are gathered first, as by `steps`.
+    """
+    change = reshard(source, target)
+    kind = "AllGather" if change == "pad" else _KINDS.get(change, "None")
+    return wire_bytes(kind, ways, -(-size // ways) if kind == "AllToAll" else size)

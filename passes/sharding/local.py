@@ -8,6 +8,7 @@ may be elsewhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
@@ -76,6 +77,11 @@ class Place:
     name: str
     axes: tuple[tuple[str, int], ...]
     size: int
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return math.prod(ways for _, ways in self.axes)
 
     @property
     def number(self) -> Value:

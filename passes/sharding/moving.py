@@ -168,7 +168,7 @@ def exchanged(
     extent. ``wanted`` says for each result which positions it has, of all operands one
     after the other; results are split. A miss where gathering sends no more.
     """
-    ways = count(place)
+    ways = place.count
     owners, places, held, split = [], [], 0, 0
     for x, whole in zip(xs, wholes, strict=True):
         assert x.shape is not None
@@ -195,11 +195,3 @@ def exchanged(
             for end, each in zip(ends, parts, strict=True)
         ]
     )
-
-
-def count(place: Place) -> int:
-    """How many devices share an axis out."""
-    ways = 1
-    for _, size in place.axes:
-        ways *= size
-    return ways

@@ -47,6 +47,8 @@ AGAIN: Final = 3
 """How many more plans that did not fit are learned from each time."""
 WHOLE: Final = 2
 """How often, of these, after all was tried."""
+FAR: Final = 1e-2
+"""The gap from which on it is tried again, as long as that brings plan or bound on."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,7 @@ class Planner:
                 if best is None:
                     raise NoPlan(room.reason or str(error)) from None
                 break
+            before = None if best is None else best.gap
             if not room.kept:
                 bound = max(bound, found.bound)
             whole += not found.early
@@ -242,8 +245,11 @@ class Planner:
                 proved = best.seconds - bound <= gap * best.seconds
                 best = replace(best, bound=min(bound, best.seconds), proved=proved)
             late = clock() > until
-            if best is not None and (found.refused is None or whole == WHOLE or late):
-                return self._sharding(best)
+            if best is not None:
+                stays = before is not None and best.gap >= before
+                enough = whole >= WHOLE and (stays or best.gap <= FAR)
+                if found.refused is None or enough or late:
+                    return self._sharding(best)
             assert found.refused is not None
             for chosen in (found.refused, *room.refused[-AGAIN:]):
                 self._learn(chosen, memory)

@@ -15,7 +15,7 @@ from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant
 from graphopt.ops.control import If, Loop, Scan
 
-from .layout import REPLICATED
+from .layout import REPLICATED, resharded_bytes
 
 States = Mapping[Value, State]
 
@@ -119,23 +119,16 @@ def results(op: Op, made: Sequence[State]) -> list[State]:
     return [*made[goes_on], *tail]
 
 
-_SENDS: Final = {
-    (Split, Replicated): 1.0,
-    (Partial, Replicated): 2.0,
-    (Partial, Split): 1.0,
-    (Split, Split): 0.5,
-}
+_PAIR: Final = 2
+_EVEN: Final = 1 << 20  # bytes, which the pair divides
 
 
 def sends(has: State, wanted: State) -> float:
-    """How often the bytes of a value are sent to bring it from a state to another."""
-    if has == wanted:
-        return 0.0
-    if isinstance(has, Split) and isinstance(wanted, Partial):
-        return 1.0
-    if isinstance(has, Partial) and isinstance(wanted, Partial):
-        return 2.0
-    return _SENDS.get((type(has), type(wanted)), 0.0)
+    """The share of its bytes that each of two devices sends of a value.
+
+    That is to bring it from a state to another, where ways are compared without a mesh.
+    """
+    return resharded_bytes(has, wanted, _EVEN, _PAIR) / _EVEN
 
 
 def seeds(op: Op) -> Iterator[tuple[State | None, ...]]:

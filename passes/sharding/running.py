@@ -32,7 +32,6 @@ from graphopt.ops.mesh import AllGather
 
 from .layout import REPLICATED
 from .local import Place
-from .moving import count
 
 Running: TypeAlias = CumSum | CumProd
 
@@ -42,13 +41,13 @@ RUNNING: Final = (CumSum, CumProd)
 
 def along(op: Op) -> Iterator[Strategy]:
     """The strategy that shares out the dim along which the op runs."""
-    dim = axis_of(op) if isinstance(op, Running) else None
+    dim = _dim_of(op) if isinstance(op, Running) else None
     if dim is not None:
         operands: tuple[State, ...] = (Split(dim), REPLICATED)
         yield Strategy(None, operands, (Split(dim),))
 
 
-def axis_of(op: Running) -> int | None:
+def _dim_of(op: Running) -> int | None:
     """The dim along which the op runs; None where it is not known."""
     x, axis = op.operands
     if x is None or x.rank is None or axis is None or axis.ints is None:
@@ -70,7 +69,7 @@ def run_on(
     for name, ways in reversed(place.axes):
         totals = AllGather(totals, dim=dim, axis=name, ways=ways)
     shape = [-1 if i == dim else 1 for i in range(x.rank)]
-    numbers = Constant(np.arange(count(place), dtype=np.int64).reshape(shape))
+    numbers = Constant(np.arange(place.count, dtype=np.int64).reshape(shape))
     compared = Greater if op.reverse else Less
     before = compared(numbers, Reshape(place.number, vector(*[1] * x.rank)))
     carried = reduced(Where(before, totals, neutral), vector(dim), keepdims=1)

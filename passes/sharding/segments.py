@@ -22,7 +22,7 @@ from graphopt.rewrite import Miss
 
 from .layout import REPLICATED
 from .local import Place
-from .moving import LONGEST, count, exchanged
+from .moving import LONGEST, exchanged
 
 Segmented: TypeAlias = Concat | Slice | Split
 
@@ -122,7 +122,7 @@ def rearranged(
     if isinstance(op, Slice):
         given = [_elsewhere(op, given[0], dim)]
     wanted = positions(op, dim)
-    if any(len(each) % count(place) for each in wanted):
+    if any(len(each) % place.count for each in wanted):
         return Miss("the devices do not divide the results")
     return exchanged(given, extents, dim, wanted, place)
 
@@ -136,7 +136,7 @@ def contributed(
     assert x.dtype is not None
     assert x.rank is not None
     (wanted,) = positions(op, dim)
-    own = np.arange(count(place))[:, None] * place.size
+    own = np.arange(place.count)[:, None] * place.size
     inside = (wanted >= own) & (wanted < own + place.size)
     at = np.where(inside, wanted - own, 0)
     shape = [len(wanted) if i == dim else 1 for i in range(x.rank)]

@@ -304,23 +304,19 @@ def spread(
                 continue  # whether devices divide what it gives is not known here
             if even > 1 and not _is_even(op, way, even):
                 continue
-            inner = way.form == "region"
-            cost = (
-                bodies.sent(op, way.strategy.operands, spread, way.even)
-                if inner
-                else 0.0
-            )
+            sent = 0.0
+            if way.form == "region":
+                sent = bodies.sent(op, way.strategy.operands, spread, way.even)
             for value, wanted in zip(op.operands, way.strategy.operands, strict=True):
                 if value in undecided:
-                    cost += _liked(op, way, value, wanted, held)
+                    sent += _liked(op, way, value, wanted, held)
                 elif value is not None:
                     has = states.get(value, REPLICATED)
-                    cost += value_bytes(value) * sends(has, wanted)
+                    sent += value_bytes(value) * sends(has, wanted)
             shares = any(isinstance(s, Split) for s in way.strategy.operands)
-            if not shares:
-                cost += 1e-3 * sum(map(value_bytes, op.results))
-            if best is None or cost < best[0]:
-                best = (cost, way)
+            made = 0.0 if shares else _AGAIN * sum(map(value_bytes, op.results))
+            if best is None or sent + made < best[0]:
+                best = (sent + made, way)
         assert best is not None
         ways[op] = best[1]
         for value, wanted in zip(op.operands, best[1].strategy.operands, strict=True):
@@ -365,6 +361,9 @@ def is_fixed(op: Op) -> bool:
     return all(v.ints is not None for v in op.results)
 
 
+_AGAIN: Final = 5e-4  # what it costs to make a byte on all devices, in bytes sent
+
+
 def value_bytes(value: Value) -> int:
     """Bytes of a whole value; 0 where it is no tensor."""
     return type_bytes(value.type) if isinstance(value.type, TensorType) else 0
@@ -385,7 +384,8 @@ def openings(op: Composite, others: Sequence[Strategy]) -> Iterator[Strategy]:
         results = [found.states.get(v, REPLICATED) for v in op.expansion[: op.outs]]
         if all(isinstance(s, Replicated) for s in results):
             continue
-        if found.moved >= max(map(value_bytes, given)):
+        gathered = [value_bytes(v) * sends(s, REPLICATED) for v, s in given.items()]
+        if found.moved >= max(gathered):
             continue  # as good to gather it
         operands = [
             REPLICATED if v is None else given.get(v, REPLICATED) for v in op.operands

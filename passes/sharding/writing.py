@@ -41,7 +41,6 @@ from graphopt.types import DType
 
 from .layout import REPLICATED
 from .local import Place
-from .moving import count
 
 
 def into(op: Op) -> Iterator[Strategy]:
@@ -75,7 +74,7 @@ def written(
     if length > place.size:
         return Miss("more is written than a device has")
     start: Value = rest[0] if rest and rest[0] is not None else vector(0)
-    whole = place.size * count(place)
+    whole = place.size * place.count
     own: Value = Sub(start, place.first)
     if op.mode == "circular":
         own = Mod(own, scalar(whole, DType.I64))
@@ -117,7 +116,7 @@ def scattered(
     tuples = isinstance(op, ScatterND)
     column = _cut(indices, dim, dim + 1, -1) if tuples else indices
     zero, size = scalar(0, DType.I64), scalar(place.size, DType.I64)
-    whole = scalar(place.size * count(place), DType.I64)
+    whole = scalar(place.size * place.count, DType.I64)
     counted = Where(Less(column, zero), Add(column, whole), column)
     own = Sub(counted, place.first)
     inside: Value = And(GreaterOrEqual(own, zero), Less(own, size))
