@@ -189,7 +189,7 @@ def _spent(work: Iterable[Deed], machine: Machine) -> dict[str, float]:
             inner = _spent(max(deed.bodies, key=machine.taking), machine)
             more = {kind: deed.turns * each for kind, each in inner.items()}
         else:
-            sends = isinstance(deed, Exchange) and wire_bytes(deed.kind, 2, 1) > 0
+            sends = isinstance(deed, Exchange) and deed.sent > 0
             kind = deed.kind if isinstance(deed, Exchange) and sends else "compute"
             more = {kind: machine.doing(deed)}
         for kind, seconds in more.items():

@@ -392,11 +392,10 @@ class Planner:
                 size = larger(step, value.states.type, mesh)
                 moved = wire_bytes(step.kind, mesh.sizes[step.axis], size)
                 sent[step.kind] += value.times * moved  # type: ignore[assignment]
-        ways = dict(mesh.axes)
         for number, found in enumerate(self.choices):
             work = found[chosen[number]].work if found else None
             for deed, times in exchanges(work or ()):
-                moved = times * wire_bytes(deed.kind, ways[deed.axis], deed.bytes)
+                moved = times * deed.sent
                 sent[deed.kind] += nodes[number].times * moved  # type: ignore[assignment]
         return {kind: size for kind, size in sorted(sent.items()) if size}
 

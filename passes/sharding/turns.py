@@ -13,17 +13,20 @@ from graphopt.ops import If, Loop, Scan
 UNKNOWN: Final = 16
 """A loop whose turns depend on data counts as so many."""
 
+ENDLESS: Final = 1 << 31
+"""So many turns are no limit: such a loop ends by its condition."""
+
 Weigh: TypeAlias = Callable[[Op], float]
 
 
 def turns(op: Op) -> int:
     """How often an op runs its body, or what it counts for: at most a stated number."""
     found = trips(op)
-    if isinstance(found, int):
-        return found
-    limit = op.operand(0) if isinstance(op, Loop) else None
-    if limit is not None and limit.ints is not None:
-        return max(limit.ints[0], 0)
+    if found is None and isinstance(op, Loop):
+        limit = op.operand(0)
+        found = None if limit is None or limit.ints is None else limit.ints[0]
+    if isinstance(found, int) and found < ENDLESS:
+        return max(found, 0)
     return UNKNOWN if isinstance(op, Loop | Scan) else 1
 
 

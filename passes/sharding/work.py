@@ -19,7 +19,7 @@ from graphopt.ops.mesh import OverMesh, Position
 from graphopt.ops.reshaping import Reshaping
 from graphopt.types import DType, TensorType
 
-from .layout import Layout, local_bytes
+from .layout import Layout, local_bytes, wire_bytes
 from .mesh import Mesh
 from .program import handled_bytes, held
 from .signature import signature
@@ -36,14 +36,20 @@ class Work(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """An op over a mesh axis: its kind, and bytes of the larger of its two sides.
+    """An op over an axis of so many devices, and bytes of the larger of its two sides.
 
     A collective, or something local as taking a part.
     """
 
     kind: str
     axis: str
+    ways: int
     bytes: int
+
+    @property
+    def sent(self) -> float:
+        """The bytes that a device sends."""
+        return wire_bytes(self.kind, self.ways, self.bytes)
 
 
 class InTurns(NamedTuple):
@@ -145,7 +151,7 @@ def deeds(ops: Sequence[Op]) -> Iterator[tuple[Op, Deed]]:
             placed.add(op)
             yield op, NOTHING
         elif isinstance(op, OverMesh):
-            yield op, Exchange(op.kind, op.axis, handled_bytes(op))
+            yield op, Exchange(op.kind, op.axis, int(op.ways), handled_bytes(op))
         else:
             key = signature(op)
             if key not in known:
@@ -161,13 +167,13 @@ def in_turns(op: Op) -> InTurns:
 
 
 def exchanges(work: Iterable[Deed]) -> Iterator[tuple[Exchange, int]]:
-    """The exchanges, and how often each is made; of branches where more is handled."""
+    """The exchanges, and how often each is made; of the branch that sends most."""
     for deed in work:
         if isinstance(deed, Exchange):
             yield deed, 1
         elif isinstance(deed, InTurns):
             rows = [list(exchanges(row)) for row in deed.bodies]
-            most = max(rows, key=lambda row: sum(n * each.bytes for each, n in row))
+            most = max(rows, key=lambda row: sum(n * each.sent for each, n in row))
             yield from ((each, n * deed.turns) for each, n in most)
 
 

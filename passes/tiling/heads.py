@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 from graphopt.ir import Graph, Op, Value, rebuild
 from graphopt.ops import GatherElements, LogSoftmax, ReduceLogSumExp, Sub
-from graphopt.ops.bodies import vector
+from graphopt.ops.bodies import cast, vector, widest
 from graphopt.ops.losses import Loss
 from graphopt.ops.steering import normal_axis
+from graphopt.types import DType
 
 from .needs import Meter
 
 
 def spelled(graph: Graph, meter: Meter, least: int) -> Graph:
-    """The graph without losses whose scores take ``least`` bytes or more.
+    """The graph without losses and logarithms that take ``least`` bytes or more.
 
-    cross_entropy(x, i) = -gather(log_softmax(x), i), then its mean or sum
+    cross_entropy(x, i) = -gather(log_softmax(x), i), then its mean or sum; and of a
+    log_softmax only what is read, as `_picked` has it.
     """
 
     def is_large(op: Op) -> bool:
@@ -38,7 +40,7 @@ def spelled(graph: Graph, meter: Meter, least: int) -> Graph:
 def _picked(graph: Graph, meter: Meter, least: int) -> Graph:
     """The graph without logarithms of which only elements at some places are read.
 
-    gather(log_softmax(x), i) = gather(x, i) - log(sum(exp(x)))
+    gather(log_softmax(x), i) = gather(x, i) - log(sum(exp(x))), in float32 at least
     """
 
     def is_picked(op: Op) -> bool:
@@ -57,8 +59,12 @@ def _picked(graph: Graph, meter: Meter, least: int) -> Graph:
         if op.operands and op.operands[0] in logarithms:
             assert isinstance(scores, LogSoftmax)
             x, axis = scores.operands[0], normal_axis(scores.axis, scores.rank or 0)
-            picked = GatherElements(x, operands[1], axis=axis)
-            return [Sub(picked, ReduceLogSumExp(x, vector(axis), keepdims=1))]
+            assert x is not None
+            assert x.dtype is not None
+            wide = widest(x.dtype, DType.F32)
+            picked = cast(GatherElements(x, operands[1], axis=axis), wide)
+            total = ReduceLogSumExp(cast(x, wide), vector(axis), keepdims=1)
+            return [cast(Sub(picked, total), x.dtype)]
         return op.with_operands(operands)
 
     return rebuild(graph, build) if logarithms else graph

@@ -222,6 +222,20 @@ def test_a_loss_picks_what_it_reads_before_it_is_relative(reduction: str) -> Non
         np.testing.assert_allclose(b, a, rtol=1e-5)
 
 
+def test_narrow_logarithms_keep_their_digits() -> None:
+    """Scores far from 0, whose logarithm of a sum float16 holds by quarters."""
+    x = Parameter(tensor(DType.F16, 4, 500), "x")
+    at = Parameter(tensor(I64, 4, 1), "at")
+    graph = Graph([x, at], [GatherElements(LogSoftmax(x), at, axis=1)])
+    made = spelled(graph, Meter({}), 1000)
+    assert {op.kind for op in made.ops}.isdisjoint({"LogSoftmax"})
+    scores = 1000 + np.random.default_rng(0).normal(size=(4, 500)).astype(np.float16)
+    fed = {"x": scores.astype(np.float16), "at": np.arange(4)[:, None]}
+    (exact,) = evaluate(graph, fed, precision="float64")
+    (found,) = evaluate(made, fed)
+    np.testing.assert_allclose(found, exact, rtol=1e-3)
+
+
 def test_logarithms_that_others_read_stay() -> None:
     x = Parameter(tensor(F32, 4, 500), "x")
     at = Parameter(tensor(I64, 4, 1), "at")

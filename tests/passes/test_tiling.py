@@ -429,6 +429,24 @@ def test_a_region_around_another_op_has_a_hole() -> None:
     assert "needs what is made from the region" in made.reason
 
 
+@pytest.mark.parametrize("reduced", [False, True])
+def test_results_of_other_positions_are_not_cut(reduced: bool) -> None:
+    """What a slice, or windows without a border, give beside what they read."""
+    x = param("x", 1, 2, 16)
+    h = Relu(x)
+    for less in (
+        Slice(h, ints(0), ints(8), ints(2)),
+        Conv(h, random(2, 2, 3)),
+        MaxPool(h, kernel_shape=(3,), strides=(1,)),
+    ):
+        both = [ReduceSum(y, ints(2)) if reduced else Neg(y) for y in (h, less)]
+        for value in (h, less):
+            said = reason(graph_of(*both), value, 2, 2)
+            assert "more or fewer positions" in said
+    even = [Neg(h), Conv(h, random(2, 2, 3), pads=(1, 1))]
+    checked(graph_of(*even), tiled((graph_of(*even), h, 2, 4)))
+
+
 def test_an_unknown_or_whole_dim_is_no_tile() -> None:
     x = param("x", dims.symbol("n"), 4)
     assert "is not known" in reason(graph_of(Relu(x)), x, 0, 2)

@@ -20,6 +20,8 @@ from graphopt.passes.sharding.captured import captured
 from graphopt.passes.sharding.layout import wire_bytes
 from graphopt.passes.sharding.program import Program, handled_bytes
 from graphopt.passes.sharding.saved import restored
+from graphopt.passes.sharding.turns import UNKNOWN, turns
+from graphopt.passes.sharding.work import Exchange, InTurns, exchanges
 from graphopt.reference import EvaluationFailed, run
 from graphopt.types import DType, tensor
 
@@ -47,6 +49,28 @@ def loop() -> Op:
     new = ops.Add(x, x)
     body = Graph([number, goes_on, x], [goes_on, new, new])
     return ops.Loop(scalar(3, DType.I64), None, matrix(8, 4), bodies=(body,))
+
+
+@pytest.mark.parametrize("limit", [2**63 - 1, 2**31])
+def test_a_limit_that_nobody_reaches_is_none(limit: int) -> None:
+    """Loops that end by their condition are written with such a number."""
+    number = Parameter(tensor(DType.I64), "i")
+    goes_on = Parameter(tensor(DType.BOOL), "c")
+    body = Graph([number, goes_on], [goes_on, number])
+    start = Parameter(tensor(DType.BOOL), "start")
+    endless = ops.Loop(scalar(limit, DType.I64), start, bodies=(body,))
+    assert turns(endless) == UNKNOWN
+    assert turns(ops.Loop(scalar(7, DType.I64), start, bodies=(body,))) == 7
+
+
+def test_of_branches_the_one_that_sends_most_is_told() -> None:
+    """Half of what is handled by a gathering is sent by each of two devices."""
+    gathers, reduces = (
+        Exchange("AllGather", "x", 2, 1000),
+        Exchange("AllReduce", "x", 2, 600),
+    )
+    told = list(exchanges([InTurns(3, ((gathers,), (reduces,)))]))
+    assert told == [(reduces, 3)]
 
 
 def branch() -> Op:
