@@ -248,9 +248,13 @@ class Planner:
             if best is not None:
                 stays = before is not None and best.gap >= before
                 enough = whole >= WHOLE and (stays or best.gap <= FAR)
-                if found.refused is None or enough or late:
+                if found.refused is None:  # more kept free may let cheaper ones copy
+                    enough = best.gap <= FAR or not room.is_short
+                if enough or late:
                     return self._sharding(best)
-            assert found.refused is not None
+            if found.refused is None:
+                room.learn(late=False)
+                continue
             for chosen in (found.refused, *room.refused[-AGAIN:]):
                 self._learn(chosen, memory)
             if best is None:
@@ -450,6 +454,11 @@ class _Room:
         if alive > self.memory:
             self._over = min(self._over, alive - self.memory)
         return max(0.0, alive - self.memory)
+
+    @property
+    def is_short(self) -> bool:
+        """True where plans did not fit for copies since more was kept free."""
+        return self._over < math.inf
 
     def learn(self, *, late: bool) -> None:
         """Keep more free, where plans did not fit for copies.
