@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
-from broken import Damp
+from broken import Damp, Faulty
 from conftest import Command
 
 from graphopt import levels
@@ -67,6 +67,19 @@ def test_explain(command: Command, digits: Path) -> None:
         code, _, err = command("explain", digits, *words)
         assert code == 2
         assert "'nothing'" in err
+
+
+def test_an_error_in_a_rule_says_where(
+    command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels, "find", lambda spec: Faulty())
+    for words in ((), ("--json",)):
+        code, out, err = command("optimize", digits, "--passes", "faulty", *words)
+        assert code == 1
+        said = out or err
+        assert "Gemm has no attribute 'nowhere'" in said
+        assert "[rule faulty_gemm, on Gemm node '" in said
+        assert "[pass faulty]" in said
 
 
 def test_bisect(
