@@ -58,6 +58,16 @@ def test_explain(command: Command, digits: Path) -> None:
     code, out, _ = command("explain", digits, "--op", name)
     assert code == 0
     assert "after_linear: fired" in out
+    lines = command("explain", digits)[1].splitlines()
+    assert lines[0] == "not done, and why:"
+    done = lines.index("done:")
+    missed, fired = (
+        {s for s in part if s[:1] > " "} for part in (lines[1:done], lines[done + 1 :])
+    )
+    assert missed
+    assert all(line.endswith(": fired") for line in fired)
+    assert not any(line.endswith(": fired") for line in missed)
+    assert any(line.startswith("after_linear: ") for line in fired)
     _, out, _ = command("explain", digits, "--json")
     events = json.loads(out)["events"]
     assert events
