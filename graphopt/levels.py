@@ -14,6 +14,7 @@ from .passes.raise_activations import RaiseActivations
 from .passes.tiling import Flash
 from .pipeline import Pass, Pipeline
 from .plugins import KNOWN, find
+from .rewrite import Rule
 
 LEVELS: Final = (0, 1, 2)
 """0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
@@ -73,10 +74,21 @@ def choose(
 
 def _listed(given: str | Pass | type[Pass] | Iterable[str | Pass]) -> list[Any]:
     """One pass, or several."""
-    return [given] if isinstance(given, str | Pass | type) else list(given)
+    if isinstance(given, str | type) or not isinstance(given, Iterable):
+        return [given]
+    return list(given)
 
 
-def _pass(spec: str | Pass | type[Pass]) -> Pass:
+def _pass(spec: object) -> Pass:
+    """Raises UsageError for what is no pass, and as `find`."""
     if isinstance(spec, type) and issubclass(spec, Pass):
         return spec()
-    return spec if isinstance(spec, Pass) else find(spec)
+    if isinstance(spec, Pass):
+        return spec
+    if isinstance(spec, str):
+        return find(spec)
+    if isinstance(spec, Rule):
+        raise UsageError(
+            f"{spec.name} is a rule, no pass: write a RulePass whose rules() gives it"
+        )
+    raise UsageError(f"no pass: {spec!r}; give a Pass, or 'name(option=value)'")

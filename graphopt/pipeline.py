@@ -199,7 +199,7 @@ class Pipeline:
                 if turn >= least and _is_past(deadline):
                     break
                 before, log, began = opened, _log(), time.process_time()
-                opened = pass_.run(before, log)
+                opened = _run(pass_, before, log)
                 seconds = time.process_time() - began
                 seen[i] = opened
                 after = count if opened is before else count_ops(opened)
@@ -225,6 +225,14 @@ class Pipeline:
         if start_of_all is not graph:
             opened = opened.with_header(opsets=graph.header.opsets)
         return opened, found
+
+
+def _run(pass_: Pass, graph: Graph, log: Log) -> Graph:
+    try:
+        return pass_.run(graph, log)
+    except Exception as error:
+        error.add_note(f"[pass {pass_}]")
+        raise
 
 
 def _is_past(deadline: float | None) -> bool:

@@ -42,6 +42,12 @@ def find(spec: str) -> Pass:
 
     Raises UsageError for an unknown pass or option, and for a broken plugin.
     """
+    if set(spec.partition("(")[0]) & set(".:/\\"):
+        raise UsageError(
+            f"{spec!r} is no name of a pass; one of your own gets a name from an"
+            f" installed package with an entry point in the group {GROUP!r}, or is"
+            " given in Python, as an object (docs/write-a-pass.md)"
+        )
     return parse_pass(spec, KNOWN)
 
 

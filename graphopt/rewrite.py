@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, overload
 
 from .debug import verifies
-from .errors import TypeMismatch
+from .errors import TypeMismatch, UsageError
 from .exporter.spelled import can_say
 from .ir import Graph, Op, Value, forward
 from .provenance import place
@@ -75,25 +74,29 @@ def rule(*, exact: bool) -> Callable[[Callable[..., Outcome]], Rule]: ...
 def rule(
     function: Callable[..., Outcome] | None = None, /, *, exact: bool = True
 ) -> Rule | Callable[[Callable[..., Outcome]], Rule]:
-    """Make a function a `Rule`; ``@rule(exact=False)`` where rounding may change."""
+    """Make a function a `Rule`; ``@rule(exact=False)`` where rounding may change.
+
+    Raises UsageError where its first parameter does not say which ops it looks at.
+    """
     if function is None:
         return lambda f: _rule(f, exact)
     return _rule(function, exact)
 
 
 def _rule(function: Callable[..., Outcome], exact: bool) -> Rule:
+    name = getattr(function, "__name__", "rule")
     parameters = list(inspect.signature(function).parameters)
-    hints = typing.get_type_hints(function)
-    annotation = hints[parameters[0]]
-    kinds = (
-        typing.get_args(annotation)
-        if isinstance(annotation, types.UnionType)
-        else (annotation,)
-    )
+    annotation = typing.get_type_hints(function).get("".join(parameters[:1]))
+    kinds = typing.get_args(annotation) or (annotation,)
+    if not all(isinstance(kind, type) and issubclass(kind, Op) for kind in kinds):
+        raise UsageError(
+            f"the first parameter of the rule {name} needs an annotation that says"
+            " which ops it looks at, such as op: Add"
+        )
     takes_scene = len(parameters) > 1
     equation = (function.__doc__ or "").strip().split("\n\n")[0]
     return Rule(
-        name=getattr(function, "__name__", "rule"),
+        name=name,
         kinds=kinds,
         apply=function if takes_scene else lambda op, _: function(op),
         exact=exact,
@@ -385,8 +388,12 @@ class _Sweep:
                 _require_types(op, outcome)
             except TypeMismatch as error:  # a wrong rule must not cost the model
                 if verifies():
+                    error.add_note(self.where(rule_, op))
                     raise
                 outcome = miss(f"what it makes does not fit: {error.message}")
+            except Exception as error:
+                error.add_note(self.where(rule_, op))
+                raise
             if outcome is None:
                 continue
             if isinstance(outcome, Miss):
@@ -404,6 +411,11 @@ class _Sweep:
                 raise RewriteLimit(f"rule {rule_.name!r} does not come to an end")
             return values
         return None
+
+    def where(self, rule_: Rule, op: Op) -> str:
+        """The note for an error of a rule."""
+        known = self.graph.replace(names=self.names, sources=self.sources)
+        return f"[rule {rule_.name}, on {place(known, op)}]"
 
     def taken(self, op: Op, outcome: Any) -> Sequence[Value] | None:
         """The values for the results of ``op``; for other ops they wait for the end."""
@@ -435,18 +447,35 @@ class _Sweep:
 
 
 def _require_types(op: Op, outcome: Outcome) -> None:
-    """Raises TypeMismatch where a new value cannot be of the type of its old one."""
+    """Raises TypeMismatch where a new value cannot be of the type of its old one.
+
+    UsageError for what is no outcome of a rule.
+    """
     if outcome is None or isinstance(outcome, Miss):
         return
-    if isinstance(outcome, Value):
-        pairs: Iterable[tuple[Value, Value]] = ((op.results[0], outcome),)
-    elif isinstance(outcome, Mapping):
-        pairs = outcome.items()
-    else:
-        pairs = zip(op.results, outcome, strict=True)
-    for old, new in pairs:
+    for old, new in _pairs(op, outcome):
         if clash(old.type, new.type):
             raise TypeMismatch(f"{new.type} is not {old.type}")
+
+
+def _pairs(op: Op, outcome: object) -> Iterable[tuple[Value, Value]]:
+    """Old values and what stands for them. Raises UsageError for anything else."""
+    if isinstance(outcome, Value):
+        return ((op.results[0], outcome),)
+    if isinstance(outcome, Mapping):
+        if all(isinstance(v, Value) for pair in outcome.items() for v in pair):
+            return outcome.items()
+    elif (
+        isinstance(outcome, Sequence)
+        and len(outcome) == len(op.results)
+        and all(isinstance(v, Value) for v in outcome)
+    ):
+        return zip(op.results, outcome, strict=True)
+    raise UsageError(
+        f"a rule gave {outcome!r:.200}; it returns a Value, a sequence with one for"
+        f" each result (here {len(op.results)}), a mapping of old values to new ones, a"
+        " miss, or None"
+    )
 
 
 def _acyclic(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:

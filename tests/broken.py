@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt import Graph, Outcome, Pass, Rule, RulePass, rule
-from graphopt.ops import Constant, Identity, Mul, Sigmoid
+from graphopt.ops import Constant, Gemm, Identity, Mul, Sigmoid
 from graphopt.rewrite import Log
 
 
@@ -27,6 +27,21 @@ class Damp(RulePass):
 
     def rules(self) -> Sequence[Rule]:
         return (damped_sigmoid,)
+
+
+@rule
+def faulty_gemm(op: Gemm) -> Outcome:
+    """asks for what no op has"""
+    found: Outcome = op.nowhere
+    return found
+
+
+@dataclass(frozen=True)
+class Faulty(RulePass):
+    """gemm(x)   -->   an AttributeError"""
+
+    def rules(self) -> Sequence[Rule]:
+        return (faulty_gemm,)
 
 
 @dataclass(frozen=True)

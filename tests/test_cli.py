@@ -220,8 +220,11 @@ def test_the_input_through_a_link(command: Command, digits: Path) -> None:
     ("words", "told"),
     [
         (["-o", "no/such/folder/x.onnx"], "folder"),
-        (["-o", "."], "not a regular file"),
+        (["-o", "."], "-o names a folder"),
+        (["-o", "nowhere/"], "-o names a folder, nowhere/: name the file"),
         (["--passes", "flod"], "'flod'"),
+        (["--add", "mine:Pass"], "an entry point in the group 'graphopt.passes'"),
+        (["--add", "mine.py(x=1)"], "an entry point in the group 'graphopt.passes'"),
         (["--passes", "fold(limt=1)"], "'limt'"),
         (["--add", "fold(limit='much')"], "'limit'"),
         (["--add", "fold(limit=1"], "fold(limit=1"),
@@ -251,6 +254,16 @@ def test_usage_errors(
     assert (code, out) == (2, "")
     assert told in err
     assert only(digits.parent, "digits.onnx")
+
+
+@pytest.mark.parametrize("name", ["bisect", "extract", "inspect", "run"])
+def test_a_folder_is_no_file_to_write(
+    command: Command, digits: Path, name: str
+) -> None:
+    for folder in ("nowhere/", str(digits.parent)):
+        code, out, err = command(name, digits, "-o", folder)
+        assert (code, out) == (2, "")
+        assert f"-o names a folder, {folder}" in err
 
 
 def test_impossible_dims_name_the_op(command: Command, digits: Path) -> None:
@@ -402,5 +415,5 @@ def test_a_folder_where_a_model_is_wanted(tmp_path: Path, command: Command) -> N
     _, _, err = command("inspect", tmp_path)
     assert f"did you mean {tmp_path / 'model.onnx'}?" in err
     (tmp_path / "stages.json").write_text("{}")
-    _, _, err = command("check", tmp_path, tmp_path)
+    _, _, err = command("inspect", tmp_path)
     assert "graphopt run takes all" in err

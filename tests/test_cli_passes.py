@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
-from broken import Damp
+from broken import Damp, Faulty
 from conftest import Command
 
 from graphopt import levels
@@ -58,6 +58,16 @@ def test_explain(command: Command, digits: Path) -> None:
     code, out, _ = command("explain", digits, "--op", name)
     assert code == 0
     assert "after_linear: fired" in out
+    lines = command("explain", digits)[1].splitlines()
+    assert lines[0] == "not done, and why:"
+    done = lines.index("done:")
+    missed, fired = (
+        {s for s in part if s[:1] > " "} for part in (lines[1:done], lines[done + 1 :])
+    )
+    assert missed
+    assert all(line.endswith(": fired") for line in fired)
+    assert not any(line.endswith(": fired") for line in missed)
+    assert any(line.startswith("after_linear: ") for line in fired)
     _, out, _ = command("explain", digits, "--json")
     events = json.loads(out)["events"]
     assert events
@@ -67,6 +77,19 @@ def test_explain(command: Command, digits: Path) -> None:
         code, _, err = command("explain", digits, *words)
         assert code == 2
         assert "'nothing'" in err
+
+
+def test_an_error_in_a_rule_says_where(
+    command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels, "find", lambda spec: Faulty())
+    for words in ((), ("--json",)):
+        code, out, err = command("optimize", digits, "--passes", "faulty", *words)
+        assert code == 1
+        said = out or err
+        assert "Gemm has no attribute 'nowhere'" in said
+        assert "[rule faulty_gemm, on Gemm node '" in said
+        assert "[pass faulty]" in said
 
 
 def test_bisect(

@@ -12,7 +12,16 @@ import pytest
 from broken import Bloat, Damp
 
 import graphopt
-from graphopt import CheckFailed, Graph, Pass, UsageError, driver, plugins
+from graphopt import (
+    CheckFailed,
+    Graph,
+    Outcome,
+    Pass,
+    UsageError,
+    driver,
+    plugins,
+    rule,
+)
 from graphopt.ir import Parameter
 from graphopt.lowering.ort.upsampling import GrowByConvolving
 from graphopt.ops import Add, Constant, Exp, Log as Logarithm, Mul, Neg, Relu
@@ -260,6 +269,19 @@ Other = int
     yield
     plugins.plugins.cache_clear()
     sys.modules.pop("plugged_passes", None)
+
+
+def test_a_rule_is_no_pass() -> None:
+    @rule
+    def mine(op: Exp) -> Outcome:
+        """exp(x) = ?"""
+        return None
+
+    for add in (mine, [mine]):
+        with pytest.raises(UsageError, match=r"mine is a rule, no pass.*RulePass"):
+            driver.choose(add=add)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no pass: 3"):
+        driver.choose(passes=[3])  # type: ignore[list-item]
 
 
 @pytest.mark.usefixtures("plugged")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from graphopt.errors import TypeMismatch
+from graphopt.errors import TypeMismatch, UsageError
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops import Add, Concat, Constant, If, Mul, Neg, Relu, Split, Sub
 from graphopt.rewrite import Log, Outcome, RewriteLimit, Scene, miss, rewrite, rule
@@ -243,6 +245,35 @@ def test_a_rule_on_several_kinds(x: Parameter) -> None:
 
     assert rewrite(Graph([x], [Neg(Relu(x))]), [first]).outputs == (x,)
     assert first.kinds == (Neg, Relu)
+
+
+def test_a_rule_without_an_annotation_says_so() -> None:
+    def bad(op) -> Outcome:  # type: ignore[no-untyped-def]
+        return None
+
+    def worse(op: Parameter) -> Outcome:
+        return None
+
+    for function in (bad, worse, lambda: None):
+        name = function.__name__
+        with pytest.raises(
+            UsageError, match=f"first parameter of the rule {name} .*Add"
+        ):
+            rule(function)
+
+
+@pytest.mark.parametrize(
+    "outcome", [3, "x", [3], {Parameter(F, "x"): 3}, [Parameter(F, "x")] * 2]
+)
+def test_what_is_no_outcome_names_the_rule(x: Parameter, outcome: object) -> None:
+    @rule
+    def wrong(op: Neg) -> Any:
+        """-x = ?"""
+        return outcome
+
+    with pytest.raises(UsageError, match="a rule gave") as caught:
+        rewrite(Graph([x], [Neg(x)], names={Neg(x): "n"}), [wrong])
+    assert caught.value.__notes__ == ["[rule wrong, on Neg that gives 'n']"]
 
 
 @pytest.mark.parametrize("kept", [0, 1])

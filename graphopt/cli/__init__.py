@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         wrong = GraphoptError(
             f"internal error: {type(error).__name__}: {_line(error)}; please report it"
-            " (-v shows where it happened)"
+            " (-v shows where it happened)",
+            where=_notes(error) or None,
         )
         return _failed(wrong, 1, as_json)
 
@@ -153,13 +154,18 @@ def _failed(error: GraphoptError, code: int, as_json: bool) -> int:
         members = {
             "code": code,
             "message": error.message,
-            "where": error.where,
+            "where": error.where or _notes(error) or None,
             **getattr(error, "details", {}),
         }
         print(json.dumps({"schema": SCHEMA, "error": members}))
     else:
-        print(f"graphopt: {error}", file=sys.stderr)
+        print(f"graphopt: {error} {_notes(error)}".rstrip(), file=sys.stderr)
     return code
+
+
+def _notes(error: Exception) -> str:
+    """Which rule and pass it is of."""
+    return " ".join(getattr(error, "__notes__", ()))
 
 
 def _line(error: Exception) -> str:

@@ -273,9 +273,20 @@ def pipeline_of(options: argparse.Namespace) -> Pipeline:
     )
 
 
-def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+def file_named(text: str) -> Path:
+    """The file of ``-o``. Raises UsageError for a folder, be it there or not."""
+    if text.endswith(("/", os.sep)) or Path(text).is_dir():
+        raise UsageError(f"-o names a folder, {text}: name the file to write in it")
+    return Path(text)
+
+
+def add_output(
+    parser: argparse.ArgumentParser,
+    what: str,
+    type_: Callable[[str], str | Path] = file_named,
+) -> None:
     """Where to write, and whether that may be replaced."""
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=what)
+    parser.add_argument("-o", "--output", type=type_, metavar="FILE", help=what)
     parser.add_argument(
         "-f", "--force", action="store_true", help="replace files that exist"
     )

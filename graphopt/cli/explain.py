@@ -1,7 +1,7 @@
-"""Say what was done to a model and what was not, and why.
+"""Say what was not done to a model, and why; and what was done.
 
-Each rule that fired, and on which ops; then each that was tried in vain, with its
-reason. --op follows one op of the model; --rule looks at one rule alone.
+Each rule that was tried in vain, with its reason and the ops; then each that fired.
+--op follows one op of the model; --rule looks at one rule alone.
 """
 
 from __future__ import annotations
@@ -82,9 +82,15 @@ def _lines(found: list[Event]) -> Iterator[str]:
     for event in found:
         key = (event.rule, event.fired, event.reason)
         groups.setdefault(key, {})[event.op] = None
-    for (rule, fired, reason), ops in groups.items():
-        yield f"{rule}: {'fired' if fired else reason}"
-        shown = list(ops)[:5]
-        yield from (f"    {op}" for op in shown)
-        if len(ops) > len(shown):
-            yield f"    and {len(ops) - len(shown)} more"
+    for done, head in ((False, "not done, and why:"), (True, "done:")):
+        part = {key: ops for key, ops in groups.items() if key[1] is done}
+        if done and 0 < len(part) < len(groups):
+            yield ""
+        if part:
+            yield head
+        for (rule, _, reason), ops in part.items():
+            yield f"{rule}: {'fired' if done else reason}"
+            shown = list(ops)[:5]
+            yield from (f"    {op}" for op in shown)
+            if len(ops) > len(shown):
+                yield f"    and {len(ops) - len(shown)} more"

@@ -30,6 +30,7 @@ from .arguments import (
     add_inputs,
     add_precision,
     add_sizes,
+    file_named,
     read_arrays,
     say,
     sizes_of,
@@ -83,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         dest="output",
-        type=Path,
+        type=file_named,
         metavar="FILE",
         help="with --memory or --mesh: draw the plan (.svg or .html)",
     )

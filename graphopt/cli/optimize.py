@@ -33,6 +33,7 @@ from .arguments import (
     add_inputs,
     add_output,
     add_pipeline,
+    file_named,
     natural,
     pairs,
     pipeline_of,
@@ -93,7 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_written(parser: argparse.ArgumentParser) -> None:
     """What is written, and where."""
     add_output(
-        parser, "where to write (default: MODEL.opt.onnx, for XLA MODEL.opt.stablehlo)"
+        parser,
+        "where to write (default: MODEL.opt.onnx, for XLA MODEL.opt.stablehlo)",
+        str,  # of stages it is a folder
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="write nothing, but do all the rest"
@@ -200,8 +203,7 @@ def run(options: argparse.Namespace) -> int:
     _check_target(options)
     target = None
     if not options.dry_run:
-        default = default_output(source, options.target)
-        target = options.output or (default_folder(source) if count else default)
+        target = _target(options, count)
     _check_places(options, target, count)
     more: list[str] = []
     members: dict[str, Any] = {}
@@ -237,6 +239,14 @@ def run(options: argparse.Namespace) -> int:
                 more += annotated(target, [target, *beside(target)])
     _say(options, _told(options, result), more, **members)
     return 0
+
+
+def _target(options: argparse.Namespace, stages: int | None) -> Path:
+    """The file, or the folder of stages, to write."""
+    source, named = options.model, options.output
+    if stages is not None:
+        return Path(named) if named else default_folder(source)
+    return file_named(named) if named else default_output(source, options.target)
 
 
 def _improved(
