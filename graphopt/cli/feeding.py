@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import numpy as np
 
 from ..check.running import sizes_that_run
 from ..errors import (
@@ -15,8 +18,9 @@ from ..errors import (
     NoReference,
     UnsupportedModel,
 )
+from ..fitting import fitting
 from ..importer import load
-from ..inputs import Sizes, bindings, likely, random_inputs, usual
+from ..inputs import Sizes, bindings, likely, random_inputs
 from ..interface import is_program, read_interface
 from ..ir import Graph
 from .arguments import read_arrays, sizes_of
@@ -37,7 +41,8 @@ def feeding(
 ) -> tuple[T, Feeds, Sizes]:
     """What ``use`` makes of the user's arrays or of random ones; those; `on_sizes`.
 
-    Random ones are small, or, to be ``timed``, of the sizes that callers have.
+    Random ones are small, or, to be ``timed``, of the sizes that callers have. Raises
+    UsageError for sizes that the model forbids.
     """
     given = read_arrays(options.inputs, model)
     if given is not None and not options.dim:
@@ -50,7 +55,7 @@ def feeding(
         fed = random_inputs(graph, options.seed, sizes) if given is None else given
         return use(fed), fed
 
-    wanted = usual(graph, sizes) if timed and given is None else {}
+    wanted = fitting(graph, sizes)[0] if timed and given is None else {}
     if given is not None or (program and not wanted):
         return *drawn(sizes), {}
     (made, fed), found = on_sizes(graph, sizes, drawn, wanted)
@@ -66,8 +71,10 @@ def on_sizes(
     """What ``use`` makes of these sizes, or of others that were found, and those.
 
     ``wanted`` has more of them, to begin with. Where it fails, sizes are looked for on
-    which the reference runs the graph.
+    which the reference runs the graph. Raises UsageError for sizes that it forbids.
     """
+    if sizes and not wanted:
+        fitting(graph, sizes)
     try:
         return use(wanted or sizes), wanted or {}
     except _WHATEVER_SIZES:
@@ -80,6 +87,18 @@ def on_sizes(
             return use(found), found
         except GraphoptError:
             raise error from None
+
+
+def say_random(options: argparse.Namespace, fed: Mapping[str, Any]) -> None:
+    """A line on stderr: the inputs are nobody's, and of these shapes."""
+    if fed and not options.quiet:
+        shapes = {name: list(np.shape(array)) for name, array in fed.items()}
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        print(
+            f"graphopt: random inputs, seed {options.seed} (or give --inputs):"
+            f" {listed}",
+            file=sys.stderr,
+        )
 
 
 def told(
