@@ -5,6 +5,7 @@ The model adds one of 64 positions to each token.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import pytest
 from conftest import Command
 from onnx import TensorProto, helper
 
+from graphopt.cli.feeding import feeding
 from graphopt.dims import symbol
 from graphopt.errors import UsageError
 from graphopt.fitting import fitting
 from graphopt.importer import load
 from graphopt.inputs import likely
+from graphopt.interface import Interface, Port
 from graphopt.ir import Graph, Parameter
 from graphopt.types import DType, TensorType
 
@@ -119,6 +122,27 @@ def test_bench_takes_models_that_need_fewer(command: Command, path: Path) -> Non
     onnx.save(model, other)
     line = ("bench", path, other, "--target", "reference", "--rounds", "1")
     assert command(*line)[0] == 0
+
+
+def test_programs_say_what_they_take() -> None:
+    port = Port("x", "float32", ("batch", "seq"))
+    names = "batch", "seq"
+    made = Interface("0", "0", ("cpu",), (port,), (), names, ("seq <= 64",))
+    assert made.refused({"batch": 1, "seq": 65}) == ("seq", "<=", 64)
+    assert made.refused({"batch": 0}) == ("batch", ">=", 1)
+    assert made.refused({"batch": 1, "seq": 64}) is None
+
+
+def test_bench_feeds_a_program_what_it_takes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = Port("x", "float32", ("batch", "seq"))
+    made = Interface("0", "0", ("cpu",), (port,), (), ("batch", "seq"), ("seq <= 64",))
+    monkeypatch.setattr("graphopt.cli.feeding.read_interface", lambda _: made)
+    options = argparse.Namespace(inputs=None, dim=[], seed=0)
+    program = path.with_suffix(".stablehlo")
+    shape, _, sizes = feeding(options, program, lambda fed: fed["x"].shape, timed=True)
+    assert (shape, sizes) == ((1, 64), {"batch": 1, "seq": 64})
 
 
 @pytest.mark.parametrize("target", ["reference", "ort-cpu"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,7 +21,7 @@ from ..errors import (
 )
 from ..fitting import fitting
 from ..importer import load
-from ..inputs import Sizes, bindings, likely, random_inputs
+from ..inputs import TRIED, Sizes, bindings, likely, random_inputs, usual
 from ..interface import is_program, read_interface
 from ..ir import Graph
 from .arguments import read_arrays, sizes_of
@@ -47,16 +48,21 @@ def feeding(
     given = read_arrays(options.inputs, model)
     if given is not None and not options.dim:
         return use(given), given, {}
-    program = is_program(model)
-    graph = read_interface(model).graph() if program else load(model)
+    program = read_interface(model) if is_program(model) else None
+    graph = load(model) if program is None else program.graph()
     sizes = sizes_of(options, graph, given)
 
     def drawn(sizes: Mapping[str, int]) -> tuple[T, Feeds]:
         fed = random_inputs(graph, options.seed, sizes) if given is None else given
         return use(fed), fed
 
-    wanted = fitting(graph, sizes)[0] if timed and given is None else {}
-    if given is not None or (program and not wanted):
+    wanted: Sizes = {}
+    if timed and given is None:
+        wanted = fitting(graph, sizes)[0] if program is None else usual(graph, sizes)
+    if program is not None and program.refused(wanted):
+        tried = islice(likely(graph, sizes), TRIED)
+        wanted = next((s for s in tried if not program.refused(s)), wanted)
+    if given is not None or (program is not None and not wanted):
         return *drawn(sizes), {}
     (made, fed), found = on_sizes(graph, sizes, drawn, wanted)
     return made, fed, found
