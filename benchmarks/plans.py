@@ -14,10 +14,9 @@ from typing import Any
 
 import models
 
-from graphopt.cli.inspect import at_sizes
 from graphopt.driver import choose
+from graphopt.fitting import fitting
 from graphopt.importer import load
-from graphopt.inputs import usual
 from graphopt.ir import Graph
 from graphopt.passes.memory import SPACES, MemoryPlan, plan_memory, validate
 
@@ -79,7 +78,7 @@ def main() -> None:
     rows = {}
     for name, path in models.chosen_models(options).items():
         try:
-            graph, sizes = at_sizes(load(path), usual(load(path)))
+            sizes, graph = fitting(load(path))
         except Exception as error:  # not a model that graphopt takes
             print(f"left out {name}: {str(error)[:100]}")
             continue

@@ -48,6 +48,9 @@ _WORDS: Final = (
 LARGEST: Final = 4 << 30
 """Bytes of the largest array that is drawn."""
 
+TRIED: Final = 64
+"""So many sizes are tried where a model does not take the usual ones."""
+
 _UNKNOWN: Final = "?"  # begins the names of dims that have none
 
 
@@ -234,7 +237,8 @@ def bindings(
 def usual(graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})) -> Sizes:
     """Sizes as callers often have them: one sample, images of 224, lengths of 128.
 
-    Those in ``fixed`` are as given; not every model runs on the others.
+    Those in ``fixed`` are as given; not every model runs on the others, see
+    `graphopt.fitting.fitting`.
     """
     kinds = {"batch": 1, "image": 224, "": 128}
     names = _symbols(graph)
@@ -247,12 +251,21 @@ def usual(graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})) -> Size
 def likely(
     graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})
 ) -> Iterator[Sizes]:
-    """Usual sizes; one of them 1, as exporters bake in; all of them twice; any."""
+    """Usual sizes, the largest first: of a half, a quarter, …, 1; twice; then any.
+
+    At each step one of them is so small, then all are: models hold tables of positions,
+    and exporters bake 1 in.
+    """
     sizes = usual(graph, fixed)
     yield sizes
-    free = {n: size for n, size in sizes.items() if n not in fixed and size != 1}
-    for name in free:
-        yield usual(graph, {**fixed, name: 1})
+    given = {*fixed, *_derived(sizes)}
+    free = {n: size for n, size in sizes.items() if n not in given and size != 1}
+    for step in range(1, max(free.values(), default=1).bit_length()):
+        less = {name: max(1, size >> step) for name, size in free.items()}
+        if len(free) > 1:
+            for name, size in less.items():
+                yield usual(graph, {**fixed, name: size})
+        yield usual(graph, {**fixed, **less})
     yield usual(graph, {**fixed, **{name: 2 * size for name, size in free.items()}})
     yield from bindings(graph, fixed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,8 @@ SCHEMA: Final = 1
 
 LONGEST: Final = 64 << 20
 """Bytes of an interface, unpacked: untrusted archives could unpack to anything."""
+
+_LIMIT: Final = re.compile(r"(.+) (<=|>=) (\d{1,18})")
 
 _NAMES: Final = ("platforms", "symbols", "constraints", "baked", "overridable")
 
@@ -92,6 +95,20 @@ class Interface:
     def graph(self) -> Graph:
         """A graph that has these inputs and no outputs: what is to be fed."""
         return Graph([port.parameter() for port in self.inputs], [])
+
+    def refused(self, sizes: Mapping[str, int]) -> tuple[str, str, int] | None:
+        """The first limit of an open dim that sizes break, as ``n``, ``<=``, ``64``."""
+        limits = [(name, ">=", 1) for name in self.symbols]  # as JAX has them
+        limits += [
+            (m[1], m[2], int(m[3]))
+            for m in map(_LIMIT.fullmatch, self.constraints)
+            if m
+        ]
+        for name, sign, limit in limits:
+            size = sizes.get(name, limit)
+            if (size < limit) if sign == ">=" else (size > limit):
+                return name, sign, limit
+        return None
 
     def fixed_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The inputs that the program knows already."""

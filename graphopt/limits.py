@@ -15,7 +15,7 @@ from typing import Any, Final
 from .cost import cost
 from .errors import GraphoptError, UsageError
 from .exporter import source_order
-from .inputs import usual
+from .fitting import fitting
 from .ir import Graph, Op, Value, rebuild
 from .lowering.ort.allocation import Facts, predicted
 from .lowering.ort.tiling import TileCausal
@@ -36,9 +36,22 @@ SECONDS: Final = 10.0
 
 
 class DoesNotFit(GraphoptError):
-    """No plan was found that keeps to the limits; says what the smallest one takes."""
+    """No plan was found that keeps to the limits; says what the smallest one takes.
+
+    ``sizes`` are those of symbolic dims that it was made for.
+    """
 
     exit_code = 6
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(message, where=where)
+        self.details = {} if sizes is None else {"sizes": dict(sizes)}
 
 
 @dataclass(frozen=True)
@@ -212,11 +225,11 @@ def fitted_to(
 ) -> Fitted:
     """The graph with a plan that keeps to the limits, the cheapest that is found.
 
-    Symbolic dims have the sizes that are usual for the ``original``; ``remade`` makes
-    the graph again with a pass that tiles. Raises DoesNotFit, which says what the
+    Symbolic dims have sizes that are usual and that the ``original`` takes; ``remade``
+    makes the graph again with a pass that tiles. Raises DoesNotFit, which says what the
     smallest plan takes.
     """
-    sizes, space = usual(original), SPACES[target]
+    sizes, space = fitting(original)[0], SPACES[target]
     plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
     best = Fitted(graph, plan, limits, target=target)
     found = [best]
@@ -255,7 +268,7 @@ def fitted_to(
     if not best.fits:  # but for what lies between the pieces of an arena
         kept = [each for each in found if limits.hold(each.plan)]
         if not kept:
-            raise DoesNotFit(_refusal(min(found, key=lambda each: each.plan.peak)))
+            raise _refusal(min(found, key=lambda each: each.plan.peak))
         best = min(kept, key=lambda each: each.needed)
     return best
 
@@ -315,7 +328,7 @@ def _with_copies(best: Fitted, wanted: int) -> Fitted:
     return other if other.plan.peak < plan.peak else best
 
 
-def _refusal(best: Fitted) -> str:
+def _refusal(best: Fitted) -> DoesNotFit:
     plan, limits = best.plan, best.limits
     parts = []
     if limits.memory is not None and plan.resident > limits.memory:
@@ -330,7 +343,9 @@ def _refusal(best: Fitted) -> str:
             f" the {sized(limits.activations)} that they may:"
             f" --max-activations {plan.peak} would do"
         )
-    return "; ".join(parts)
+    sizes = {n.removeprefix("?"): s for n, s in _numbers(plan.binding).items()}
+    at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+    return DoesNotFit(f"{f'with {at}, ' if at else ''}{'; '.join(parts)}", sizes=sizes)
 
 
 def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:

@@ -11,7 +11,8 @@ import numpy as np
 
 from .dims import Dim, Expr, symbols
 from .errors import GraphoptError
-from .inputs import random_inputs, usual
+from .fitting import fitting
+from .inputs import random_inputs
 from .ir import Graph, Op, Value
 from .ops import Attention, Constant, Einsum, MatMul, Softmax
 from .passes.sharding.caches import Cache, caches, replaced
@@ -19,7 +20,7 @@ from .passes.sharding.layout import Layout, local_bytes, path, replicated
 from .reference import evaluate
 from .report import sized
 from .sharded import Sharded
-from .specialize import Impossible, specialize
+from .specialize import Impossible
 from .types import TensorType
 from .weights import Tensor
 
@@ -81,14 +82,16 @@ def dims_of_regimes(graph: Graph) -> dict[str, dict[str, int]]:
         name, *more = symbols(added)
         if more or str(added) != name:
             continue
-        found = {"decode": {name: 1}, "prefill": {name: usual(graph)[name]}}
+        found = {"decode": {name: 1}, "prefill": {name: fitting(graph)[0][name]}}
+        if found["prefill"] == found["decode"]:
+            return {}
         return found if all(_fits(graph, sizes) for sizes in found.values()) else {}
     return {}
 
 
 def _fits(graph: Graph, sizes: Mapping[str, int]) -> bool:
     try:
-        specialize(graph, usual(graph, sizes))  # some exporters bake one token in
+        fitting(graph, sizes)  # some exporters bake one token in
     except Impossible:
         return False
     return True

@@ -9,27 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .bench import Clock, clock_of, open_model, race, threads_of
 from .debug import timed
 from .errors import GraphoptError, UsageError, nearest
 from .exporter import Wanted
 from .feeds import bind
-from .inputs import likely, random_inputs, usual
+from .fitting import fitting
+from .inputs import TRIED, likely, random_inputs, usual
 from .ir import Graph
 from .lowering import Executable
 from .lowering.ort.pipeline import SWITCHES, choices, lowered, settings, settings_of
 from .output import weights_path, write_model
 from .pipeline import PassRecord, Pipeline
-from .specialize import refuse_empty
 from .tuning import Measured, Settings, Space, Tune, Tuning, search
 
 if TYPE_CHECKING:
     from .driver import Checking
-
-ATTEMPTS: Final = 12
-"""Sizes of dims that nobody gave that are tried until the original runs."""
 
 
 def space_of(
@@ -181,9 +178,10 @@ class Models:
         self._original = original.digest
         for given in wanted or ({},):
             fixed = {known[name]: size for name, size in given.items()}
-            refuse_empty(self.start, fixed)
+            if fixed:
+                fitting(self.start, fixed)
             error: GraphoptError | None = None
-            for sizes in islice(likely(self.start, fixed), ATTEMPTS):
+            for sizes in islice(likely(self.start, fixed), TRIED):
                 try:
                     feed = random_inputs(self.start, checking.seed, sizes)
                     original.executable(feed)

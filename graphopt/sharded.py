@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from .dims import Expr
 from .driver import optimize
 from .errors import UsageError
-from .inputs import Sizes, likely
+from .fitting import fitting
 from .ir import Graph
 from .limits import DoesNotFit
 from .lowering import Executable, graph_of, on_mesh
@@ -33,7 +32,7 @@ from .passes.sharding.uneven import rounded
 from .plan import Plan, plan_of
 from .provenance import named_values
 from .report import sized
-from .specialize import Impossible, specialize, symbols_of
+from .specialize import specialize, symbols_of
 from .types import TensorType
 
 if TYPE_CHECKING:
@@ -48,9 +47,6 @@ STEP: Final = 1.25
 
 FIRST: Final = 0.7
 """The share of the time for a model as it is; the rest is for it with even dims."""
-
-TRIED: Final = 24
-"""So many other sizes are tried where a model does not take the usual ones."""
 
 NO_TIES: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -235,14 +231,13 @@ def check_devices(target: str, mesh: Mesh) -> None:
 
 
 def with_sizes(graph: Graph, dims: Mapping[str, int]) -> Graph:
-    """The graph with all dims of its inputs known; those not given are usual ones.
+    """The graph with all dims of its inputs known; those not given are `fitting`.
 
-    Where an op, or a branch, forbids these, the first are taken that none does. Raises
-    UsageError for dims that the model does not take, and for inputs whose rank is not
-    known.
+    Raises UsageError for dims that the model does not take, and for inputs whose rank
+    is not known.
     """
     check_ranks(graph)
-    return _fitting(graph, _places(graph, dims))[1]
+    return fitting(graph, _places(graph, dims))[1]
 
 
 def all_sizes(
@@ -259,7 +254,7 @@ def all_sizes(
     named = specialize(graph, renamed, shapes).graph
     check_ranks(named)
     fixed = _places(named, given)
-    sizes = fixed | _fitting(named, fixed)[0]
+    sizes = fixed | fitting(named, fixed)[0]
     kept = symbols_of(graph)
     found = {
         name.removeprefix("?"): size
@@ -289,29 +284,6 @@ def _places(graph: Graph, dims: Mapping[str, int]) -> dict[str, int]:
         if found.setdefault(at, size) != size:
             raise UsageError(f"{name!r} cannot be both {found[at]} and {size}")
     return found
-
-
-def _fitting(graph: Graph, fixed: Mapping[str, int]) -> tuple[Sizes, Graph]:
-    """Sizes for all dims, and the graph with them: usual ones, or such as fit it.
-
-    Raises UsageError where none do.
-    """
-    reason: Impossible | None = None
-    whole: tuple[Sizes, Graph] | None = None
-    for sizes in islice(likely(graph, fixed), TRIED):
-        known = {**fixed, **sizes}
-        try:
-            made = specialize(graph, {n.removeprefix("?"): s for n, s in known.items()})
-        except Impossible as error:
-            reason = reason or error
-            continue
-        if not made.forbidden:
-            return sizes, made.graph
-        whole = whole or (sizes, made.graph)
-    if whole is None:
-        assert reason is not None
-        raise reason
-    return whole
 
 
 def check_ranks(graph: Graph) -> None:

@@ -27,6 +27,7 @@ ORDER = [
     "hardware",
     *("check", "substitution", "rewrite", "pipeline", "plan"),
     "specialize",
+    "fitting",
     "passes",
     "lowering",
     *(

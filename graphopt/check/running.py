@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import GraphoptError
 from ..feeds import bind
-from ..inputs import Sizes, bindings, neighbours, random_inputs
+from ..inputs import TRIED, Sizes, bindings, neighbours, random_inputs
 from ..ir import Graph
 from ..reference import Evaluator, clock
 
@@ -32,7 +32,7 @@ def sizes_that_run(
     None where there are no symbolic dims, or none was found in so many seconds.
     """
     deadline = clock() + seconds
-    for sizes in islice(tried(graph, fixed), _ATTEMPTS):
+    for sizes in islice(tried(graph, fixed), TRIED):
         if sizes and _runs(graph, sizes, {}, deadline):
             return sizes
     return {}

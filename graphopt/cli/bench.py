@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..bench import Clock, Timing, clock_of, measure, threads_of
 from ..errors import UsageError
+from ..importer import load
+from ..interface import is_program, read_interface
 from ..report import table
 from ..specialize import parse_dim
 from .arguments import (
@@ -81,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
     target_of(options)  # what is missing is said first
     for model in options.models:
         check_runs(model, options.target)
+    refuse_others(options.models)
     with Progress(options) as progress:
 
         def timed(fed: Mapping[str, Any]) -> list[Timing]:
@@ -134,10 +137,36 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def refuse_others(models: Sequence[Path]) -> None:
+    """Raises UsageError for a model with other inputs than the first.
+
+    Those with a default may be there or not.
+    """
+    first, *others = dict.fromkeys(models)
+    if not others:
+        return
+    needed, known = _inputs(first)
+    for model in others:
+        wanted, taken = _inputs(model)
+        if new := wanted - known:
+            raise UsageError(f"{model} has other inputs: {', '.join(sorted(new))}")
+        if lost := needed - taken:
+            raise UsageError(f"{model} lacks inputs: {', '.join(sorted(lost))}")
+
+
+def _inputs(model: Path) -> tuple[set[str], set[str]]:
+    """The names of the inputs that a model must be given, and of all that it takes."""
+    if is_program(model):
+        interface = read_interface(model)
+        needed = {port.name for port in interface.inputs}
+        return needed, needed | {*interface.fixed, *interface.overridable}
+    inputs = load(model).inputs
+    return {p.name for p in inputs if p.default is None}, {p.name for p in inputs}
+
+
 def _profiled(
     options: argparse.Namespace, fed: Mapping[str, Any], threads: int
 ) -> list[Profile]:
-    from ..importer import load
     from ..profile import profile  # which needs the runtime
 
     return profile(options.models, fed, load(options.models[0]), threads=threads)

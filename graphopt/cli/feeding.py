@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import numpy as np
 
 from ..check.running import sizes_that_run
 from ..errors import (
@@ -15,8 +19,9 @@ from ..errors import (
     NoReference,
     UnsupportedModel,
 )
+from ..fitting import fitting
 from ..importer import load
-from ..inputs import Sizes, bindings, likely, random_inputs, usual
+from ..inputs import TRIED, Sizes, bindings, likely, random_inputs, usual
 from ..interface import is_program, read_interface
 from ..ir import Graph
 from .arguments import read_arrays, sizes_of
@@ -37,21 +42,27 @@ def feeding(
 ) -> tuple[T, Feeds, Sizes]:
     """What ``use`` makes of the user's arrays or of random ones; those; `on_sizes`.
 
-    Random ones are small, or, to be ``timed``, of the sizes that callers have.
+    Random ones are small, or, to be ``timed``, of the sizes that callers have. Raises
+    UsageError for sizes that the model forbids.
     """
     given = read_arrays(options.inputs, model)
     if given is not None and not options.dim:
         return use(given), given, {}
-    program = is_program(model)
-    graph = read_interface(model).graph() if program else load(model)
+    program = read_interface(model) if is_program(model) else None
+    graph = load(model) if program is None else program.graph()
     sizes = sizes_of(options, graph, given)
 
     def drawn(sizes: Mapping[str, int]) -> tuple[T, Feeds]:
         fed = random_inputs(graph, options.seed, sizes) if given is None else given
         return use(fed), fed
 
-    wanted = usual(graph, sizes) if timed and given is None else {}
-    if given is not None or (program and not wanted):
+    wanted: Sizes = {}
+    if timed and given is None:
+        wanted = fitting(graph, sizes)[0] if program is None else usual(graph, sizes)
+    if program is not None and program.refused(wanted):
+        tried = islice(likely(graph, sizes), TRIED)
+        wanted = next((s for s in tried if not program.refused(s)), wanted)
+    if given is not None or (program is not None and not wanted):
         return *drawn(sizes), {}
     (made, fed), found = on_sizes(graph, sizes, drawn, wanted)
     return made, fed, found
@@ -66,8 +77,10 @@ def on_sizes(
     """What ``use`` makes of these sizes, or of others that were found, and those.
 
     ``wanted`` has more of them, to begin with. Where it fails, sizes are looked for on
-    which the reference runs the graph.
+    which the reference runs the graph. Raises UsageError for sizes that it forbids.
     """
+    if sizes and not wanted:
+        fitting(graph, sizes)
     try:
         return use(wanted or sizes), wanted or {}
     except _WHATEVER_SIZES:
@@ -80,6 +93,18 @@ def on_sizes(
             return use(found), found
         except GraphoptError:
             raise error from None
+
+
+def say_random(options: argparse.Namespace, fed: Mapping[str, Any]) -> None:
+    """A line on stderr: the inputs are nobody's, and of these shapes."""
+    if fed and not options.quiet:
+        shapes = {name: list(np.shape(array)) for name, array in fed.items()}
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        print(
+            f"graphopt: random inputs, seed {options.seed} (or give --inputs):"
+            f" {listed}",
+            file=sys.stderr,
+        )
 
 
 def told(

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..cost import cost
 from ..errors import UsageError, nearest
 from ..files import atomic_write
+from ..fitting import fitting
 from ..importer import load
-from ..inputs import usual
 from ..ir import Graph
 from ..lowering import Compiler
 from ..lowering.xla.platforms import is_described
 from ..output import check_destination
 from ..passes.sharding import Mesh
 from ..report import kinds_of, table
-from ..specialize import specialize
 from .arguments import (
     add_inputs,
     add_precision,
@@ -178,7 +177,8 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
     if name not in SPACES:
         raise UsageError(f"no target is called {name!r}{nearest(name, SPACES)}")
     draw = drawing(options, memory_picture, memory_page)
-    graph, sizes = at_sizes(graph, usual(graph, sizes_of(options, graph)))
+    chosen, graph = fitting(graph, sizes_of(options, graph))
+    sizes = {name.removeprefix("?"): size for name, size in chosen.items()}
     space = SPACES[name]
     plan = plan_memory(graph, sizes, space=space)
     with Slow(options, "looking for the order that holds the least"):
@@ -191,7 +191,7 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
     }
     if options.measure:
         with Slow(options, f"measuring in {name}"):
-            found["realised"] = realised(options, name, sizes)
+            found["realised"] = realised(options, name, chosen)
     if draw is not None:
         draw(found, f"memory of {options.model.name}")
     say(options, memory_lines(found), target=name, **found)
@@ -308,16 +308,9 @@ def realised(
         from ..lowering.xla import meter as compiler
 
         return vars(compiler.realised_peak(options.model, inputs))
-    raise UsageError(f"nothing is measured in {target}: name ort-cpu or xla-cpu")
-
-
-def at_sizes(graph: Graph, sizes: Mapping[str, int]) -> tuple[Graph, Mapping[str, int]]:
-    """The graph with its dims fixed where they can be: more shapes are known then."""
-    fixed = {name.removeprefix("?"): size for name, size in sizes.items()}
-    try:
-        return specialize(graph, fixed).graph, fixed
-    except UsageError:
-        return graph, sizes
+    raise UsageError(
+        f"nothing is measured in {target}: add --target ort-cpu or --target xla-cpu"
+    )
 
 
 def _plain(dim: Any) -> int | str | None:

@@ -34,7 +34,7 @@ from .arguments import (
     sizes_of,
     target_of,
 )
-from .feeding import feeding, on_sizes, told
+from .feeding import feeding, on_sizes, say_random, told
 from .meshes import FROM_FILE, add_bound, add_mesh, bounds, check_mesh, links_of
 from .progress import Slow
 
@@ -76,7 +76,9 @@ def run(options: argparse.Namespace) -> int:
         return run_on_mesh(options)
     target = target_of(options)
     executable = target.open(options.model)
-    outputs, _, sizes = feeding(options, options.model, executable)
+    outputs, fed, sizes = feeding(options, options.model, executable)
+    if options.inputs is None:
+        say_random(options, fed)
     _say(options, outputs, executable, told(sizes))
     return 0
 
@@ -105,7 +107,10 @@ def run_stages(options: argparse.Namespace) -> int:
     def outputs(sizes: Mapping[str, int]) -> dict[str, Any]:
         if inputs is not None:
             return executable(inputs)
-        return executable(random_inputs(graph, options.seed, sizes))
+        fed = random_inputs(graph, options.seed, sizes)
+        made = executable(fed)
+        say_random(options, fed)
+        return made
 
     made, found = (
         (outputs({}), {}) if inputs is not None else on_sizes(graph, sizes, outputs)
@@ -140,12 +145,15 @@ def run_on_mesh(options: argparse.Namespace) -> int:
                 graph, options.mesh, options.target, dims=sizes, **bounds(options)
             )
     executable = made.compile(options.target, options.precision)
+    random = inputs is None
     if inputs is None:  # those that the model gets without a mesh
         inputs = random_inputs(graph, options.seed, fixed_in(made.graph, graph))
     outputs = executable(inputs)
     from ..lowering.xla.distributed import is_first  # known when all have met
 
     if is_first():
+        if random:
+            say_random(options, inputs)
         _say(options, outputs, executable, [*replaced(made.caches)])
     return 0
 

@@ -17,7 +17,7 @@ from ..artifact import Feed, try_program
 from ..cost import cost
 from ..errors import CheckFailed, InvalidModel, UsageError, nearest
 from ..files import refuse_special
-from ..inputs import usual
+from ..fitting import fitting
 from ..ir import Graph
 from ..limits import parse_size
 from ..lowering.ort.stages import MANIFEST, Manifest, Pipelined, on_devices, read, write
@@ -119,7 +119,7 @@ def staged(
     rates = Rates.of(devices, count, link.get(STAGE))
     if options.max_memory:
         rates = dataclasses.replace(rates, memory=parse_size(options.max_memory))
-    sizes = usual(result.graph)
+    sizes = fitting(result.original)[0]
     follow = STREAM if batch is None else parts
     cut = planned(result.graph, count, rates, micro_batches=follow, sizes=sizes)
     stages = split(result.graph, cut.cuts)

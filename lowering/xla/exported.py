@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -107,32 +106,24 @@ class ExportedProgram(Executable):
 
 def _within(interface: Interface, graph: Graph, symbols: Mapping[str, int]) -> None:
     """Raises UsageError for a size outside of what the open dims were exported for."""
-    limits = [(name, ">=", 1) for name in interface.symbols]  # as JAX has them
-    limits += [
-        (m[1], m[2], int(m[3]))
-        for m in map(_LIMIT.fullmatch, interface.constraints)
-        if m
-    ]
-    for name, sign, limit in limits:
-        size = symbols.get(name, limit)
-        if (size >= limit) if sign == ">=" else (size <= limit):
-            continue
-        input_, axis = next(
-            (parameter.name, axis)
-            for parameter in graph.inputs
-            for axis, dim in enumerate(parameter.shape or ())
-            if dim == symbol(name)
-        )
-        ends = "at least" if sign == ">=" else "at most"
-        raise UsageError(
-            f"the input {input_!r} has {size} along axis {axis}, the dim {name!r}, but"
-            f" the program was exported for {name} {sign} {limit}: give it {ends}"
-            f" {limit}, or optimize the model again with --dim {name}={size}, if it"
-            " takes that"
-        )
-
-
-_LIMIT: Final = re.compile(r"(.+) (<=|>=) (\d{1,18})")
+    broken = interface.refused(symbols)
+    if broken is None:
+        return
+    name, sign, limit = broken
+    size = symbols[name]
+    input_, axis = next(
+        (parameter.name, axis)
+        for parameter in graph.inputs
+        for axis, dim in enumerate(parameter.shape or ())
+        if dim == symbol(name)
+    )
+    ends = "at least" if sign == ">=" else "at most"
+    raise UsageError(
+        f"the input {input_!r} has {size} along axis {axis}, the dim {name!r}, but"
+        f" the program was exported for {name} {sign} {limit}: give it {ends}"
+        f" {limit}, or optimize the model again with --dim {name}={size}, if it"
+        " takes that"
+    )
 
 
 def _deserialized(path: Path) -> Any:

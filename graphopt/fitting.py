@@ -1,0 +1,48 @@
+"""Sizes of symbolic dims that a model takes: the usual ones, or the largest below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from types import MappingProxyType
+
+from .inputs import TRIED, Sizes, likely
+from .ir import Graph
+from .specialize import Impossible, specialize, symbols_of
+from .types import TensorType
+
+
+def fitting(
+    graph: Graph, fixed: Mapping[str, int] = MappingProxyType({})
+) -> tuple[Sizes, Graph]:
+    """Sizes for all dims of the inputs, and the graph with them; see `likely`.
+
+    They are the first that no op forbids, nor a branch, where there are such. A dim
+    that cannot be fixed, of an unknown rank or in a sequence, stays as it is. Raises
+    UsageError for ``fixed`` that are not there, and Impossible where none fit.
+    """
+    known = symbols_of(graph) | {
+        f"?{p.name}:{axis}"
+        for p in graph.inputs
+        if isinstance(p.type, TensorType)
+        for axis, dim in enumerate(p.type.shape or ())
+        if dim is None
+    }
+    reason: Impossible | None = None
+    whole: tuple[Sizes, Graph] | None = None
+    for sizes in islice(likely(graph, fixed), TRIED):
+        chosen = {n: s for n, s in sizes.items() if n in known} | dict(fixed)
+        try:
+            made = specialize(
+                graph, {n.removeprefix("?"): s for n, s in chosen.items()}
+            )
+        except Impossible as error:
+            reason = reason or error
+            continue
+        if not made.forbidden:
+            return sizes, made.graph
+        whole = whole or (sizes, made.graph)
+    if whole is None:
+        assert reason is not None
+        raise reason
+    return whole
