@@ -22,6 +22,7 @@ from .ops.body_types import unstacked
 from .ops.control import If
 from .provenance import place
 from .types import OptionalType, SequenceType, SparseType, TensorType, Type
+from .verify import declarations
 from .weights import Tensor
 
 
@@ -292,7 +293,7 @@ class _Request:
         for index, body in enumerate(op.bodies):
             followed, forbidden = len(self.followed), len(self.forbidden)
             try:
-                made.append(self.body(op, body, operands))
+                made.append(self.branch(op, body, operands))
             except Impossible as error:
                 del self.followed[followed:], self.forbidden[forbidden:]
                 reasons[index] = error
@@ -327,6 +328,15 @@ class _Request:
             elif isinstance(op, Scan) and formal == unstacked(old.type, _axis(op, k)):
                 types[-k] = unstacked(new.type, _axis(op, k))
         return self.retyped(body, types)
+
+    def branch(self, op: If, body: Graph, operands: Sequence[Value | None]) -> Graph:
+        """A branch; Impossible is raised where the dims contradict what it declares."""
+        made = self.body(op, body, operands)
+        for fault in declarations(made):
+            raise Impossible(
+                f"these dims are impossible: {fault.message}", where=place(body, op)
+            )
+        return made
 
     def following(
         self, graph: Graph, op: Op, operands: tuple[Value | None, ...]

@@ -201,6 +201,19 @@ def test_a_branch_that_forbids_dims_keeps_its_own() -> None:
     assert graphopt.optimize(made.graph).report.check.passed
 
 
+def test_a_branch_whose_declared_results_dims_contradict_keeps_its_own() -> None:
+    x, c = Parameter(tensor(DType.F32, symbol("n")), "x"), Parameter(BOOL, "c")
+    bodies = []
+    for declared in (x.type, tensor(DType.F32, 7)):
+        inner = Parameter(x.type, "inner")
+        body = Graph([inner], [Relu(inner)], output_types=[declared])
+        bodies.append(body)
+    given = graph([If(c, x, bodies=bodies, captures=1)], x, c)
+    (why,) = specialize(given, {"n": 3}).forbidden
+    assert "is declared f32[7], but is f32[3]" in why
+    assert specialize(given, {"n": 7}).forbidden == ()
+
+
 def test_a_model_with_a_branch_that_cannot_run_is_for_xla(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     inputs = {"x": np.ones(512, np.float32), "c": np.array(True)}
