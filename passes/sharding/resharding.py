@@ -141,18 +141,24 @@ def _branches(states: States, start: int, ends: Sequence[int]) -> list[tuple[int
 
 
 def _way(states: States, start: int, end: int) -> list[Step]:
-    """The steps of a cheapest way between two layouts."""
-    far, arcs = states.distances, states.arcs
+    """The steps of a cheapest way between two layouts; of equal ones, the fewest.
+
+    Fewest, as steps may cost nothing, and then some lead back for nothing.
+    """
+    arcs, least = states.arcs, states.distances[start]
+    tight = least[arcs.tails] + arcs.seconds <= least[arcs.heads] * (1 + 1e-9)
+    came: dict[int, int] = {}
+    reached = [start]
+    for at in reached:
+        if end in came or at == end:
+            break
+        for step in np.flatnonzero(tight & (arcs.tails == at)):
+            head = int(arcs.heads[step])
+            if head != start and head not in came:
+                came[head] = int(step)
+                reached.append(head)
     found: list[Step] = []
-    at = end
-    while at != start:
-        into = np.flatnonzero(arcs.heads == at)
-        before = far[start, arcs.tails[into]]
-        spent = before + arcs.seconds[into]
-        equal = spent <= spent.min() * (1 + 1e-9)
-        step = into[
-            np.where(equal, before, np.inf).argmin()
-        ]  # of equal ways the shorter
-        found.append(states.steps[step])
-        at = int(arcs.tails[step])
+    while end != start:
+        found.append(states.steps[came[end]])
+        end = int(arcs.tails[came[end]])
     return found[::-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from typing import Any
@@ -191,6 +192,16 @@ def test_what_is_as_cheap_converted_is_left_out() -> None:
 
 
 # --- states and ways ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mesh", ["2x4", "2x2x2"])
+def test_steps_that_cost_nothing_lead_on(mesh: str) -> None:
+    """Where no step takes any time, none leads back."""
+    known = states(mesh, 16, 8)
+    of = States(known.mesh, lambda step, type_: 0.0, known.type)
+    for a, b in itertools.product(of.layouts[::3], of.layouts):
+        made = tree(of, a, [b])
+        assert a == b or (made is not None and made[-1].target == b)
 
 
 @pytest.mark.parametrize("mesh", ["4", "2x4", "2x2x2"])
