@@ -145,15 +145,9 @@ def after_biased_product(op: Mul | Div, scene: Scene) -> Outcome:
         return miss("no scale along the outputs", op)
     if max(outer.scale.size, inner.shift.size) not in (1, channels[1]):
         return miss("it broadcasts the outputs", op)
-    weight = product.operands[1]
-    assert weight is not None
-    if is_shared(weight, scene):
-        return miss("others read the weight too", weight)
-    if op.dtype is None or op.dtype is not weight.dtype:
-        return miss("the element types differ", weight)
     shift = inner.shift * outer.scale
     both = ScaleShift(product, outer.axis, outer.scale, shift)
-    return applied(product, both, channels[1], op.dtype)
+    return _scaled_product(op, product, both, channels[1], scene)
 
 
 @rule(exact=False)
@@ -172,16 +166,23 @@ def batch_norm_of_rows(op: BatchNormalization, scene: Scene) -> Outcome:
         return miss("its channels are not the outputs of the product", product)
     if not scene.single(rows) or not scene.single(product):
         return miss("its result is read elsewhere too", product)
-    weight = linear.operands[1]
+    made = _scaled_product(op, linear, found, channels[1], scene)
+    if not isinstance(made, Value):
+        return made
+    return rows.with_operands([made, *rows.operands[1:]])
+
+
+def _scaled_product(
+    op: Op, product: MatMul, found: ScaleShift, outputs: int, scene: Scene
+) -> Outcome:
+    """`applied` for what is not right behind a product: its weight is always scaled."""
+    weight = product.operands[1]
     assert weight is not None
     if is_shared(weight, scene):
         return miss("others read the weight too", weight)
     if op.dtype is None or op.dtype is not weight.dtype:
         return miss("the element types differ", weight)
-    made = applied(linear, found, channels[1], op.dtype)
-    if not isinstance(made, Value):
-        return made
-    return rows.with_operands([made, *rows.operands[1:]])
+    return applied(product, found, outputs, op.dtype)
 
 
 def is_shared(weight: Value, scene: Scene) -> bool:

@@ -20,7 +20,7 @@ Weigh: TypeAlias = Callable[[Op], float]
 
 
 def turns(op: Op) -> int:
-    """How often an op runs its body, or what it counts for: at most a stated number."""
+    """How often an op runs its body, or counts for: a stated limit, or `UNKNOWN`."""
     found = trips(op)
     if found is None and isinstance(op, Loop):
         limit = op.operand(0)
