@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,16 @@ class Mutant:
     module: str
     kind: str
     key: str
-    source: str
+    tree: ast.Module = field(repr=False)
+    site: _Site = field(repr=False)
+    node: ast.AST = field(repr=False)
+
+    def source(self) -> str:
+        """The changed module: one mutant of a tree at a time."""
+        self.site.slot.put(self.node)
+        text = ast.unparse(self.tree)
+        self.site.slot.put(self.site.node)
+        return text
 
 
 @dataclass(frozen=True)
@@ -91,14 +100,13 @@ def mutants_of(module: str, text: str) -> list[Mutant]:
         for kind, node in _variants(site, ops):
             site.slot.put(node)
             after = ast.unparse(node if whole else site.shown)
-            source = ast.unparse(tree)
             site.slot.put(site.node)
             key = f"{module}.{site.function}: {before} => {after}"
             key = " ".join(key.split())
             seen[key] += 1
             if seen[key] > 1:
                 key += f" (number {seen[key]})"
-            found.append(Mutant(module, kind, key, source))
+            found.append(Mutant(module, kind, key, tree, site, node))
     return found
 
 
@@ -132,14 +140,14 @@ def _imported_ops(tree: ast.Module) -> set[str]:
 
 def _sites(node: ast.AST, shown: ast.AST, function: str = "") -> Iterator[_Site]:
     """Every node that may change; see `_means_nothing`."""
-    for field, value in ast.iter_fields(node):
-        if field in ("annotation", "returns", "decorator_list", "bases"):
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "bases"):
             continue
         items = value if isinstance(value, list) else [value]
         for i, child in enumerate(items):
             if not isinstance(child, ast.AST) or _means_nothing(child):
                 continue
-            slot = _Slot(node, field, i if isinstance(value, list) else None)
+            slot = _Slot(node, name, i if isinstance(value, list) else None)
             outer = function
             if isinstance(child, ast.FunctionDef):
                 outer = function or child.name

@@ -23,7 +23,7 @@ EQUIVALENT: dict[str, str] = {
     " => channels is None or found is None": (
         "both mean the operand that is no constant"
     ),
-    "affine.after_biased_product: op.dtype is None or op.dtype is not weight.dtype"
+    "affine._scaled_product: op.dtype is None or op.dtype is not weight.dtype"
     " => op.dtype is None": "the operands of products and sums share an element type",
     "borders.cropped_convolution: axis - 2 + half => axis - 2 - half": (
         "of twice as many numbers it is the same one, counted from the end"
