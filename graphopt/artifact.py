@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from .lowering import Executable, Target
 from .lowering.isolated import Artifact as Artifact, run
 from .ops.random import is_random
 from .reference import Evaluator, clock, run as reference, schedule
-from .report import Trial
+from .report import Trial, on_host
 
 RUNTIME: Final = "ONNX Runtime"
 XLA: Final = "XLA on the CPU"
@@ -131,12 +131,15 @@ def run_in(graph: Graph, path: str, target: Target, feed: Feed) -> Trial:
     inputs = feed.arrays(graph)
     before = reference(graph, inputs, limit_bytes=MEMORY)
     try:
-        after = target.open(path)(inputs)
+        executable = target.open(path)
+        after = executable(inputs)
     except BackendMissing:
         raise
     except GraphoptError as error:
         return Trial(target.name, None, note=str(error))
-    return _compared(graph, inputs, target.name, before, after)
+    trial = _compared(graph, inputs, target.name, before, after)
+    host = executable.used().get("host")
+    return replace(trial, note=on_host(host)) if host and trial.passed else trial
 
 
 def _compared(

@@ -19,7 +19,7 @@ from .passes.sharding.live import local_peak, peak
 from .passes.sharding.program import handled_bytes
 from .passes.sharding.solve import NoPlan
 from .passes.sharding.turns import runs
-from .report import sized, table
+from .report import on_host, sized, table
 from .sharded import Sharded
 from .types import TensorType, Type
 
@@ -72,6 +72,7 @@ def mesh_facts(sharded: Sharded) -> dict[str, Any]:
         "collectives": collectives,
         "sent_bytes": dict(total),
         "choices": len(sharded.decisions.choices),
+        "host": {} if sharded.parts is None else sharded.parts.kinds,
         "layer": flow_facts(program, sharded.machine, graph.names),
         **regime_facts(sharded),
     }
@@ -236,6 +237,8 @@ def mesh_lines(found: Json) -> Iterator[str]:
     mesh = " x ".join(f"{name}={size}" for name, size in found["mesh"].items())
     yield f"on {found['device']}, mesh {mesh}"
     yield f"a step takes {said_seconds(found)}"
+    if found["host"]:
+        yield f"{on_host(found['host'])}, not counted"
     yield from regime_lines(found)
     yield ""
     yield from _memory_lines(found)

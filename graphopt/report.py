@@ -57,7 +57,7 @@ class Trial:
     """The original and the result, run side by side in a runtime.
 
     ``difference`` is the largest difference of an output, as a share of its largest
-    number. ``note`` says what is wrong, or why nothing could be run.
+    number. ``note`` says what is wrong, why nothing ran, or what ran elsewhere.
     """
 
     runtime: str
@@ -229,6 +229,12 @@ def sized(size: int) -> str:
     return f"{size / (1 << 20):,.2f} MiB"
 
 
+def on_host(kinds: Mapping[str, int]) -> str:
+    """``on the host, behind the program: 3 Gather, NonMaxSuppression``."""
+    listed = (kind if n == 1 else f"{n} {kind}" for kind, n in kinds.items())
+    return f"on the host, behind the program: {', '.join(listed)}"
+
+
 def table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Columns, the first one aligned left and the others right."""
     rows = [tuple(row) for row in rows]
@@ -279,9 +285,10 @@ def trial_line(trial: Trial) -> str:
         return f"not run in {trial.runtime}: {trial.note}"
     if not trial.passed:
         return f"{trial.runtime}: {trial.note}"
+    note = f"; {trial.note}" if trial.note else ""
     return (
         f"{trial.runtime} gives the same outputs"
-        f" (largest relative difference {trial.difference:.1e})"
+        f" (largest relative difference {trial.difference:.1e}){note}"
     )
 
 

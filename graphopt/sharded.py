@@ -17,6 +17,7 @@ from .ir import Graph
 from .limits import DoesNotFit
 from .lowering import Executable, graph_of, on_mesh
 from .lowering.xla.platforms import devices_described
+from .lowering.xla.tail import Split, split
 from .passes.sharding import Decisions, Mesh, Program, partition
 from .passes.sharding.caches import Cache, caches
 from .passes.sharding.captured import captured
@@ -59,6 +60,8 @@ class Sharded:
     ``plan`` is what was found, None for one that a file brought along; ``limit`` what
     each device was to hold at most, None for all it has. ``planner`` is what looked for
     the plan. ``caches`` are inputs that the next step has from an output of this one.
+    Where shapes depend on data, ``graph`` is the head of the model, and ``parts`` has
+    the tail, which runs on the host.
     """
 
     graph: Graph
@@ -68,6 +71,7 @@ class Sharded:
     limit: int | None = None
     planner: Planner | None = None
     caches: tuple[Cache, ...] = ()
+    parts: Split | None = None
 
     def __str__(self) -> str:
         """``for h100 on data=2,model=4: 0.434 ms a step by the model, …``"""
@@ -97,7 +101,12 @@ class Sharded:
 
         Raises UsageError where there are too few, BackendMissing, UnsupportedModel.
         """
-        return on_mesh(self.program, target, precision)
+        return on_mesh(self.program, target, precision, self.parts)
+
+    @property
+    def whole(self) -> Graph:
+        """The model, its tail included."""
+        return self.graph if self.parts is None else self.parts.joined(self.graph)
 
 
 def shard(
@@ -133,6 +142,8 @@ def shard(
     graph = with_sizes(graph_of(model), dims or {})
     if level:
         graph = optimize(graph, level=level, check="off").graph
+    parts = split(graph)
+    graph = graph if parts is None else parts.head
     graph = padded(unpacked(captured(graph)), wanted.devices)
     widest = max(wanted.sizes)
     evened = rounded(repeated_heads(graph, widest), widest)
@@ -148,7 +159,7 @@ def shard(
         except NoPlan as error:
             refusal = refusal or error
     if best is not None:
-        return best
+        return replace(best, parts=parts)
     limit = machine.device.memory if max_memory is None else max_memory
     enough = _enough(graph, machine, limit, ties, seconds * SPARE)
     what = "" if enough is None else f"; for {enough:,} ({sized(enough)}) there is one"
@@ -302,7 +313,8 @@ def resumed(
     graph: Graph, target: str, links: Mapping[str, Link] | None = None
 ) -> Sharded:
     """The plan that a file brought along. Raises UsageError where there is none."""
-    graph = captured(graph)
+    parts = split(graph)
+    graph = captured(graph if parts is None else parts.head)
     found = restored(graph, plan_of(graph, named_values(graph)))
     if found is None:
         raise UsageError(
@@ -312,5 +324,10 @@ def resumed(
     check_devices(target, found.mesh)
     machine = Machine.of(target, found.mesh, links)
     return Sharded(
-        graph, machine, found.decisions, limit=found.limit, caches=caches(graph)
+        graph,
+        machine,
+        found.decisions,
+        limit=found.limit,
+        caches=caches(graph),
+        parts=parts,
     )

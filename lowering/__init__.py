@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .xla.function import Function
     from .xla.report import Examined
     from .xla.serialized import Program as Program
+    from .xla.tail import Split
 
 Array: TypeAlias = Any
 """An ``np.ndarray``; a list for a sequence; None for an optional that holds nothing."""
@@ -231,9 +232,14 @@ def to_jax(
 
 
 def on_mesh(
-    program: MeshProgram, target: str, precision: str | None = None
+    program: MeshProgram,
+    target: str,
+    precision: str | None = None,
+    parts: Split | None = None,
 ) -> Executable:
     """A program for all devices of a mesh, on those of a target of XLA.
+
+    Where it is the head of a model, ``parts`` has the tail, which runs on the host.
 
     A CPU shows as many devices as the mesh has, where JAX was not used before. Many
     processes that the environment tells of meet first. Raises UsageError where there
@@ -247,7 +253,7 @@ def on_mesh(
     if kind == "xla-cpu":
         show_devices(program.mesh.devices)
     own = precision_of(kind, precision)
-    made: Executable = _module(".xla.sharded").opened(program, kind, own)
+    made: Executable = _module(".xla.sharded").opened(program, kind, own, parts)
     return made
 
 

@@ -24,7 +24,7 @@ from ..lowering import Compiler
 from ..lowering.xla.platforms import is_described
 from ..output import check_destination
 from ..passes.sharding import Mesh
-from ..report import kinds_of, table
+from ..report import kinds_of, on_host, table
 from .arguments import (
     add_inputs,
     add_precision,
@@ -356,6 +356,8 @@ def _lines_of_program(name: str, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"takes 1 {one} of {devices['topology']}"
     if found["precision"] == "default":
         yield "products of float32 round operands to bfloat16 (see --precision)"
+    if "host" in found:
+        yield f"{on_host(found['host'])}, not compiled"
     yield ""
     rows = [
         ("bytes of arguments", memory["argument_bytes"]),

@@ -364,7 +364,7 @@ def _planned(
 
     made = shard(result.graph, options.mesh, devices, level=0, **bounds(options))
     said = [f"planned {made}; graphopt run --mesh runs it", *replaced(made.caches)]
-    return dataclasses.replace(result, graph=made.graph, plan=made.kept), said
+    return dataclasses.replace(result, graph=made.whole, plan=made.kept), said
 
 
 def _rehearsed(result: driver.Result, options: argparse.Namespace) -> driver.Result:

@@ -21,6 +21,7 @@ from ..ir import Graph
 from ..lowering import Executable
 from ..lowering.xla.platforms import refuse_described
 from ..output import check_destination, files_of
+from ..report import on_host
 from ..specialize import symbols_of
 from .arguments import (
     add_inputs,
@@ -183,7 +184,10 @@ def _say(
     lines += [f"{name}: {_line(value)}" for name, value in outputs.items()]
     written = None if options.output is None else str(options.output)
     rows = {name: described(value) for name, value in outputs.items()}
-    say(options, lines, output=written, outputs=rows, used=dict(executable.used()))
+    used = dict(executable.used())
+    if "host" in used:
+        lines.append(on_host(used["host"]))
+    say(options, lines, output=written, outputs=rows, used=used)
 
 
 def choose_target(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,16 @@ from graphopt.errors import UsageError
 from graphopt.feeds import bind, widened
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops.constant import Constant
-from graphopt.ops.structured import Computed
-from graphopt.types import DType, TensorType
+from graphopt.types import DType
 from graphopt.weights import Tensor
 from graphopt.xp import traced
 
 from .platforms import precision_named
-from .steering import steering
+from .steering import steering, steering_inputs
 from .trace import LITERAL_BYTES, Tracer, draws, on_device
 
 Array = Any
 Arrays = Mapping[str, Array]
-
-STEERING_ELEMENTS: Final = 1024
-"""An input of more elements is data, and cannot steer shapes."""
 
 
 class Function:
@@ -52,7 +48,7 @@ class Function:
         self._known = steering(graph)
         self.weights: Mapping[str, Value] = dict(_weights(graph, self._known))
         self.steering: tuple[str, ...] = tuple(
-            p.name for p in graph.inputs if p in self._known and may_steer(graph, p)
+            p.name for p in steering_inputs(graph, self._known)
         )
 
     @property
@@ -186,20 +182,6 @@ def is_data(tensor: Tensor) -> bool:
     if tensor.dtype is DType.STRING:
         return False
     return (tensor.dtype.is_float and tensor.rank > 0) or tensor.nbytes > LITERAL_BYTES
-
-
-def may_steer(graph: Graph, parameter: Parameter) -> bool:
-    """True for few integers, and for floats that an op reads as scales or limits."""
-    type_ = parameter.type
-    if not isinstance(type_, TensorType) or type_.dtype is None:
-        return False
-    if type_.dtype.is_float and not any(
-        isinstance(op, Computed) and i in op.static and len(type_.shape or ()) <= 1
-        for op, i in graph.users[parameter]
-    ):
-        return False
-    known = [d for d in type_.shape or () if isinstance(d, int)]
-    return int(np.prod(known, dtype=np.int64)) <= STEERING_ELEMENTS
 
 
 def _weight(name: str, array: Array, weight: Value) -> Array:

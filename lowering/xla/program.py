@@ -16,9 +16,11 @@ from graphopt.feeds import bind, widened
 from graphopt.ir import Graph
 
 from .. import Array, Executable
+from .behind import outputs_of
 from .function import Function
 from .hoist import Hoisted, hoist
 from .report import Memory, memory_of
+from .tail import split
 from .trace import NotInXla
 
 PROGRAMS: Final = 16
@@ -29,13 +31,16 @@ class Program(Executable):
     """A graph on one device of JAX, its weights already there.
 
     It compiles when it meets shapes, or values of inputs that steer shapes, for the
-    first time. What follows from weights alone is computed once.
+    first time. What follows from weights alone is computed once. The tail of the graph,
+    where shapes depend on data, runs behind the program on the host.
     """
 
     def __init__(
         self, graph: Graph, target: str, device: jax.Device, *, precision: str
     ) -> None:
-        self.function = Function(graph, precision=precision)
+        self.parts = split(graph)
+        head = graph if self.parts is None else self.parts.head
+        self.function = Function(head, precision=precision)
         self.target = target
         self.device = device
         self._programs: OrderedDict[Hashable, _Compiled] = OrderedDict()
@@ -46,7 +51,9 @@ class Program(Executable):
         known, named = self._split(inputs)
         with jax.enable_x64(True):
             made = self._compiled(known, named)(named, self._keys())
-            return {name: made[name] for name in self.function.graph.output_names}
+        if self.parts is not None:
+            return outputs_of(self.parts, inputs, made)
+        return {name: made[name] for name in self.function.graph.output_names}
 
     def memory(self, inputs: Mapping[str, Array]) -> Memory:
         """What XLA says that the program for inputs like these takes. Raises as run."""
@@ -134,6 +141,7 @@ class Program(Executable):
             "version": jax.__version__,
             "device": self.device.device_kind,
             "programs": len(self._programs),
+            **({} if self.parts is None else {"host": self.parts.kinds}),
         }
 
 

@@ -23,8 +23,8 @@ from graphopt.types import TensorType
 from graphopt.xp import traced
 
 from .. import Executable
+from .behind import outputs_of
 from .distributed import agree, join
-from .function import may_steer
 from .platforms import PLATFORMS
 from .report import Memory, memory_of
 from .shards import (
@@ -38,7 +38,8 @@ from .shards import (
     weights_of,
     whole_shape,
 )
-from .steering import steering
+from .steering import steering, steering_inputs
+from .tail import Split
 from .trace import Tracer, draws, on_device
 from .wire import Traffic, compiled as traffic_of
 
@@ -80,7 +81,7 @@ class MeshFunction:
         self.interface = Graph(list(map(self._whole, graph.inputs)), ())
         """The inputs as callers have them; no outputs."""
         self.steering: tuple[str, ...] = tuple(
-            p.name for p in graph.inputs if p in self._known and may_steer(graph, p)
+            p.name for p in steering_inputs(graph, self._known)
         )
         for name in self.steering:
             if self.specs[name] != REPLICATED:
@@ -173,6 +174,7 @@ class ShardedProgram(Executable):
 
     ``devices`` are in the order of the mesh. Where they belong to several processes,
     all of them run the same program on the same inputs, and each has all outputs.
+    ``parts`` has the tail that each process runs behind the program, on the host.
     Raises UsageError where the mesh does not fit, UnsupportedModel as `MeshFunction`.
     """
 
@@ -183,7 +185,9 @@ class ShardedProgram(Executable):
         devices: Sequence[Any],
         *,
         precision: str = "highest",
+        parts: Split | None = None,
     ) -> None:
+        self.parts = parts
         self.sharded = MeshFunction(program, devices, precision=precision)
         taken = {d.process_index for d in self.sharded.mesh.devices.flat}
         if idle := {d.process_index for d in devices} - taken:
@@ -202,10 +206,11 @@ class ShardedProgram(Executable):
             }
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: to_host(array) for name, array in self.on_mesh(inputs).items()}
+        made = {name: to_host(array) for name, array in self.on_mesh(inputs).items()}
+        return made if self.parts is None else outputs_of(self.parts, inputs, made)
 
     def on_mesh(self, inputs: Mapping[str, Array]) -> dict[str, jax.Array]:
-        """As `run`, but outputs stay where they are: an array of JAX may be an input.
+        """What the mesh makes, left where it is: an array of JAX may be an input.
 
         A process reads its own parts, ``array.addressable_shards``.
         """
@@ -292,10 +297,13 @@ class ShardedProgram(Executable):
             "devices": len(devices),
             "processes": len({d.process_index for d in devices}),
             "programs": len(self._programs),
+            **({} if self.parts is None else {"host": self.parts.kinds}),
         }
 
 
-def opened(program: Program, target: str, precision: str) -> ShardedProgram:
+def opened(
+    program: Program, target: str, precision: str, parts: Split | None = None
+) -> ShardedProgram:
     """A program on the first devices of a target, those of all processes counted."""
     join()
     platform = PLATFORMS[target]
@@ -303,4 +311,4 @@ def opened(program: Program, target: str, precision: str) -> ShardedProgram:
         devices = jax.devices(platform)
     except RuntimeError as error:
         raise BackendMissing(f"JAX has no {platform} device: {error}") from None
-    return ShardedProgram(program, target, devices, precision=precision)
+    return ShardedProgram(program, target, devices, precision=precision, parts=parts)

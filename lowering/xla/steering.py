@@ -6,10 +6,11 @@ steers them, and so does whatever that is computed from, back to constants and i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from math import prod
 from typing import Final
 
-from graphopt.ir import Graph, Op, Value
+from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops.control import Control, If, Loop, Scan
 from graphopt.ops.generation import Shape, Size
 from graphopt.ops.sequence import OptionalHasElement, SequenceLength
@@ -19,6 +20,9 @@ from graphopt.types import TensorType
 
 STRUCTURAL: Final = (Shape, Size, SequenceLength, OptionalHasElement)
 """Ops that look at the shape of their operand, and at none of its elements."""
+
+STEERING_ELEMENTS: Final = 1024
+"""An input of more elements is data, and cannot steer shapes."""
 
 
 def steering(graph: Graph) -> frozenset[Value]:
@@ -31,22 +35,49 @@ def steering(graph: Graph) -> frozenset[Value]:
     return frozenset(found)
 
 
+def steering_inputs(graph: Graph, known: Collection[Value]) -> Iterator[Parameter]:
+    """The inputs in ``known`` that callers give when a program is made.
+
+    Few integers, and floats that an op reads as scales or limits; others are data.
+    """
+    for parameter in graph.inputs:
+        type_ = parameter.type
+        if parameter not in known or not isinstance(type_, TensorType):
+            continue
+        if type_.dtype is None or (
+            type_.dtype.is_float and not _is_read_as_static(graph, parameter)
+        ):
+            continue
+        extents = [d for d in type_.shape or () if isinstance(d, int)]
+        if prod(extents) <= STEERING_ELEMENTS:
+            yield parameter
+
+
+def _is_read_as_static(graph: Graph, parameter: Parameter) -> bool:
+    """True where an op reads all of it to know its shape; of lists at most."""
+    if len(parameter.shape or ()) > 1:
+        return False
+    return any(
+        isinstance(op, Computed) and i in op.static for op, i in graph.users[parameter]
+    )
+
+
 def _spread(graph: Graph, found: set[Value]) -> None:
     for op in reversed(graph.ops):
-        found.update(_steers(op))
+        found.update(steers(op))
         if isinstance(op, Control):
             _enter(op, found)
         if not isinstance(op, STRUCTURAL) and not found.isdisjoint(op.results):
             found.update(v for v in op.operands if v is not None)
 
 
-def _steers(op: Op) -> Iterator[Value]:
+def steers(op: Op) -> Iterator[Value]:
     if isinstance(op, Computed):
-        yield from _present(op.operand(i) for i in op.static)
+        yield from present(op.operand(i) for i in op.static)
     if isinstance(op, Loop) and op.outs > op.carried:
-        yield from _present(op.operands[:2])  # they say how many rows there are
+        yield from present(op.operands[:2])  # they say how many rows there are
     if isinstance(op, If) and not _alike(op):
-        yield from _present(op.operands[:1])
+        yield from present(op.operands[:1])
 
 
 def _alike(op: If) -> bool:
@@ -63,11 +94,11 @@ def _alike(op: If) -> bool:
 def _enter(op: Control, found: set[Value]) -> None:
     """Go on inside the bodies, and from their parameters to what is fed to them."""
     for body in op.bodies:
-        pairs = list(_fed(op, body))
+        pairs = list(fed(op, body))
         before = -1
         while before != len(found):  # what a loop carries comes around
             before = len(found)
-            for result, value in zip(_aligned(op, body), body.outputs, strict=False):
+            for result, value in zip(aligned(op, body), body.outputs, strict=False):
                 if result in found:
                     found.add(value)
             _spread(body, found)
@@ -75,10 +106,10 @@ def _enter(op: Control, found: set[Value]) -> None:
                 if parameter in found:
                     found.add(value)
             if isinstance(op, Loop) and body.inputs[0] in found:
-                found.update(_present(op.operands[:2]))
+                found.update(present(op.operands[:2]))
 
 
-def _fed(op: Control, body: Graph) -> Iterator[tuple[Value, Value]]:
+def fed(op: Control, body: Graph) -> Iterator[tuple[Value, Value]]:
     """Each parameter of a body with what it is given: operands, and carried results."""
     operands = op.operands[1:] if isinstance(op, If) else op.operands
     parameters = body.inputs[1:] if isinstance(op, Tiled) else body.inputs
@@ -93,12 +124,12 @@ def _fed(op: Control, body: Graph) -> Iterator[tuple[Value, Value]]:
         yield from zip(parameters, body.outputs[: op.states], strict=False)
 
 
-def _aligned(op: Control, body: Graph) -> Iterator[Value | None]:
+def aligned(op: Control, body: Graph) -> Iterator[Value | None]:
     """The result of the op that each output of a body becomes."""
     if isinstance(op, Loop):
         yield None  # the condition
     yield from op.results
 
 
-def _present(values: Iterable[Value | None]) -> Iterator[Value]:
+def present(values: Iterable[Value | None]) -> Iterator[Value]:
     return (value for value in values if value is not None)

@@ -24,6 +24,7 @@ from .function import Function
 from .platforms import PLATFORMS, precision_of, refuse_described
 from .program import Program
 from .report import Examined
+from .tail import split
 from .topology import Topology, devices, libtpu_version, parse
 
 if TYPE_CHECKING:
@@ -74,10 +75,14 @@ class Xla:
         seed: int = 0,
         sizes: Mapping[str, int] | None = None,
     ) -> Examined:
-        function = Function(graph, precision=self.precision)
+        parts = split(graph)
+        head = graph if parts is None else parts.head
+        function = Function(head, precision=self.precision)
         if inputs is None:
             inputs = inputs_like_random(function, seed, sizes)
-        return examine(function, inputs, self.device, self.used(), self.options)
+        host = {} if parts is None else {"host": parts.kinds}
+        used = {**self.used(), **host}
+        return examine(function, inputs, self.device, used, self.options)
 
     @property
     def device(self) -> Any:
