@@ -11,7 +11,7 @@ Where it is not certain that XLA would refuse an op, it stays in the head.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.ir import Graph, Op, Parameter, Value
@@ -70,38 +70,48 @@ class Split:
 def split(graph: Graph) -> Split | None:
     """The graph in two; None where XLA takes all of it, or next to nothing of it."""
     late = _tail(graph)
-    read = {v for op in late for v in op.operands if v is not None}
     behind = {v for op in late for v in op.results}
-    crossing = [v for op in graph.ops for v in op.results if v in read - behind]
-    crossing = [v for v in crossing if not isinstance(v.op, Constant)]
     named = list(zip(graph.output_names, graph.outputs, strict=True))
     early = {name: v for name, v in named if v not in behind}
-    if not late or not any(v.op is not None for v in (*crossing, *early.values())):
-        return None
-    made = {v: name for name, v in early.items()}
-    taken = {*graph.output_names, *graph.input_names}
-    for value in crossing:
-        if value not in made:
-            made[value] = _fresh(graph.names.get(value, "value"), taken)
-            taken.add(made[value])
-    declared = dict(zip(graph.output_names, graph.output_types, strict=True))
-    names = [*early, *(made[v] for v in crossing if made[v] not in early)]
-    values = {**early, **{made[v]: v for v in crossing}}
-    head = graph.replace(
-        outputs=[values[name] for name in names],
-        output_names=names,
-        output_types=[declared.get(name) for name in names],
-    )
-    inputs: dict[Value, Parameter] = {p: p for p in graph.inputs if p in read}
-    inputs |= {v: Parameter(v.type, made[v]) for v in crossing}
     ends = {name: v for name, v in named if v in behind}
-    tail = graph.replace(
-        inputs=graph.inputs,
-        outputs=list(ends.values()),
-        output_names=list(ends),
-        output_types=[declared[name] for name in ends],
-    ).substitute({v: p for v, p in inputs.items() if v is not p})
-    return Split(head, tail.replace(inputs=list(inputs.values())), graph.output_names)
+    read = {v for op in late for v in op.operands if v is not None} - behind
+    crossing = _names(graph, [v for v in _made(graph) if v in read], early)
+    if not late or all(v.op is None for v in (*crossing, *early.values())):
+        return None
+    head = _ending(graph, early | {name: v for v, name in crossing.items()})
+    given = {v: Parameter(v.type, name) for v, name in crossing.items()}
+    inputs = [*(p for p in graph.inputs if p in read), *given.values()]
+    tail = _ending(graph, ends).substitute(dict(given)).replace(inputs=inputs)
+    return Split(head, tail, graph.output_names)
+
+
+def _made(graph: Graph) -> Iterator[Value]:
+    """What a program computes."""
+    return (v for op in graph.ops if not isinstance(op, Constant) for v in op.results)
+
+
+def _names(
+    graph: Graph, values: Iterable[Value], early: Mapping[str, Value]
+) -> dict[Value, str]:
+    """By what names values are outputs of the head: their own, where they have one."""
+    outputs = {v: name for name, v in early.items()}
+    taken = {*graph.output_names, *graph.input_names}
+    found: dict[Value, str] = {}
+    for value in values:
+        stem = graph.names.get(value, "value")
+        found[value] = outputs.get(value) or _fresh(stem, taken)
+        taken.add(found[value])
+    return found
+
+
+def _ending(graph: Graph, outputs: Mapping[str, Value]) -> Graph:
+    """The graph with other outputs."""
+    declared = dict(zip(graph.output_names, graph.output_types, strict=True))
+    return graph.replace(
+        outputs=list(outputs.values()),
+        output_names=list(outputs),
+        output_types=[declared.get(name) for name in outputs],
+    )
 
 
 def _fresh(stem: str, taken: Collection[str]) -> str:
