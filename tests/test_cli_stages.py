@@ -241,6 +241,19 @@ def test_mistakes_are_told(
     assert said in err
 
 
+@pytest.mark.parametrize("name", ["run", "inspect", "optimize"])
+@pytest.mark.parametrize("mesh", ["stage=2", "stage=2,data=4", "data=4,stage=2"])
+def test_stages_are_no_axis_of_a_mesh(
+    digits: Path, command: Command, name: str, mesh: str
+) -> None:
+    targets = ["xla-cpu", *(["ort-cpu"] if name == "run" else [])]
+    for target in targets:
+        code, out, err = command(name, digits, "--mesh", mesh, "--target", target)
+        assert (code, out) == (2, "")
+        assert "graphopt optimize --mesh stage=2 --target ort-cpu" in err
+        assert "another name" in err
+
+
 def test_stages_that_do_not_fit(model: Path, command: Command) -> None:
     words = ("--max-memory", WEIGHTS // 16)
     code, _, _ = command("optimize", model, *ROW, *words)
