@@ -22,6 +22,7 @@ from .errors import CheckFailed, UsageError
 from .explain import misses
 from .exporter import Wanted, choose_opset
 from .exporter.storage import Weights
+from .files import file_named
 from .importer import load
 from .ir import Graph
 from .levels import RUNTIMES as RUNTIMES, Fuse, choose as choose
@@ -131,15 +132,14 @@ class Result:
         written, or exists, unless ``overwrite`` is given, and CheckFailed; for a
         program what `lowering.to_program` raises.
         """
+        file = file_named(path)
         if self.report.target in PLATFORMS:
             from .programs import put_program_in_place
 
-            return put_program_in_place(
-                self, Path(path), bake=bake, overwrite=overwrite
-            )
+            return put_program_in_place(self, file, bake=bake, overwrite=overwrite)
         from .output import put_in_place  # which needs results
 
-        return put_in_place(self, Path(path), weights=weights, overwrite=overwrite)
+        return put_in_place(self, file, weights=weights, overwrite=overwrite)
 
     def compile(self, target: str | None = None) -> Executable:
         """The graph, ready to run: in ONNX Runtime where installed, else the reference.
@@ -305,7 +305,7 @@ def improve(
         )
     if narrow is None and (budget or not keep_io):
         raise UsageError("a budget and keep_io=False are of narrow models alone")
-    origin = None if isinstance(source, Graph) else Path(source)
+    origin = None if isinstance(source, Graph) else Path(source).absolute()
     with timed("import"):
         given = source if isinstance(source, Graph) else load(source)
     # For what was just read, all other rules hold.
@@ -398,7 +398,7 @@ def improve(
         notes=tuple(notes),
         tuning=tuning,
         memory=fitted,
-        input=None if origin is None else str(origin),
+        input=None if isinstance(source, Graph) else os.fspath(source),
     )
     return Result(
         graph,

@@ -23,12 +23,13 @@ class StagedFile:
     """A new file beside ``path`` that takes its place at `commit`.
 
     As a context manager it is removed again unless committed. Raises UsageError if
-    ``path`` is a link, or anything else than a regular file.
+    ``path`` is a link, or anything else than a regular file, or in no folder.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = file_named(path)
         refuse_special(self.path)
+        require_folder(self.path)
         self._staged = self.path.with_name(
             f".{self.path.name[:100]}.{secrets.token_hex(8)}.tmp"
         )
@@ -115,6 +116,24 @@ class ExternalWriter(StagedFile):
         tensor.write_to(self.file)
         self.size = offset + length
         return Placed(self.path.name, offset, length)
+
+
+def file_named(path: str | os.PathLike[str]) -> Path:
+    """The file to write. Raises UsageError for a folder, be it there or not."""
+    text = os.fspath(path)
+    if text.endswith(("/", os.sep)) or os.path.isdir(text or "."):
+        raise UsageError(
+            f"cannot write {text!r}: it is a folder; name the file to write in it"
+        )
+    return Path(text)
+
+
+def require_folder(path: Path) -> None:
+    """Raises UsageError where the folder of a file to write is not there."""
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"cannot write {path}: there is no folder {path.parent}; make it first"
+        )
 
 
 def refuse_special(path: Path) -> None:

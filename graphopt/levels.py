@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from .errors import UsageError, nearest
 from .lowering.xla.platforms import PLATFORMS
@@ -12,9 +12,8 @@ from .ops.schema import LATEST
 from .passes import ALL
 from .passes.raise_activations import RaiseActivations
 from .passes.tiling import Flash
-from .pipeline import Pass, Pipeline
+from .pipeline import Pass, Pipeline, as_pass, listed
 from .plugins import KNOWN, find
-from .rewrite import Rule
 
 LEVELS: Final = (0, 1, 2)
 """0 nothing, 1 exact rules only, 2 approximate ones too (none is lossy)."""
@@ -41,13 +40,13 @@ def choose(
     if level not in LEVELS:
         raise UsageError(f"there is no level {level}; known: 0, 1, 2")
     if passes is not None:
-        chosen = [_pass(p) for p in _listed(passes)]
+        chosen = [_pass(p) for p in listed(passes)]
     else:
         chosen = [cls() for cls in ALL if cls.level <= level]
         if target == "onnx":  # any runtime: few have Swish
             plain = RaiseActivations(swish=False)
             chosen = [plain if p == RaiseActivations() else p for p in chosen]
-    for extra in map(_pass, _listed(add)):
+    for extra in map(_pass, listed(add)):
         names = [p.name for p in chosen]
         if extra.name in names:
             chosen[names.index(extra.name)] = extra
@@ -72,23 +71,6 @@ def choose(
     return lowered(pipeline, target, most=fuse == "max")
 
 
-def _listed(given: str | Pass | type[Pass] | Iterable[str | Pass]) -> list[Any]:
-    """One pass, or several."""
-    if isinstance(given, str | type) or not isinstance(given, Iterable):
-        return [given]
-    return list(given)
-
-
 def _pass(spec: object) -> Pass:
-    """Raises UsageError for what is no pass, and as `find`."""
-    if isinstance(spec, type) and issubclass(spec, Pass):
-        return spec()
-    if isinstance(spec, Pass):
-        return spec
-    if isinstance(spec, str):
-        return find(spec)
-    if isinstance(spec, Rule):
-        raise UsageError(
-            f"{spec.name} is a rule, no pass: write a RulePass whose rules() gives it"
-        )
-    raise UsageError(f"no pass: {spec!r}; give a Pass, or 'name(option=value)'")
+    """Raises UsageError as `find` and `as_pass`."""
+    return find(spec) if isinstance(spec, str) else as_pass(spec)

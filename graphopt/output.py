@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .errors import CheckFailed, GraphoptError, UsageError
 from .exporter import Wanted, save
 from .exporter.storage import Weights, data_path
-from .files import refuse_special
+from .files import refuse_special, require_folder
 from .importer import load
 from .interface import SUFFIX, is_program, read_interface
 from .ir import Graph, Op
@@ -74,8 +74,7 @@ def check_destination(
     ``inputs`` exist, and are asked for only where something would be replaced.
     """
     refuse_special(path)
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    require_folder(path)
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}: its folder is read-only")
     if source is not None and same_file(path, source):
@@ -186,6 +185,7 @@ def place(
     ``shared`` are bytes that it refers to. Raises Rejected where ``prove`` raises
     CheckFailed: what was rejected is written once more, to be kept.
     """
+    before = input_bytes(result)
     with stage(path) as staged:
         write(staged, "")
         check, trial = result.report.check, None
@@ -208,7 +208,7 @@ def place(
         check=check,
         trial=trial,
         output=str(path),
-        bytes=Change(input_bytes(result), size + shared),
+        bytes=Change(before, size + shared),
     )
     return dataclasses.replace(result, report=report)
 

@@ -12,7 +12,7 @@ import dataclasses
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -88,6 +88,30 @@ class RulePass(Pass):
         return dataclasses.replace(self, exact=True)
 
 
+def listed(given: object) -> list[Any]:
+    """One pass, or several."""
+    if isinstance(given, str | type) or not isinstance(given, Iterable):
+        return [given]
+    return list(given)
+
+
+def as_pass(given: object) -> Pass:
+    """A pass, or one of that class. Raises UsageError for what is neither."""
+    if isinstance(given, type) and issubclass(given, Pass):
+        return given()
+    if isinstance(given, Pass):
+        return given
+    if isinstance(given, Rule):
+        raise UsageError(
+            f"{given.name} is a rule, no pass: write a RulePass whose rules() gives it"
+        )
+    if isinstance(given, str):
+        raise UsageError(
+            f"no pass: {given!r}; names are for optimize(passes=[…], add=[…])"
+        )
+    raise UsageError(f"no pass: {given!r}; give a Pass, such as a RulePass")
+
+
 @dataclass(frozen=True)
 class PassRecord:
     """What one pass did to the graph, over all the times it ran.
@@ -116,6 +140,7 @@ class Pipeline:
 
     ``rounds`` bounds the repetition; a round in which nothing fires ends it. While all
     this runs, rules may use what ``opset`` offers, if that is above the graph's own.
+    Raises UsageError for what is no pass.
     """
 
     passes: tuple[Pass, ...]
@@ -123,15 +148,20 @@ class Pipeline:
     then: Pipeline | None = None
     opset: int = 0
 
+    def __post_init__(self) -> None:
+        passes = tuple([as_pass(given) for given in listed(self.passes)])
+        object.__setattr__(self, "passes", passes)
+
     def __call__(self, graph: Graph) -> Graph:
         return self.run(graph)[0]
 
     @classmethod
     def of(cls, passes: Sequence[Pass]) -> Pipeline:
         """The passes, and after them, once, those that trade."""
-        last = tuple([p for p in passes if p.trades])
+        given = cls(tuple(listed(passes))).passes
+        last = tuple([p for p in given if p.trades])
         then = cls(last, rounds=1) if last else None
-        return cls(tuple([p for p in passes if not p.trades]), then=then)
+        return cls(tuple([p for p in given if not p.trades]), then=then)
 
     @property
     def trading(self) -> tuple[Pass, ...]:

@@ -402,6 +402,20 @@ def test_loops_that_never_end() -> None:
     assert "the time was over before" in " ".join(result.notes)
 
 
+def test_sizes_that_only_the_result_fixes_are_to_be_named() -> None:
+    def built(rows: Any) -> Graph:
+        x = Parameter(tensor(DType.F32, rows, 3), "x")
+        return Graph([x], [Exp(Neg(x))])
+
+    before, after = built(BATCH), built(8)
+    for mode in ("full", "regions"):
+        result = check(before, after, mode=mode)
+        assert result.unchecked == ("output output_0",)
+        assert "these sizes: --dim batch=8 (sizes={'batch': 8})" in result.notes[0]
+    assert check(before, after, sizes={"batch": 4}).unchecked
+    assert check(before, after, sizes={"batch": 8}).sizes == ({"batch": 8},)
+
+
 def test_the_interface_keeps_its_symbols_where_it_is_declared() -> None:
     x, y = (Parameter(tensor(DType.F32, d, 8), "x") for d in (BATCH, symbol("n")))
     before, after = (

@@ -220,8 +220,8 @@ def test_the_input_through_a_link(command: Command, digits: Path) -> None:
     ("words", "told"),
     [
         (["-o", "no/such/folder/x.onnx"], "folder"),
-        (["-o", "."], "-o names a folder"),
-        (["-o", "nowhere/"], "-o names a folder, nowhere/: name the file"),
+        (["-o", "."], "'.': it is a folder"),
+        (["-o", "nowhere/"], "'nowhere/': it is a folder; name the file"),
         (["--passes", "flod"], "'flod'"),
         (["--add", "mine:Pass"], "an entry point in the group 'graphopt.passes'"),
         (["--add", "mine.py(x=1)"], "an entry point in the group 'graphopt.passes'"),
@@ -263,7 +263,7 @@ def test_a_folder_is_no_file_to_write(
     for folder in ("nowhere/", str(digits.parent)):
         code, out, err = command(name, digits, "-o", folder)
         assert (code, out) == (2, "")
-        assert f"-o names a folder, {folder}" in err
+        assert f"cannot write {folder!r}: it is a folder" in err
 
 
 def test_impossible_dims_name_the_op(command: Command, digits: Path) -> None:

@@ -96,7 +96,6 @@ def test_no_plan_fits_into_nothing(digits: Path, command: Command) -> None:
         (("--mesh", "--max-memory", "1MiB"), "takes the plan of the file"),
         (("--mesh", "--dim", "batch=2"), "the sizes that it was made with"),
         (("--mesh", "2", "--target", "ort-cpu"), "run in XLA"),
-        (("--mesh", "stage=2"), "another name"),
         (("--mesh", "2", "-o", "/none/plan.svg"), "no folder /none"),
         (("--mesh", "2x1024", "--target", "xla-tpu:v5e"), "name a grid"),
         (("--mesh", "2", "--memory"), "leave out --memory"),

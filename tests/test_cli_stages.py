@@ -85,6 +85,26 @@ def test_a_folder_of_stages_is_written_and_run(
 
 
 @pytest.mark.runtime
+@pytest.mark.filterwarnings("default")
+def test_what_the_cpu_runs_instead_is_warned_of_in_a_line(
+    model: Path, command: Command
+) -> None:
+    if (
+        "CUDAExecutionProvider"
+        in pytest.importorskip("onnxruntime").get_available_providers()
+    ):
+        pytest.skip("nothing falls back here")
+    row = ("--mesh", "stage=4", "--target", "ort-cuda:h100")
+    code, _, err = command("optimize", model, *row, *HALF, "--check", "off")
+    assert code == 0, err
+    code, _, err = command("run", model.with_suffix(".stages"), "--dim", "batch=2")
+    assert code == 0, err
+    (line,) = [line for line in err.splitlines() if "CPU" in line]
+    assert line.startswith("graphopt: warning: all of the model runs on the CPU")
+    assert ".py:" not in err
+
+
+@pytest.mark.runtime
 def test_a_folder_is_replaced_only_when_asked(model: Path, command: Command) -> None:
     code, said, err = command("optimize", model, *ROW, *HALF)
     assert code == 0, err
@@ -239,6 +259,19 @@ def test_mistakes_are_told(
     code, _, err = command("optimize", model, "--target", "ort-cpu", *words)
     assert code == 2
     assert said in err
+
+
+@pytest.mark.parametrize("name", ["run", "inspect", "optimize"])
+@pytest.mark.parametrize("mesh", ["stage=2", "stage=2,data=4", "data=4,stage=2"])
+def test_stages_are_no_axis_of_a_mesh(
+    digits: Path, command: Command, name: str, mesh: str
+) -> None:
+    targets = ["xla-cpu", *(["ort-cpu"] if name == "run" else [])]
+    for target in targets:
+        code, out, err = command(name, digits, "--mesh", mesh, "--target", target)
+        assert (code, out) == (2, "")
+        assert "graphopt optimize --mesh stage=2 --target ort-cpu" in err
+        assert "another name" in err
 
 
 def test_stages_that_do_not_fit(model: Path, command: Command) -> None:

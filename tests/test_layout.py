@@ -157,6 +157,15 @@ def test_modules_are_short() -> None:
     assert not long
 
 
+def test_tests_are_short() -> None:
+    long = {
+        str(file.relative_to(ROOT)): lines
+        for file in (ROOT / "tests").rglob("*.py")
+        if (lines := len(file.read_text().splitlines())) > 500
+    }
+    assert not long
+
+
 def test_no_folder_lacks_its_init() -> None:
     """setuptools would leave it out."""
     for folder in {file.parent for _, file in modules()}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,51 @@ def test_without_a_runtime(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert result.save(tmp_path / "out.onnx").report.trial is None
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("nodir/", "'nodir/': it is a folder; name the file to write in it"),
+        ("out.onnx/", "'out.onnx/': it is a folder"),
+        (".", "'.': it is a folder"),
+        ("", "'': it is a folder"),
+        ("nodir/out.onnx", "nodir/out.onnx: there is no folder nodir; make it first"),
+        ("a/b/out.onnx", "a/b/out.onnx: there is no folder a/b; make it first"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_places_that_are_no_file(
+    result: Result,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    why: str,
+    overwrite: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(f"cannot write {why}")):
+        result.save(place, overwrite=overwrite)
+    with pytest.raises(UsageError, match=re.escape(f"cannot write {why}")):
+        save(result.graph, place)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_original_is_known_from_every_folder(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digits.read_bytes()
+    monkeypatch.chdir(digits.parent)
+    result = graphopt.optimize(digits.name, check="off")
+    assert result.report.input == digits.name
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    with pytest.raises(UsageError, match="it is the input"):
+        result.save(digits, overwrite=True)
+    saved = result.save("out.onnx")
+    assert saved.report.bytes.before == len(before)
+    assert digits.read_bytes() == before
 
 
 def test_nothing_is_left_where_writing_fails(

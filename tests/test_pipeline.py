@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,25 @@ def test_a_later_pass_makes_the_first_run_again() -> None:
         ("abs-to-negs", 2, 3),
     ]
     assert records[0].fired == {"double_negation": 1}
+
+
+def test_what_is_no_pass_is_refused_before_anything_runs() -> None:
+    wrong: list[tuple[object, str]] = [
+        ((double_negation,), r"double_negation is a rule, no pass: write a RulePass"),
+        (double_negation, r"double_negation is a rule, no pass"),
+        (("tidy-signs",), r"no pass: 'tidy-signs'; names are for optimize"),
+        ((None,), r"no pass: None; give a Pass"),
+    ]
+    for passes, why in wrong:
+        for make in (Pipeline, Pipeline.of):
+            with pytest.raises(UsageError, match=why):
+                make(passes)  # type: ignore[arg-type, operator]
+
+
+def test_one_pass_a_class_and_any_row_of_them_are_passes() -> None:
+    given: list[Any] = [TidySigns(), [TidySigns], (p() for p in (TidySigns,))]
+    for passes in given:
+        assert Pipeline(passes).passes == (TidySigns(),)
 
 
 def test_a_settled_graph_comes_back_itself() -> None:

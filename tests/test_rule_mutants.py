@@ -81,14 +81,22 @@ def workers(count: int) -> Iterator[queue.Queue[Worker]]:
             worker.close()
 
 
+def subject_of(path: Path) -> str:
+    """The module that a file tests: test_MODULE.py, test_MODULE_PART.py."""
+    name = path.stem.removeprefix("test_")
+    starts = [m for m in MODULES if f"{name}_".startswith(f"{m}_")]
+    return max(starts, key=len, default=name)
+
+
 def rounds(module: str) -> list[list[str]]:
     """Test files: the module's own, all the others, and random graphs."""
-    own = HERE / "passes" / f"test_{TESTS.get(module, module)}.py"
-    others = sorted((HERE / "passes").glob("test_*.py"))
-    others = [p for p in [*others, HERE / "test_bug_classes.py"] if p != own]
-    groups = [[own], others, [HERE / "mutation_properties.py"]]
-    found = [[str(p.relative_to(HERE.parent)) for p in g if p.exists()] for g in groups]
-    return [group for group in found if group]
+    subject = TESTS.get(module, module)
+    files = sorted((HERE / "passes").glob("test_*.py"))
+    own = [path for path in files if subject_of(path) == subject]
+    others = [path for path in files if path not in own]
+    others.append(HERE / "test_bug_classes.py")
+    groups = [own, others, [HERE / "mutation_properties.py"]]
+    return [[str(p.relative_to(HERE.parent)) for p in g] for g in groups if g]
 
 
 def verdicts(mutants: Sequence[Mutant]) -> dict[str, str | None]:
@@ -160,6 +168,18 @@ def test_an_unchanged_rule_survives() -> None:
     source = (PASSES / "gemm.py").read_text()
     with workers(1) as free:
         assert free.get().attempt("gemm", source) is None
+
+
+def test_all_files_of_a_subject_come_first() -> None:
+    parts = ("affine", "affine_before", "affine_constants")
+    assert rounds("affine")[0] == [f"tests/passes/test_{p}.py" for p in parts]
+    assert rounds("causal")[0] == ["tests/passes/test_causal.py"]
+    for module in MODULES:
+        tried = [file for group in rounds(module)[:-1] for file in group]
+        assert len(tried) == len({*tried})
+        assert {HERE.parent / file for file in tried} >= {
+            *(HERE / "passes").glob("test_*.py")
+        }
 
 
 def test_the_draw_is_stable_under_edits() -> None:

@@ -12,7 +12,7 @@ from ..inputs import STYLES, WIDE_STYLES, Sizes, alone, bindings, neighbours
 from ..ir import Graph
 from ..reference import OutOfBudget, OutOfTime, clock
 from .regions import Outcome, by_regions, seconds_for
-from .sides import Setting, Sides
+from .sides import Setting, Sides, fixed_dims
 from .tolerance import UNDECIDED, OutputCheck
 from .trial import Bounds, run_both
 
@@ -111,8 +111,7 @@ class Checker:
             if outcome.failed:
                 break
         if not outcome.sizes:
-            reason = f": {reasons[0]}" if reasons else ""
-            outcome.notes.append(f"found no inputs on which the original runs{reason}")
+            outcome.notes.append(self._nothing_ran(reasons))
         outcome.record(sides.proven)
         outcome.lose(sides.before.output_names)
         self._again(sides, outcome)
@@ -152,6 +151,18 @@ class Checker:
                 outcome.record(checks)
             except GraphoptError:
                 return
+
+    def _nothing_ran(self, reasons: Sequence[str]) -> str:
+        """Why nothing was compared."""
+        fixed = fixed_dims(self.sides.before, self.sides.after)
+        if self.sides.inputs is None and fixed.items() - self.fixed.items():
+            words = " ".join(f"--dim {name}={size}" for name, size in fixed.items())
+            return (
+                "the result has numbers where the original has symbols; compare them at"
+                f" these sizes: {words} (sizes={fixed})"
+            )
+        reason = f": {reasons[0]}" if reasons else ""
+        return f"found no inputs on which the original runs{reason}"
 
     def _overridden(self, sides: Sides, outcome: Outcome) -> None:
         """Initializers that callers may override are no constants."""
@@ -236,9 +247,7 @@ class Checker:
             if outcome.sizes or outcome.notes:
                 break
         else:
-            outcome.notes.append(
-                f"found no inputs on which the original runs: {reasons[0]}"
-            )
+            outcome.notes.append(self._nothing_ran(reasons))
         outcome.record(sides.proven)
         outcome.lose(sides.before.output_names)
         return outcome

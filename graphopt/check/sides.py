@@ -356,6 +356,16 @@ def interface_faults(
     return faults
 
 
+def fixed_dims(before: Graph, after: Graph) -> dict[str, int]:
+    """The symbols of inputs that are numbers in the other graph."""
+    return {
+        str(dim): size
+        for ours, theirs in zip(before.inputs, after.inputs, strict=True)
+        for dim, size in zip(ours.shape or (), theirs.shape or (), strict=False)
+        if dim is not None and not isinstance(dim, int) and isinstance(size, int)
+    }
+
+
 def _other_names(
     what: str, before: Sequence[str], after: Sequence[str]
 ) -> Iterator[str]:

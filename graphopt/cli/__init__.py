@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json, verbose = "--json" in argv, any(a.startswith("-v") for a in argv)
     try:
         with _cleaning_up(), warnings.catch_warnings():
+            warnings.showwarning = _warned
             return _command(argv)
     except GraphoptError as error:
         return _failed(error, error.exit_code, as_json)
@@ -76,6 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             where=_notes(error) or None,
         )
         return _failed(wrong, 1, as_json)
+
+
+def _warned(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning in one line, as errors are; where it was raised is ours to know."""
+    print(f"graphopt: warning: {message}", file=sys.stderr)
 
 
 def _inside(name: object) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..errors import InvalidModel, UsageError, nearest
+from ..files import file_named
 
 if TYPE_CHECKING:
     from ..ir import Graph
@@ -271,13 +272,6 @@ def pipeline_of(options: argparse.Namespace) -> Pipeline:
         target=options.target,
         fuse=options.fuse,
     )
-
-
-def file_named(text: str) -> Path:
-    """The file of ``-o``. Raises UsageError for a folder, be it there or not."""
-    if text.endswith(("/", os.sep)) or Path(text).is_dir():
-        raise UsageError(f"-o names a folder, {text}: name the file to write in it")
-    return Path(text)
 
 
 def add_output(

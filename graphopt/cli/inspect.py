@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..cost import cost
 from ..errors import UsageError, nearest
-from ..files import atomic_write
+from ..files import atomic_write, file_named
 from ..fitting import fitting
 from ..importer import load
 from ..ir import Graph
@@ -29,7 +29,6 @@ from .arguments import (
     add_inputs,
     add_precision,
     add_sizes,
-    file_named,
     read_arrays,
     say,
     sizes_of,

@@ -113,19 +113,27 @@ def check_mesh(options: argparse.Namespace, memory: bool = True) -> None:
         )
 
 
+def refuse_stages(options: argparse.Namespace) -> None:
+    """Raises UsageError for a mesh with stages, which XLA has none of."""
+    mesh = Mesh.of(options.mesh) if options.mesh else None
+    if mesh is None or STAGE not in mesh.names:
+        return
+    row = f"{STAGE}={dict(mesh.axes)[STAGE]}"
+    raise UsageError(
+        f"{row} is of stages in a row, which are ONNX Runtime's: graphopt optimize"
+        f" --mesh {row} --target ort-cpu, or ort-cuda:h100, writes a folder of them,"
+        " which graphopt run takes, and with --dry-run only shows where it cuts; an"
+        " axis of a mesh that XLA runs has another name"
+    )
+
+
 def devices_of(options: argparse.Namespace, default: str | None = None) -> str:
     """The target whose devices are to be planned for; only those of XLA have meshes.
 
     Raises UsageError.
     """
+    refuse_stages(options)
     devices = options.target or default
-    if options.mesh and Mesh.of(options.mesh).names == (STAGE,):
-        raise UsageError(
-            f"{options.mesh} is of stages in a row, which are ONNX Runtime's: graphopt"
-            f" optimize --mesh {options.mesh} --target ort-cuda:h100 writes them, with"
-            " --dry-run it only shows where it cuts; an axis of a mesh that XLA runs"
-            " has another name"
-        )
     if devices is None or not devices.startswith("xla-"):
         raise UsageError(
             "programs for a mesh run in XLA: name its devices, as --target"

@@ -18,7 +18,7 @@ from .. import driver
 from ..errors import CheckFailed, UsageError
 from ..exporter import Wanted
 from ..exporter.storage import Weights
-from ..files import atomic_write
+from ..files import atomic_write, file_named
 from ..importer import load
 from ..interface import SUFFIX
 from ..limits import Limits
@@ -33,7 +33,6 @@ from .arguments import (
     add_inputs,
     add_output,
     add_pipeline,
-    file_named,
     natural,
     pairs,
     pipeline_of,

@@ -36,7 +36,15 @@ from .arguments import (
     target_of,
 )
 from .feeding import feeding, on_sizes, say_random, told
-from .meshes import FROM_FILE, add_bound, add_mesh, bounds, check_mesh, links_of
+from .meshes import (
+    FROM_FILE,
+    add_bound,
+    add_mesh,
+    bounds,
+    check_mesh,
+    links_of,
+    refuse_stages,
+)
 from .progress import Slow
 
 
@@ -132,6 +140,7 @@ def run_on_mesh(options: argparse.Namespace) -> int:
 
     if is_program(options.model):
         raise UsageError(f"{options.model} is a program for one device, not a model")
+    refuse_stages(options)
     refuse_described(options.target)
     graph = load(options.model)
     inputs = read_arrays(options.inputs, options.model)

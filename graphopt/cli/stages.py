@@ -16,7 +16,7 @@ from .. import driver
 from ..artifact import Feed, try_program
 from ..cost import cost
 from ..errors import CheckFailed, InvalidModel, UsageError, nearest
-from ..files import refuse_special
+from ..files import refuse_special, require_folder
 from ..fitting import fitting
 from ..ir import Graph
 from ..limits import parse_size
@@ -93,8 +93,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise UsageError(f"cannot write stages to {folder}: it is no folder")
     if folder.suffix == ".onnx":
         raise UsageError(f"stages are files of a folder: name one, as {folder.stem}")
-    if not folder.parent.is_dir():
-        raise UsageError(f"cannot write {folder}: there is no folder {folder.parent}")
+    require_folder(folder)
     if folder.is_dir() and (files := sorted(folder.iterdir())) and not overwrite:
         raise UsageError(f"{files[0]} exists; -f replaces stages")
 

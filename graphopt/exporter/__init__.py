@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
-from ..files import StagedFile
+from ..files import StagedFile, file_named
 from ..ir import Graph, Op
 from ..ops.opaque import Opaque
 from ..ops.registry import UNNAMED
@@ -85,7 +85,7 @@ def save(
     does not stay. Raises as `to_proto`, and UsageError for a path that cannot be
     written.
     """
-    target = Path(path)
+    target = file_named(path)
     storage = Storage(weights, target, folder)
     try:
         model = _written(graph, opset, ir_version, storage, order)

@@ -11,7 +11,7 @@ from typing import Any
 from ..types import Type
 from ..weights import Tensor
 from .rebuild import postorder, rebuild
-from .values import Op, Parameter, Value, attribute_key
+from .values import Op, Parameter, Value
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,8 @@ class Graph:
         for op in self.ops:
             rows.append(
                 (
-                    type(op),
+                    op.meaning,
                     tuple([None if v is None else number[v] for v in op.operands]),
-                    tuple([(k, attribute_key(op.attrs[k])) for k in sorted(op.attrs)]),
-                    tuple([body.key for body in op.bodies]),
-                    op.outs,
                     op.instance,
                     op.token,
                 )

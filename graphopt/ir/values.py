@@ -151,15 +151,7 @@ class Op(Value):
         self.instance = instance
         self.token = token
         self.outs = outs if outs is not None else self.default_outs()
-        key = (
-            cls,
-            operands,
-            tuple([(name, attribute_key(merged[name])) for name in sorted(merged)]),
-            tuple([body.key for body in self.bodies]),
-            self.outs,
-            instance,
-            token,
-        )
+        key = (self.meaning, operands, instance, token)
         found = _interned.get(key)
         if found is not None:
             return cast(Self, found)
@@ -206,6 +198,19 @@ class Op(Value):
     @property
     def op(self) -> Op:
         return self
+
+    @property
+    def meaning(self) -> Hashable:
+        """What it does, whatever it reads: kind, bits of attributes, bodies, results.
+
+        Equal for ops that give the same results of the same operands.
+        """
+        return (
+            type(self),
+            tuple([(k, attribute_key(self.attrs[k])) for k in sorted(self.attrs)]),
+            tuple([body.key for body in self.bodies]),
+            self.outs,
+        )
 
     @property
     def type(self) -> Type:  # type: ignore[override]

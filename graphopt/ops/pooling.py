@@ -32,11 +32,15 @@ class Pooling(Structured):
         """How the windows lie. Raises ValueError."""
         return windows_over(self, spatial, self.kernel_shape)
 
-    def index_maps(self) -> Maps | None:
+    def known_windows(self) -> Windows | None:
+        """How the windows lie as far as is known; None without a rank."""
         source = shape_of(self)
-        if source is None:
+        return None if source is None else self.windows(source[2:])
+
+    def index_maps(self) -> Maps | None:
+        source, windows = shape_of(self), self.known_windows()
+        if source is None or windows is None:
             return None
-        windows = self.windows(source[2:])
         channels = (axis("n"), axis("c"))
         return build(
             [(*channels, *windows.reached(windows.extents, source[2:]))],

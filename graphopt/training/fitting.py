@@ -17,6 +17,7 @@ import optax
 from ..errors import UsageError, nearest
 from ..exporter import Wanted, save
 from ..exporter.storage import Weights
+from ..files import file_named
 from ..ir import Graph
 from ..lowering import Holder, Model, graph_of
 from ..lowering.xla.function import with_params
@@ -92,7 +93,7 @@ class Result:
         Raises UsageError also where ``path`` or its data file belongs to the model that
         was trained, or exists, unless ``overwrite`` is given.
         """
-        path = Path(path)
+        path = file_named(path)
         check_destination(path, self.origin, overwrite=overwrite, inputs=self.data)
         if weights == "auto" and self.data:
             weights = "external"
@@ -158,7 +159,7 @@ def fit(
         **{name_of(m): measure_of(m, METRICS) for m in each_of(metrics)},
     }
     graph = graph_of(model)
-    origin = Path(model) if isinstance(model, str | os.PathLike) else None
+    origin = Path(model).absolute() if isinstance(model, str | os.PathLike) else None
     refuse_stated(graph)
     if output is not None and output not in graph.output_names:
         close = nearest(output, graph.output_names)

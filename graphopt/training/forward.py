@@ -15,7 +15,6 @@ import numpy as np
 from jax.extend.core import Literal
 
 from ..ir import Op, Value
-from ..ir.values import attribute_key
 from ..lowering.xla.function import Function
 from ..lowering.xla.trace import Tracer, is_known
 from ..ops import Constant
@@ -241,9 +240,7 @@ def _key(op: Op, operands: Sequence[Any], moves: Sequence[bool]) -> Hashable:
         None if a is None else (a.shape, str(a.dtype)) if _is_traced(a) else _bits(a)
         for a in operands
     ]
-    attrs = [(name, attribute_key(op.attrs[name])) for name in sorted(op.attrs)]
-    bodies = tuple([body.key for body in op.bodies])
-    return (type(op), tuple(attrs), bodies, op.outs, tuple(given), tuple(moves))
+    return (op.meaning, tuple(given), tuple(moves))
 
 
 def _bits(array: Any) -> Hashable:

@@ -39,7 +39,6 @@ from graphopt.ops import (
     GreaterOrEqual,
     GroupNormalization,
     Less,
-    LessOrEqual,
     LinearAttention,
     LpPool,
     MaxPool,
@@ -62,6 +61,7 @@ from graphopt.rewrite import Miss, miss
 from graphopt.types import DType
 
 from ..tiling.pieces import of_queries
+from ..tiling.positioned import of_range, of_triangle
 
 Operands: TypeAlias = Sequence[Value | None]
 
@@ -275,18 +275,11 @@ def _outside(op: Op, operands: Operands) -> Value | None:
 
 def lying_pads(op: Any) -> list[tuple[int, int]] | None:
     """The pads along each spatial dim; None where they are not known."""
-    lying = _lying(op)
+    lying = op.known_windows()
     pads = [] if lying is None else [*lying.pads]
     if not pads or not all(isinstance(p, int) for pair in pads for p in pair):
         return None
     return cast("list[tuple[int, int]]", pads)
-
-
-def _lying(op: Any) -> Any:
-    if isinstance(op, Conv | QLinearConv | ConvInteger):
-        return op.known_windows()
-    shape = op.operands[0].shape
-    return None if shape is None else op.windows(shape[2:])
 
 
 def border(op: Any, domain: Domain, at: int) -> tuple[int, int] | Miss:
@@ -300,7 +293,7 @@ def border(op: Any, domain: Domain, at: int) -> tuple[int, int] | Miss:
         return miss("windows over the border have another size", op)
     if op.attrs.get("ceil_mode") or op.outs > 1:
         return miss("its windows lie otherwise at the border", op)
-    lying, pads = _lying(op), lying_pads(op)
+    lying, pads = op.known_windows(), lying_pads(op)
     if lying is None or pads is None:
         return miss("how its windows lie is not known", op)
     stride, span = lying.strides[at], lying.spans[at]
@@ -349,32 +342,18 @@ def _given(far: Value, end: int, place: Place, outside: Value | None) -> Value:
 
 
 def _range(op: Any, operands: Operands, local: Local) -> Made:
-    """range(a, b, d)[i:j] = a + d * (i, i + 1, …)"""
+    own = cast(Range, op).with_operands(operands)
     for place in local.places.values():
-        start, _, delta = operands
-        assert start is not None
-        assert start.dtype is not None
-        at = place.positions()
-        if start.dtype is not DType.I64:
-            at = Cast(at, to=start.dtype)
-        return Add(start, Mul(delta, at))
-    return cast(Op, op).with_operands(operands)
+        return of_range(own, place.positions())
+    return own
 
 
 def _trilu(op: Any, operands: Operands, local: Local) -> Made:
-    """trilu(x)[i:j] = where(i + row >= column, x[i:j], 0)"""
-    x, k = operands[0], op.operand(1)
+    x = operands[0]
     if not local.places.keys() & {"r", "c"}:
         return cast(Op, op).with_operands(operands)
-    if k is not None and k.ints is None:
-        return miss("which diagonal it is depends on data", op)
     assert x is not None
-    assert x.dtype is not None
-    row, column = (_along(local, name) for name in ("r", "c"))
-    ahead = Sub(column, Reshape(row, vector(-1, 1)))
-    diagonal = 0 if k is None else k.ints[0]
-    compared = GreaterOrEqual if op.upper else LessOrEqual
-    return Where(compared(ahead, scalar(diagonal, DType.I64)), x, scalar(0, x.dtype))
+    return of_triangle(op, x, _along(local, "r"), _along(local, "c"))
 
 
 def _along(local: Local, name: str) -> Value:

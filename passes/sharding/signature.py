@@ -1,22 +1,27 @@
-"""What an op is apart from which values it reads: equal ops have equal ones."""
+"""What the choices of an op hang on: equal ones are found once.
+
+That is what the op does, of which types, and what it may be steered by: the integers
+that are known of an operand, and which operands are one value.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 
 from graphopt.ir import Op
-from graphopt.ir.values import attribute_key
 from graphopt.ops import Constant
 
 
 def signature(op: Op) -> Hashable:
-    """Equal for ops that have the same choices: kind, attributes, types, extents."""
+    """Equal for ops that have the same choices.
+
+    Choices are taken from one op to the other unseen, so that this says more than the
+    keys by which tiling looks for regions to try (`twins`).
+    """
     return (
-        type(op),
-        tuple([(name, attribute_key(op.attrs[name])) for name in sorted(op.attrs)]),
+        op.meaning,
         tuple([None if v is None else v.type for v in op.operands]),
         op.types,
-        tuple([body.key for body in op.bodies]),
         tuple([_known(op, i) for i in range(len(op.operands))]),
         tuple([op.operands.index(v) for v in op.operands]),
     )

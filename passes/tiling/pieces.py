@@ -16,7 +16,6 @@ from graphopt.ops import (
     And,
     Attention,
     AveragePool,
-    Cast,
     Constant,
     ConstantOfShape,
     Conv,
@@ -25,7 +24,6 @@ from graphopt.ops import (
     LessOrEqual,
     LpPool,
     MaxPool,
-    Mul,
     Pad,
     QLinearConv,
     Range,
@@ -36,11 +34,11 @@ from graphopt.ops import (
     Where,
 )
 from graphopt.ops.bodies import scalar, vector
-from graphopt.ops.windows import Windows as Lying
 from graphopt.rewrite import Miss, miss
 from graphopt.types import DType
 
 from .follow import domain_of
+from .positioned import of_range, of_triangle
 from .windows import Part
 
 Operands: TypeAlias = tuple[Value | None, ...]
@@ -61,10 +59,9 @@ class Place:
     def size(self) -> int:
         return self.part.span[1] - self.part.span[0]
 
-    def positions(self, dtype: DType = DType.I64) -> Value:
-        """Those of the tile, as a vector."""
-        steps = Constant(np.arange(self.size, dtype=np.int64))
-        return cast_to(Add(self.first(), steps), dtype)
+    def positions(self) -> Value:
+        """Those of the tile, an int64 vector."""
+        return Add(self.first(), Constant(np.arange(self.size, dtype=np.int64)))
 
 
 Handler: TypeAlias = "Callable[[Any, Operands, Place], Op | Value | Miss]"
@@ -141,7 +138,7 @@ def _windowed(op: Any, operands: Operands, place: Place) -> Op | Miss:
         return cast(Op, op).copy(operands=operands, group=place.size)
     if place.axis[:1] != "y" or read is None:
         return _plain(op, operands, place)
-    lying = _lying(op)
+    lying = op.known_windows()
     if lying is None or not all(isinstance(p, int) for pad in lying.pads for p in pad):
         return miss(f"how the windows of {op.label} lie is not known", op)
     if op.outs > 1:
@@ -156,13 +153,6 @@ def _windowed(op: Any, operands: Operands, place: Place) -> Op | Miss:
         return miss("a window lies in the pads alone", op)
     flat = (*(before for before, _ in pads), *(after for _, after in pads))
     return cast(Op, op).copy(operands=operands, pads=flat, auto_pad="NOTSET")
-
-
-def _lying(op: Any) -> Lying | None:
-    if isinstance(op, Conv | QLinearConv):
-        return op.known_windows()
-    shape = op.operands[0].shape
-    return None if shape is None else op.windows(shape[2:])
 
 
 def _plain(op: Op, operands: Operands, place: Place) -> Op | Miss:
@@ -242,40 +232,25 @@ def _shaped(op: Any, operands: Operands, place: Place) -> Op | Miss:
 # --- positions ----------------------------------------------------------------------
 
 
-def cast_to(x: Value, dtype: DType) -> Value:
-    return x if x.dtype is dtype else Cast(x, to=dtype)
-
-
 def _range(op: Range, operands: Operands, place: Place) -> Value | Miss:
-    """range(a, b, d)[i:j] = a + d * (i, i + 1, …)"""
-    start, _, delta = operands
-    assert start is not None
-    assert start.dtype is not None
-    return Add(start, Mul(delta, place.positions(start.dtype)))
+    return of_range(op.with_operands(operands), place.positions())
 
 
 def _trilu(op: Trilu, operands: Operands, place: Place) -> Value | Miss:
-    """trilu(x)[i:j] = where(i + row >= column, x[i:j], 0)"""
-    x, k = operands[0], op.operand(1)
+    x = operands[0]
     if place.axis not in ("r", "c"):
         return op.with_operands(operands)
     shape = op.operands[0].shape if op.operands[0] is not None else None
-    if k is not None and k.ints is None:
-        return miss("which diagonal it is depends on data", op)
     assert x is not None
-    assert x.dtype is not None
     assert shape is not None
     other = shape[-1] if place.axis == "r" else shape[-2]
     if not isinstance(other, int):
         return miss("a dim is not known", op)
-    diagonal = 0 if k is None or k.ints is None else k.ints[0]
     rest: Value = Constant(np.arange(other, dtype=np.int64))
     rows, columns = place.positions(), rest
     if place.axis == "c":
         rows, columns = columns, rows
-    ahead = Sub(columns, Reshape(rows, vector(-1, 1)))
-    compared = GreaterOrEqual if op.upper else LessOrEqual
-    return Where(compared(ahead, scalar(diagonal, DType.I64)), x, scalar(0, x.dtype))
+    return of_triangle(op, x, rows, columns)
 
 
 def _attention(op: Attention, operands: Operands, place: Place) -> Op | Value | Miss:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Hashable, Iterator
 from functools import cached_property
 
 from graphopt.ir import Graph, Op, Value
-from graphopt.ir.values import attribute_key
 from graphopt.ops import Constant
 
 from .follow import Followed
@@ -49,16 +48,15 @@ class _Twins:
                 yield found, other
 
     def key(self, op: Op) -> Hashable:
-        """Equal for ops that do the same to operands of the same types."""
+        """Equal for ops that do the same to operands of the same types.
+
+        Less than a `signature` of sharding says: which values an op reads is compared
+        on the way, and steering operands may differ, as each region is looked at anew.
+        """
         found = self._keys.get(op)
         if found is None:
-            found = self._keys[op] = (
-                type(op),
-                tuple([(k, attribute_key(op.attrs[k])) for k in sorted(op.attrs)]),
-                tuple([None if v is None else v.type for v in op.operands]),
-                tuple([body.key for body in op.bodies]),
-                op.types,
-            )
+            types = tuple([None if v is None else v.type for v in op.operands])
+            found = self._keys[op] = (op.meaning, types, op.types)
         return found
 
     @cached_property

@@ -12,7 +12,8 @@ from zlib import crc32
 
 import numpy as np
 from onnx import ModelProto
-from single import QUICK, Array
+from peers import QUICK
+from single import Array
 
 import graphopt
 from graphopt import xp

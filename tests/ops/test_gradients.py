@@ -14,7 +14,8 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from single import QUICK, Array, Case, lowered
+from peers import QUICK, lowered
+from single import Array, Case
 from slopes import (
     NO_FLOATS,
     TOLERANCE,

@@ -20,9 +20,12 @@ import cases_recurrent
 import cases_reduction
 import cases_sampling
 import cases_strings
+import comparison
+import peers
 import pytest
-import single
-from single import Case, NoAnswer
+import type_faults
+from peers import NoAnswer
+from single import Case
 from verdicts import VERDICTS
 
 from graphopt import ops
@@ -74,14 +77,14 @@ def faults_of_meaning(cases: list[Case]) -> list[str]:
     faults = []
     for case in cases:
         answered = False
-        for peer in (single.runtime, single.reference):
+        for peer in (peers.runtime, peers.reference):
             try:
                 answers = peer(case)
             except NoAnswer:
                 continue
             answered = True
-            faults += single.disagreements(case, peer.__name__, answers)
-        if not answered and not single.verdict(f"nobody: {case}"):
+            faults += comparison.disagreements(case, peer.__name__, answers)
+        if not answered and not comparison.verdict(f"nobody: {case}"):
             faults.append(f"nobody runs {case}")
     return faults
 
@@ -111,13 +114,13 @@ def test_meaning(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_types(kind: str) -> None:
-    faults = [fault for case in CASES[kind] for fault in single.type_faults(case)]
+    faults = [fault for case in CASES[kind] for fault in type_faults.type_faults(case)]
     assert faults == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_vague_operands(kind: str) -> None:
-    faults = [fault for case in CASES[kind] for fault in single.vague_faults(case)]
+    faults = [fault for case in CASES[kind] for fault in type_faults.vague_faults(case)]
     assert faults == []
 
 
@@ -125,9 +128,9 @@ def test_vague_operands(kind: str) -> None:
 def test_bodies(kind: str) -> None:
     faults = []
     for case in CASES[kind]:
-        answers = single.expanded(case)
+        answers = peers.expanded(case)
         if answers is not None:
-            faults += single.disagreements(case, "body", answers)
+            faults += comparison.disagreements(case, "body", answers)
     assert faults == []
 
 
@@ -135,7 +138,7 @@ def test_bodies(kind: str) -> None:
 def test_float64(kind: str) -> None:
     faults = []
     for case in CASES[kind]:
-        faults += single.disagreements(case, "float64", single.widened(case))
+        faults += comparison.disagreements(case, "float64", peers.widened(case))
     assert faults == []
 
 
@@ -145,8 +148,8 @@ def test_traced(kind: str) -> None:
     pytest.importorskip("jax")
     cases = [case for case in CASES[kind] if case.traced][:TRACED]
     faults = []
-    for case, answers in zip(cases, single.traced(cases), strict=True):
-        faults += single.disagreements(case, "traced", answers)
+    for case, answers in zip(cases, peers.traced(cases), strict=True):
+        faults += comparison.disagreements(case, "traced", answers)
     assert faults == []
 
 
@@ -157,8 +160,8 @@ def test_every_case_traced(kind: str) -> None:
     pytest.importorskip("jax")
     cases = [case for case in CASES[kind] if case.traced]
     faults = []
-    for case, answers in zip(cases, single.traced(cases), strict=True):
-        faults += single.disagreements(case, "traced", answers)
+    for case, answers in zip(cases, peers.traced(cases), strict=True):
+        faults += comparison.disagreements(case, "traced", answers)
     assert faults == []
 
 
@@ -170,12 +173,12 @@ def test_every_combination(kind: str) -> None:
     cases = by_kind(every=True)[kind]
     faults = faults_of_meaning(cases)
     for case in cases:
-        faults += single.type_faults(case)
-        faults += single.vague_faults(case)
-        faults += single.disagreements(case, "float64", single.widened(case))
-        answers = single.expanded(case)
+        faults += type_faults.type_faults(case)
+        faults += type_faults.vague_faults(case)
+        faults += comparison.disagreements(case, "float64", peers.widened(case))
+        answers = peers.expanded(case)
         if answers is not None:
-            faults += single.disagreements(case, "body", answers)
+            faults += comparison.disagreements(case, "body", answers)
     assert faults == []
 
 
@@ -186,4 +189,4 @@ def test_every_combination(kind: str) -> None:
 )
 def test_every_verdict_is_needed() -> None:
     """Runs after the others of this module."""
-    assert set(VERDICTS) - single.used == set()
+    assert set(VERDICTS) - comparison.used == set()

@@ -1,4 +1,4 @@
-"""Scales and shifts folded into linear ops: every layout, group and border."""
+"""Scales and shifts folded into the linear ops before them: every layout and group."""
 
 from __future__ import annotations
 
@@ -19,6 +19,23 @@ from equations import (
     random,
     rewritten,
 )
+from linear_ops import (
+    ALONG,
+    CONV,
+    F64,
+    HALF,
+    IMAGE,
+    LINEARS,
+    MATRIX,
+    OVERFLOW,
+    PRODUCT,
+    ROW,
+    SCALAR,
+    TOKENS,
+    norm,
+    per_channel,
+    w,
+)
 
 from graphopt.driver import optimize
 from graphopt.ir import Parameter, Value
@@ -30,7 +47,6 @@ from graphopt.ops import (
     Constant,
     ConstantOfShape,
     Conv,
-    ConvTranspose,
     Div,
     Erf,
     Flatten,
@@ -45,59 +61,6 @@ from graphopt.passes import affine as f
 from graphopt.passes.affine import FoldAffine
 from graphopt.types import DType, TensorType
 from graphopt.weights import Tensor
-
-F64, HALF = DType.F64, DType.F16
-OVERFLOW = "would overflow"
-IMAGE = param("x", N, 4, 5, 6, dtype=F64)
-MATRIX = param("m", N, 4, dtype=F64)
-TOKENS = param("t", N, 3, 4, dtype=F64)
-SCALAR = param("s", dtype=F64)
-POSITIVE = const([0.5, 1.5, 2.0, 0.1, 1.0, 3.0], F64)
-
-
-def w(*shape: int, seed: int = 0) -> Constant:
-    return random(*shape, dtype=F64, seed=seed)
-
-
-def norm(x: Value, channels: int, **attrs: Any) -> Value:
-    parts = [w(channels, seed=i) for i in range(1, 4)]
-    variance = const(np.linspace(0.3, 2, channels), F64)
-    return BatchNormalization(x, *parts, variance, **attrs)
-
-
-CONV = Conv(IMAGE, w(6, 4, 2, 3))
-BIASED = Conv(IMAGE, w(6, 4, 2, 3), w(6, seed=1), pads=(1, 0, 0, 1))
-GROUPED = Conv(IMAGE, w(6, 2, 2, 3), w(6, seed=1), group=2)
-DEPTHWISE = Conv(IMAGE, w(8, 1, 2, 2), group=4)
-TURNED = ConvTranspose(IMAGE, w(4, 6, 2, 3), w(6, seed=1), strides=(2, 1))
-GROUPS_TURNED = ConvTranspose(IMAGE, w(4, 3, 2, 3), group=2)
-LINES = Conv(param("l", 2, 4, 7, dtype=F64), w(6, 4, 3))
-GEMM = Gemm(MATRIX, w(4, 6), w(6, seed=1), alpha=0.5, beta=3.0)
-GEMM_TURNED = Gemm(MATRIX, w(6, 4), transB=1)
-PRODUCT = MatMul(MATRIX, w(4, 6))
-ALONG = w(6, 1, 1, seed=9)
-ROW = w(6, seed=9)
-
-LINEARS = {
-    "conv": CONV,
-    "biased": BIASED,
-    "grouped": GROUPED,
-    "depthwise": DEPTHWISE,
-    "turned": TURNED,
-    "groups turned": GROUPS_TURNED,
-    "lines": LINES,
-    "gemm": GEMM,
-    "gemm turned": GEMM_TURNED,
-    "product": PRODUCT,
-}
-
-
-def per_channel(x: Value, seed: int = 9) -> Constant:
-    """A constant along the channels of x, of the same rank or less."""
-    assert x.shape is not None
-    channels, rank = x.shape[1], len(x.shape)
-    assert isinstance(channels, int)
-    return w(channels, *[1] * (rank - 2), seed=seed)
 
 
 @pytest.mark.parametrize("name", LINEARS)
@@ -327,188 +290,6 @@ def test_a_weight_that_others_read_is_copied_only_if_small() -> None:
     misses(f.after_linear, pair, "others read the weight too")
 
 
-# --- before -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
-def test_before_a_convolution(shifted: bool, bias: bool) -> None:
-    scaled = Mul(IMAGE, w(4, 1, 1, seed=9))
-    inner = Add(scaled, w(4, 1, 1, seed=8)) if shifted else scaled
-    extra = [w(6, seed=1)] if bias else []
-    for weight, group in ((w(6, 4, 2, 3), 1), (w(6, 2, 2, 3), 2), (w(8, 1, 2, 2), 4)):
-        extra = [w(weight.tensor.shape[0], seed=1)] if bias else []
-        done = rewritten(f.before_linear, Conv(inner, weight, *extra, group=group))
-        assert kinds(done) == ["Conv"]
-
-
-def test_a_batch_norm_before() -> None:
-    inner = norm(IMAGE, 4)
-    assert kinds(rewritten(f.before_linear, Conv(inner, w(6, 4, 2, 3)))) == ["Conv"]
-    inner = norm(MATRIX, 4)
-    for linear in (
-        Gemm(inner, w(4, 6), w(6, seed=1), beta=2.0),
-        Gemm(inner, w(6, 4), transB=1),
-        Gemm(inner, w(4, 6), w(1, 6, seed=1)),
-        Gemm(inner, w(4, 6), w(seed=1)),
-    ):
-        assert kinds(rewritten(f.before_linear, linear)) == ["Gemm"]
-    zero = const(np.zeros(4), F64)
-    plain = BatchNormalization(MATRIX, w(4), zero, zero, const(np.ones(4), F64))
-    assert kinds(rewritten(f.before_linear, MatMul(plain, w(4, 6)))) == ["MatMul"]
-
-
-def test_the_bias_of_gemm_stays_where_nothing_is_shifted() -> None:
-    zero = const(np.zeros(4), F64)
-    plain = BatchNormalization(MATRIX, w(4), zero, zero, const(np.ones(4), F64))
-    rows = param("rows", N, 1, dtype=F64)
-    misses(f.before_linear, Gemm(plain, w(4, 6), rows))
-    constant_rows = Gemm(
-        BatchNormalization(
-            param("two", 2, 4, dtype=F64), w(4), zero, zero, const(np.ones(4), F64)
-        ),
-        w(4, 6),
-        w(2, 1, seed=3),
-        beta=2.0,
-    )
-    (op,) = [
-        o
-        for o in rewritten(f.before_linear, constant_rows).ops
-        if not isinstance(o, Constant)
-    ]
-    assert op.operands[2] is w(2, 1, seed=3)
-    assert op.beta == 2.0
-
-
-SHIFTED = Add(IMAGE, w(4, 1, 1, seed=9))
-SCALED = Mul(IMAGE, w(4, 1, 1, seed=9))
-GRAY = param("gray", N, 1, 5, 6, dtype=F64)
-BEFORE: list[tuple[Any, str]] = [
-    (Conv(SHIFTED, w(6, 4, 2, 3), pads=(0, 1, 0, 0)), "border is padded with zeros"),
-    (Conv(SHIFTED, w(6, 4, 2, 3), auto_pad="SAME_UPPER"), "border is padded"),
-    (MatMul(norm(MATRIX, 4), w(4, 6)), "border is padded with zeros"),
-    ((Conv(SCALED, w(6, 4, 2, 3)), SCALED), ""),
-    (Conv(Mul(IMAGE, w(5, 1, seed=9)), w(6, 4, 2, 3)), "no scale and shift along"),
-    # one channel becomes four: the weight is for four
-    (Conv(Mul(GRAY, w(4, 1, 1)), w(6, 4, 2, 3)), "it broadcasts the inputs"),
-    (Gemm(norm(MATRIX, 4), w(4, 6), alpha=0.5), "transposed or scaled"),
-    (
-        Gemm(norm(param("k", 4, 4, dtype=F64), 4), w(4, 6), transA=1),
-        "transposed or scaled",
-    ),
-    (Gemm(Mul(MATRIX, w(4)), w(4, 6)), "may end a norm or an activation"),
-    (MatMul(Mul(MATRIX, w(4)), w(4, 6)), "may end a norm or an activation"),
-    (Conv(SCALED, param("w", 6, 4, 2, 3, dtype=F64)), ""),
-    (Conv(Mul(IMAGE, SCALAR), w(6, 4, 2, 3)), "no scale and shift along the inputs"),
-    (Conv(Relu(IMAGE), w(6, 4, 2, 3)), ""),
-    (Conv(Mul(IMAGE, const(np.inf, F64)), w(6, 4, 2, 3)), "no scale and shift along"),
-]
-
-
-@pytest.mark.parametrize(("before", "reason"), BEFORE)
-def test_guard_before(before: Any, reason: str) -> None:
-    misses(f.before_linear, before, reason)
-
-
-def test_a_scale_crosses_a_padded_border() -> None:
-    for attrs in ({"pads": (1, 2, 0, 1)}, {"auto_pad": "SAME_LOWER"}):
-        before = Conv(SCALED, w(6, 4, 2, 3), **attrs)
-        assert kinds(rewritten(f.before_linear, before)) == ["Conv"]
-
-
-# --- constants ----------------------------------------------------------------------
-
-
-def test_scale_scale() -> None:
-    two, three = const(2.0, F64), const(3.0, F64)
-    fires(f.scale_scale, Mul(Mul(MATRIX, two), three), Mul(MATRIX, const(6.0, F64)))
-    fires(f.scale_scale, Add(Add(MATRIX, two), three), Add(MATRIX, const(5.0, F64)))
-    row = const([1, 2, 3, 4], F64)
-    fires(
-        f.scale_scale,
-        Mul(Mul(MATRIX, row), two),
-        Mul(MATRIX, const([2, 4, 6, 8], F64)),
-    )
-    fires(f.scale_scale, Mul(Mul(SCALAR, two), three), Mul(SCALAR, const(6.0, F64)))
-
-
-TWO = const(2.0, F64)
-CONSTANTS: list[tuple[Any, str]] = [
-    (Mul(Add(MATRIX, TWO), TWO), ""),
-    (Mul(Mul(MATRIX, SCALAR), TWO), ""),
-    (Mul(Mul(MATRIX, TWO), SCALAR), ""),
-    ((Mul(Mul(MATRIX, TWO), TWO), Mul(MATRIX, TWO)), ""),
-    (
-        Mul(Mul(SCALAR, w(4)), w(3, 1)),
-        "would be larger than each",
-    ),
-    (Mul(Mul(MATRIX, const(1e200, F64)), const(1e200, F64)), OVERFLOW),
-    (Mul(Mul(MATRIX, const(1e-200, F64)), const(1e-200, F64)), OVERFLOW),
-    (Mul(Mul(MATRIX, const(np.inf, F64)), const(0.0, F64)), OVERFLOW),
-    (
-        Mul(
-            Mul(param("i", 2, dtype=DType.I64), const(2, DType.I64)),
-            const(3, DType.I64),
-        ),
-        "",
-    ),
-]
-
-
-@pytest.mark.parametrize(("before", "reason"), CONSTANTS)
-def test_guard_constants(before: Any, reason: str) -> None:
-    misses(f.scale_scale, before, reason)
-
-
-def test_a_product_that_underflows_stays_two() -> None:
-    x = param("f", 3)
-    misses(f.scale_scale, Mul(Mul(x, const(1e-30)), const(1e-30)), OVERFLOW)
-    done = FoldAffine()(graph_of(Mul(Mul(x, const(0.0)), const(1e-30))))
-    assert kinds(done) == ["Mul"]
-
-
-# --- after a batch norm -------------------------------------------------------------
-
-NORM = norm(IMAGE, 4)
-CHANNELS = w(4, 1, 1, seed=9)
-
-
-@pytest.mark.parametrize("kind", [Mul, Add, Div, Sub])
-@pytest.mark.parametrize("number", [CHANNELS, const(1.7, F64)], ids=["row", "one"])
-def test_arithmetic_after_a_batch_norm(kind: Any, number: Value) -> None:
-    done = rewritten(f.after_batch_norm, kind(NORM, number))
-    assert kinds(done) == ["BatchNormalization"]
-
-
-AFTER_NORM: list[tuple[Any, str]] = [
-    ((Mul(NORM, CHANNELS), NORM), "it trains, or is read elsewhere too"),
-    (Mul(norm(IMAGE, 4, training_mode=1, outs=1), CHANNELS), "it trains"),
-    (Div(CHANNELS, NORM), ""),
-    (Mul(NORM, SCALAR), ""),
-    (Mul(NORM, w(5, 1, seed=9)), ""),
-    (Mul(norm(GRAY, 1), CHANNELS), "it broadcasts the channels"),
-    (
-        Mul(BatchNormalization(IMAGE, param("g", 4, dtype=F64), *[w(4)] * 3), CHANNELS),
-        "no constants",
-    ),
-    (Mul(norm(IMAGE, 4), const(1e308, F64)), OVERFLOW),
-]
-
-
-@pytest.mark.parametrize(("before", "reason"), AFTER_NORM)
-def test_guard_after_a_batch_norm(before: Any, reason: str) -> None:
-    misses(f.after_batch_norm, before, reason)
-
-
-def test_a_batch_norm_of_mixed_types_stays() -> None:
-    x = param("h", 2, 4, dtype=HALF)
-    mixed = BatchNormalization(
-        x, *[random(4, seed=i) for i in range(3)], const([1] * 4)
-    )
-    before = Mul(mixed, const(2.0, HALF))
-    misses(f.after_batch_norm, before, "the element types differ")
-
-
 def test_each_rule_has_a_case() -> None:
     tested = {
         f.after_linear,
@@ -533,14 +314,6 @@ def test_weights_do_not_vanish(dtype: DType) -> None:
         Mul(product, const(2.0, dtype)),
         MatMul(x, const(np.full((4, 5), 4 * tiny), dtype)),
     )
-
-
-def test_constants_that_cancel_round_on_purpose() -> None:
-    """(x + 1.5 * 2**23) - 1.5 * 2**23 is x as a whole number."""
-    magic = 1.5 * 2**23
-    x = param("x", 3)
-    misses(f.scale_scale, Add(Add(x, const(magic)), const(-magic)), "on purpose")
-    fires(f.scale_scale, Add(Add(x, const(2.0)), const(-1.0)), Add(x, const(1.0)))
 
 
 def test_weights_filled_with_one_number_stay_so() -> None:

@@ -1,0 +1,69 @@
+"""What tiles cost: lanes, starts, and what stays near."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from equations import graph_of, param, random
+
+from graphopt.hardware import device
+from graphopt.ops import Constant, Exp, MatMul, Neg, Relu
+from graphopt.passes.memory import SPACES
+from graphopt.passes.tiling.choice import sizes
+from graphopt.passes.tiling.needs import Meter
+from graphopt.passes.tiling.price import Prices
+from graphopt.passes.tiling.splice import Spliced
+from graphopt.passes.tiling.tiles import in_tiles
+from graphopt.rewrite import Miss
+
+
+def priced(target: str) -> Prices:
+    return Prices(device(target), Meter({}, SPACES[target]))
+
+
+def test_tiles_fill_the_lanes_of_a_tpu() -> None:
+    x = param("x", 4, 512, 1024)
+    v5e, v6e, cpu = priced("xla-tpu"), priced("xla-tpu"), priced("xla-cpu")
+    v6e = replace(v6e, device=device("v6e"))
+    assert [v5e.aligned(x, dim) for dim in range(3)] == [1, 8, 128]
+    assert v6e.aligned(x, 2) == 256
+    assert {cpu.aligned(x, dim) for dim in range(3)} == {8}
+    assert all(size % 128 == 0 for size in sizes(1000, 128) if size > 128)
+    assert sizes(1000, 128)[:2] == [512, 256]
+
+
+def test_products_pay_for_what_they_do_not_fill() -> None:
+    tpu, cpu = priced("xla-tpu"), priced("xla-cpu")
+    w = random(1024, 1024)
+    few, many = (MatMul(param("x", rows, 1024), w, instance=rows) for rows in (1, 8))
+    assert tpu._work(few) == tpu._work(many)
+    assert 8 * cpu._work(few) == cpu._work(many)
+
+
+def test_what_stays_near_moves_once() -> None:
+    """A chain that fits is paid by its ends, another by all that it makes."""
+    cpu = priced("ort-cpu")
+
+    def chain(rows: int) -> int:
+        x = param("x", rows, 1024)
+        y = Exp(Neg(Exp(Neg(x))))
+        return cpu.of(graph_of(y).ops) - 4 * cpu.start
+
+    assert chain(128) * 2 < chain(512)  # 512 KiB and 2 MiB; L2 has 1
+    assert chain(512) > 1.9 * 4 * chain(128)
+
+
+def test_coarser_tiles_start_less_and_finer_ones_stay_near() -> None:
+    x = param("x", 16384, 16)
+    up = Relu(MatMul(x, random(16, 512)))
+    graph = graph_of(MatMul(up, random(512, 16)))
+    cpu = priced("ort-cpu")
+    region = [op for op in graph.ops if not isinstance(op, Constant)]
+    price = {}
+    for size in (4, 64, 8192):
+        new = in_tiles(graph, region, up, 0, size)
+        assert not isinstance(new, Miss)
+        made = Spliced(cpu.meter.needs(graph), new)
+        price[size] = cpu.of(made.fresh) - cpu.of(region)
+    assert price[64] < price[8192]
+    assert price[64] < price[4]
