@@ -29,7 +29,7 @@ def by_instances(op: GroupNormalization) -> Outcome:
     """groupnorm(x, g, b) = g * reshape(instancenorm(groups(x))) + b
 
     The runtime says the op by twenty simpler ones. On one thread of a CPU, these take
-    0.38 to 0.58 of their time (version 1.32.0).
+    0.50 to 0.56 of their time (measured with version 1.32.0).
     """
     x, gain, bias = op.operands
     if x is None or x.rank is None or x.rank < 3 or gain is None or bias is None:
