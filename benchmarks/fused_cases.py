@@ -107,6 +107,7 @@ class Case:
 def cases() -> Iterator[Case]:
     """All cases."""
     yield from norms()
+    yield from group_norms()
     yield from embeddings()
     yield from activations()
     yield from products()
@@ -150,6 +151,41 @@ def add_norm(m: Model, x: str, width: int, bias: bool) -> str:
     x = m.add("Add", x, "x0")
     g, c = m.weight(width), m.weight(width)
     return m.add("LayerNormalization", x, g, c, epsilon=EPSILON)
+
+
+GROUPED = ((32, 16, 1), (64, 56, 1), (640, 16, 32), (320, 32, 32), (128, 64, 32))
+"""Channels, the sides of an image, and groups."""
+
+
+def group_norms() -> Iterator[Case]:
+    """Group norms, which have no kernel, by instance norms."""
+    for count, side, groups in GROUPED:
+        builds = [grouped(by, count, side, groups) for by in (group_norm, by_groups)]
+        yield Case(
+            "GroupNormalization", f"{count} x {side} x {side}, {groups}", *builds
+        )
+
+
+Norm = Callable[[Model, str, int, int], str]
+"""A norm of ``x`` with so many channels in so many groups."""
+
+
+def grouped(norm: Norm, count: int, side: int, groups: int) -> Build:
+    return lambda m: norm(m, m.input(1, count, side, side), count, groups)
+
+
+def group_norm(m: Model, x: str, count: int, groups: int) -> str:
+    weights = m.weight(count), m.weight(count)
+    return m.add("GroupNormalization", x, *weights, num_groups=groups)
+
+
+def by_groups(m: Model, x: str, count: int, groups: int) -> str:
+    gain, bias = m.weight(count, 1, 1), m.weight(count, 1, 1)
+    ones, zeros = m.constant(np.ones(groups)), m.constant(np.zeros(groups))
+    parts = m.add("Reshape", x, m.whole(0, groups, -1))
+    normed = m.add("InstanceNormalization", parts, ones, zeros)
+    whole = m.add("Reshape", normed, m.add("Shape", x))
+    return m.add("Add", m.add("Mul", whole, gain), bias)
 
 
 def norms() -> Iterator[Case]:

@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import tools
+from fused_attention import attentions
 from fused_cases import Model, cases
 from fused_recurrences import recurrences
 from ort_time import interleaved
@@ -112,7 +113,7 @@ def main() -> None:
     report: dict[str, dict[str, Any]] = {}
     print("| fused op | size | apart, ms | fused / apart | loaded / apart | loaded |")
     print("|---|---|---|---|---|---|")
-    for case in chain(cases(), recurrences()):
+    for case in chain(cases(), recurrences(), attentions()):
         if options.only not in case.name:
             continue
         found = measure(case.fused, case.parts, options.rounds, options.seed)

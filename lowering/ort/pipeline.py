@@ -21,6 +21,7 @@ from .attention import FuseAttention, LowerAttention
 from .bodies import WriteOut
 from .capped_attention import OpenCapped
 from .gate import Fusion
+from .group_norms import OpenGroupNorms
 from .grouped import FuseGrouped
 from .kernels import Kernels
 from .layout import SinkTransposes
@@ -60,6 +61,7 @@ def settings(provider: str, *, most: bool = False) -> dict[str, str]:
         GrowByConvolving.name: cpu,
         LongAttention.name: cpu and not most,
         OpenCapped.name: cpu and not most,
+        OpenGroupNorms.name: cpu and not most,
         FuseAttention.name: most,
         FuseGrouped.name: most,
         MergeSiblings.name: most or not cpu,
@@ -76,7 +78,7 @@ def choices(provider: str) -> dict[str, Values]:
     if provider != "cpu":  # these are about kernels of the CPU
         for cls in (
             *(TileCausal, LongAttention, OpenCapped),
-            *(GrowByConvolving, SpellForOrt),
+            *(OpenGroupNorms, GrowByConvolving, SpellForOrt),
         ):
             del found[cls.name]
     return found
@@ -127,7 +129,7 @@ def lowered(
         LowerRotary(),
         SinkTransposes(),
         *where_on(FuseGrouped(provider=provider), FuseAttention(provider=provider)),
-        *where_on(LongAttention(), OpenCapped()),
+        *where_on(LongAttention(), OpenCapped(), OpenGroupNorms()),
         *fusing,
         WriteOut(provider=provider),
         *tidy,
