@@ -20,7 +20,7 @@ from .ir import Graph, Op, Value, rebuild
 from .lowering.ort.allocation import Facts, predicted
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
-from .ops import Tiled
+from .ops import Strips, Tiled
 from .ops.schema import LATEST
 from .ops.tiled import WRITTEN_OUT
 from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
@@ -279,7 +279,7 @@ def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
     So a plan sees all of them, and the order is one of these ops: tile after tile.
     """
     order = source_order(graph)
-    while any(isinstance(op, Tiled) for op in graph.ops):
+    while any(isinstance(op, Tiled | Strips) for op in graph.ops):
         made: dict[Op, list[Sequence[Value]]] = {}
 
         def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
@@ -288,7 +288,7 @@ def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
             if isinstance(new, Tiled) and new.count <= WRITTEN_OUT:
                 turns = new.turns()
                 results = new.joined(turns)
-            elif isinstance(new, Tiled):
+            elif isinstance(new, Tiled | Strips):
                 results = new.body()
             made[op] = [*turns, results]  # noqa: B023
             return results

@@ -449,7 +449,7 @@ def test_results_of_other_positions_are_not_cut(reduced: bool) -> None:
 
 
 def test_an_unknown_or_whole_dim_is_no_tile() -> None:
-    x = param("x", dims.symbol("n"), 4)
+    x = param("x", None, 4)
     assert "is not known" in reason(graph_of(Relu(x)), x, 0, 2)
     assert "are no tile" in reason(graph_of(Relu(x)), x, 1, 4)
 
