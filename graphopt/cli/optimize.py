@@ -160,6 +160,13 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-activations", metavar="SIZE", help="the same for activations alone"
     )
+    parser.add_argument(
+        "--memory-sizes",
+        type=_sizes,
+        metavar="NAME=N,…",
+        help="sizes of symbolic dims that these limits are planned for (default: usual"
+        " ones); the dims stay symbolic",
+    )
 
 
 def _add_tuning(parser: argparse.ArgumentParser) -> None:
@@ -333,7 +340,9 @@ def _check_places(
 
 
 def _limits(options: argparse.Namespace) -> Limits | None:
-    return driver.limits_of(options.max_memory, options.max_activations)
+    return driver.limits_of(
+        options.max_memory, options.max_activations, options.memory_sizes
+    )
 
 
 def _devices(options: argparse.Namespace) -> str | None:

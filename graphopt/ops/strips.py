@@ -22,6 +22,7 @@ from .control import Control, Run, Scan
 from .elementwise import Add, Div, Max, Min, Mul, Sub
 from .generation import Range, Shape
 from .indexing import Gather
+from .movement import Transpose
 from .registry import op
 from .reshaping import Reshape
 from .schema import Schema
@@ -190,7 +191,6 @@ class Strips(Composite, Control):
             *self.operands,
             bodies=(Graph([first, *captured], made, name=body.name),),
             num_scan_inputs=1,
-            scan_output_axes=self.result_axes,
             captures=len(captured),
         )
         rows = zip(scan.results, self.result_axes, self.result_ratios, strict=True)
@@ -236,7 +236,14 @@ class _Ruler:
         return Reshape(found, Concat(*shape, axis=0))
 
     def joined(self, rows: Value, axis: int, ratio: int) -> Value:
-        """Rows of strips as one dim, each position once: the last of those that lap."""
+        """Stacked strips as one dim, each position once: the last of those that lap.
+
+        A Scan that stacks along another axis than the first copies it all at its end,
+        when all that it reads is still there.
+        """
+        if axis:
+            order = [*range(1, axis + 1), 0, *range(axis + 1, rows.rank or 0)]
+            rows = Transpose(rows, perm=tuple(order))
         total = _times(Mul(self.count, self.length), ratio)
         before, after = Shape(rows, start=0, end=axis), Shape(rows, start=axis + 2)
         shape = Concat(before, _vector(total), after, axis=0)

@@ -7,6 +7,7 @@ Such a region is a miss; so is one with a dim that is only equal at some sizes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +19,7 @@ from graphopt.index import Kind
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Constant, Div, Mul, Strips
 from graphopt.ops.bodies import scalar
-from graphopt.ops.strips import strips_of
+from graphopt.ops.strips import firsts_of, strips_of
 from graphopt.ops.tiled import NUMBER, resized
 from graphopt.rewrite import Miss, miss
 from graphopt.types import DType
@@ -28,6 +29,9 @@ from .pieces import Place, length_of, piece
 
 ALIKE: Final = (Kind.PARALLEL, Kind.POSITIONAL)
 """Axes along which all strips do the same, told where they begin."""
+
+LAPPED: Final = 2
+"""Sizes to check are looked for up to so many pairs of the largest strips."""
 
 
 def in_strips(region: Followed, extent: Dim, size: int) -> dict[Value, Value] | Miss:
@@ -42,6 +46,33 @@ def in_strips(region: Followed, extent: Dim, size: int) -> dict[Value, Value] | 
         return _Stripper(region, extent, size).run()
     except TypeMismatch as error:  # dims that an op has as numbers
         return miss(f"a strip does not fit: {error.message}", region.outputs[0])
+
+
+def lapping(graph: Graph) -> dict[str, int]:
+    """Sizes of dims at which strips are several, and the last lies over another.
+
+    They are the smallest at which most strips of a graph are so: a check at others may
+    run each as one. Other symbols of an extent are 1.
+    """
+    cuts: dict[str, set[tuple[Dim, int]]] = defaultdict(set)
+    for _, op in graph.walk():
+        if isinstance(op, Strips) and (names := dims.symbols(op.extent)):
+            cuts[max(names)].add((op.extent, int(op.size)))
+    found: dict[str, int] = {}
+    for name, each in cuts.items():
+        others = {s: 1 for extent, _ in each for s in dims.symbols(extent)}
+        most = 0
+        for n in range(2, 2 * LAPPED * max(size for _, size in each)):
+            known = {**others, name: n}
+            laps = [_laps(dims.evaluate(extent, known), s) for extent, s in each]
+            if sum(laps) > most:
+                most, found[name] = sum(laps), n
+    return found
+
+
+def _laps(extent: int, size: int) -> bool:
+    firsts, length = firsts_of(extent, size)
+    return len(firsts) > 1 and len(firsts) * length > extent
 
 
 def _obstacle(region: Followed, extent: Dim) -> Miss | None:
