@@ -17,16 +17,18 @@ from ..dims import Dim
 from ..ir import Graph, Parameter, Value
 from ..types import DType, Type
 from .bodies import scalar, vector
+from .body_types import unstacked
 from .comparison import Less, Where
+from .constant import Constant
 from .control import Control, Run, Scan
 from .elementwise import Add, Div, Max, Min, Mul, Sub
 from .generation import Range, Shape
 from .indexing import Gather
 from .movement import Transpose
 from .registry import op
-from .reshaping import Reshape
+from .reshaping import Reshape, Unsqueeze
 from .schema import Schema
-from .segments import Concat, Slice
+from .segments import Concat
 from .structured import Array, Composite
 from .tiled import NUMBER, inlined, resized
 
@@ -167,34 +169,36 @@ class Strips(Composite, Control):
     # Without strips in the language
 
     def body(self) -> tuple[Value, ...]:
-        """A Scan over where strips begin; then of each position the last that was made.
+        """A Scan over the positions of each strip; of each the last that was made.
 
-        The body has cut operands whole, and takes its part of them by position.
+        Its body looks its parts up: so types tell how long they are.
         """
         where, (body,) = self.parts, self.bodies
+        source = self.operands[0]
+        assert source is not None
+        ruler = _Ruler.of(self, source)
+        rows = ruler.rows()
         first = Parameter(NUMBER, "first")
+        row = Parameter(unstacked(rows.type), "positions")
         pairs = zip(self.operands, body.inputs[1:], strict=True)
         captured = [Parameter(v.type, p.name) for v, p in pairs if v is not None]
-        inside = _Ruler.of(self, captured[0])
         parts = [
-            inside.part(x, first, axis, ratio)
+            Gather(x, _places(row, ratio), axis=axis)
             for x, axis, ratio in zip(
                 captured[where], self.axes, self.ratios, strict=True
             )
         ]
         made = inlined(body, [first, *parts, *captured[where.stop :]])
-        source = self.operands[0]
-        assert source is not None
-        outside = _Ruler.of(self, source)
         scan = Scan(
-            outside.firsts(),
+            ruler.firsts(),
+            rows,
             *self.operands,
-            bodies=(Graph([first, *captured], made, name=body.name),),
-            num_scan_inputs=1,
+            bodies=(Graph([first, row, *captured], made, name=body.name),),
+            num_scan_inputs=2,
             captures=len(captured),
         )
-        rows = zip(scan.results, self.result_axes, self.result_ratios, strict=True)
-        return tuple([outside.joined(x, axis, ratio) for x, axis, ratio in rows])
+        results = zip(scan.results, self.result_axes, self.result_ratios, strict=True)
+        return tuple([ruler.joined(x, axis, ratio) for x, axis, ratio in results])
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ class _Ruler:
 
     @classmethod
     def of(cls, op: Strips, source: Value) -> _Ruler:
-        """``source`` stands for the first cut operand of ``op``."""
+        """``source`` is the first cut operand of ``op``."""
         if isinstance(op.extent, int):
             count, length = strips_of(op.extent, op.size)
             assert isinstance(count, int)
@@ -221,19 +225,13 @@ class _Ruler:
 
     def firsts(self) -> Value:
         """Where each strip begins: min(i * length, extent - length)."""
-        numbers = Range(_int(0), self.count, _int(1))
+        numbers = _numbered(self.count)
         last = Sub(self.extent, self.length)
         return Min(Mul(numbers, self.length), last)
 
-    def part(self, x: Value, first: Value, axis: int, ratio: int) -> Value:
-        """The part of an operand. What a Slice gives has no length that types tell."""
-        start = _vector(_times(first, ratio))
-        room = _vector(_times(self.length, ratio))
-        found = Slice(x, start, Add(start, room), vector(axis))
-        around = (0,) * axis, (0,) * (x.rank - axis - 1)  # type: ignore[operator]
-        shape: list[Value] = [vector(*same) for same in around if same]
-        shape.insert(bool(axis), room)
-        return Reshape(found, Concat(*shape, axis=0))
+    def rows(self) -> Value:
+        """The positions of each strip, in a row."""
+        return Add(Unsqueeze(self.firsts(), vector(1)), _numbered(self.length))
 
     def joined(self, rows: Value, axis: int, ratio: int) -> Value:
         """Stacked strips as one dim, each position once: the last of those that lap.
@@ -246,15 +244,24 @@ class _Ruler:
             rows = Transpose(rows, perm=tuple(order))
         total = _times(Mul(self.count, self.length), ratio)
         before, after = Shape(rows, start=0, end=axis), Shape(rows, start=axis + 2)
-        shape = Concat(before, _vector(total), after, axis=0)
+        shape = Concat(before, Reshape(total, vector(1)), after, axis=0)
         merged = Reshape(rows, shape, allowzero=1)
-        if _times(self.extent, ratio).ints == total.ints and total.ints is not None:
+        extent = _times(self.extent, ratio)
+        if total.ints is not None and total.ints == extent.ints:
             return merged
         last = _times(Sub(self.extent, self.length), ratio)
-        there = Range(_int(0), _times(self.extent, ratio), _int(1))
-        over = Sub(total, _times(self.extent, ratio))
-        places = Add(there, Where(Less(there, last), _int(0), over))
+        there = _numbered(extent)
+        places = Add(there, Where(Less(there, last), _int(0), Sub(total, extent)))
         return Gather(merged, places, axis=axis)
+
+
+def _places(row: Value, ratio: int) -> Value:
+    """The places of a dim that positions are, ``ratio`` for each."""
+    if ratio == 1:
+        return row
+    firsts = Unsqueeze(_times(row, ratio), vector(1))
+    each = Add(firsts, Constant(np.arange(ratio, dtype=np.int64)))
+    return Reshape(each, vector(-1))
 
 
 @cache
@@ -286,5 +293,5 @@ def _times(x: Value, ratio: int) -> Value:
     return x if ratio == 1 else Mul(x, _int(ratio))
 
 
-def _vector(x: Value) -> Value:
-    return Reshape(x, vector(1))
+def _numbered(count: Value) -> Value:
+    return Range(_int(0), count, _int(1))
