@@ -18,7 +18,7 @@ from .errors import GraphoptError, UsageError
 from .exporter import source_order
 from .fitting import fitting
 from .ir import Graph, Op, Value, rebuild
-from .lowering.ort.allocation import Facts, predicted
+from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops import Strips, Tiled
@@ -134,9 +134,13 @@ class Fitted:
         """
         if self.target != "ort-cpu":
             return None
-        plan, numbers = self.plan, _numbers(self.plan.binding)
+        plan, known = self.plan, Facts.of(_numbers(self.plan.binding))
         work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
-        facts = replace(Facts.of(numbers), workspace=lambda op: work.get(op, 0))
+
+        def own(op: Op) -> int:  # what bodies take is counted beside it
+            return max(0, work.get(op, 0) - inside(op, known))
+
+        facts = replace(known, workspace=own)
         found = predicted(self.graph, plan.order, facts=facts, reuse=False)
         return None if found is None else max(0, found.block - plan.outputs)
 

@@ -202,7 +202,8 @@ def _regions(
     large = [v for v in needs.at(step) if meter.bytes(v) >= LARGE * needs.peak]
     for value in dict.fromkeys([*op.results, *large[:4]]):
         for dim, extent in enumerate(value.shape or ()):
-            if (meter.extent(extent) or 0) < 2:
+            known = isinstance(extent, int) or meter.strips
+            if not known or (meter.extent(extent) or 0) < 2:
                 continue
             found = []
             if value in op.results:

@@ -25,11 +25,12 @@ class Meter:
     """Reads sizes of values with symbols bound; what it has read it keeps.
 
     ``space`` is where the graph runs. What a graph is given and gives out is the
-    caller's, as in a plan.
+    caller's, as in a plan. ``strips`` is false where symbolic dims stay whole.
     """
 
     binding: Mapping[str, int]
     space: Space = SPACES["onnx"]
+    strips: bool = True
     _flops: dict[Op, int] = field(default_factory=dict)
     _inside: dict[Op, int] = field(default_factory=dict)
 

@@ -73,6 +73,8 @@ class Prices:
         run = [op for op in ops if not isinstance(op, Constant)]
         price, work, kept = 0, 0, [0]
         for op in run:
+            if isinstance(op, Strips):  # which looks its parts up
+                price += self.meter.turns(op) * len(op.tiles) * self.start
             if isinstance(op, Tiled | Strips):
                 price += self.meter.turns(op) * self.of(op.bodies[0].ops)
             else:
