@@ -115,3 +115,15 @@ def test_sizes_without_a_limit_are_refused(command: Command, tmp_path: Path) -> 
     assert (code, "memory with seq = 256:" in out) == (0, True)
     code, _, err = command(*line, "--memory-sizes", "length=256")
     assert (code, "no dim of an input is called 'length'" in err) == (2, True)
+
+
+@pytest.mark.parametrize("mesh", ["data=2", "stage=2"])
+def test_meshes_have_their_sizes_otherwise(
+    command: Command, tmp_path: Path, mesh: str
+) -> None:
+    path = tmp_path / "attention.onnx"
+    save(attention(), path)
+    target = "ort-cuda:h100" if mesh.startswith("stage") else "xla-cuda:h100"
+    line = ("optimize", path, "--mesh", mesh, "--target", target)
+    code, _, err = command(*line, "--memory-sizes", "seq=256")
+    assert (code, "not --memory-sizes" in err) == (2, True)

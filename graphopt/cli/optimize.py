@@ -358,6 +358,8 @@ def _devices(options: argparse.Namespace) -> str | None:
     devices = devices_of(options)
     if options.max_activations:
         raise UsageError("of a mesh, --max-memory is what each device holds in all")
+    if options.memory_sizes:
+        raise UsageError("of a mesh, --dim says the sizes, not --memory-sizes")
     if options.tune or options.bake_weights:
         raise UsageError("--tune and --bake-weights write no plan for a mesh")
     options.target = "onnx"
