@@ -15,6 +15,7 @@ from . import dims, index
 from .dims import Dim
 from .ir import Graph, Op, Value
 from .ops import Constant, If, Loop, Scan
+from .ops.strips import Strips
 from .ops.structured import Composite, Structured
 from .ops.tiled import Tiled
 from .types import TensorType
@@ -130,7 +131,7 @@ def _cost_of_regions(op: Op, binding: Mapping[str, int]) -> tuple[OpCost, Counte
 
     Nothing where it is not known how often they run.
     """
-    if isinstance(op, Composite) and not isinstance(op, Tiled):
+    if isinstance(op, Composite) and not isinstance(op, Tiled | Strips):
         return _cost_of_body(op), Counter()
     bodies = [_cost_of(body, binding) for body in op.bodies]
     if isinstance(op, If):
@@ -150,6 +151,8 @@ def trips(op: Op) -> Dim:
         return op.trips()
     if isinstance(op, Tiled):
         return int(op.count)
+    if isinstance(op, Strips):
+        return op.count
     return op.length() if isinstance(op, Scan) else None
 
 
@@ -222,7 +225,7 @@ def _peak(graph: Graph, binding: Mapping[str, int], given: Sequence[Value]) -> D
     for i, op in enumerate(graph.ops):
         if isinstance(op, Constant):
             continue
-        parts = op.tiles if isinstance(op, Tiled) else ()
+        parts = op.tiles if isinstance(op, Tiled | Strips) else ()
         inside = [_peak(body, binding, parts) for body in op.bodies]
         alive = dims.add(alive, _sum(sizes[r] for r in op.results))
         for need in [0, *inside]:

@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,6 +66,7 @@ class Checking:
     seed: int = 0
     budget: float = 0.0
     keep_io: bool = True
+    also: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def wanted(self) -> bool:
@@ -89,6 +90,7 @@ class Checking:
                 seed=self.seed,
                 budget=self.budget,
                 declared=True,
+                also=self.also,
             )
 
 
@@ -215,6 +217,7 @@ def optimize(
     tune: bool | Tune = False,
     max_memory: int | str | None = None,
     max_activations: int | str | None = None,
+    memory_sizes: Mapping[str, int] | None = None,
 ) -> Result:
     """A graph, or the model in a file, made better for ``target``, and checked.
 
@@ -237,7 +240,8 @@ def optimize(
     Its inputs and outputs stay float32, unless ``keep_io`` is false.
     ``max_memory`` is what a run may hold at its peak, in bytes or as "512MiB": weights,
     inputs, outputs and activations; ``max_activations`` is for the last alone. Ops are
-    put in order and run in tiles until that is kept to.
+    put in order and run in tiles until that is kept to, with ``memory_sizes`` of
+    symbolic dims, which stay symbolic; usual ones for others.
 
     Raises UsageError, InvalidModel, UnsupportedModel, CheckFailed, and DoesNotFit.
     """
@@ -257,18 +261,24 @@ def optimize(
         tune=Tune() if tune is True else tune or None,
         budget=budget,
         keep_io=keep_io,
-        limits=limits_of(max_memory, max_activations),
+        limits=limits_of(max_memory, max_activations, memory_sizes),
     )
     return result.checked()
 
 
-def limits_of(memory: int | str | None, activations: int | str | None) -> Limits | None:
+def limits_of(
+    memory: int | str | None,
+    activations: int | str | None,
+    sizes: Mapping[str, int] | None = None,
+) -> Limits | None:
     """Limits, in bytes or as "512MiB"; None for none. Raises UsageError."""
     if memory is None and activations is None:
+        if sizes:
+            raise UsageError("sizes to plan memory for are of a limit: there is none")
         return None
     from .limits import Limits
 
-    return Limits.of(memory, activations)
+    return Limits.of(memory, activations, sizes)
 
 
 def improve(
@@ -379,6 +389,7 @@ def improve(
 
         fitted = fitted_to(limits, graph, original, target, remade)
         graph = fitted.graph
+        checking = dataclasses.replace(checking, also=fitted.lapping)
         if fitted.tile is not None:
             pipeline = with_tiles(pipeline, fitted.tile, target)
     if narrow is not None:

@@ -8,8 +8,9 @@ says what it saved, and what it costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final
 
 from .cost import cost
@@ -17,14 +18,15 @@ from .errors import GraphoptError, UsageError
 from .exporter import source_order
 from .fitting import fitting
 from .ir import Graph, Op, Value, rebuild
-from .lowering.ort.allocation import Facts, predicted
+from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
-from .ops import Tiled
+from .ops import Strips, Tiled
 from .ops.schema import LATEST
 from .ops.tiled import WRITTEN_OUT
 from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
 from .passes.tiling import Flash, Tile
+from .passes.tiling.strips import lapping
 from .pipeline import Pipeline
 from .report import sized, table
 
@@ -59,11 +61,13 @@ class Limits:
     """Bytes that a run may take at its peak.
 
     ``memory`` is all that is resident: weights, inputs, outputs, activations.
-    ``activations`` are what the graph computes and does not give out, alone.
+    ``activations`` are what the graph computes and does not give out, alone. ``sizes``
+    are those of symbolic dims that it is planned for; others have usual ones.
     """
 
     memory: int | None = None
     activations: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.memory is None and self.activations is None:
@@ -73,10 +77,18 @@ class Limits:
                 raise UsageError(f"{size} bytes are no limit of memory")
 
     @classmethod
-    def of(cls, memory: int | str | None, activations: int | str | None) -> Limits:
-        """Sizes in bytes or in words. Raises UsageError."""
-        sizes = (memory, activations)
-        return cls(*(parse_size(s) if isinstance(s, str) else s for s in sizes))
+    def of(
+        cls,
+        memory: int | str | None,
+        activations: int | str | None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> Limits:
+        """Bytes, as numbers or in words. Raises UsageError."""
+        if isinstance(memory, str):
+            memory = parse_size(memory)
+        if isinstance(activations, str):
+            activations = parse_size(activations)
+        return cls(memory, activations, dict(sizes or {}))
 
     def left(self, plan: MemoryPlan) -> int:
         """Bytes that the arena may take."""
@@ -111,6 +123,8 @@ class Fitted:
     tile: Tile | None = None
     """What made the tiles; None where there are none."""
     target: str = ""
+    lapping: Mapping[str, int] = field(default_factory=dict)
+    """Sizes at which strips are several, and the last lies over another."""
 
     @cached_property
     def arena(self) -> int | None:
@@ -120,9 +134,13 @@ class Fitted:
         """
         if self.target != "ort-cpu":
             return None
-        plan, numbers = self.plan, _numbers(self.plan.binding)
+        plan, known = self.plan, Facts.of(_numbers(self.plan.binding))
         work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
-        facts = replace(Facts.of(numbers), workspace=lambda op: work.get(op, 0))
+
+        def own(op: Op) -> int:  # what bodies take is counted beside it
+            return max(0, work.get(op, 0) - inside(op, known))
+
+        facts = replace(known, workspace=own)
         found = predicted(self.graph, plan.order, facts=facts, reuse=False)
         return None if found is None else max(0, found.block - plan.outputs)
 
@@ -141,6 +159,7 @@ class Fitted:
         graph: Graph,
         tile: Tile | None,
         order: Sequence[Op] | None = None,
+        lapping: Mapping[str, int] = MappingProxyType({}),
     ) -> Fitted:
         """Another graph in its best order, what that saves and what it costs.
 
@@ -163,7 +182,7 @@ class Fitted:
             what, old.peak, plan.peak, more[1] - more[0] if len(more) == 2 else 0
         )
         savings = (*self.savings, saving)
-        return Fitted(graph, plan, self.limits, savings, tile, self.target)
+        return Fitted(graph, plan, self.limits, savings, tile, self.target, lapping)
 
     def to_json(self) -> dict[str, Any]:
         """As a part of a report; all sizes in bytes."""
@@ -225,11 +244,11 @@ def fitted_to(
 ) -> Fitted:
     """The graph with a plan that keeps to the limits, the cheapest that is found.
 
-    Symbolic dims have sizes that are usual and that the ``original`` takes; ``remade``
-    makes the graph again with a pass that tiles. Raises DoesNotFit, which says what the
-    smallest plan takes.
+    Symbolic dims have sizes that are usual and that the ``original`` takes, but those
+    of the limits; ``remade`` makes the graph again with a pass that tiles. Raises
+    DoesNotFit, which says what the smallest plan takes.
     """
-    sizes, space = fitting(original)[0], SPACES[target]
+    sizes, space = fitting(original, limits.sizes)[0], SPACES[target]
     plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
     best = Fitted(graph, plan, limits, target=target)
     found = [best]
@@ -244,9 +263,10 @@ def fitted_to(
 
     def tiled(tile: Tile) -> Fitted:
         made, order = remade(tile), None
+        several = lapping(made)
         if target not in PLATFORMS:
             made, order = written_out(made)
-        return ordered.improved("tiles", made, tile, order)
+        return ordered.improved("tiles", made, tile, order, several)
 
     if best.fits:
         return best
@@ -279,7 +299,7 @@ def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
     So a plan sees all of them, and the order is one of these ops: tile after tile.
     """
     order = source_order(graph)
-    while any(isinstance(op, Tiled) for op in graph.ops):
+    while any(isinstance(op, Tiled | Strips) for op in graph.ops):
         made: dict[Op, list[Sequence[Value]]] = {}
 
         def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
@@ -288,7 +308,7 @@ def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
             if isinstance(new, Tiled) and new.count <= WRITTEN_OUT:
                 turns = new.turns()
                 results = new.joined(turns)
-            elif isinstance(new, Tiled):
+            elif isinstance(new, Tiled | Strips):
                 results = new.body()
             made[op] = [*turns, results]  # noqa: B023
             return results

@@ -126,6 +126,7 @@ def check(
     declared: bool = False,
     limit_bytes: int = MEMORY,
     seconds: float = SECONDS,
+    also: Mapping[str, int] | None = None,
 ) -> CheckResult:
     """Run both graphs and compare their outputs.
 
@@ -136,7 +137,8 @@ def check(
     is what a lossy result may be off in any case; it is compared as a whole, as its
     parts are not those of the original. ``exact`` wants equal bits, ``declared`` the
     very types that the interface of ``before`` states. No run may hold more than
-    ``limit_bytes``. Raises UsageError for bad inputs, also for those on which the
+    ``limit_bytes``. ``also`` are sizes to run at beside those that it chooses. Raises
+    UsageError for bad inputs, also for those on which the
     original does not run.
     """
     began = time.monotonic()
@@ -162,7 +164,7 @@ def check(
     sides = Sides(before, after, given)
     if sides.faults:
         return replace(result, mode="full", outputs=sides.faults)
-    checker = Checker(sides, bounds, seconds, mode, sizes or {})
+    checker = Checker(sides, bounds, seconds, mode, sizes or {}, also or {})
     outcome = checker.outcome()
     if given is not None and not (outcome.checks or outcome.starved):
         raise UsageError(f"nothing could be compared: {'; '.join(outcome.notes)}")

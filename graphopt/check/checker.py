@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -26,7 +26,7 @@ _SEEDS = 3  # seeds that are tried where too little is decided
 class Checker:
     """One check on its way. ``mode`` is what it settles for: full or regions.
 
-    ``fixed`` are the sizes of some dims.
+    ``fixed`` are the sizes of some dims; at those of ``also`` it is run once more.
     """
 
     def __init__(
@@ -36,12 +36,14 @@ class Checker:
         seconds: float,
         mode: str,
         fixed: Mapping[str, int],
+        also: Mapping[str, int],
     ) -> None:
         self.sides = sides
         self.bounds = bounds
         self.seconds = seconds
         self.mode = mode
         self.fixed = fixed
+        self.also = also
 
     def outcome(self) -> Outcome:
         """Everything that is found."""
@@ -114,6 +116,9 @@ class Checker:
             outcome.notes.append(self._nothing_ran(reasons))
         outcome.record(sides.proven)
         outcome.lose(sides.before.output_names)
+        self._once_more(
+            outcome, lambda s: outcome.add(run_both(sides, s, self._share()), s.sizes)
+        )
         self._again(sides, outcome)
         self._overridden(sides, outcome)
         for name, sizes_seen in values.items():
@@ -133,6 +138,24 @@ class Checker:
         for near in chain(neighbours(*like), alone(*like)):
             if any(near[name] != sizes[name] for name in names):
                 yield near
+
+    def _once_more(self, outcome: Outcome, run: Callable[[Setting], None]) -> None:
+        """At the sizes that were asked for beside."""
+        given = self.sides.inputs is not None
+        if not self.also or given or not outcome.sizes or outcome.failed:
+            return
+        fixed = {**self.also, **self.fixed}
+        reasons = []
+        for sizes in islice(bindings(self.sides.before, fixed), _GUESSES):
+            if sizes in outcome.sizes:
+                return
+            try:
+                return run(Setting(sizes, self.bounds.seed))
+            except GraphoptError as error:
+                reasons.append(str(error))
+        said = ", ".join(f"{name} = {size}" for name, size in self.also.items())
+        why = f": {reasons[0]}" if reasons else ""
+        outcome.notes.append(f"not run with {said}, where tiles are several{why}")
 
     def _again(self, sides: Sides, outcome: Outcome) -> None:
         """More random inputs, for models that cost next to nothing."""
@@ -248,6 +271,7 @@ class Checker:
                 break
         else:
             outcome.notes.append(self._nothing_ran(reasons))
+        self._once_more(outcome, lambda s: by_regions(sides, s, self.bounds, outcome))
         outcome.record(sides.proven)
         outcome.lose(sides.before.output_names)
         return outcome

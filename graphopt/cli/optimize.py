@@ -159,6 +159,13 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-activations", metavar="SIZE", help="the same for activations alone"
     )
+    parser.add_argument(
+        "--memory-sizes",
+        type=_sizes,
+        metavar="NAME=N,…",
+        help="sizes of symbolic dims that these limits are planned for (default: usual"
+        " ones); the dims stay symbolic",
+    )
 
 
 def _add_tuning(parser: argparse.ArgumentParser) -> None:
@@ -332,7 +339,9 @@ def _check_places(
 
 
 def _limits(options: argparse.Namespace) -> Limits | None:
-    return driver.limits_of(options.max_memory, options.max_activations)
+    return driver.limits_of(
+        options.max_memory, options.max_activations, options.memory_sizes
+    )
 
 
 def _devices(options: argparse.Namespace) -> str | None:
@@ -348,6 +357,8 @@ def _devices(options: argparse.Namespace) -> str | None:
     devices = devices_of(options)
     if options.max_activations:
         raise UsageError("of a mesh, --max-memory is what each device holds in all")
+    if options.memory_sizes:
+        raise UsageError("of a mesh, --dim says the sizes, not --memory-sizes")
     if options.tune or options.bake_weights:
         raise UsageError("--tune and --bake-weights write no plan for a mesh")
     options.target = "onnx"

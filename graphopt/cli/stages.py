@@ -75,6 +75,8 @@ def stage_count(options: argparse.Namespace) -> int | None:
         raise UsageError(
             "--max-activations, --tune and --io-precision do not go with stages"
         )
+    if options.memory_sizes:
+        raise UsageError("of stages, --dim says the sizes, not --memory-sizes")
     if options.annotations:
         raise UsageError("--annotations are of one model, not of stages")
     if options.weights != "auto":

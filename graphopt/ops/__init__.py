@@ -298,6 +298,7 @@ from .strings import (
     StringSplit as StringSplit,
     TfIdfVectorizer as TfIdfVectorizer,
 )
+from .strips import Strips as Strips
 from .support_vectors import (
     SVMClassifier as SVMClassifier,
     SVMRegressor as SVMRegressor,

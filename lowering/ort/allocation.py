@@ -101,7 +101,7 @@ def events(
             if size is None:
                 return None
             found.append(Take(root, size))
-        if need := facts.workspace(op) + _inside(op, facts):
+        if need := facts.workspace(op) + inside(op, facts):
             own = ("workspace", op)  # an op may be its own value
             found += [Take(own, need), Free(own)]
         found += map(Free, plan.freed[i])
@@ -121,7 +121,7 @@ def kept(order: Sequence[Op]) -> list[Op]:
     return by_rank(ops, early, needs)
 
 
-def _inside(op: Op, facts: Facts) -> int:
+def inside(op: Op, facts: Facts) -> int:
     """What the bodies of an op take while it runs; 0 where that is not known."""
     most = 0
     for body in op.bodies:

@@ -9,6 +9,7 @@ from typing import Final
 
 from onnx import defs
 
+from graphopt.ops.strips import Strips
 from graphopt.ops.structured import Composite
 from graphopt.ops.tiled import Tiled
 from graphopt.pipeline import RulePass
@@ -52,7 +53,7 @@ def written_out(provider: str) -> Rule:
     @rule
     def body(op: Composite) -> Outcome:
         """f(x) = the body of f, where the runtime has no kernel for f"""
-        if isinstance(op, Tiled):
+        if isinstance(op, Tiled | Strips):
             return None  # the exporter does, when nothing can take the tiles apart
         reason = kernels.why_not(op, opset=OLDEST)
         if reason is None or _managed(op, kernels):

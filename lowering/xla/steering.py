@@ -14,6 +14,7 @@ from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops.control import Control, If, Loop, Scan
 from graphopt.ops.generation import Shape, Size
 from graphopt.ops.sequence import OptionalHasElement, SequenceLength
+from graphopt.ops.strips import Strips
 from graphopt.ops.structured import Computed
 from graphopt.ops.tiled import Tiled
 from graphopt.types import TensorType
@@ -112,7 +113,8 @@ def _enter(op: Control, found: set[Value]) -> None:
 def fed(op: Control, body: Graph) -> Iterator[tuple[Value, Value]]:
     """Each parameter of a body with what it is given: operands, and carried results."""
     operands = op.operands[1:] if isinstance(op, If) else op.operands
-    parameters = body.inputs[1:] if isinstance(op, Tiled) else body.inputs
+    tiles = isinstance(op, Tiled | Strips)
+    parameters = body.inputs[1:] if tiles else body.inputs
     for parameter, operand in zip(parameters, operands, strict=False):
         if operand is not None:
             yield parameter, operand

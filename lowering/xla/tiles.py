@@ -13,10 +13,48 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from graphopt.ops.strips import Strips, firsts_of
 from graphopt.ops.tiled import Tiled
 
 Array = Any
 Body = Callable[[Sequence[Array]], list[Array]]
+
+
+def in_strips(op: Strips, operands: Sequence[Array], body: Body) -> Any:
+    """The results of ``op``, strip after strip; how long they are is known here.
+
+    The last one is written over the end of the one before.
+    """
+    where, whole = op.parts, operands[op.parts.stop :]
+    sources = [jnp.asarray(x) for x in operands[where]]
+    extent = op.positions(sources)
+    firsts, length = firsts_of(extent, op.size)
+
+    def strip(first: Array) -> tuple[Array, ...]:
+        parts = [
+            lax.dynamic_slice_in_dim(x, first * ratio, length * ratio, axis)
+            for x, axis, ratio in zip(sources, op.axes, op.ratios, strict=True)
+        ]
+        return tuple([jnp.asarray(x) for x in body([first, *parts, *whole])])
+
+    def step(
+        carried: tuple[Array, ...], first: Array
+    ) -> tuple[tuple[Array, ...], None]:
+        rows = zip(carried, strip(first), op.result_axes, op.result_ratios, strict=True)
+        made = [
+            lax.dynamic_update_slice_in_dim(row, x, first * ratio, axis)
+            for row, x, axis, ratio in rows
+        ]
+        return tuple(made), None
+
+    empty = []
+    like = jax.eval_shape(strip, jnp.zeros((), np.int64))
+    for x, axis, ratio in zip(like, op.result_axes, op.result_ratios, strict=True):
+        shape = list(x.shape)
+        shape[axis] = extent * ratio
+        empty.append(_room(shape, x.dtype, operands))
+    results, _ = lax.scan(step, tuple(empty), jnp.asarray(firsts, np.int64))
+    return results if op.outs > 1 else results[0]
 
 
 def looped(op: Tiled, operands: Sequence[Array], body: Body) -> Any:

@@ -22,6 +22,7 @@ from graphopt.ops.control import If, Loop, Run, no_rows
 from graphopt.ops.generation import Shape
 from graphopt.ops.mesh import OverMesh
 from graphopt.ops.random import is_random
+from graphopt.ops.strips import Strips
 from graphopt.ops.structured import Computed
 from graphopt.ops.tiled import Tiled
 from graphopt.reference import EvaluationFailed, Evaluator
@@ -32,7 +33,7 @@ from graphopt.xp.tracing import Traced
 from .overrides import OVERRIDES
 from .steering import STRUCTURAL
 from .symbols import computed, is_open, known_of, packed
-from .tiles import looped
+from .tiles import in_strips, looped
 
 Array = Any
 
@@ -231,6 +232,8 @@ class Tracer(Evaluator):
             return self._loop(op, operands)
         if isinstance(op, Tiled):
             return looped(op, operands, lambda arrays: self.body(op, 0, arrays))
+        if isinstance(op, Strips):
+            return in_strips(op, operands, lambda arrays: self.body(op, 0, arrays))
         if not op.bodies:
             return op.compute(self.xp, *operands)
 

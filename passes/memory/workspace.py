@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from graphopt.ir import Op, Value
-from graphopt.ops import Attention, Einsum, Gemm, Loop, MatMul, Scan, Tiled
+from graphopt.ops import Attention, Einsum, Gemm, Loop, MatMul, Scan, Strips, Tiled
 from graphopt.ops.structured import Composite
 from graphopt.ops.tiled import WRITTEN_OUT
 from graphopt.types import DType
@@ -75,11 +75,15 @@ def _turn(op: Op) -> Sequence[Value]:
         return op.bodies[0].outputs[: op.states]
     if isinstance(op, Tiled):
         return [*op.bodies[0].outputs[: int(op.states)], *op.tiles]
+    if isinstance(op, Strips):
+        return op.tiles
     return ()
 
 
 def _parts(op: Op, sizes: Sizes) -> Sequence[Value]:
     """Results of which all parts are there beside the whole."""
+    if isinstance(op, Strips) and sizes.space.joins:
+        return op.results
     if not isinstance(op, Tiled) or not sizes.space.joins or op.count > WRITTEN_OUT:
         return ()
     return op.results[int(op.states) :]

@@ -43,7 +43,8 @@ class Tile(Pass):
         if self.budget < 0:
             raise UsageError(f"tile(budget={self.budget}): no size of memory")
         known = dict.fromkeys(symbols_of(graph), 1) | dict(self.sizes)
-        meter = Meter(known, SPACES[self.target or "onnx"])
+        opened = not self.target.startswith("xla")  # whose programs keep dims open
+        meter = Meter(known, SPACES[self.target or "onnx"], strips=opened)
         prices = Prices(device(self.target or "onnx"), meter)
         before = meter.needs(graph)
         if not before.steps:

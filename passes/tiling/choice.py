@@ -113,8 +113,8 @@ def _best(
             continue
         last = cheapest = math.inf  # two tiles may need more than none
         price = prices.of(region.axes)
-        extent = value.shape[dim]  # type: ignore[index]
-        for size in sizes(extent, prices.aligned(value, dim)):
+        extent = prices.meter.extent(value.shape[dim])  # type: ignore[index]
+        for size in sizes(extent or 0, prices.aligned(value, dim)):
             new = in_tiles(needs.graph, region.axes, value, dim, size)
             if isinstance(new, Miss):
                 break
@@ -202,7 +202,8 @@ def _regions(
     large = [v for v in needs.at(step) if meter.bytes(v) >= LARGE * needs.peak]
     for value in dict.fromkeys([*op.results, *large[:4]]):
         for dim, extent in enumerate(value.shape or ()):
-            if not isinstance(extent, int) or extent < 2:
+            known = isinstance(extent, int) or meter.strips
+            if not known or (meter.extent(extent) or 0) < 2:
                 continue
             found = []
             if value in op.results:

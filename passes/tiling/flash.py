@@ -28,6 +28,7 @@ from graphopt.ops import (
     ReduceMax,
     ReduceSum,
     Reshape,
+    Strips,
     Sub,
     Tanh,
     Tiled,
@@ -99,7 +100,7 @@ class _Blocks:
     def run(self) -> Value:
         """The result of the op."""
         q, k, v = self.op.operands[:3]
-        mask = seen_by(self.op, self.op.operand(3), None)
+        mask = seen_by(self.op, self.op.operands, None)
         assert q is not None
         assert k is not None
         assert v is not None
@@ -287,7 +288,7 @@ class Flash(Pass):
 
         def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
             bodies = op.bodies
-            if isinstance(op, Tiled):
+            if isinstance(op, Tiled | Strips):
                 bodies = tuple(map(self._blocks, bodies))
             new = op.copy(operands=operands, bodies=bodies)
             if isinstance(new, Attention) and self._takes(new):

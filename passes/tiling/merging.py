@@ -187,9 +187,9 @@ class _Best(Merge):
         self, before: States | None, operands: Operands, place: Place
     ) -> list[Value] | Miss:
         part = operands[0]
-        if part is None or (before is None and place.size < self.k):
-            return miss(f"a tile of {place.size} has no {self.k} best", self.op)
-        best = self._best(part, min(self.k, place.size))
+        if part is None or (before is None and place.count < self.k):
+            return miss(f"a tile of {place.count} has no {self.k} best", self.op)
+        best = self._best(part, min(self.k, place.count))
         values, at = best.results
         where: Value = Add(at, place.first())
         if before is None:
@@ -272,7 +272,7 @@ class _Picked(Merge):
         zero = scalar(0, DType.I64)
         back = Add(places, scalar(self.extent, DType.I64))
         places = Sub(Where(Less(places, zero), back, places), place.first())
-        size = scalar(place.size, DType.I64)
+        size = scalar(place.count, DType.I64)
         inside = And(GreaterOrEqual(places, zero), Less(places, size))
         places = Where(inside, places, zero)
         axis = normal_axis(self.op.axis, self.x.rank or 0)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from graphopt import dims
-from graphopt.cost import op_cost
+from graphopt.cost import op_cost, trips
+from graphopt.dims import Dim
 from graphopt.exporter import ranks_of_source
 from graphopt.ir import Graph, Op, Value
-from graphopt.ops import Constant, Tiled
+from graphopt.ops import Constant, Strips, Tiled
 
 from ..memory.lives import Lives, lives_in, steps_of
 from ..memory.sizes import Sizes
@@ -24,11 +25,12 @@ class Meter:
     """Reads sizes of values with symbols bound; what it has read it keeps.
 
     ``space`` is where the graph runs. What a graph is given and gives out is the
-    caller's, as in a plan.
+    caller's, as in a plan. ``strips`` is false where symbolic dims stay whole.
     """
 
     binding: Mapping[str, int]
     space: Space = SPACES["onnx"]
+    strips: bool = True
     _flops: dict[Op, int] = field(default_factory=dict)
     _inside: dict[Op, int] = field(default_factory=dict)
 
@@ -41,6 +43,11 @@ class Meter:
         """Bytes of a value; 0 for a constant, and where they are not known."""
         return 0 if isinstance(value, Constant) else self.sizes.of(value) or 0
 
+    def extent(self, dim: Dim) -> int | None:
+        """A dim with the sizes of symbols put in; None where it is not known."""
+        found = dims.substitute(dim, self.binding)
+        return found if isinstance(found, int) else None
+
     def flops(self, graph: Graph) -> int:
         """Floating-point operations of a run; those that are not known count 0."""
         return sum(map(self.work, graph.ops))
@@ -49,13 +56,18 @@ class Meter:
         """Those of one op."""
         found = self._flops.get(op)
         if found is None:
-            if isinstance(op, Tiled):
-                found = int(op.count) * self.flops(op.bodies[0])
+            if isinstance(op, Tiled | Strips):
+                found = self.turns(op) * self.flops(op.bodies[0])
             else:
                 each = dims.substitute(op_cost(op).flops, self.binding)
                 found = each if isinstance(each, int) else 0
             self._flops[op] = found
         return found
+
+    def turns(self, op: Tiled | Strips) -> int:
+        """How often the body of tiles runs; once where that is not known."""
+        count = dims.substitute(trips(op), self.binding)
+        return count if isinstance(count, int) else 1
 
     def inside(self, op: Op) -> int:
         """Bytes that an op needs while it runs, besides operands and results."""

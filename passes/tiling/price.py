@@ -16,7 +16,16 @@ from graphopt import dims
 from graphopt.cost import op_cost
 from graphopt.hardware import Device
 from graphopt.ir import Op, Value
-from graphopt.ops import Attention, Constant, Conv, Einsum, Gemm, MatMul, Tiled
+from graphopt.ops import (
+    Attention,
+    Constant,
+    Conv,
+    Einsum,
+    Gemm,
+    MatMul,
+    Strips,
+    Tiled,
+)
 from graphopt.types import DType
 
 from ..memory.space import LANES
@@ -64,8 +73,10 @@ class Prices:
         run = [op for op in ops if not isinstance(op, Constant)]
         price, work, kept = 0, 0, [0]
         for op in run:
-            if isinstance(op, Tiled):
-                price += int(op.count) * self.of(op.bodies[0].ops)
+            if isinstance(op, Strips):  # which looks its parts up
+                price += self.meter.turns(op) * len(op.tiles) * self.start
+            if isinstance(op, Tiled | Strips):
+                price += self.meter.turns(op) * self.of(op.bodies[0].ops)
             else:
                 work += self._work(op)
                 kept.append(self.meter.inside(op))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from graphopt.dims import Expr
 from graphopt.errors import TypeMismatch
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops import Add, Concat, Constant, Mul, Slice, Tiled
@@ -19,6 +20,7 @@ from graphopt.types import DType
 from .follow import Followed, domain_of, follow
 from .merging import Merge, merge_of
 from .pieces import Place, piece
+from .strips import in_strips
 from .windows import Span, Windows, windows
 
 MOST: Final = 4096
@@ -53,7 +55,9 @@ def in_tiles(
     if isinstance(found, Miss):
         return found
     extent = None if value.shape is None else value.shape[dim]
-    if not isinstance(extent, int):
+    if isinstance(extent, Expr):
+        return in_strips(found, extent, size)
+    if extent is None:
         return miss(f"how long dim {dim} is is not known", value)
     if not 0 < size < extent:
         return miss(f"{size} of {extent} positions are no tile", value)
@@ -273,10 +277,14 @@ class _Tiler:
                     x = cut(x, self.region.marks[v].dim, span)
                 operands.append(x)
             step = following.parts[op].span[0] - part.span[0]
+            size = part.span[1] - part.span[0]
             place = Place(
                 self.region.axes[op].name,
-                part,
+                size,
+                part.reads,
                 _first(number, part.span[0], step),
+                lambda size=size: scalar(size, DType.I64),  # type: ignore[misc]
+                lambda _: None,
             )
             merge = self.merge_of.get(op)
             if merge is not None:

@@ -364,6 +364,7 @@ NOT_DIFFERENTIABLE: dict[Key, str] = {
     ("", "OptionalHasElement"): WHOLE,
     ("graphopt", "FlatHardmax"): CONSTANT,
     ("graphopt", "Opaque"): "nothing is known of it",
+    ("graphopt", "Strips"): LOWERED,
     ("graphopt", "Tiled"): LOWERED,
     **{key: LOWERED for key in kinds if key[0] == "mesh"},
     (CLASSICAL, "Binarizer"): CONSTANT,

@@ -94,7 +94,7 @@ WITHOUT_SAMPLE: dict[str, str] = {
     **dict.fromkeys(("NonMaxSuppression", "StringNormalizer", "StringSplit"), DATA),
     **dict.fromkeys(("CastMap", "DictVectorizer", "ZipMap"), DICTIONARY),
     **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap", "FlexAttention"), BODIES),
-    "Tiled": BODIES,
+    **dict.fromkeys(("Strips", "Tiled"), BODIES),
     **dict.fromkeys(
         ("AllGather", "AllReduce", "AllToAll", "Permute", "ReduceScatter"), DEVICES
     ),
