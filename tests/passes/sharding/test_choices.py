@@ -31,7 +31,8 @@ def sound(op: Op, mesh: Mesh) -> list[Layout]:
     (x,) = (v for v in op.operands if isinstance(v, Parameter))
     assert x.shape is not None
     assert x.dtype is not None
-    array = RNG.integers(0, 100, [int(n) for n in x.shape if n]).astype(x.dtype.numpy)
+    drawn = np.random.default_rng(0).integers(0, 100, [int(n) for n in x.shape if n])
+    array = drawn.astype(x.dtype.numpy)
     graph = Graph([x], op.results)
     whole = run(graph, {x.name: array})
     taken = []
@@ -41,7 +42,9 @@ def sound(op: Op, mesh: Mesh) -> list[Layout]:
         program = partition(graph, mesh, Decisions({op: choice}, given))
         found = oracle.run(program, {x.name: array})
         for name, truth in whole.items():
-            np.testing.assert_allclose(found[name], truth, err_msg=str(choice))
+            np.testing.assert_allclose(
+                found[name], truth, 1e-6, 1e-6, err_msg=str(choice)
+            )
         taken.append(layout)
     return taken
 
@@ -105,7 +108,7 @@ def test_a_mask_of_some_keys_hides_the_others() -> None:
     k, v = (constant(RNG.normal(size=(1, 2, 4, 8)), np.float32) for _ in "kv")
     for width in (4, 1):
         mask = constant(np.ones((4, width)), np.bool_)
-        op = ops.Attention(q, k, v, mask, is_causal=1)
+        op = ops.Attention(q, k, v, mask, is_causal=1, scale=0.01)
         taken = sound(op, Mesh.parse("2"))
         if width == 4:
             assert any(Split(2) in layout for layout in taken)
