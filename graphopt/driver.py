@@ -25,7 +25,7 @@ from .exporter.storage import Weights
 from .importer import load
 from .ir import Graph
 from .levels import RUNTIMES as RUNTIMES, Fuse, choose as choose
-from .lowering import Executable, find as find_target, known_targets
+from .lowering import Executable, find as find_target, known_targets, temporaries
 from .lowering.xla.platforms import (
     PLATFORMS as PLATFORMS,
     precision_of,
@@ -377,7 +377,12 @@ def improve(
                 ]
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
-        fitted = fitted_to(limits, graph, original, target, remade)
+        def counter(graph: Graph, sizes: Mapping[str, int]) -> int:
+            with timed(f"compiling for {target}"):
+                return temporaries(graph, target, sizes, precision)
+
+        asked = counter if target in PLATFORMS else None
+        fitted = fitted_to(limits, graph, original, target, remade, asked)
         graph = fitted.graph
         if fitted.tile is not None:
             pipeline = with_tiles(pipeline, fitted.tile, target)

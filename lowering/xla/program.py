@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -29,15 +30,23 @@ class Program(Executable):
     """A graph on one device of JAX, its weights already there.
 
     It compiles when it meets shapes, or values of inputs that steer shapes, for the
-    first time. What follows from weights alone is computed once.
+    first time, with ``options`` of XLA's compiler. What follows from weights alone is
+    computed once.
     """
 
     def __init__(
-        self, graph: Graph, target: str, device: jax.Device, *, precision: str
+        self,
+        graph: Graph,
+        target: str,
+        device: jax.Device,
+        *,
+        precision: str,
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.function = Function(graph, precision=precision)
         self.target = target
         self.device = device
+        self.options = dict(options)
         self._programs: OrderedDict[Hashable, _Compiled] = OrderedDict()
         self._prepared: WeakValueDictionary[str, Array] = WeakValueDictionary()
         self._runs = 0
@@ -107,7 +116,8 @@ class Program(Executable):
         where = jax.sharding.SingleDeviceSharding(self.device)
         rest = jax.jit(jaxpr_as_fun(hoisted.rest), out_shardings=where)
         lowered = rest.lower(*prepared, *jax.tree.leaves((named, keys)))
-        return _Compiled(lowered.compile(), prepared, jax.tree.structure(results))
+        compiled = lowered.compile(self.options)
+        return _Compiled(compiled, prepared, jax.tree.structure(results))
 
     def _prepare(self, hoisted: Hoisted, weights: Sequence[Array]) -> list[Array]:
         """What a program reads of the weights; what another one made is shared."""
