@@ -27,6 +27,8 @@ COUNTED: Final[Mapping[str, str]] = {
 }
 """By the names of XLA's options."""
 
+_Spec: Final[Any] = jax.ShapeDtypeStruct  # which JAX has not typed
+
 
 @cache
 def counting(device: jax.Device) -> Mapping[str, str]:
@@ -38,9 +40,8 @@ def counting(device: jax.Device) -> Mapping[str, str]:
 
 def _has(device: jax.Device, name: str, value: str) -> bool:
     """Whether this version of XLA knows an option, and that value of it."""
-    row: Any = jax.ShapeDtypeStruct(
-        (), np.float32, sharding=jax.sharding.SingleDeviceSharding(device)
-    )
+    where = jax.sharding.SingleDeviceSharding(device)
+    row = _Spec((), np.float32, sharding=where)
     try:
         jax.jit(lambda x: x).lower(row).compile({name: value})
     except (jax.errors.JaxRuntimeError, ValueError):

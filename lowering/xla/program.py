@@ -46,7 +46,7 @@ class Program(Executable):
         self.function = Function(graph, precision=precision)
         self.target = target
         self.device = device
-        self.options = dict(options)
+        self.options: dict[str, str | bool] = {**options}
         self._programs: OrderedDict[Hashable, _Compiled] = OrderedDict()
         self._prepared: WeakValueDictionary[str, Array] = WeakValueDictionary()
         self._runs = 0
