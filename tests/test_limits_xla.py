@@ -90,7 +90,7 @@ def test_what_the_compiler_takes_too_much_for_is_refused() -> None:
 
 
 def test_a_plan_that_is_too_large_is_no_reason_for_tiles() -> None:
-    made = fitted(attention(), SCORES * 3 // 4, lambda graph, sizes: 1000)
+    made = fitted(attention(), SCORES * 3 // 2, lambda graph, sizes: 1000)
     assert made.tile is None
     assert made.savings == ()
 
@@ -144,7 +144,10 @@ def counted(graph: Graph) -> int:
 
 
 def test_the_compiler_counts_scores_that_its_library_would_hide() -> None:
-    assert SCORES <= counted(attention()) <= 2.1 * SCORES
+    graph = attention()
+    plan = plan_memory(graph, space=SPACES["xla-cpu"])
+    assert plan.peak >= 2 * SCORES  # what Softmax reads, and what it gives
+    assert counted(graph) == pytest.approx(plan.peak, rel=0.1)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
