@@ -46,8 +46,8 @@ class Xla:
 
     ``precision`` of float32 products is "highest", float32's own, or "default", the
     chip's; ``chosen`` where it was asked for, which programs do not take. ``options``
-    are those of XLA's compiler. A program whose memory is planned, as one with a plan of
-    an order is, has those of `compiling`, too.
+    are those of XLA's compiler. A program whose memory is planned, which a plan with an
+    order says, has those of `compiling`, too.
     """
 
     name: str
