@@ -26,7 +26,7 @@ from .files import file_named
 from .importer import load
 from .ir import Graph
 from .levels import RUNTIMES as RUNTIMES, Fuse, choose as choose
-from .lowering import Executable, find as find_target, known_targets
+from .lowering import Executable, find as find_target, known_targets, temporaries
 from .lowering.xla.platforms import (
     PLATFORMS as PLATFORMS,
     precision_of,
@@ -387,7 +387,12 @@ def improve(
                 ]
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
-        fitted = fitted_to(limits, graph, original, target, remade)
+        def counter(graph: Graph, sizes: Mapping[str, int]) -> int:
+            with timed(f"compiling for {target}"):
+                return temporaries(graph, target, sizes, precision)
+
+        asked = counter if target in PLATFORMS else None
+        fitted = fitted_to(limits, graph, original, target, remade, asked)
         graph = fitted.graph
         checking = dataclasses.replace(checking, also=fitted.lapping)
         if fitted.tile is not None:

@@ -72,6 +72,7 @@ class Interface:
     ``symbols`` are the open dims, of which ``constraints`` hold;
     ``no_derivative`` says why the program has none, if it has none. ``precision`` of
     float32 products is "highest", float32's own, or "default", that of each chip.
+    ``planned``: its memory was, and it is compiled so that it takes what was foreseen.
     """
 
     graphopt: str
@@ -87,6 +88,7 @@ class Interface:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     no_derivative: str | None = None
     precision: str = "highest"
+    planned: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The members of the JSON object."""
@@ -187,6 +189,8 @@ def _check(made: Interface) -> None:
             raise TypeError(f"{port.name!r} has a dim that is no number and no word")
     if made.precision not in ("highest", "default"):
         raise ValueError(f"no precision is called {made.precision!r}")
+    if not isinstance(made.planned, bool):
+        raise TypeError("planned is true or false")
     weights = made.weights
     if weights is None:
         return

@@ -59,6 +59,7 @@ def put_program_in_place(
         fixed=result.checking.inputs,
         beside=None if bake else beside.name,
         precision=result.precision,
+        planned=bool(result.plan.order),
     )
 
     def write(to: Path, failed: str = "") -> None:

@@ -89,6 +89,13 @@ def memory_lines(found: Json) -> Iterator[str]:
     orders = found.get("orders")
     if orders and orders["best"] < orders["file"] and found["order"] == "file":
         yield f"in the best order that was found it is {sized(orders['best'])}"
+    if compiler := found.get("compiler"):
+        size = compiler["activation_bytes"]
+        yield (
+            f"its compiler takes {sized(size)} for activations"
+            if size is not None
+            else f"its compiler was not asked: {compiler['reason']}"
+        )
     if realised := found.get("realised"):
         foreseen = found["peak_bytes"] + found["output_bytes"]
         said = (

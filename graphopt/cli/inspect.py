@@ -1,7 +1,8 @@
 """What a model consists of and costs: interface, ops, parameters, FLOPs, bytes, memory.
 
 Costs of symbolic dims are expressions; --dim gives sizes. --text prints the graph.
---memory plans the memory of a run: what lies where in one arena, and when; --mesh plans
+--memory plans the memory of a run: what lies where in one arena, and when, and asks
+XLA's compiler for its targets; --mesh plans
 which device of a mesh holds and does what. -o draws either plan.
 --target compiles the model instead, and says what the program needs. TPUs need not be
 here: xla-tpu:v5e:2x2 (v4, v5e, v5p, v6e, tpu7x). Exit code 6 where it does not fit.
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..cost import cost
-from ..errors import UsageError, nearest
+from ..errors import GraphoptError, UsageError, nearest
 from ..files import atomic_write, file_named
 from ..fitting import fitting
 from ..importer import load
 from ..ir import Graph
-from ..lowering import Compiler
-from ..lowering.xla.platforms import is_described
+from ..lowering import Compiler, temporaries
+from ..lowering.xla.platforms import PLATFORMS, is_described
 from ..output import check_destination
 from ..passes.sharding import Mesh
 from ..report import kinds_of, on_host, table
@@ -188,6 +189,9 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
         "order": options.order,
         "orders": {"file": plan.peak, "best": best.peak},
     }
+    if name in PLATFORMS:
+        with Slow(options, f"compiling for {options.target}"):
+            found["compiler"] = counted(options, graph, chosen)
     if options.measure:
         with Slow(options, f"measuring in {name}"):
             found["realised"] = realised(options, name, chosen)
@@ -195,6 +199,17 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
         draw(found, f"memory of {options.model.name}")
     say(options, memory_lines(found), target=name, **found)
     return 0
+
+
+def counted(
+    options: argparse.Namespace, graph: Graph, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """What the target's compiler takes for activations, or why it does not say."""
+    try:
+        size = temporaries(graph, options.target, sizes, options.precision)
+    except GraphoptError as error:
+        return {"activation_bytes": None, "reason": error.message}
+    return {"activation_bytes": size, "reason": None}
 
 
 def mesh(options: argparse.Namespace, graph: Graph) -> int:

@@ -51,6 +51,7 @@ def export(
     fixed: Mapping[str, Array] | None = None,
     beside: str | None = None,
     precision: str,
+    planned: bool = False,
 ) -> Program:
     """The graph as ``call(weights, inputs) -> outputs``, all dicts by name.
 
@@ -59,7 +60,7 @@ def export(
     default need none. ``beside`` names the file of weights, without which they are part
     of the program. Raises UsageError, UnsupportedModel for what XLA does not have, and
     where a dim cannot stay open: that names the op. ``precision`` of float32 products
-    is "highest", or "default", each chip's own.
+    is "highest", or "default", each chip's own. ``planned``: its memory is.
     """
     for home, op in graph.walk():
         if is_random(op):
@@ -112,6 +113,7 @@ def export(
         fixed={name: fixed_value(array) for name, array in known.items()},
         no_derivative=no_derivative,
         precision=precision,
+        planned=planned,
     )
     return Program(blob, stored, interface)
 

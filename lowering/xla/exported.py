@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +21,19 @@ from .weights import load_weights
 
 
 class ExportedProgram(Executable):
-    """A ``.stablehlo`` file on one device of JAX, its weights already there."""
+    """A ``.stablehlo`` file on one device of JAX, its weights already there.
 
-    def __init__(self, path: Path, target: str, device: jax.Device) -> None:
+    ``options`` are those of XLA's compiler, of programs whose memory is planned or not.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        target: str,
+        device: jax.Device,
+        *,
+        options: Callable[[bool], dict[str, str]] = lambda planned: {},
+    ) -> None:
         self.target = target
         self.device = device
         self.interface: Interface = read_interface(path)
@@ -44,7 +54,11 @@ class ExportedProgram(Executable):
         with jax.enable_x64(True):
             self._weights = jax.device_put(weights, device)
         where = jax.sharding.SingleDeviceSharding(device)
-        self._call = jax.jit(exported.call, out_shardings=where)
+        self._call = jax.jit(
+            exported.call,
+            out_shardings=where,
+            compiler_options=options(self.interface.planned),
+        )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         fixed = self.interface.fixed_arrays()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -31,18 +32,26 @@ class Program(Executable):
     """A graph on one device of JAX, its weights already there.
 
     It compiles when it meets shapes, or values of inputs that steer shapes, for the
-    first time. What follows from weights alone is computed once. The tail of the graph,
-    where shapes depend on data, runs behind the program on the host.
+    first time, with ``options`` of XLA's compiler. What follows from weights alone is
+    computed once. The tail of the graph, where shapes depend on data, runs behind the
+    program on the host.
     """
 
     def __init__(
-        self, graph: Graph, target: str, device: jax.Device, *, precision: str
+        self,
+        graph: Graph,
+        target: str,
+        device: jax.Device,
+        *,
+        precision: str,
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.parts = split(graph)
         head = graph if self.parts is None else self.parts.head
         self.function = Function(head, precision=precision)
         self.target = target
         self.device = device
+        self.options: dict[str, str | bool] = {**options}
         self._programs: OrderedDict[Hashable, _Compiled] = OrderedDict()
         self._prepared: WeakValueDictionary[str, Array] = WeakValueDictionary()
         self._runs = 0
@@ -114,7 +123,8 @@ class Program(Executable):
         where = jax.sharding.SingleDeviceSharding(self.device)
         rest = jax.jit(jaxpr_as_fun(hoisted.rest), out_shardings=where)
         lowered = rest.lower(*prepared, *jax.tree.leaves((named, keys)))
-        return _Compiled(lowered.compile(), prepared, jax.tree.structure(results))
+        compiled = lowered.compile(self.options)
+        return _Compiled(compiled, prepared, jax.tree.structure(results))
 
     def _prepare(self, hoisted: Hoisted, weights: Sequence[Array]) -> list[Array]:
         """What a program reads of the weights; what another one made is shared."""

@@ -19,6 +19,7 @@ from graphopt.plan import Plan
 from .. import Executable, Model
 from . import phases  # noqa: F401  says how long they take
 from .ahead import examine, inputs_like_random
+from .compiling import counting
 from .exported import ExportedProgram
 from .function import Function
 from .platforms import PLATFORMS, precision_of, refuse_described
@@ -46,7 +47,8 @@ class Xla:
 
     ``precision`` of float32 products is "highest", float32's own, or "default", the
     chip's; ``chosen`` where it was asked for, which programs do not take. ``options``
-    are those of XLA's compiler, for `examine`.
+    are those of XLA's compiler. A program whose memory is planned, which a plan with an
+    order says, has those of `compiling`, too.
     """
 
     name: str
@@ -55,7 +57,13 @@ class Xla:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def compile(self, graph: Graph, plan: Plan) -> Executable:
-        return Program(graph, self.name, self.device, precision=self.precision)
+        return Program(
+            graph,
+            self.name,
+            self.device,
+            precision=self.precision,
+            options=self.compiling(bool(plan.order)),
+        )
 
     def open(self, model: Model) -> Executable:
         if is_program(model):
@@ -64,7 +72,9 @@ class Xla:
                     f"{model} has the precision that it was exported with; --precision"
                     " is of models, also where they are optimized for XLA"
                 )
-            return ExportedProgram(Path(model), self.name, self.device)
+            return ExportedProgram(
+                Path(model), self.name, self.device, options=self.compiling
+            )
         return self.compile(load(model), Plan())
 
     def examine(
@@ -74,6 +84,7 @@ class Xla:
         *,
         seed: int = 0,
         sizes: Mapping[str, int] | None = None,
+        planned: bool = False,
     ) -> Examined:
         parts = split(graph)
         head = graph if parts is None else parts.head
@@ -82,7 +93,12 @@ class Xla:
             inputs = inputs_like_random(function, seed, sizes)
         host = {} if parts is None else {"host": parts.kinds}
         used = {**self.used(), **host}
-        return examine(function, inputs, self.device, used, self.options)
+        options = self.compiling(planned)
+        return examine(function, inputs, self.device, used, options)
+
+    def compiling(self, planned: bool) -> dict[str, str]:
+        """The compiler's options, for a program whose memory is planned or another."""
+        return {**(counting(self.device) if planned else {}), **self.options}
 
     @property
     def device(self) -> Any:

@@ -40,6 +40,7 @@ class Space:
     written to its place. ``kernels``: attention keeps its scores to itself where there
     is a kernel of TPUs for it (`blocks`). ``scratch``: kernels take what those of ONNX
     Runtime do, a mask as numbers and the sum of an activation with its bias.
+    ``pads``: convolutions of single channels read a padded copy of their operand.
     """
 
     alignment: int = 64
@@ -50,6 +51,7 @@ class Space:
     joins: bool = True
     kernels: bool = False
     scratch: bool = False
+    pads: bool = False
 
     def size(self, shape: tuple[int, ...], bits: int) -> int:
         """Bytes that a tensor takes here."""
@@ -70,7 +72,7 @@ SPACES: Final = {
     "onnx": _RUNTIME,
     "ort-cpu": _RUNTIME,
     "ort-cuda": _RUNTIME,
-    "xla-cpu": Space(joins=False),
+    "xla-cpu": Space(joins=False, pads=True),
     "xla-cuda": Space(alignment=256, joins=False),
     "xla-tpu": Space(alignment=512, padded=True, joins=False, kernels=True),
 }

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from graphopt import dims
 from graphopt.ir import Op, Value
-from graphopt.ops import Attention, Einsum, Gemm, Loop, MatMul, Scan, Strips, Tiled
+from graphopt.ops import (
+    Attention,
+    Conv,
+    Einsum,
+    Gemm,
+    Loop,
+    MatMul,
+    Scan,
+    Strips,
+    Tiled,
+)
 from graphopt.ops.structured import Composite
 from graphopt.ops.tiled import WRITTEN_OUT
 from graphopt.types import DType
@@ -32,6 +43,8 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
         return 0
     if isinstance(op, Attention) and (scores := _scores(op, sizes)) is not None:
         return scores + _mask(op, sizes)
+    if sizes.space.pads and isinstance(op, Conv):
+        return _padded(op, sizes)
     if sizes.space.scratch and op.label in BIASED and op.operand(1) is not None:
         return _total([v for v in op.operands[:1] if v is not None], sizes)
     return max((sizes.of(value) or 0 for value in _products(op)), default=0)
@@ -55,6 +68,28 @@ def _mask(op: Attention, sizes: Sizes) -> int:
     if shape is None or q is None or q.dtype is None:
         return 0
     return sizes.space.size(shape, q.dtype.bits)
+
+
+def _padded(op: Conv, sizes: Sizes) -> int:
+    """Bytes of the padded operand of a convolution of single channels.
+
+    It lies beside the operand when it is made and beside the result when it is read,
+    never beside both.
+    """
+    x, windows = op.operands[0], op.known_windows()
+    if x is None or x.shape is None or x.dtype is None or windows is None:
+        return 0
+    if op.group == 1 or not dims.equal(op.group, x.shape[1]):
+        return 0
+    spatial = [
+        dims.add(dims.add(extent, before), after)
+        for extent, (before, after) in zip(x.shape[2:], windows.pads, strict=True)
+    ]
+    shape = sizes.shape((*x.shape[:2], *spatial))
+    beside = [sizes.of(x), sizes.of(op.results[0])]
+    if shape is None or None in beside or not any(map(any, windows.pads)):
+        return 0
+    return max(0, sizes.space.size(shape, x.dtype.bits) - min(b or 0 for b in beside))
 
 
 def _has_kernel(op: Attention, sizes: Sizes) -> bool:
