@@ -26,7 +26,7 @@ from .files import file_named
 from .importer import load
 from .ir import Graph
 from .levels import RUNTIMES as RUNTIMES, Fuse, choose as choose
-from .lowering import Executable, find as find_target, known_targets, temporaries
+from .lowering import Executable, find as find_target, known_targets
 from .lowering.xla.platforms import (
     PLATFORMS as PLATFORMS,
     precision_of,
@@ -373,7 +373,7 @@ def improve(
         notes += said
     fitted = None
     if limits is not None:
-        from .limits import fitted_to, with_tiles  # with all that plans memory
+        from .limits import counter_of, fitted_to, with_tiles  # all that plans memory
 
         @functools.cache
         def untiled(first: Pipeline) -> Graph:
@@ -387,12 +387,8 @@ def improve(
                 ]
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
-        def counter(graph: Graph, sizes: Mapping[str, int]) -> int:
-            with timed(f"compiling for {target}"):
-                return temporaries(graph, target, sizes, precision)
-
-        asked = counter if target in PLATFORMS else None
-        fitted = fitted_to(limits, graph, original, target, remade, asked)
+        counter = counter_of(target, precision)
+        fitted = fitted_to(limits, graph, original, target, remade, counter)
         graph = fitted.graph
         checking = dataclasses.replace(checking, also=fitted.lapping)
         if fitted.tile is not None:
