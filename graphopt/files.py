@@ -120,7 +120,7 @@ class ExternalWriter(StagedFile):
 
 def file_named(path: str | os.PathLike[str]) -> Path:
     """The file to write. Raises UsageError for a folder, be it there or not."""
-    text = os.fspath(path)
+    text = os.fsdecode(path)
     if text.endswith(("/", os.sep)) or os.path.isdir(text or "."):
         raise UsageError(
             f"cannot write {text!r}: it is a folder; name the file to write in it"

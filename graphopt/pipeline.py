@@ -98,7 +98,13 @@ def listed(given: object) -> list[Any]:
 def as_pass(given: object) -> Pass:
     """A pass, or one of that class. Raises UsageError for what is neither."""
     if isinstance(given, type) and issubclass(given, Pass):
-        return given()
+        try:
+            return given()
+        except TypeError as error:
+            raise UsageError(
+                f"{given.__name__} has options without a default: give an instance"
+                f" ({error})"
+            ) from None
     if isinstance(given, Pass):
         return given
     if isinstance(given, Rule):

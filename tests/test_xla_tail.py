@@ -34,6 +34,8 @@ from graphopt.ops import (
     Neg,
     NonMaxSuppression,
     NonZero,
+    OptionalHasElement,
+    RandomNormalLike,
     ReduceMax,
     ReduceSum,
     Relu,
@@ -47,7 +49,7 @@ from graphopt.ops.random import is_random
 from graphopt.plan import Plan
 from graphopt.reference import run as reference
 from graphopt.testing import graphs
-from graphopt.types import DType, TensorType, tensor
+from graphopt.types import DType, OptionalType, SequenceType, TensorType, tensor
 
 jax = pytest.importorskip("jax")
 pytestmark = pytest.mark.xla
@@ -145,6 +147,54 @@ def test_what_no_program_gives_away_is_made_behind_it() -> None:
     two = SequenceConstruct(Relu(X), Neg(X))
     graph = Graph([X], [picked(Add(SequenceAt(two, ints(0)), Neg(X)))])
     compared(graph, x=X_OF_6)
+
+
+def test_lists_reach_the_tail_as_they_are() -> None:
+    """Of arrays of different shapes; which one is read is data."""
+    arrays = Parameter(SequenceType(tensor(DType.F32, None, 4)), "s")
+    positive = Cast(Greater(Relu(X), Constant(np.float32(0))), to=DType.I64)
+    some = SequenceAt(arrays, ReduceMax(positive, keepdims=False))
+    graph = Graph([X, arrays], [some, Neg(X)], output_names=["a", "b"])
+    compared(graph, x=X_OF_6, s=[X_OF_6[:2], X_OF_6[:3]])
+
+
+@pytest.mark.parametrize("held", [None, X_OF_6])
+def test_an_optional_that_holds_nothing_holds_nothing_in_the_tail(held: Any) -> None:
+    maybe = Parameter(OptionalType(X.type), "s")
+    positive = Cast(Greater(Relu(X), Constant(np.float32(0))), to=DType.I64)
+    p, c = Parameter(X.type, "p"), Parameter(maybe.type, "c")
+    q, d = Parameter(X.type, "q"), Parameter(maybe.type, "d")
+    taken = If(
+        Cast(ReduceMax(positive, keepdims=False), to=DType.BOOL),
+        Relu(X),
+        maybe,
+        bodies=[
+            Graph([p, c], [picked(p), OptionalHasElement(c)]),
+            Graph([q, d], [Reshape(q, ints(-1)), OptionalHasElement(d)]),
+        ],
+    )
+    ends = [*taken.results, Neg(X)]
+    graph = Graph([X, maybe], ends, output_names=["a", "has", "b"])
+    compared(graph, x=X_OF_6, s=held)
+
+
+def test_an_output_may_have_the_name_of_an_input() -> None:
+    minus = Neg(X)
+    rows = NonZero(ReduceSum(Relu(minus), ints(1), keepdims=False))
+    graph = Graph([X], [minus, Gather(X, Reshape(rows, ints(-1)))])
+    graph = graph.replace(output_names=["x", "z"])
+    compared(graph, x=X_OF_6)
+    parts = split(graph)
+    assert parts is not None
+    assert parts.joined(parts.head).outputs == graph.outputs
+
+
+def test_tails_draw_no_numbers() -> None:
+    """A run has a key for its program alone; so all is refused, as it ever was."""
+    graph = Graph([X], [RandomNormalLike(picked(Relu(X)))])
+    assert split(graph) is None
+    with pytest.raises(NotImplementedError, match="NonZero decides shapes"):
+        find("xla-cpu").compile(graph, Plan())(x=X_OF_6)
 
 
 def test_what_is_known_before_stays_in_the_program() -> None:

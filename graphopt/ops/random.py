@@ -48,6 +48,11 @@ def is_random(op: Op) -> bool:
     return isinstance(op, Random) and not op.deterministic
 
 
+def draws(op: Op) -> bool:
+    """True for an op that draws numbers and does not say from which seed."""
+    return isinstance(op, Random) and is_random(op) and not op.stated
+
+
 class RandomTensor(Random, Structured):
     """Numbers in the dims that an attribute or the operand's own dims give."""
 

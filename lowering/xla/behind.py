@@ -19,12 +19,18 @@ Arrays = Mapping[str, Array]
 def outputs_of(parts: Split, inputs: Arrays, made: Arrays) -> dict[str, Array]:
     """The outputs of the whole graph, from its inputs and what the head made."""
     fed, symbols = bind(parts.head, inputs, widened)
-    known = {**{p.name: array for p, array in fed.items()}, **made}
-    tail = parts.tail
-    evaluator = Evaluator(seed=0, symbols=symbols)
+    evaluator = Evaluator(symbols=symbols)
     env: dict[Value, Array] = {
-        p: evaluator.adopt(np.asarray(known[p.name])) for p in tail.inputs
+        p: evaluator.adopt(_on_host(fed[p] if p in fed else made[p.name]))
+        for p in parts.tail.inputs
     }
-    found = evaluator.run(tail.outputs, env)
-    known |= dict(zip(tail.output_names, found, strict=True))
+    found = evaluator.run(parts.tail.outputs, env)
+    known = {**made, **dict(zip(parts.tail.output_names, found, strict=True))}
     return {name: known[name] for name in parts.outputs}
+
+
+def _on_host(value: Array) -> Array:
+    """A value as NumPy has it; a sequence by its elements, nothing as nothing."""
+    if isinstance(value, list):
+        return [_on_host(element) for element in value]
+    return None if value is None else np.asarray(value)

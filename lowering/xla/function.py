@@ -14,13 +14,14 @@ from graphopt.errors import UsageError
 from graphopt.feeds import bind, widened
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.ops.constant import Constant
+from graphopt.ops.random import draws
 from graphopt.types import DType
 from graphopt.weights import Tensor
 from graphopt.xp import traced
 
 from .platforms import precision_named
 from .steering import steering, steering_inputs
-from .trace import LITERAL_BYTES, Tracer, draws, on_device
+from .trace import LITERAL_BYTES, Tracer, on_device
 
 Array = Any
 Arrays = Mapping[str, Array]

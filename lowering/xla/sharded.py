@@ -17,6 +17,7 @@ from graphopt.debug import timed
 from graphopt.errors import BackendMissing, UnsupportedModel, UsageError
 from graphopt.feeds import bind, widened
 from graphopt.ir import Graph, Parameter, Value
+from graphopt.ops.random import draws
 from graphopt.passes.sharding import Layout, Program
 from graphopt.passes.sharding.layout import is_partial, text
 from graphopt.types import TensorType
@@ -40,7 +41,7 @@ from .shards import (
 )
 from .steering import steering, steering_inputs
 from .tail import Split
-from .trace import Tracer, draws, on_device
+from .trace import Tracer, on_device
 from .wire import Traffic, compiled as traffic_of
 
 Array = Any

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.ops.constant import Constant
 from graphopt.ops.control import Control, If, Loop
-from graphopt.ops.random import is_random
+from graphopt.ops.random import draws, is_random
 from graphopt.types import DType, TensorType
 
 from .steering import (
@@ -53,8 +53,10 @@ class Split:
     def joined(self, head: Graph) -> Graph:
         """The whole graph again, from a head with the outputs of this one."""
         values = dict(zip(head.output_names, head.outputs, strict=True))
-        values |= {p.name: p for p in head.inputs}
-        tail = self.tail.substitute({p: values[p.name] for p in self.tail.inputs})
+        inputs = dict(zip(self.head.inputs, head.inputs, strict=True))
+        tail = self.tail.substitute(
+            {p: inputs.get(p) or values[p.name] for p in self.tail.inputs}
+        )
         types = dict(zip(head.output_names, head.output_types, strict=True))
         types |= dict(zip(tail.output_names, tail.output_types, strict=True))
         values |= dict(zip(tail.output_names, tail.outputs, strict=True))
@@ -68,7 +70,10 @@ class Split:
 
 
 def split(graph: Graph) -> Split | None:
-    """The graph in two; None where XLA takes all of it, or next to nothing of it."""
+    """The graph in two; None where XLA takes all of it, or next to nothing of it.
+
+    Also where the tail would draw random numbers: a run has a key for the head alone.
+    """
     late = _tail(graph)
     behind = {v for op in late for v in op.results}
     named = list(zip(graph.output_names, graph.outputs, strict=True))
@@ -78,11 +83,18 @@ def split(graph: Graph) -> Split | None:
     crossing = _names(graph, [v for v in _made(graph) if v in read], early)
     if not late or all(v.op is None for v in (*crossing, *early.values())):
         return None
+    if any(map(_draws, late)):
+        return None
     head = _ending(graph, early | {name: v for v, name in crossing.items()})
     given = {v: Parameter(v.type, name) for v, name in crossing.items()}
     inputs = [*(p for p in graph.inputs if p in read), *given.values()]
     tail = _ending(graph, ends).substitute(dict(given)).replace(inputs=inputs)
     return Split(head, tail, graph.output_names)
+
+
+def _draws(op: Op) -> bool:
+    """True for an op that draws numbers from no seed of its own, or a body of it."""
+    return draws(op) or any(draws(o) for body in op.bodies for _, o in body.walk())
 
 
 def _made(graph: Graph) -> Iterator[Value]:
@@ -138,10 +150,10 @@ def _tail(graph: Graph) -> list[Op]:
 
 def _crosses(value: Value) -> bool:
     """True for what a program can give to the host, and what the host has anyway."""
+    if isinstance(value.op, Constant):
+        return True
     type_ = value.type
-    if isinstance(value.op, Constant) or not isinstance(type_, TensorType):
-        return isinstance(value.op, Constant)
-    return type_.dtype not in (None, DType.STRING)
+    return isinstance(type_, TensorType) and type_.dtype not in (None, DType.STRING)
 
 
 def _late(graph: Graph, known: set[Value]) -> Iterator[Op]:

@@ -21,7 +21,7 @@ from graphopt.ops.constant import Constant
 from graphopt.ops.control import If, Loop, Run, no_rows
 from graphopt.ops.generation import Shape
 from graphopt.ops.mesh import OverMesh
-from graphopt.ops.random import is_random
+from graphopt.ops.random import draws
 from graphopt.ops.strips import Strips
 from graphopt.ops.structured import Computed
 from graphopt.ops.tiled import Tiled
@@ -341,11 +341,6 @@ class Tracer(Evaluator):
         ]
         results = (*carried, *stacks)
         return results if op.outs > 1 else results[0]
-
-
-def draws(op: Op) -> bool:
-    """True for an op that draws numbers and does not say from which seed."""
-    return is_random(op) and not op.stated
 
 
 def is_known(value: Array) -> bool:
