@@ -73,6 +73,7 @@ def _spread(graph: Graph, found: set[Value]) -> None:
 
 
 def steers(op: Op) -> Iterator[Value]:
+    """The operands that decide shapes: of its results, or how many there are."""
     if isinstance(op, Computed):
         yield from present(op.operand(i) for i in op.static)
     if isinstance(op, Loop) and op.outs > op.carried:
