@@ -8,6 +8,7 @@ built here, and files of `long_models.py`):
   `tiled` the second, each in a process of its own;
 - `planned`: the peaks of both plans, outputs and inputs apart, as in the limit;
 - `time`: both in one process, run by turns, the median of the ratios of each turn;
+  `CPU`: the same of the CPU time of all threads;
 - `more`: floating-point operations more than without tiles, as a share.
 
 The limit is a share of the plan without tiles: 0.2, 0.25 for what has "mobilenet" in
@@ -70,6 +71,7 @@ class Row:
     planned: tuple[int, int]
     process: tuple[int | None, int | None]
     time: float
+    cpu: float
     seconds: float
     more: float
     difference: float
@@ -85,15 +87,16 @@ class Row:
                 f"{first / 1e6:,.1f} | {last / 1e6:,.1f} | {1 - last / first:.0%}",
                 *(f"{(size or 0) / 1e6:,.1f}" for size in (before, after)),
                 f"{1 - (after or 0) / (before or 1):.0%}",
-                f"{self.seconds:.2f} | {self.time:.2f} | {self.more:.1%}",
+                f"{self.seconds:.2f} | {self.time:.2f} | {self.cpu:.2f}",
+                f"{self.more:.1%}",
                 f"{self.difference:.0e} |",
             ]
         )
 
 
 HEAD = (
-    "| model | target | plan | tiled | less | process | tiled | less | s | time | more"
-    " | error |\n" + "|---" * 12 + "|"
+    "| model | target | plan | tiled | less | process | tiled | less | s | time | CPU"
+    " | more | error |\n" + "|---" * 13 + "|"
 )
 
 
@@ -171,15 +174,14 @@ def measured(name: str, path: Path, target: str, options: Any) -> Row:
         growth(result, (str(path), target, str(bound), str(options.seed)), inputs)
         for result, bound in ((plain, 0), (made, limit))
     ]
-    ratio, seconds, difference = by_turns((plain, made), inputs, options.turns)
+    *times, difference = by_turns((plain, made), inputs, options.turns)
     flops = [graphopt.cost(result.graph).flops for result in (plain, made)]
     return Row(
         name,
         target,
         (first.peak, fitted.plan.peak),
         (grown[0], grown[1]),
-        ratio,
-        seconds,
+        *times,
         int(str(flops[1])) / int(str(flops[0])) - 1,
         difference,
     )
@@ -240,8 +242,8 @@ def opened(result: graphopt.Result, path: Path) -> Any:
 
 def by_turns(
     forms: Sequence[graphopt.Result], inputs: Mapping[str, Any], turns: int
-) -> tuple[float, float, float]:
-    """The median ratio of times, the time of the first, the largest difference."""
+) -> tuple[float, float, float, float]:
+    """The median ratios of wall and CPU time, the first's time, how far they differ."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [opened(form, Path(folder, f"{i}.onnx")) for i, form in enumerate(forms)]
     made = [run(inputs) for run in runs]
@@ -249,14 +251,20 @@ def by_turns(
         float(np.max(np.abs(made[0][name].astype(np.float64) - made[1][name])))
         for name in made[0]
     )
-    times: list[list[float]] = [[], []]
+    clocks = time.perf_counter, time.process_time
+    times: list[list[tuple[float, ...]]] = [[], []]
     for turn in range(turns):
         for i in (0, 1) if turn % 2 else (1, 0):
-            begin = time.perf_counter()
+            begin = [clock() for clock in clocks]
             runs[i](inputs)
-            times[i].append(time.perf_counter() - begin)
-    ratios = [after / before for before, after in zip(*times, strict=True)]
-    return statistics.median(ratios), statistics.median(times[0]), difference
+            times[i].append(tuple(c() - t for c, t in zip(clocks, begin, strict=True)))
+    wall, cpu = (
+        statistics.median(
+            after[k] / before[k] for before, after in zip(*times, strict=True)
+        )
+        for k in (0, 1)
+    )
+    return wall, cpu, statistics.median(t for t, _ in times[0]), difference
 
 
 def models(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:

@@ -415,7 +415,7 @@ def improve(
     return Result(
         graph,
         special,
-        Plan() if fitted is None else Plan(order=fitted.plan.order),
+        Plan() if fitted is None else fitted.decided,
         report,
         pipeline,
         checking,

@@ -39,6 +39,11 @@ _LIMIT: Final = re.compile(r"(.+) (<=|>=) (\d{1,18})")
 _NAMES: Final = ("platforms", "symbols", "constraints", "baked", "overridable")
 
 
+PLANNED: Final = ("", "single", "joined")
+"""How the memory of a program is: not planned, or planned with single products and
+convolutions for XLA's library, or as joined as it likes."""
+
+
 @dataclass(frozen=True)
 class Port:
     """An input or output: element type, and sizes or symbolic dims."""
@@ -72,7 +77,7 @@ class Interface:
     ``symbols`` are the open dims, of which ``constraints`` hold;
     ``no_derivative`` says why the program has none, if it has none. ``precision`` of
     float32 products is "highest", float32's own, or "default", that of each chip.
-    ``planned``: its memory was, and it is compiled so that it takes what was foreseen.
+    ``planned``: its memory was, with "single" or "joined" ops for XLA's library.
     """
 
     graphopt: str
@@ -88,7 +93,7 @@ class Interface:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     no_derivative: str | None = None
     precision: str = "highest"
-    planned: bool = False
+    planned: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The members of the JSON object."""
@@ -189,8 +194,8 @@ def _check(made: Interface) -> None:
             raise TypeError(f"{port.name!r} has a dim that is no number and no word")
     if made.precision not in ("highest", "default"):
         raise ValueError(f"no precision is called {made.precision!r}")
-    if not isinstance(made.planned, bool):
-        raise TypeError("planned is true or false")
+    if made.planned not in PLANNED:
+        raise ValueError(f"no memory is planned {made.planned!r}")
     weights = made.weights
     if weights is None:
         return

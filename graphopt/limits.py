@@ -14,6 +14,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from .byte_sizes import parse_size
 from .cost import cost
 from .debug import timed
 from .errors import GraphoptError, UsageError
@@ -31,6 +32,7 @@ from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
 from .passes.tiling import Flash, Tile
 from .passes.tiling.strips import lapping
 from .pipeline import Pipeline
+from .plan import LIBRARY, Plan
 from .report import sized, table
 
 TRIES: Final = 4
@@ -40,9 +42,10 @@ FAR: Final = 2
 """A program is not compiled whose plan takes so many times the limit: of 14 models the
 compiler of XLA took 0.7 to 2.4 times what was planned."""
 
-Counter: TypeAlias = Callable[[Graph, Mapping[str, int]], int]
-"""Bytes that a compiler takes for what a graph computes, at these sizes of dims; raises
-GraphoptError where it cannot be asked."""
+Counter: TypeAlias = Callable[[Graph, Mapping[str, int], str], int]
+"""Bytes that a compiler takes for what a graph computes, at these sizes of dims, with
+"single" ops for its library or "joined" ones; raises GraphoptError where it cannot be
+asked."""
 
 SECONDS: Final = 10.0
 """For the search for one order, and for the offsets of one plan."""
@@ -136,6 +139,8 @@ class Fitted:
     """Bytes of activations by the target's compiler; None where it was not asked."""
     uncounted: str = ""
     """Why it could not be asked."""
+    library: str = ""
+    """How XLA's library runs the ops of the program."""
 
     @property
     def activations(self) -> int:
@@ -180,9 +185,28 @@ class Fitted:
             return self
         sizes = _numbers(self.plan.binding)
         try:
-            return replace(self, counted=counter(self.graph, sizes))
+            return replace(self, counted=counter(self.graph, sizes, "single"))
         except GraphoptError as error:
             return replace(self, uncounted=error.message)
+
+    def with_library(self, counter: Counter | None) -> Fitted:
+        """The same with joined ops, unless more is counted then than with single ones.
+
+        What lies between joined ops is in no count: it is in that of single ones.
+        """
+        if counter is None:
+            return self
+        if self.counted is None:
+            return replace(self, library="single")
+        joined = counter(self.graph, _numbers(self.plan.binding), "joined")
+        library = "joined" if joined <= self.counted else "single"
+        return replace(self, library=library)
+
+    @property
+    def decided(self) -> Plan:
+        """What goes with the graph: the order, and how the library runs its ops."""
+        whole = {LIBRARY: self.library} if self.library else {}
+        return Plan(order=self.plan.order, whole=whole)
 
     def improved(
         self,
@@ -275,9 +299,9 @@ class Fitted:
 def counter_of(target: str, precision: str | None) -> Counter | None:
     """What asks the compiler of a target; None where it has none that counts."""
 
-    def counter(graph: Graph, sizes: Mapping[str, int]) -> int:
+    def counter(graph: Graph, sizes: Mapping[str, int], library: str) -> int:
         with timed(f"compiling for {target}"):
-            return temporaries(graph, target, sizes, precision)
+            return temporaries(graph, target, sizes, precision, library)
 
     return counter if target in PLATFORMS else None
 
@@ -297,6 +321,18 @@ def fitted_to(
     compiler has the last word, ``counter`` asks it. Raises DoesNotFit, which says what
     the smallest plan takes.
     """
+    best = _fitted(limits, graph, original, target, remade, counter)
+    return best.with_library(counter)
+
+
+def _fitted(
+    limits: Limits,
+    graph: Graph,
+    original: Graph,
+    target: str,
+    remade: Callable[[Tile], Graph],
+    counter: Counter | None,
+) -> Fitted:
     sizes, space = fitting(original, limits.sizes)[0], SPACES[target]
     plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
     best = Fitted(graph, plan, limits, target=target).compiled(counter)
@@ -435,30 +471,6 @@ def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:
         return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))
     made = Pipeline((Flash(target=target), tile), rounds=1, then=then)
     return replace(pipeline, then=made, opset=LATEST)
-
-
-def parse_size(text: str) -> int:
-    """Bytes, as people write them: ``512MiB``, ``64 kB``, ``1.5GB``, ``1000``.
-
-    Raises UsageError.
-    """
-    stripped = text.strip()
-    number = stripped.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-    unit = stripped[len(number) :].strip().lower()
-    try:
-        size = float(number) * _UNITS[unit]
-        if 0 < size < 2**63:
-            return int(size)
-    except (KeyError, ValueError):
-        pass
-    raise UsageError(f"{text!r} is no size; write 512MiB, 64kB, 1.5GB or bytes")
-
-
-_UNITS: Final = {
-    **{"": 1, "b": 1},
-    **{f"{letter}ib": 1024 ** (i + 1) for i, letter in enumerate("kmgt")},
-    **{f"{letter}b": 1000 ** (i + 1) for i, letter in enumerate("kmgt")},
-}
 
 
 def _numbers(binding: Mapping[str, Any]) -> dict[str, int]:

@@ -20,6 +20,10 @@ METADATA_KEY: Final = "graphopt.plan"
 
 SCHEMA: Final = 1
 
+LIBRARY: Final = "library"
+"""A decision about a whole graph: how XLA's library runs the ops of a program whose
+memory is planned; see `graphopt.interface.PLANNED`."""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -26,6 +26,7 @@ from .output import (
     same_file,
     weights_path,
 )
+from .plan import LIBRARY
 from .provenance import place as op_place
 from .report import Trial
 
@@ -59,7 +60,7 @@ def put_program_in_place(
         fixed=result.checking.inputs,
         beside=None if bake else beside.name,
         precision=result.precision,
-        planned=bool(result.plan.order),
+        planned=str(result.plan.whole.get(LIBRARY, "")),
     )
 
     def write(to: Path, failed: str = "") -> None:

@@ -156,13 +156,14 @@ class Compiler(Target, Protocol):
         *,
         seed: int = 0,
         sizes: Mapping[str, int] | None = None,
-        planned: bool = False,
+        planned: str = "",
     ) -> Examined:
         """The program for inputs like these: arrays, or what has shape and dtype.
 
-        Without any, inputs are those of `random_inputs`. ``planned``: as programs are
-        compiled whose memory is. Raises BackendMissing,
-        UnsupportedModel, and DoesNotFit where the device has too little memory.
+        Without any, inputs are those of `random_inputs`. ``planned``: as programs
+        are compiled whose memory is, with "single" or "joined" ops. Raises
+        BackendMissing, UnsupportedModel, and DoesNotFit where the device has too little
+        memory.
         """
         ...
 
@@ -188,17 +189,21 @@ def find(name: str, precision: str | None = None) -> Target:
 
 
 def temporaries(
-    graph: Graph, target: str, sizes: Mapping[str, int], precision: str | None = None
+    graph: Graph,
+    target: str,
+    sizes: Mapping[str, int],
+    precision: str | None = None,
+    planned: str = "single",
 ) -> int:
     """Bytes that the compiler of a target takes for what a program computes.
 
-    Inputs, weights and outputs are apart; it is compiled as where memory is planned.
+    Inputs, weights and outputs are apart; with single ops all of it is counted.
     ``sizes`` are those of symbolic dims. Raises as `find` and `Compiler.examine`.
     """
     found = find(target, precision)
     if not isinstance(found, Compiler):
         raise UsageError(f"{target} has no compiler that counts memory")
-    return found.examine(graph, sizes=sizes, planned=True).memory.temp
+    return found.examine(graph, sizes=sizes, planned=planned).memory.temp
 
 
 def session(
@@ -280,14 +285,14 @@ def to_program(
     fixed: Mapping[str, Array] | None = None,
     beside: str | None = None,
     precision: str | None = None,
-    planned: bool = False,
+    planned: str = "",
 ) -> Program:
     """The graph as an exported program, what `optimize` writes for an XLA target.
 
     ``precision`` of float32 products is "fp32", or the target's own: that of a TPU
     rounds operands, and a program for it does so on every chip that can. ``planned``:
-    its memory is, and it is compiled for that. See `graphopt.lowering.xla.export`.
-    Raises UsageError, BackendMissing without JAX.
+    how its memory is, one of `graphopt.interface.PLANNED`. See
+    `graphopt.lowering.xla.export`. Raises UsageError, BackendMissing without JAX.
     """
     if target not in PLATFORMS:
         raise UsageError(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "graphopt"
 
 ORDER = [
-    *("errors", "debug"),
+    *("errors", "debug", "byte_sizes"),
     *("polynomial", "dims", "types"),
     *("encoding", "external", "files", "weights", "sparse"),
     *("ir", "literal"),

@@ -12,12 +12,13 @@ from conftest import Command
 
 import graphopt
 from graphopt import ops
+from graphopt.byte_sizes import parse_size
 from graphopt.errors import UsageError
 from graphopt.exporter import save
 from graphopt.importer import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import DoesNotFit, Fitted, Limits, parse_size
+from graphopt.limits import DoesNotFit, Fitted, Limits
 from graphopt.passes.memory import SPACES, plan_memory, validate
 from graphopt.passes.memory.sizes import Sizes
 from graphopt.passes.memory.workspace import workspace

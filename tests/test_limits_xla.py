@@ -66,7 +66,7 @@ def fitted(graph: Graph, limit: int, counter: Any) -> Any:
 def test_tiles_become_finer_until_the_compiler_agrees() -> None:
     asked: list[int] = []
 
-    def twice(graph: Graph, sizes: Mapping[str, int]) -> int:
+    def twice(graph: Graph, sizes: Mapping[str, int], library: str) -> int:
         plan = plan_memory(graph, sizes, space=SPACES["xla-cpu"], reorder=True)
         asked.append(2 * plan.peak)
         return asked[-1]
@@ -82,7 +82,7 @@ def test_tiles_become_finer_until_the_compiler_agrees() -> None:
 
 
 def test_what_the_compiler_takes_too_much_for_is_refused() -> None:
-    def never(graph: Graph, sizes: Mapping[str, int]) -> int:
+    def never(graph: Graph, sizes: Mapping[str, int], library: str) -> int:
         return 7 * SCORES
 
     with pytest.raises(DoesNotFit, match=f"--max-activations {7 * SCORES} would do"):
@@ -90,19 +90,33 @@ def test_what_the_compiler_takes_too_much_for_is_refused() -> None:
 
 
 def test_a_plan_that_is_too_large_is_no_reason_for_tiles() -> None:
-    made = fitted(attention(), SCORES * 3 // 2, lambda graph, sizes: 1000)
+    made = fitted(attention(), SCORES * 3 // 2, lambda graph, sizes, library: 1000)
     assert made.tile is None
     assert made.savings == ()
 
 
 def test_without_a_compiler_the_plan_holds_and_it_is_said() -> None:
-    def missing(graph: Graph, sizes: Mapping[str, int]) -> int:
+    def missing(graph: Graph, sizes: Mapping[str, int], library: str) -> int:
         raise BackendMissing("jax is not installed")
 
     made = fitted(attention(), SCORES // 2, missing)
     assert made.counted is None
     assert made.plan.peak <= SCORES // 2
     assert any("not asked: jax is not installed" in line for line in made.lines())
+
+
+@pytest.mark.parametrize(("factor", "library"), [(0.9, "joined"), (1.2, "single")])
+def test_the_library_joins_ops_where_no_more_is_counted_so(
+    factor: float, library: str
+) -> None:
+    def counter(graph: Graph, sizes: Mapping[str, int], how: str) -> int:
+        return int(SCORES * (factor if how == "joined" else 1))
+
+    made = fitted(attention(), SCORES, counter)
+    assert made.counted == SCORES
+    assert made.library == library
+    assert made.decided.whole == {"library": library}
+    assert made.decided.order == made.plan.order
 
 
 # --- what is planned ----------------------------------------------------------------
@@ -176,7 +190,7 @@ def test_a_limit_is_kept_by_the_program_that_is_written(
     assert fitted.counted <= limit
     written = result.save(tmp_path / "m.stablehlo")
     assert written.report.program is not None
-    assert written.report.program["planned"] is True
+    assert written.report.program["planned"] == fitted.library
     program = find("xla-cpu").open(tmp_path / "m.stablehlo")
     assert isinstance(program, ExportedProgram)
     specs = {
@@ -185,8 +199,7 @@ def test_a_limit_is_kept_by_the_program_that_is_written(
     with jax.enable_x64(True):
         compiled = program._call.lower(program._weights, specs).compile()
     took = compiled.memory_analysis().temp_size_in_bytes
-    assert took == pytest.approx(fitted.counted, rel=0.1)
-    assert took <= limit
+    assert took <= fitted.counted  # what lies within one op of the library is in both
 
 
 @pytest.mark.slow
@@ -202,12 +215,12 @@ def test_what_would_do_does() -> None:
 
 
 def test_programs_say_that_their_memory_was_planned(tmp_path: Path) -> None:
-    made = Interface("0", "0", ("cpu",), (), (), planned=True)
+    made = Interface("0", "0", ("cpu",), (), (), planned="joined")
     made.append_to(tmp_path / "m.stablehlo")
-    assert read_interface(tmp_path / "m.stablehlo").planned
-    wrong = Interface("0", "0", ("cpu",), (), (), planned="yes")  # type: ignore[arg-type]
+    assert read_interface(tmp_path / "m.stablehlo").planned == "joined"
+    wrong = Interface("0", "0", ("cpu",), (), (), planned="yes")
     wrong.append_to(tmp_path / "n.stablehlo")
-    with pytest.raises(InvalidModel, match="planned is true or false"):
+    with pytest.raises(InvalidModel, match="planned 'yes'"):
         read_interface(tmp_path / "n.stablehlo")
 
 
@@ -218,7 +231,11 @@ def test_options_that_xla_does_not_have_are_left_out(
     from graphopt.lowering.xla import compiling
 
     device = jax.devices("cpu")[0]
-    real = compiling.counting(device)
-    wrong = {"xla_cpu_of_another_time": "true", **compiling.COUNTED}
-    monkeypatch.setattr(compiling, "COUNTED", wrong)
-    assert compiling.counting.__wrapped__(device) == real
+    joined, single = (
+        compiling.compiling(device, planned) for planned in ("joined", "single")
+    )
+    assert joined.items() <= single.items()
+    assert compiling.compiling(device, "") == {}
+    wrong = {"xla_cpu_of_another_time": "true", **compiling.SINGLE}
+    monkeypatch.setattr(compiling, "SINGLE", wrong)
+    assert compiling.compiling(device, "single") == single

@@ -147,7 +147,7 @@ def bounds(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises UsageError.
     """
-    from ..limits import parse_size
+    from ..byte_sizes import parse_size
     from ..passes.sharding.solve import SECONDS
 
     size, seconds = options.max_memory, options.search_seconds

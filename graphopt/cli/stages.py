@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from .. import driver
 from ..artifact import Feed, try_program
+from ..byte_sizes import parse_size
 from ..cost import cost
 from ..errors import CheckFailed, InvalidModel, UsageError, nearest
 from ..files import refuse_special, require_folder
 from ..fitting import fitting
 from ..ir import Graph
-from ..limits import parse_size
 from ..lowering.ort.stages import MANIFEST, Manifest, Pipelined, on_devices, read, write
 from ..ops import Opaque
 from ..ops.random import is_random

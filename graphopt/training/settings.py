@@ -10,8 +10,8 @@ from typing import Any
 
 import optax
 
+from ..byte_sizes import parse_size
 from ..errors import UsageError
-from ..limits import parse_size
 from .losses import Measure
 
 

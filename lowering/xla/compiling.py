@@ -1,12 +1,13 @@
-"""How XLA compiles programs whose memory is planned: so that it counts all of it.
+"""How XLA compiles programs whose memory is planned, and how it counts them.
 
-On a CPU its library runs many ops as one, and what lies between them is in no count:
-all scores of attention, twice. That may be faster, so only where memory matters it gets
-single products and convolutions:
+They run in the order that holds the least. On a CPU its library runs many ops as one,
+and what lies between them is in no count: all scores of attention, twice. So what a
+program takes is counted with single products and convolutions for the library. It also
+runs so, which may take a third more time, unless less is counted with joined ops:
 
 ```
-library(softmax(q k) v)      -->  library(q k), softmax, library(· v)
 ops in an order for threads  -->  ops in the order that holds the least
+library(softmax(q k) v)      -->  library(q k), softmax, library(· v)    where single
 ```
 """
 
@@ -19,25 +20,34 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-COUNTED: Final[Mapping[str, str]] = {
+JOINED: Final[Mapping[str, str]] = {
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+}
+"""By the names of XLA's options."""
+
+SINGLE: Final[Mapping[str, str]] = {
+    **JOINED,
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
     ),
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
-"""By the names of XLA's options."""
 
 _Spec: Final[Any] = jax.ShapeDtypeStruct  # which JAX has not typed
 
 
-@cache
-def counting(device: jax.Device) -> Mapping[str, str]:
-    """The compiler's options for such programs on a device: those that it has."""
-    if device.platform != "cpu":
+def compiling(device: jax.Device, planned: str) -> dict[str, str]:
+    """The compiler's options, as far as it has them on this device.
+
+    ``planned`` says for what programs: "joined" or "single" ops of the library where
+    memory is planned, else "".
+    """
+    if device.platform != "cpu" or not planned:
         return {}
-    return {name: value for name, value in COUNTED.items() if _has(device, name, value)}
+    options = JOINED if planned == "joined" else SINGLE
+    return {name: value for name, value in options.items() if _has(device, name, value)}
 
 
+@cache
 def _has(device: jax.Device, name: str, value: str) -> bool:
     """Whether this version of XLA knows an option, and that value of it."""
     where = jax.sharding.SingleDeviceSharding(device)

@@ -51,7 +51,7 @@ def export(
     fixed: Mapping[str, Array] | None = None,
     beside: str | None = None,
     precision: str,
-    planned: bool = False,
+    planned: str = "",
 ) -> Program:
     """The graph as ``call(weights, inputs) -> outputs``, all dicts by name.
 
@@ -60,7 +60,8 @@ def export(
     default need none. ``beside`` names the file of weights, without which they are part
     of the program. Raises UsageError, UnsupportedModel for what XLA does not have, and
     where a dim cannot stay open: that names the op. ``precision`` of float32 products
-    is "highest", or "default", each chip's own. ``planned``: its memory is.
+    is "highest", or "default", each chip's own. ``planned``: how its
+    memory is (`compiling`).
     """
     for home, op in graph.walk():
         if is_random(op):

@@ -23,7 +23,7 @@ from .weights import load_weights
 class ExportedProgram(Executable):
     """A ``.stablehlo`` file on one device of JAX, its weights already there.
 
-    ``options`` are those of XLA's compiler, of programs whose memory is planned or not.
+    ``options`` are those of XLA's compiler, by how memory is planned.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class ExportedProgram(Executable):
         target: str,
         device: jax.Device,
         *,
-        options: Callable[[bool], dict[str, str]] = lambda planned: {},
+        options: Callable[[str], dict[str, str]] = lambda planned: {},
     ) -> None:
         self.target = target
         self.device = device

@@ -14,12 +14,12 @@ from graphopt.errors import BackendMissing, UsageError
 from graphopt.importer import load
 from graphopt.interface import is_program
 from graphopt.ir import Graph
-from graphopt.plan import Plan
+from graphopt.plan import LIBRARY, Plan
 
 from .. import Executable, Model
 from . import phases  # noqa: F401  says how long they take
 from .ahead import examine, inputs_like_random
-from .compiling import counting
+from .compiling import compiling
 from .exported import ExportedProgram
 from .function import Function
 from .platforms import PLATFORMS, precision_of, refuse_described
@@ -62,7 +62,7 @@ class Xla:
             self.name,
             self.device,
             precision=self.precision,
-            options=self.compiling(bool(plan.order)),
+            options=self.compiling(str(plan.whole.get(LIBRARY, ""))),
         )
 
     def open(self, model: Model) -> Executable:
@@ -84,7 +84,7 @@ class Xla:
         *,
         seed: int = 0,
         sizes: Mapping[str, int] | None = None,
-        planned: bool = False,
+        planned: str = "",
     ) -> Examined:
         parts = split(graph)
         head = graph if parts is None else parts.head
@@ -96,9 +96,9 @@ class Xla:
         options = self.compiling(planned)
         return examine(function, inputs, self.device, used, options)
 
-    def compiling(self, planned: bool) -> dict[str, str]:
-        """The compiler's options, for a program whose memory is planned or another."""
-        return {**(counting(self.device) if planned else {}), **self.options}
+    def compiling(self, planned: str) -> dict[str, str]:
+        """The compiler's options, by how memory is `planned`."""
+        return {**compiling(self.device, planned), **self.options}
 
     @property
     def device(self) -> Any:
