@@ -33,8 +33,12 @@ from .passes.tiling.strips import lapping
 from .pipeline import Pipeline
 from .report import sized, table
 
-TRIES: Final = 4
+TRIES: Final = 6
 """How often tiles are made again where a plan shows that they were too large."""
+
+FINER: Final = 0.75
+"""The share of what was asked of tiles that is asked next, where that came to nothing:
+what kernels take for themselves is not seen before they are chosen."""
 
 FAR: Final = 2
 """A program is not compiled whose plan takes so many times the limit: of 14 models the
@@ -331,9 +335,12 @@ def fitted_to(
     for _ in range(TRIES):
         if best.fits:
             return best
-        if wanted < 1 or not better(tiled(Tile(wanted, sizes=known))):
+        if wanted < 1:
             break
-        share = limits.left(best.plan) / max(1, best.needed)
+        less = better(tiled(Tile(wanted, sizes=known)))
+        if not less and found[-1].needed > FAR * wanted:
+            break  # it wants more than tiles can do
+        share = limits.left(best.plan) / max(1, best.needed) if less else FINER
         wanted = min(int(wanted * share), wanted - 1)
     if not best.fits:
         better(tiled(Tile(1, sizes=known)))
