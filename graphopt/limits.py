@@ -153,21 +153,26 @@ class Fitted:
 
     @cached_property
     def arena(self) -> int | None:
-        """Bytes that ONNX Runtime's arena takes, outputs apart; None where not known.
+        """Bytes that ONNX Runtime's arena takes, as if outputs lay elsewhere.
 
         Buffers are not reused, as its recipe says; what lies between pieces is lost.
+        None where it is not known.
         """
         if self.target != "ort-cpu":
             return None
         plan, known = self.plan, Facts.of(_numbers(self.plan.binding))
+        given = frozenset(self.graph.outputs)
         work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
 
         def own(op: Op) -> int:  # what bodies take is counted beside it
             return max(0, work.get(op, 0) - inside(op, known))
 
-        facts = replace(known, workspace=own)
+        def size(value: Value) -> int | None:
+            return 0 if value in given else known.size(value)
+
+        facts = replace(known, size=size, workspace=own)
         found = predicted(self.graph, plan.order, facts=facts, reuse=False)
-        return None if found is None else max(0, found.block - plan.outputs)
+        return None if found is None else found.block
 
     @property
     def needed(self) -> int:
@@ -436,7 +441,8 @@ def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:
     """
     then = pipeline.then
     if then is not None and {p.name for p in then.passes} == {TileCausal.name}:
-        return replace(pipeline, then=with_tiles(then, tile, target))
+        parted = replace(then, passes=(TileCausal(sizes=tile.sizes),))
+        return replace(pipeline, then=with_tiles(parted, tile, target))
     tile = replace(tile, target=target)
     if target not in PLATFORMS:
         return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))
