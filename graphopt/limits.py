@@ -269,7 +269,7 @@ class Fitted:
         ]
         if rows:
             yield from table(rows)
-        if self.needed > max(self.activations, self.limits.left(plan)):
+        if self.needed > self.activations:
             yield (
                 f"  ONNX Runtime's arena is foreseen to take {sized(self.needed)}, as"
                 " room between its pieces is lost"
