@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,12 +41,12 @@ KEPT: Final = {"dot": 17_700, "convolution": 31_000}
 """Bytes that the library keeps of each from the first run on, to run it again."""
 
 _LIBRARY: Final = '"kind":"__ynn_fusion"'
-_FUSED: Final = re.compile(r" fusion\(.*?calls=%?([\w.\-]+)")
-_OPENED: Final = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_NO_BYTES: Final = frozenset({"bitcast", "constant", "parameter"})
+_OPENED: Final = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _MADE: Final = re.compile(
-    r"^\s+(?:ROOT )?%?([\w.\-]+) = (\w+)\[([\d,]*)\]\S* ([\w\-]+)\((.*?)\)(.*)$"
+    r"^\s+(?:ROOT )?%?([\w.\-]+) = [a-z]+(\d*)\w*\[([\d,]*)\]\S* ([\w\-]+)\((.*?)\)(.*)$"
 )
-_BITS: Final = re.compile(r"\d+")
+_CALLED: Final = re.compile(r"calls=%?([\w.\-]+)")
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,20 @@ class _Tensor:
         return math.prod(self.shape) * self.width
 
 
-def taken(text: str, threads: int | None = None) -> tuple[int, int]:
-    """Bytes that the kernels of a compiled program take beside what it counts.
+def taken(text: str, temp: int, threads: int | None = None) -> tuple[int, int]:
+    """Bytes that a compiled program takes beside ``temp``, the temporaries it counts.
 
-    The most that one has while it runs on so many threads, by default those of this
-    process; and what all of them keep.
+    By how much the kernels take it over these while it runs on so many threads, by
+    default those of this process; and what all of them keep. Pages of temporaries come
+    when they are written: a kernel that runs early lies beside those that are there.
     """
     threads = threads or _threads()
-    ops = list(_ops(text))
-    most = max((op.scratch(threads) for op in ops), default=0)
-    return most, sum(KEPT[op.kind] for op in ops if op.library)
+    most = kept = 0
+    for op, written in _kernels(text):
+        there = temp if written is None else min(temp, written)
+        most = max(most, there + op.scratch(threads))
+        kept += KEPT[op.kind] if op.library else 0
+    return max(0, most - temp), kept
 
 
 def _threads() -> int:
@@ -178,24 +182,63 @@ def _columns(k: int, n: int, width: int) -> int:
     return max(1, min(most, -(-n // 16) * 16))
 
 
-def _ops(text: str) -> Iterator[_Op]:
-    """The products and convolutions that call a library, by the text of a program."""
-    lines = text.splitlines()
-    fused, library = set[str](), set[str]()
-    for line in lines:
-        if found := _FUSED.search(line):
-            fused.add(found[1])
-            if _LIBRARY in line:
-                library.add(found[1])
-    home, known = "", dict[str, _Tensor]()
-    for line in lines:
-        if opened := _OPENED.match(line):
-            home, known = opened[1], {}
-        elif (made := _MADE.match(line)) and (bits := _BITS.search(made[2])):
-            shape = tuple(int(d) for d in made[3].split(",") if d)
-            known[made[1]] = result = _Tensor(shape, max(1, int(bits[0]) // 8))
-            if made[4] not in KEPT or (home in fused and home not in library):
-                continue
-            names = re.findall(r"%([\w.\-]+)", made[5])
-            operands = [known[name] for name in names if name in known]
-            yield _Op(made[4], home in library, operands, result, made[6])
+@dataclass(frozen=True)
+class _Line:
+    """One instruction of a computation."""
+
+    name: str
+    kind: str
+    operands: Sequence[str]
+    result: _Tensor
+    attributes: str
+
+    def op(self, known: Mapping[str, _Tensor], *, library: bool) -> _Op:
+        """The kernel that it is, by what else is in its computation."""
+        operands = [known[name] for name in self.operands if name in known]
+        return _Op(self.kind, library, operands, self.result, self.attributes)
+
+
+def _kernels(text: str) -> Iterator[tuple[_Op, int | None]]:
+    """The products and convolutions of a program that are kernels.
+
+    With the bytes of all results that are written until it is done; None where that is
+    not known, as in a loop.
+    """
+    entry, homes = _computations(text)
+    fused = {
+        called[1]: _LIBRARY in line.attributes
+        for lines in homes.values()
+        for line in lines
+        if line.kind == "fusion" and (called := _CALLED.search(line.attributes))
+    }
+    for name, lines in homes.items():
+        if name in fused:
+            continue
+        written, known = 0, {line.name: line.result for line in lines}
+        for line in lines:
+            if line.kind not in _NO_BYTES:
+                written += line.result.bytes
+            called = _CALLED.search(line.attributes)
+            ops = [line.op(known, library=False)] if line.kind in KEPT else []
+            if called is not None and fused.get(called[1]):
+                inner = homes[called[1]]
+                results = {each.name: each.result for each in inner}
+                ops = [e.op(results, library=True) for e in inner if e.kind in KEPT]
+            yield from ((op, written if name == entry else None) for op in ops)
+
+
+def _computations(text: str) -> tuple[str, dict[str, list[_Line]]]:
+    """The name of the entry, and all computations in their order, without tuples."""
+    entry, homes = "", dict[str, list[_Line]]()
+    lines = list[_Line]()
+    for row in text.splitlines():
+        if opened := _OPENED.match(row):
+            lines = homes[opened[2]] = []
+            entry = opened[2] if opened[1] else entry
+        elif made := _MADE.match(row):
+            name, bits, extents, kind, operands, attributes = made.groups()
+            shape = tuple([int(extent) for extent in extents.split(",") if extent])
+            result = _Tensor(shape, max(1, int(bits or 8) // 8))
+            names = re.findall(r"%([\w.\-]+)", operands)
+            lines.append(_Line(name, kind, names, result, attributes))
+    return entry, homes

@@ -115,9 +115,7 @@ def _found(
     return [_counted(memory), weights, grown, memory.foreseen]
 
 
-def _opened(
-    target: str, model: str | bytes, planned: str
-) -> Program | ExportedProgram:
+def _opened(target: str, model: str | bytes, planned: str) -> Program | ExportedProgram:
     found = find(target)
     if isinstance(model, str) and is_program(model):
         program = found.open(model)
@@ -161,7 +159,9 @@ def _warm(device: jax.Device) -> None:
 def _trim() -> None:
     """Give back what is free, where the C library can."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    trim = (
+        getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    )
     if trim is not None:
         trim(0)
 

@@ -26,9 +26,9 @@ class Memory:
     """Bytes of a program on one device; those of arrays with the padding of tiles.
 
     ``vmem`` is the most that an op of a TPU takes in VMEM for itself while it runs,
-    beside arrays that are kept there; None for other devices. ``scratch`` is the most
-    that a kernel of a CPU's libraries takes for itself while it runs, ``kept`` what all
-    of them keep: the compiler counts neither, they are foreseen (`kernels`).
+    beside arrays that are kept there; None for other devices. ``scratch`` is by how
+    much kernels of a CPU's libraries take more than ``temp`` while they run, ``kept``
+    what they keep: the compiler counts neither, they are foreseen (`kernels`).
     """
 
     argument: int
@@ -125,18 +125,17 @@ def collectives(text: str) -> dict[str, int]:
     return dict(sorted(Counter(_COLLECTIVE.findall(text)).items()))
 
 
-def memory_of(
-    compiled: Any, platform: str = "", text: str | None = None
-) -> Memory:
+def memory_of(compiled: Any, platform: str = "", text: str | None = None) -> Memory:
     """What a `jax.stages.Compiled` takes; its program, ``text``, tells of kernels."""
     stats = compiled.memory_analysis()
     text = compiled.as_text() if text is None else text
     scoped = [int(size) for size in _SCOPED.findall(text)]
-    scratch, kept = taken(text) if platform == "cpu" else (0, 0)
+    temp = stats.temp_size_in_bytes
+    scratch, kept = taken(text, temp) if platform == "cpu" else (0, 0)
     return Memory(
         argument=stats.argument_size_in_bytes,
         output=stats.output_size_in_bytes,
-        temp=stats.temp_size_in_bytes,
+        temp=temp,
         alias=stats.alias_size_in_bytes,
         code=stats.generated_code_size_in_bytes,
         vmem=max(scoped, default=None),
