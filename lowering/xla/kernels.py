@@ -1,4 +1,4 @@
-"""What kernels of a CPU's libraries take for themselves: XLA's compiler does not count it.
+"""What kernels of a CPU's libraries take for themselves, which XLA does not count.
 
 The library packs the second operand of a product, some columns at a time, and all
 filters of a convolution, which also reads its operand from a padded copy, or from one
@@ -44,8 +44,10 @@ _LIBRARY: Final = '"kind":"__ynn_fusion"'
 _NO_BYTES: Final = frozenset({"bitcast", "constant", "parameter"})
 _OPENED: Final = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _MADE: Final = re.compile(
-    r"^\s+(?:ROOT )?%?([\w.\-]+) = [a-z]+(\d*)\w*\[([\d,]*)\]\S* ([\w\-]+)\((.*?)\)(.*)$"
+    r"^\s+(?:ROOT )?%?([\w.\-]+) = [a-z]+(\d*)\w*\[([\d,]*)\]\S* "
+    r"([\w\-]+)\((.*?)\)(.*)$"
 )
+_GIVEN: Final = re.compile(r"^\s+ROOT %?([\w.\-]+) = \(.*\) tuple\((.*?)\)")
 _CALLED: Final = re.compile(r"calls=%?([\w.\-]+)")
 
 
@@ -61,20 +63,22 @@ class _Tensor:
         return math.prod(self.shape) * self.width
 
 
-def taken(text: str, temp: int, threads: int | None = None) -> tuple[int, int]:
-    """Bytes that a compiled program takes beside ``temp``, the temporaries it counts.
+def taken(
+    text: str, temp: int, output: int, threads: int | None = None
+) -> tuple[int, int]:
+    """Bytes that a compiled program takes beside temporaries and outputs.
 
     By how much the kernels take it over these while it runs on so many threads, by
-    default those of this process; and what all of them keep. Pages of temporaries come
-    when they are written: a kernel that runs early lies beside those that are there.
+    default those of this process; and what all of them keep. Pages come when they are
+    written: a kernel that runs early lies beside those that are there by then.
     """
     threads = threads or _threads()
     most = kept = 0
-    for op, written in _kernels(text):
-        there = temp if written is None else min(temp, written)
+    for op, (inner, outer) in _kernels(text):
+        there = int(min(temp, inner) + min(output, outer))
         most = max(most, there + op.scratch(threads))
         kept += KEPT[op.kind] if op.library else 0
-    return max(0, most - temp), kept
+    return max(0, most - temp - output), kept
 
 
 def _threads() -> int:
@@ -198,11 +202,11 @@ class _Line:
         return _Op(self.kind, library, operands, self.result, self.attributes)
 
 
-def _kernels(text: str) -> Iterator[tuple[_Op, int | None]]:
+def _kernels(text: str) -> Iterator[tuple[_Op, tuple[float, float]]]:
     """The products and convolutions of a program that are kernels.
 
-    With the bytes of all results that are written until it is done; None where that is
-    not known, as in a loop.
+    With the bytes of all temporaries and of all outputs that are written until it is
+    done; more than there are where that is not known, as in a loop.
     """
     entry, homes = _computations(text)
     fused = {
@@ -214,21 +218,37 @@ def _kernels(text: str) -> Iterator[tuple[_Op, int | None]]:
     for name, lines in homes.items():
         if name in fused:
             continue
-        written, known = 0, {line.name: line.result for line in lines}
+        known = {line.name: line.result for line in lines}
+        outputs = _outputs(lines)
+        written = [0.0, 0.0] if name == entry else [math.inf, math.inf]
         for line in lines:
             if line.kind not in _NO_BYTES:
-                written += line.result.bytes
+                written[line.name in outputs] += line.result.bytes
             called = _CALLED.search(line.attributes)
             ops = [line.op(known, library=False)] if line.kind in KEPT else []
             if called is not None and fused.get(called[1]):
                 inner = homes[called[1]]
                 results = {each.name: each.result for each in inner}
                 ops = [e.op(results, library=True) for e in inner if e.kind in KEPT]
-            yield from ((op, written if name == entry else None) for op in ops)
+            yield from ((op, (written[0], written[1])) for op in ops)
+
+
+def _outputs(lines: Sequence[_Line]) -> set[str]:
+    """What the last line gives out, also by another shape."""
+    found = set(lines[-1].operands if lines and lines[-1].kind == "tuple" else ())
+    for line in reversed(lines):
+        if line is lines[-1] and line.kind != "tuple":
+            found.add(line.name)
+        if line.name in found and line.kind == "bitcast":
+            found.update(line.operands)
+    return found
 
 
 def _computations(text: str) -> tuple[str, dict[str, list[_Line]]]:
-    """The name of the entry, and all computations in their order, without tuples."""
+    """The name of the entry, and all computations in their order.
+
+    Of what makes tuples there is only what gives them out.
+    """
     entry, homes = "", dict[str, list[_Line]]()
     lines = list[_Line]()
     for row in text.splitlines():
@@ -241,4 +261,7 @@ def _computations(text: str) -> tuple[str, dict[str, list[_Line]]]:
             result = _Tensor(shape, max(1, int(bits or 8) // 8))
             names = re.findall(r"%([\w.\-]+)", operands)
             lines.append(_Line(name, kind, names, result, attributes))
+        elif given := _GIVEN.match(row):
+            names = re.findall(r"%([\w.\-]+)", given[2])
+            lines.append(_Line(given[1], "tuple", names, _Tensor((0,), 1), ""))
     return entry, homes

@@ -27,8 +27,8 @@ class Memory:
 
     ``vmem`` is the most that an op of a TPU takes in VMEM for itself while it runs,
     beside arrays that are kept there; None for other devices. ``scratch`` is by how
-    much kernels of a CPU's libraries take more than ``temp`` while they run, ``kept``
-    what they keep: the compiler counts neither, they are foreseen (`kernels`).
+    much kernels of a CPU's libraries take it over ``temp`` and ``output`` while they
+    run, ``kept`` what they keep: XLA counts neither, they are foreseen (`kernels`).
     """
 
     argument: int
@@ -131,12 +131,13 @@ def memory_of(compiled: Any, platform: str = "", text: str | None = None) -> Mem
     text = compiled.as_text() if text is None else text
     scoped = [int(size) for size in _SCOPED.findall(text)]
     temp = stats.temp_size_in_bytes
-    scratch, kept = taken(text, temp) if platform == "cpu" else (0, 0)
+    output, alias = stats.output_size_in_bytes, stats.alias_size_in_bytes
+    scratch, kept = taken(text, temp, output - alias) if platform == "cpu" else (0, 0)
     return Memory(
         argument=stats.argument_size_in_bytes,
-        output=stats.output_size_in_bytes,
+        output=output,
         temp=temp,
-        alias=stats.alias_size_in_bytes,
+        alias=alias,
         code=stats.generated_code_size_in_bytes,
         vmem=max(scoped, default=None),
         scratch=scratch,
