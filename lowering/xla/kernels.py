@@ -9,11 +9,12 @@ columns                 = n * max(1, 128 KiB / (256 k))    but no more than ther
 product (b, m, k, n)   --> b k columns       where m is more than ten blocks of rows
 convolution            --> filters + padded operand
 convolution, no pads   --> filters + patches
+joined ops             --> the largest of these + all products that others read
 ```
 
 Products that the library does not take are Eigen's. All of it was read from requests
-for memory of single kernels, with jaxlib 0.10.2; what lies between ops that the library
-has joined is not known.
+for memory of single kernels, with jaxlib 0.10.2; what the library cuts into tiles
+between ops that it has joined is not known.
 """
 
 from __future__ import annotations
@@ -90,21 +91,25 @@ def _threads() -> int:
 
 @dataclass(frozen=True)
 class _Op:
-    """A product or a convolution that is a kernel, or a part of one of the library."""
+    """A product or a convolution that is a kernel, or a part of one of the library.
+
+    ``between`` are the bytes of what such parts read of each other.
+    """
 
     kind: str
     library: bool
     operands: Sequence[_Tensor]
     result: _Tensor
     attributes: str
+    between: int
 
     def scratch(self, threads: int) -> int:
         """Bytes that it has while it runs."""
         if len(self.operands) != 2:
-            return 0
+            return self.between
         if self.kind == "dot":
-            return self._product(threads)
-        return self._convolution(threads)
+            return self.between + self._product(threads)
+        return self.between + self._convolution(threads)
 
     def _product(self, threads: int) -> int:
         left, right = self.operands
@@ -196,10 +201,13 @@ class _Line:
     result: _Tensor
     attributes: str
 
-    def op(self, known: Mapping[str, _Tensor], *, library: bool) -> _Op:
+    def op(
+        self, known: Mapping[str, _Tensor], *, library: bool, between: int = 0
+    ) -> _Op:
         """The kernel that it is, by what else is in its computation."""
         operands = [known[name] for name in self.operands if name in known]
-        return _Op(self.kind, library, operands, self.result, self.attributes)
+        attributes = self.attributes
+        return _Op(self.kind, library, operands, self.result, attributes, between)
 
 
 def _kernels(text: str) -> Iterator[tuple[_Op, tuple[float, float]]]:
@@ -228,9 +236,26 @@ def _kernels(text: str) -> Iterator[tuple[_Op, tuple[float, float]]]:
             ops = [line.op(known, library=False)] if line.kind in KEPT else []
             if called is not None and fused.get(called[1]):
                 inner = homes[called[1]]
-                results = {each.name: each.result for each in inner}
-                ops = [e.op(results, library=True) for e in inner if e.kind in KEPT]
+                ops = _joined(inner)
             yield from ((op, (written[0], written[1])) for op in ops)
+
+
+def _joined(lines: Sequence[_Line]) -> list[_Op]:
+    """The products and convolutions of one kernel, each beside all that they read."""
+    made = {line.name: line for line in lines}
+    products = [line for line in lines if line.kind in KEPT]
+    read = set[str]()
+    for product in products:
+        pending = list(product.operands)
+        while pending:
+            line = made.get(pending.pop())
+            if line is not None and line.kind in KEPT:
+                read.add(line.name)
+            elif line is not None:
+                pending += line.operands
+    between = sum(made[name].result.bytes for name in read)
+    known = {line.name: line.result for line in lines}
+    return [line.op(known, library=True, between=between) for line in products]
 
 
 def _outputs(lines: Sequence[_Line]) -> set[str]:
