@@ -362,6 +362,8 @@ def _fitted(
     if best.fits:
         return best
     ordered = best.improved("another order of the ops", graph, None)
+    if target in PLATFORMS:  # whose compilers choose an order themselves
+        ordered = replace(ordered, savings=())
     if best.counted is None:  # which hangs on no order
         ordered = ordered.compiled(counter)
         better(ordered)

@@ -79,6 +79,7 @@ def test_tiles_become_finer_until_the_compiler_agrees() -> None:
     assert made.to_json()["activation_bytes"] == made.counted
     assert any("the compiler counts" in line for line in made.lines())
     assert len(asked) <= 4  # that of the whole, twice the limit, was not
+    assert [saving.what for saving in made.savings] == ["tiles"]
 
 
 def test_what_the_compiler_takes_too_much_for_is_refused() -> None:
