@@ -153,7 +153,7 @@ def _warm(device: jax.Device) -> None:
     given = [jax.device_put(np.ones(shape, np.float32), device) for shape in shapes]
     run = jax.jit(all_kinds)
     for _ in range(3):
-        jax.block_until_ready(run(*given))
+        jax.tree.map(np.asarray, run(*given))
 
 
 def _trim() -> None:
