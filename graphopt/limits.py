@@ -3,7 +3,8 @@
 The cheapest comes first. An order costs nothing; copies of cheap values cost few
 operations; tiles cost calls, and what is computed twice at their borders. Each step
 says what it saved, and what it costs. XLA keeps neither an order nor offsets: there its
-compiler says what a program takes, and tiles become finer until that fits.
+compiler says what a program takes, its kernels take more on a CPU, and tiles become
+finer until both fit.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ class Fitted:
     lapping: Mapping[str, int] = field(default_factory=dict)
     """Sizes at which strips are several, and the last lies over another."""
     counted: int | None = None
-    """Bytes of activations by the target's compiler; None where it was not asked."""
+    """Bytes of activations by the target's compiler, with what kernels take; None where
+    it was not asked."""
     uncounted: str = ""
     """Why it could not be asked."""
     library: str = ""
@@ -277,7 +279,10 @@ class Fitted:
             f" which {sized(self.activations)} activations"
         )
         if self.counted is not None:
-            yield f"  as the compiler counts them; the plan takes {sized(plan.peak)}"
+            yield (
+                "  as the compiler counts them, with what kernels take; the plan takes"
+                f" {sized(plan.peak)}"
+            )
         elif self.uncounted:
             yield f"  as planned; the compiler was not asked: {self.uncounted}"
         rows = [

@@ -92,7 +92,7 @@ def memory_lines(found: Json) -> Iterator[str]:
     if compiler := found.get("compiler"):
         size = compiler["activation_bytes"]
         yield (
-            f"its compiler takes {sized(size)} for activations"
+            f"its compiler takes {sized(size)} for activations, with what kernels take"
             if size is not None
             else f"its compiler was not asked: {compiler['reason']}"
         )
@@ -104,7 +104,8 @@ def memory_lines(found: Json) -> Iterator[str]:
         )
         grown = realised["growth"]
         more = "" if grown is None else f"; the process grows by {sized(grown)}"
-        yield said + more
+        before = realised.get("foreseen")
+        yield said + more + (f" (foreseen: {sized(before)})" if before else "")
     if found["without_size"]:
         yield f"not counted: {found['without_size']} values of unknown size"
     if not found["steps"]:

@@ -195,15 +195,17 @@ def temporaries(
     precision: str | None = None,
     planned: str = "single",
 ) -> int:
-    """Bytes that the compiler of a target takes for what a program computes.
+    """Bytes that a program takes for what it computes, by the compiler of a target.
 
-    Inputs, weights and outputs are apart; with single ops all of it is counted.
+    With what a kernel of a CPU takes for itself, which the compiler does not count;
+    inputs, weights and outputs are apart. With single ops all of it is counted.
     ``sizes`` are those of symbolic dims. Raises as `find` and `Compiler.examine`.
     """
     found = find(target, precision)
     if not isinstance(found, Compiler):
         raise UsageError(f"{target} has no compiler that counts memory")
-    return found.examine(graph, sizes=sizes, planned=planned).memory.temp
+    memory = found.examine(graph, sizes=sizes, planned=planned).memory
+    return memory.temp + memory.scratch
 
 
 def session(

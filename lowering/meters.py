@@ -7,9 +7,10 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from graphopt.errors import BackendMissing, GraphoptError
@@ -28,7 +29,7 @@ class Footprint:
     says is in use: they differ by what is lost between pieces, and by what nobody
     counts. ``resident`` are weights as the runtime keeps them, where it copies them.
     ``growth`` is by how much a process grows at most while it runs, None where that is
-    not measured.
+    not measured; ``foreseen`` is that before it runs, where somebody says.
     """
 
     target: str
@@ -36,6 +37,7 @@ class Footprint:
     counted: int
     resident: int
     growth: int | None
+    foreseen: int | None = None
 
 
 class MeterFailed(GraphoptError):
@@ -44,10 +46,15 @@ class MeterFailed(GraphoptError):
     exit_code = 3
 
 
-def ask(module: str, asked: Any, limit_s: float) -> Any:
+def ask(
+    module: str,
+    asked: Any,
+    limit_s: float,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
     """What a module that ends with `answer` says; ``asked`` is what can be pickled.
 
-    Raises MeterFailed, BackendMissing.
+    ``environment`` is set in the child alone. Raises MeterFailed, BackendMissing.
     """
     try:
         done = subprocess.run(
@@ -55,7 +62,7 @@ def ask(module: str, asked: Any, limit_s: float) -> Any:
             input=pickle.dumps(asked),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": search_path()},
+            env={**os.environ, **environment, "PYTHONPATH": search_path()},
             timeout=limit_s,
             check=False,
         )

@@ -321,7 +321,8 @@ def realised(
     if target == "xla-cpu":
         from ..lowering.xla import meter as compiler
 
-        return vars(compiler.realised_peak(options.model, inputs))
+        found = compiler.realised_peak(options.model, inputs, planned="single")
+        return vars(found)
     raise UsageError(
         f"nothing is measured in {target}: add --target ort-cpu or --target xla-cpu"
     )
@@ -381,6 +382,9 @@ def _lines_of_program(name: str, found: Mapping[str, Any]) -> Iterator[str]:
         ("bytes of code", memory["code_bytes"]),
         ("bytes in all", memory["total_bytes"]),
     ]
+    if memory.get("scratch_bytes") or memory.get("kept_bytes"):
+        rows.append(("bytes that kernels take beside", memory["scratch_bytes"]))
+        rows.append(("bytes that kernels keep", memory["kept_bytes"]))
     if "hbm_bytes" in memory:
         rows.append(("HBM of the device", memory["hbm_limit_bytes"]))
         rows.append(("most bytes of VMEM by one op", memory["vmem_bytes"]))

@@ -89,7 +89,7 @@ def examine(
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
         attention=forms(graph, symbols) if tpu else {},
-        **read(compiled),
+        **read(compiled, device.platform),
     )
 
 

@@ -17,6 +17,7 @@ from graphopt.interface import Interface, Port, read_interface
 from graphopt.ir import Graph
 
 from .. import Array, Executable, not_installed
+from .report import Memory, memory_of
 from .weights import load_weights
 
 
@@ -61,17 +62,7 @@ class ExportedProgram(Executable):
         )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        fixed = self.interface.fixed_arrays()
-        for name, array in fixed.items():
-            if name in inputs and not np.array_equal(inputs[name], array):
-                raise UsageError(
-                    f"the input {name!r} is fixed in the program, as {array.tolist()}"
-                )
-        free = {name: array for name, array in inputs.items() if name not in fixed}
-        weights = self._overridden(free)
-        fed, symbols = bind(self.graph, free, widened)
-        _within(self.interface, self.graph, symbols)
-        named = {parameter.name: array for parameter, array in fed.items()}
+        weights, named = self._fed(inputs)
         try:
             with jax.enable_x64(True):
                 made = jax.tree.map(np.asarray, self._call(weights, named))
@@ -88,6 +79,33 @@ class ExportedProgram(Executable):
                 f"XLA does not take the program: {str(error).splitlines()[0]}"
             ) from None
         return {port.name: made[port.name] for port in self.interface.outputs}
+
+    def memory(self, inputs: Mapping[str, Array]) -> Memory:
+        """What XLA says that the program takes on inputs like these."""
+        weights, named = self._fed(inputs)
+        with jax.enable_x64(True):
+            compiled = self._call.lower(weights, named).compile()
+        return memory_of(compiled, self.device.platform)
+
+    def held(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """The weights as the program reads them."""
+        return list(self._fed(inputs)[0].values())
+
+    def _fed(
+        self, inputs: Mapping[str, Array]
+    ) -> tuple[Mapping[str, Array], dict[str, Array]]:
+        """The weights and the other arguments. Raises UsageError."""
+        fixed = self.interface.fixed_arrays()
+        for name, array in fixed.items():
+            if name in inputs and not np.array_equal(inputs[name], array):
+                raise UsageError(
+                    f"the input {name!r} is fixed in the program, as {array.tolist()}"
+                )
+        free = {name: array for name, array in inputs.items() if name not in fixed}
+        weights = self._overridden(free)
+        fed, symbols = bind(self.graph, free, widened)
+        _within(self.interface, self.graph, symbols)
+        return weights, {parameter.name: array for parameter, array in fed.items()}
 
     def _overridden(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
         """The weights, with what callers may override taken out of the inputs.

@@ -68,7 +68,14 @@ class Program(Executable):
         """What XLA says that the program for inputs like these takes. Raises as run."""
         known, named = self._split(inputs)
         with jax.enable_x64(True):
-            return memory_of(self._compiled(known, named).program)
+            program = self._compiled(known, named).program
+        return memory_of(program, self.device.platform)
+
+    def held(self, inputs: Mapping[str, Array]) -> Sequence[Array]:
+        """The weights as the program for inputs like these reads them."""
+        known, named = self._split(inputs)
+        with jax.enable_x64(True):
+            return self._compiled(known, named).prepared
 
     def _split(
         self, inputs: Mapping[str, Array]

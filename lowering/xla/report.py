@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .kernels import taken
+
 STATUS: Final = "compiled, not executed"
 
 _COLLECTIVE: Final = re.compile(
@@ -24,7 +26,9 @@ class Memory:
     """Bytes of a program on one device; those of arrays with the padding of tiles.
 
     ``vmem`` is the most that an op of a TPU takes in VMEM for itself while it runs,
-    beside arrays that are kept there; None for other devices.
+    beside arrays that are kept there; None for other devices. ``scratch`` is by how
+    much kernels of a CPU's libraries take it over ``temp`` and ``output`` while they
+    run, ``kept`` what they keep: XLA counts neither, they are foreseen (`kernels`).
     """
 
     argument: int
@@ -33,6 +37,13 @@ class Memory:
     alias: int
     code: int
     vmem: int | None
+    scratch: int = 0
+    kept: int = 0
+
+    @property
+    def foreseen(self) -> int:
+        """By what a process grows that runs it, its arguments already there."""
+        return self.temp + self.output - self.alias + self.scratch + self.kept
 
     @property
     def total(self) -> int:
@@ -70,6 +81,7 @@ class Examined:
             "hbm_limit_bytes": self.hbm_limit,
             "vmem_bytes": memory.vmem,
         }
+        kernels = {"scratch_bytes": memory.scratch, "kept_bytes": memory.kept}
         return {
             **self.used,
             "status": STATUS,
@@ -83,7 +95,7 @@ class Examined:
                 "alias_bytes": memory.alias,
                 "code_bytes": memory.code,
                 "total_bytes": memory.total,
-                **(tpu if self.tpu else {}),
+                **(tpu if self.tpu else kernels),
             },
             "flops": self.flops,
             "bytes": self.bytes,
@@ -96,12 +108,12 @@ class Examined:
         }
 
 
-def read(compiled: Any) -> dict[str, Any]:
+def read(compiled: Any, platform: str = "") -> dict[str, Any]:
     """The numbers of a `jax.stages.Compiled`, as members of `Examined`."""
     text = compiled.as_text()
     costs = compiled.cost_analysis() or {}
     return {
-        "memory": memory_of(compiled, text),
+        "memory": memory_of(compiled, platform, text),
         "flops": _counted(costs.get("flops")),
         "bytes": _counted(costs.get("bytes accessed")),
         "collectives": collectives(text),
@@ -113,17 +125,23 @@ def collectives(text: str) -> dict[str, int]:
     return dict(sorted(Counter(_COLLECTIVE.findall(text)).items()))
 
 
-def memory_of(compiled: Any, text: str = "") -> Memory:
-    """What a `jax.stages.Compiled` takes; its program, ``text``, tells of VMEM."""
+def memory_of(compiled: Any, platform: str = "", text: str | None = None) -> Memory:
+    """What a `jax.stages.Compiled` takes; its program, ``text``, tells of kernels."""
     stats = compiled.memory_analysis()
+    text = compiled.as_text() if text is None else text
     scoped = [int(size) for size in _SCOPED.findall(text)]
+    temp = stats.temp_size_in_bytes
+    output, alias = stats.output_size_in_bytes, stats.alias_size_in_bytes
+    scratch, kept = taken(text, temp, output - alias) if platform == "cpu" else (0, 0)
     return Memory(
         argument=stats.argument_size_in_bytes,
-        output=stats.output_size_in_bytes,
-        temp=stats.temp_size_in_bytes,
-        alias=stats.alias_size_in_bytes,
+        output=output,
+        temp=temp,
+        alias=alias,
         code=stats.generated_code_size_in_bytes,
         vmem=max(scoped, default=None),
+        scratch=scratch,
+        kept=kept,
     )
 
 

@@ -1,0 +1,299 @@
+"""What kernels of a CPU's libraries take for themselves, which XLA does not count.
+
+The library packs the second operand of a product, some columns at a time, and all
+filters of a convolution, which also reads its operand from a padded copy, or from one
+of all patches. Threads have pieces of their own. In elements, n of them in 256 bytes:
+
+```
+columns                 = n * max(1, 128 KiB / (256 k))    but no more than there are
+product (b, m, k, n)   --> b k columns       where m is more than ten blocks of rows
+convolution            --> filters + padded operand
+convolution, no pads   --> filters + patches
+joined ops             --> the largest of these + all products that others read
+```
+
+Products that the library does not take are Eigen's. All of it was read from requests
+for memory of single kernels, with jaxlib 0.10.2; what the library cuts into tiles
+between ops that it has joined is not known.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+ROW: Final = 256
+"""Bytes of the narrowest columns."""
+
+CACHE: Final = 128 << 10
+"""Bytes of a second operand that the library packs at a time, if k allows it."""
+
+BLOCK: Final = 5
+"""Rows of one block of the library's kernels."""
+
+FEW: Final = 10
+"""Blocks of rows for which packing does not pay."""
+
+KEPT: Final = {"dot": 22_500, "convolution": 39_000}
+OTHERS: Final = 21_000
+"""Bytes that the library keeps of each kernel from the first run on, to run it again;
+others are such as sums. As they are resident: 1.27 times what is asked for, in many
+small pieces."""
+
+_LIBRARY: Final = '"kind":"__ynn_fusion"'
+_NO_BYTES: Final = frozenset({"bitcast", "constant", "parameter"})
+_OPENED: Final = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_MADE: Final = re.compile(
+    r"^\s+(?:ROOT )?%?([\w.\-]+) = [a-z]+(\d*)\w*\[([\d,]*)\]\S* "
+    r"([\w\-]+)\((.*?)\)(.*)$"
+)
+_GIVEN: Final = re.compile(r"^\s+ROOT %?([\w.\-]+) = \(.*\) tuple\((.*?)\)")
+_CALLED: Final = re.compile(r"calls=%?([\w.\-]+)")
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """The shape of an operand, and the bytes of an element."""
+
+    shape: tuple[int, ...]
+    width: int
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.width
+
+
+def taken(
+    text: str, temp: int, output: int, threads: int | None = None
+) -> tuple[int, int]:
+    """Bytes that a compiled program takes beside temporaries and outputs.
+
+    By how much the kernels take it over these while it runs on so many threads, by
+    default those of this process; and what all of them keep. Pages come when they are
+    written: a kernel that runs early lies beside those that are there by then.
+    """
+    threads = threads or _threads()
+    most = kept = 0
+    for op, (inner, outer) in _kernels(text):
+        there = int(min(temp, inner) + min(output, outer))
+        most = max(most, there + op.scratch(threads))
+        kept += KEPT.get(op.kind, OTHERS) if op.library else 0
+    return max(0, most - temp - output), kept
+
+
+def _threads() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _Op:
+    """A product or a convolution that is a kernel, or a part of one; another kernel.
+
+    ``between`` are the bytes of what such parts read of each other.
+    """
+
+    kind: str
+    library: bool
+    operands: Sequence[_Tensor]
+    result: _Tensor
+    attributes: str
+    between: int
+
+    def scratch(self, threads: int) -> int:
+        """Bytes that it has while it runs."""
+        if self.kind not in KEPT or len(self.operands) != 2:
+            return self.between
+        if self.kind == "dot":
+            return self.between + self._product(threads)
+        return self.between + self._convolution(threads)
+
+    def _product(self, threads: int) -> int:
+        left, right = self.operands
+        axes = self._axes("rhs_contracting_dims")
+        k = math.prod(right.shape[a] for a in axes)
+        batch = math.prod(right.shape[a] for a in self._axes("rhs_batch_dims"))
+        if not k * batch:
+            return 0
+        m, n = (math.prod(t.shape) // (k * batch) for t in self.operands)
+        if not self.library:  # Eigen's, and loops where one side is a vector
+            return 2 * max(left.bytes, right.bytes) if min(m, n) > 1 else 0
+        transposed = axes[-1:] == [len(right.shape) - 1]
+        if -(-m // BLOCK) <= FEW and not transposed:
+            return 0
+        columns = _columns(k, n, right.width)
+        pieces = min(threads, -(-n // columns))
+        return batch * k * columns * right.width * pieces
+
+    def _convolution(self, threads: int) -> int:
+        x, w = self.operands
+        inner, outer, made = self._labels()
+        axes = [i for i, label in enumerate(inner) if label.isdigit()]
+        window = self._window(len(axes))
+        extents = [w.shape[outer.index(inner[i])] for i in axes]
+        out = [self.result.shape[made.index(inner[i])] for i in axes]
+        channels, batch = x.shape[inner.index("f")], x.shape[inner.index("b")]
+        features = w.shape[outer.index("o")]
+        patches = batch * channels * x.width * math.prod(out) * math.prod(extents)
+        if not self.library:
+            return patches + w.bytes
+        needed = [
+            (o - 1) * stride + (e - 1) * dilation + 1
+            for o, e, stride, dilation in zip(
+                out, extents, window["stride"], window["rhs_dilate"], strict=True
+            )
+        ]
+        padded = batch * channels * x.width * math.prod(needed)
+        groups = self._number("feature_group_count", 1)
+        copies = padded if any(window["pad"]) else patches
+        if 1 < groups < channels and any(window["pad"]):
+            copies += patches
+        k = math.prod(extents) * channels // groups
+        pieces = min(threads, -(-features // _columns(k, features, w.width)))
+        rows = batch * math.prod(out[:-1]) * -(-out[-1] // BLOCK) if out else 0
+        return copies * pieces + (w.bytes if rows > FEW else 0)
+
+    def _axes(self, name: str) -> list[int]:
+        found = re.search(rf"{name}=\{{([\d,]*)\}}", self.attributes)
+        return [int(a) for a in found[1].split(",") if a] if found else []
+
+    def _number(self, name: str, otherwise: int) -> int:
+        found = re.search(rf"{name}=(\d+)", self.attributes)
+        return int(found[1]) if found else otherwise
+
+    def _labels(self) -> tuple[str, str, str]:
+        """As in ``dim_labels=b01f_01io->b01f``: of both operands and the result."""
+        found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", self.attributes)
+        return (found[1], found[2], found[3]) if found else ("bf", "io", "bf")
+
+    def _window(self, rank: int) -> dict[str, list[int]]:
+        """As in ``window={size=3x3 stride=2x2 pad=1_1x1_1}``; pads as their sums."""
+        window = {"stride": [1] * rank, "rhs_dilate": [1] * rank, "pad": [0] * rank}
+        found = re.search(r"window=\{([^}]*)\}", self.attributes)
+        for part in found[1].split() if found else ():
+            name, _, values = part.partition("=")
+            if name in window:
+                window[name] = [sum(map(abs, _ints(v))) for v in values.split("x")]
+        return window
+
+
+def _ints(text: str) -> list[int]:
+    return [int(part) for part in text.split("_")]
+
+
+def _columns(k: int, n: int, width: int) -> int:
+    """Columns of a second operand that are packed at a time."""
+    step = ROW // width
+    most = step * max(1, CACHE // (ROW * max(k, 1)))
+    return max(1, min(most, -(-n // 16) * 16))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One instruction of a computation."""
+
+    name: str
+    kind: str
+    operands: Sequence[str]
+    result: _Tensor
+    attributes: str
+
+    def op(
+        self, known: Mapping[str, _Tensor], *, library: bool, between: int = 0
+    ) -> _Op:
+        """The kernel that it is, by what else is in its computation."""
+        operands = [known[name] for name in self.operands if name in known]
+        attributes = self.attributes
+        return _Op(self.kind, library, operands, self.result, attributes, between)
+
+
+def _kernels(text: str) -> Iterator[tuple[_Op, tuple[float, float]]]:
+    """The products and convolutions of a program, and other kernels of the library.
+
+    With the bytes of all temporaries and of all outputs that are written until it is
+    done; more than there are where that is not known, as in a loop.
+    """
+    entry, homes = _computations(text)
+    fused = {
+        called[1]: _LIBRARY in line.attributes
+        for lines in homes.values()
+        for line in lines
+        if line.kind == "fusion" and (called := _CALLED.search(line.attributes))
+    }
+    for name, lines in homes.items():
+        if name in fused:
+            continue
+        known = {line.name: line.result for line in lines}
+        outputs = _outputs(lines)
+        written = [0.0, 0.0] if name == entry else [math.inf, math.inf]
+        for line in lines:
+            if line.kind not in _NO_BYTES:
+                written[line.name in outputs] += line.result.bytes
+            called = _CALLED.search(line.attributes)
+            ops = [line.op(known, library=False)] if line.kind in KEPT else []
+            if called is not None and fused.get(called[1]):
+                inner = homes[called[1]]
+                ops = _joined(inner)
+            yield from ((op, (written[0], written[1])) for op in ops)
+
+
+def _joined(lines: Sequence[_Line]) -> list[_Op]:
+    """The products and convolutions of one kernel, each beside all that they read.
+
+    Of a kernel without any there is what it gives.
+    """
+    made = {line.name: line for line in lines}
+    products = [line for line in lines if line.kind in KEPT]
+    read = set[str]()
+    for product in products:
+        pending = list(product.operands)
+        while pending:
+            line = made.get(pending.pop())
+            if line is not None and line.kind in KEPT:
+                read.add(line.name)
+            elif line is not None:
+                pending += line.operands
+    between = sum(made[name].result.bytes for name in read)
+    known = {line.name: line.result for line in lines}
+    found = products or lines[-1:]
+    return [line.op(known, library=True, between=between) for line in found]
+
+
+def _outputs(lines: Sequence[_Line]) -> set[str]:
+    """What the last line gives out, also by another shape."""
+    found = set(lines[-1].operands if lines and lines[-1].kind == "tuple" else ())
+    for line in reversed(lines):
+        if line is lines[-1] and line.kind != "tuple":
+            found.add(line.name)
+        if line.name in found and line.kind == "bitcast":
+            found.update(line.operands)
+    return found
+
+
+def _computations(text: str) -> tuple[str, dict[str, list[_Line]]]:
+    """The name of the entry, and all computations in their order.
+
+    Of what makes tuples there is only what gives them out.
+    """
+    entry, homes = "", dict[str, list[_Line]]()
+    lines = list[_Line]()
+    for row in text.splitlines():
+        if opened := _OPENED.match(row):
+            lines = homes[opened[2]] = []
+            entry = opened[2] if opened[1] else entry
+        elif made := _MADE.match(row):
+            name, bits, extents, kind, operands, attributes = made.groups()
+            shape = tuple([int(extent) for extent in extents.split(",") if extent])
+            result = _Tensor(shape, max(1, int(bits or 8) // 8))
+            names = re.findall(r"%([\w.\-]+)", operands)
+            lines.append(_Line(name, kind, names, result, attributes))
+        elif given := _GIVEN.match(row):
+            names = re.findall(r"%([\w.\-]+)", given[2])
+            lines.append(_Line(given[1], "tuple", names, _Tensor((0,), 1), ""))
+    return entry, homes
