@@ -36,8 +36,12 @@ from .pipeline import Pipeline
 from .plan import LIBRARY, Plan
 from .report import sized, table
 
-TRIES: Final = 4
+TRIES: Final = 6
 """How often tiles are made again where a plan shows that they were too large."""
+
+FINER: Final = 0.75
+"""The share of what was asked of tiles that is asked next, where that came to nothing:
+what kernels take for themselves is not seen before they are chosen."""
 
 FAR: Final = 2
 """A program is not compiled whose plan takes so many times the limit: of 14 models the
@@ -156,21 +160,26 @@ class Fitted:
 
     @cached_property
     def arena(self) -> int | None:
-        """Bytes that ONNX Runtime's arena takes, outputs apart; None where not known.
+        """Bytes that ONNX Runtime's arena takes, as if outputs lay elsewhere.
 
         Buffers are not reused, as its recipe says; what lies between pieces is lost.
+        None where it is not known.
         """
         if self.target != "ort-cpu":
             return None
         plan, known = self.plan, Facts.of(_numbers(self.plan.binding))
+        given = frozenset(self.graph.outputs)
         work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
 
         def own(op: Op) -> int:  # what bodies take is counted beside it
             return max(0, work.get(op, 0) - inside(op, known))
 
-        facts = replace(known, workspace=own)
+        def size(value: Value) -> int | None:
+            return 0 if value in given else known.size(value)
+
+        facts = replace(known, size=size, workspace=own)
         found = predicted(self.graph, plan.order, facts=facts, reuse=False)
-        return None if found is None else max(0, found.block - plan.outputs)
+        return None if found is None else found.block
 
     @property
     def needed(self) -> int:
@@ -289,7 +298,7 @@ class Fitted:
         ]
         if rows:
             yield from table(rows)
-        if self.needed > max(self.activations, self.limits.left(plan)):
+        if self.needed > self.activations:
             yield (
                 f"  ONNX Runtime's arena is foreseen to take {sized(self.needed)}, as"
                 " room between its pieces is lost"
@@ -374,9 +383,12 @@ def _fitted(
     for _ in range(TRIES):
         if best.fits:
             return best
-        if wanted < 1 or not better(tiled(Tile(wanted, sizes=known))):
+        if wanted < 1:
             break
-        share = limits.left(best.plan) / max(1, best.needed)
+        less = better(tiled(Tile(wanted, sizes=known)))
+        if not less and found[-1].needed > FAR * wanted:
+            break  # it wants more than tiles can do
+        share = limits.left(best.plan) / max(1, best.needed) if less else FINER
         wanted = min(int(wanted * share), wanted - 1)
     if not best.fits:
         better(tiled(Tile(1, sizes=known)))
@@ -472,7 +484,8 @@ def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:
     """
     then = pipeline.then
     if then is not None and {p.name for p in then.passes} == {TileCausal.name}:
-        return replace(pipeline, then=with_tiles(then, tile, target))
+        parted = replace(then, passes=(TileCausal(sizes=tile.sizes),))
+        return replace(pipeline, then=with_tiles(parted, tile, target))
     tile = replace(tile, target=target)
     if target not in PLATFORMS:
         return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))

@@ -244,6 +244,18 @@ def test_the_arena_is_foreseen_with_what_lies_between_its_pieces(
     assert found.peak == pytest.approx(fitted.arena + fitted.plan.outputs, rel=0.1)
 
 
+def test_outputs_that_come_later_are_no_room_in_an_arena() -> None:
+    """They are as large as all else: that was taken off what the arena needs."""
+    x = Parameter(TensorType(DType.F32, (64, 64)), "x")
+    y = ops.Softmax(ops.MatMul(ops.Softmax(ops.MatMul(x, x)), x))
+    graph = Graph([x], [ops.Concat(y, y, y, axis=0)])
+    plan = plan_memory(graph, space=SPACES["ort-cpu"])
+    fitted = Fitted(graph, plan, Limits(activations=1 << 30), target="ort-cpu")
+    assert plan.outputs > plan.peak
+    assert fitted.arena is not None
+    assert plan.peak <= fitted.arena <= 2 * plan.peak
+
+
 def test_where_only_the_arena_is_over_the_limit_it_is_told() -> None:
     graph = masked()
     plan = plan_memory(graph, space=SPACES["ort-cpu"])

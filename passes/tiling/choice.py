@@ -141,11 +141,12 @@ def _best(
                 found = candidate
             if candidate.over and local > (1 - GAIN) * last:
                 break
-            if not candidate.over and candidate.price >= cheapest:
+            dearer = candidate.price >= cheapest
+            if not candidate.over and dearer and prices.near(made.fresh):
                 break
             last = min(last, local)
             if not candidate.over:
-                cheapest = candidate.price
+                cheapest = min(cheapest, candidate.price)
     return found
 
 

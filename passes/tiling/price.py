@@ -8,6 +8,7 @@ could do meanwhile. Zhu and others, "Roller", OSDI 2022, has such tiles and traf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -71,7 +72,7 @@ class Prices:
         """
         size = self.meter.bytes
         run = [op for op in ops if not isinstance(op, Constant)]
-        price, work, kept = 0, 0, [0]
+        price, work, kept = 0, 0, 0
         for op in run:
             if isinstance(op, Strips):  # which looks its parts up
                 price += self.meter.turns(op) * len(op.tiles) * self.start
@@ -79,15 +80,37 @@ class Prices:
                 price += self.meter.turns(op) * self.of(op.bodies[0].ops)
             else:
                 work += self._work(op)
-                kept.append(self.meter.inside(op))
-        made = {r for op in run for r in op.results}
-        read = {v for op in run for v in op.operands if v is not None}
-        kept += [size(v) for v in made & read]
-        moved = sum(map(self._weight, made ^ read))
-        if max(kept) > self.device.near:
-            moved += 2 * sum(kept)
+                kept += self.meter.inside(op)
+        inner, outer = _sides(run)
+        kept += sum(map(size, inner))
+        moved = sum(map(self._weight, outer))
+        if not self._near(run):
+            moved += 2 * kept
         traffic = int(moved * self.rate / self.device.bandwidth)
         return price + work + traffic + len(run) * self.start
+
+    def near(self, ops: Iterable[Op]) -> bool:
+        """True where what tiles make and read themselves stays near."""
+        parts = [op.bodies[0].ops for op in ops if isinstance(op, Tiled | Strips)]
+        return all(self._near(part) and self.near(part) for part in parts)
+
+    def _near(self, run: Iterable[Op]) -> bool:
+        """The same of ops that run in a row, each of whose values is used at once."""
+        single = [op for op in run if not isinstance(op, Constant | Tiled | Strips)]
+        kept = [self.meter.inside(op) // self._turns(op) for op in single]
+        kept += map(self.meter.bytes, _sides(run)[0])
+        return max(kept, default=0) <= self.device.near
+
+    def _turns(self, op: Op) -> int:
+        """In how many turns an op uses what it needs while it runs.
+
+        ONNX Runtime's attention takes one head after the other.
+        """
+        if not isinstance(op, Attention) or not self.meter.space.scratch:
+            return 1
+        found = op.sizes()
+        heads = None if found is None else self.meter.sizes.shape(found[0][:2])
+        return max(1, math.prod(heads)) if heads else 1
 
     def _weight(self, value: Value) -> int:
         """Bytes of a value, those of constants too."""
@@ -106,3 +129,10 @@ class Prices:
         for extent, unit in zip(shape[-2:], units[-len(shape) :], strict=False):
             share *= -(-extent // unit) * unit / max(1, extent)
         return int(each * share)
+
+
+def _sides(run: Iterable[Op]) -> tuple[set[Value], set[Value]]:
+    """What ops make and read themselves, and what they read or give alone."""
+    made = {r for op in run for r in op.results}
+    read = {v for op in run for v in op.operands if v is not None}
+    return made & read, made ^ read

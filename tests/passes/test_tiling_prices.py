@@ -7,7 +7,7 @@ from dataclasses import replace
 from equations import graph_of, param, random
 
 from graphopt.hardware import device
-from graphopt.ops import Constant, Exp, MatMul, Neg, Relu
+from graphopt.ops import Attention, Constant, Exp, MatMul, Neg, Relu
 from graphopt.passes.memory import SPACES
 from graphopt.passes.tiling.choice import sizes
 from graphopt.passes.tiling.needs import Meter
@@ -67,3 +67,18 @@ def test_coarser_tiles_start_less_and_finer_ones_stay_near() -> None:
         price[size] = cpu.of(made.fresh) - cpu.of(region)
     assert price[64] < price[8192]
     assert price[64] < price[4]
+
+
+def test_attention_of_onnxruntime_has_one_head_near_at_a_time() -> None:
+    """64 queries of 2,048 keys: 512 KiB of scores of a head, 4 MiB of all eight."""
+
+    def ops(queries: int) -> list[Attention]:
+        q, *kv = (
+            param(n, 1, s, 64)
+            for n, s in zip("qkv", (queries, 2048, 2048), strict=True)
+        )
+        return [Attention(q, *kv, q_num_heads=8, kv_num_heads=8)]
+
+    assert priced("ort-cpu")._near(ops(64))
+    assert not priced("ort-cpu")._near(ops(512))
+    assert not priced("xla-cpu")._near(ops(64))
