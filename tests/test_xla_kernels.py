@@ -12,7 +12,7 @@ import graphopt
 from graphopt import ops
 from graphopt.exporter import to_proto
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.lowering.xla.kernels import KEPT, taken
+from graphopt.lowering.xla.kernels import KEPT, OTHERS, taken
 from graphopt.types import DType, tensor
 
 KIB = 1024
@@ -144,6 +144,34 @@ def test_in_a_loop_all_temporaries_are_there() -> None:
     ).replace("ENTRY %main", "%body")
     text += "\nENTRY %main (p: x) -> x {\n  ROOT %p = f32[1]{0} parameter(0)\n}\n"
     assert taken(text, 1 << 30, 1 << 30, 2)[0] == 2 * 512 * KIB
+
+
+def test_between_joined_products_lies_what_others_read() -> None:
+    """Scores, which the second product reads through a sum; a sum alone."""
+    text = f"""HloModule m
+
+%c (p: x, q: x) -> x {{
+  %p = f32[8,1024,64]{{2,1,0}} parameter(0)
+  %q = f32[8,64,1024]{{2,1,0}} parameter(1)
+  %s = f32[8,1024,1024]{{2,1,0}} dot(%p, %q), {BATCHED}
+  %e = f32[8,1024,1024]{{2,1,0}} exponential(%s)
+  ROOT %r = f32[8,1024,64]{{2,1,0}} dot(%e, %p), {BATCHED}
+}}
+
+%d (p: x) -> x {{
+  %p = f32[8,1024,64]{{2,1,0}} parameter(0)
+  ROOT %r = f32[8,1024]{{1,0}} reduce(%p, %p), dimensions={{2}}
+}}
+
+ENTRY %main (p: x, q: x) -> x {{
+  %p = f32[8,1024,64]{{2,1,0}} parameter(0)
+  %q = f32[8,64,1024]{{2,1,0}} parameter(1)
+  %f = f32[8,1024,64]{{2,1,0}} fusion(%p, %q), calls=%c, backend_config={LIBRARY}
+  ROOT %g = f32[8,1024]{{1,0}} fusion(%f), calls=%d, backend_config={LIBRARY}
+}}
+"""
+    scores, packed = 4 * 8 * 1024 * 1024, 8 * 64 * 4 * KIB
+    assert taken(text, 0, 0, 2) == (scores + packed, 2 * KEPT["dot"] + OTHERS)
 
 
 def test_vectors_and_loops_take_nothing() -> None:
