@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -21,6 +22,7 @@ from .exporter import source_order
 from .fitting import fitting
 from .ir import Graph, Op, Value, rebuild
 from .lowering import temporaries
+from .lowering.ort.advice import is_laid_out
 from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
@@ -40,8 +42,9 @@ FAR: Final = 2
 """A program is not compiled whose plan takes so many times the limit: of 14 models the
 compiler of XLA took 0.7 to 2.4 times what was planned."""
 
-Counter: TypeAlias = Callable[[Graph, Mapping[str, int]], int]
-"""Bytes that a compiler takes for what a graph computes, at these sizes of dims; raises
+Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Sequence[Op]], int]
+"""Bytes that a runtime takes for what a graph computes, at these sizes of dims and in
+this order: XLA's compiler for activations, ONNX Runtime for its arena. Raises
 GraphoptError where it cannot be asked."""
 
 SECONDS: Final = 10.0
@@ -134,6 +137,8 @@ class Fitted:
     """Sizes at which strips are several, and the last lies over another."""
     counted: int | None = None
     """Bytes of activations by the target's compiler; None where it was not asked."""
+    executed: int | None = None
+    """Bytes of ONNX Runtime's arena, outputs in it, where it changes layouts."""
     uncounted: str = ""
     """Why it could not be asked."""
 
@@ -144,17 +149,19 @@ class Fitted:
 
     @property
     def resident(self) -> int:
-        """The same with weights, inputs and outputs."""
+        """The same with weights, inputs, and outputs as they are made."""
         return self.plan.resident - self.plan.peak + self.activations
 
     @cached_property
     def arena(self) -> int | None:
-        """Bytes that ONNX Runtime's arena takes, outputs apart; None where not known.
+        """Bytes that ONNX Runtime's arena takes, but for outputs; None if not known.
 
         Buffers are not reused, as its recipe says; what lies between pieces is lost.
         """
         if self.target != "ort-cpu":
             return None
+        if self.executed is not None:
+            return max(0, self.executed - self.plan.beside)
         plan, known = self.plan, Facts.of(_numbers(self.plan.binding))
         work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
 
@@ -163,7 +170,7 @@ class Fitted:
 
         facts = replace(known, workspace=own)
         found = predicted(self.graph, plan.order, facts=facts, reuse=False)
-        return None if found is None else max(0, found.block - plan.outputs)
+        return None if found is None else max(0, found.block - plan.beside)
 
     @property
     def needed(self) -> int:
@@ -175,14 +182,21 @@ class Fitted:
         return self.needed <= self.limits.left(self.plan)
 
     def compiled(self, counter: Counter | None) -> Fitted:
-        """The same with what the compiler counts, unless the plan is far too large."""
-        if counter is None or self.plan.peak > FAR * self.limits.left(self.plan):
+        """The same with what the compiler counts, unless the plan is far too large.
+
+        ONNX Runtime is asked of plans that fit, and only where layouts are its own.
+        """
+        plan, runs = self.plan, self.target not in PLATFORMS
+        far = 1 if runs else FAR
+        if counter is None or plan.peak > far * self.limits.left(plan):
             return self
-        sizes = _numbers(self.plan.binding)
+        if runs and not is_laid_out(self.graph):
+            return self
         try:
-            return replace(self, counted=counter(self.graph, sizes))
+            found = counter(self.graph, _numbers(plan.binding), plan.order)
         except GraphoptError as error:
             return replace(self, uncounted=error.message)
+        return replace(self, executed=found) if runs else replace(self, counted=found)
 
     def improved(
         self,
@@ -230,6 +244,7 @@ class Fitted:
             "constant_bytes": plan.constants,
             "input_bytes": plan.inputs,
             "output_bytes": plan.outputs,
+            "output_bytes_at_peak": plan.beside,
             "without_size": len(plan.unknown),
             "sizes": dict(plan.binding),
             "steps": [vars(saving).copy() for saving in self.savings],
@@ -246,7 +261,8 @@ class Fitted:
         if self.counted is not None:
             yield f"  as the compiler counts them; the plan takes {sized(plan.peak)}"
         elif self.uncounted:
-            yield f"  as planned; the compiler was not asked: {self.uncounted}"
+            who = "compiler" if self.target in PLATFORMS else "runtime"
+            yield f"  as planned; the {who} was not asked: {self.uncounted}"
         rows = [
             (
                 f"  {s.what}",
@@ -273,13 +289,21 @@ class Fitted:
 
 
 def counter_of(target: str, precision: str | None) -> Counter | None:
-    """What asks the compiler of a target; None where it has none that counts."""
+    """What asks a target; None where nothing counts there."""
 
-    def counter(graph: Graph, sizes: Mapping[str, int]) -> int:
+    def compiling(graph: Graph, sizes: Mapping[str, int], order: Sequence[Op]) -> int:
         with timed(f"compiling for {target}"):
             return temporaries(graph, target, sizes, precision)
 
-    return counter if target in PLATFORMS else None
+    def running(graph: Graph, sizes: Mapping[str, int], order: Sequence[Op]) -> int:
+        from .lowering.ort.executed import arena_of  # only for that runtime
+
+        with timed(f"running once in {target}"):
+            return arena_of(graph, sizes, order)
+
+    if target in PLATFORMS:
+        return compiling
+    return running if target == "ort-cpu" else None
 
 
 def fitted_to(
@@ -327,7 +351,7 @@ def fitted_to(
     wanted = limits.left(ordered.plan)
     known = tuple(sorted(sizes.items()))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
-        better(_with_copies(ordered, wanted))
+        better(_with_copies(ordered, wanted).compiled(counter))
     for _ in range(TRIES):
         if best.fits:
             return best
@@ -349,8 +373,10 @@ def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
     """The graph with its tiles as ops of their own, as ONNX has them, and their order.
 
     So a plan sees all of them, and the order is one of these ops: tile after tile.
+    Each region has its own: what two of them make alike is not kept between them.
     """
     order = source_order(graph)
+    regions = count(1 + max((op.instance for op in graph.ops), default=0))
     while any(isinstance(op, Tiled | Strips) for op in graph.ops):
         made: dict[Op, list[Sequence[Value]]] = {}
 
@@ -358,7 +384,7 @@ def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
             new = op.with_operands(operands)
             turns, results = [], new.results
             if isinstance(new, Tiled) and new.count <= WRITTEN_OUT:
-                turns = new.turns()
+                turns = new.turns(next(regions))
                 results = new.joined(turns)
             elif isinstance(new, Tiled | Strips):
                 results = new.body()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import graphopt
 from graphopt import ops
 from graphopt.errors import BackendMissing, InvalidModel
 from graphopt.interface import Interface, read_interface
-from graphopt.ir import Graph, Parameter, Value
+from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.limits import DoesNotFit, Limits, fitted_to, with_tiles
 from graphopt.passes.memory import SPACES, plan_memory
 from graphopt.passes.memory.sizes import Sizes
@@ -66,7 +66,7 @@ def fitted(graph: Graph, limit: int, counter: Any) -> Any:
 def test_tiles_become_finer_until_the_compiler_agrees() -> None:
     asked: list[int] = []
 
-    def twice(graph: Graph, sizes: Mapping[str, int]) -> int:
+    def twice(graph: Graph, sizes: Mapping[str, int], order: Sequence[Op]) -> int:
         plan = plan_memory(graph, sizes, space=SPACES["xla-cpu"], reorder=True)
         asked.append(2 * plan.peak)
         return asked[-1]
@@ -82,7 +82,7 @@ def test_tiles_become_finer_until_the_compiler_agrees() -> None:
 
 
 def test_what_the_compiler_takes_too_much_for_is_refused() -> None:
-    def never(graph: Graph, sizes: Mapping[str, int]) -> int:
+    def never(graph: Graph, sizes: Mapping[str, int], order: Sequence[Op]) -> int:
         return 7 * SCORES
 
     with pytest.raises(DoesNotFit, match=f"--max-activations {7 * SCORES} would do"):
@@ -90,13 +90,13 @@ def test_what_the_compiler_takes_too_much_for_is_refused() -> None:
 
 
 def test_a_plan_that_is_too_large_is_no_reason_for_tiles() -> None:
-    made = fitted(attention(), SCORES * 3 // 2, lambda graph, sizes: 1000)
+    made = fitted(attention(), SCORES * 3 // 2, lambda *_: 1000)
     assert made.tile is None
     assert made.savings == ()
 
 
 def test_without_a_compiler_the_plan_holds_and_it_is_said() -> None:
-    def missing(graph: Graph, sizes: Mapping[str, int]) -> int:
+    def missing(graph: Graph, sizes: Mapping[str, int], order: Sequence[Op]) -> int:
         raise BackendMissing("jax is not installed")
 
     made = fitted(attention(), SCORES // 2, missing)
