@@ -113,8 +113,13 @@ def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
     level = "graph_optimization_level"
     if is_laid_out(graph):
         why = (
-            "convolutions want the runtime's blocked layouts, so the order is kept but"
-            " for the nodes that these replace; `ordered.honoured` keeps it whole"
+            "convolutions want the runtime's blocked layouts, so the order is not kept;"
+            " `ordered.honoured` keeps it"
+        )
+        session["execution_order"] = "DEFAULT"
+        reasons["execution_order"] = (
+            "nodes made for layouts would run after all others that can: depth first,"
+            " tiles run one after the other"
         )
         declined[f"{level} ORT_DISABLE_ALL"] = (why,)
         config[_DISABLED] = "CommonSubexpressionElimination"
