@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 
 from graphopt import dims
 from graphopt.ir import Op, Value
@@ -38,7 +39,8 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
     something else reads is there as a whole: the scores of attention.
     """
     if op.bodies:
-        return max(bodies) + _total(_turn(op), sizes) + _total(_parts(op, sizes), sizes)
+        beside = [*_turn(op), *_parts(op, sizes), *_turned(op, sizes)]
+        return max(bodies) + _total(beside, sizes)
     if isinstance(op, Attention) and sizes.space.kernels and _has_kernel(op, sizes):
         return 0
     if isinstance(op, Attention) and (scores := _scores(op, sizes)) is not None:
@@ -122,6 +124,32 @@ def _parts(op: Op, sizes: Sizes) -> Sequence[Value]:
     if not isinstance(op, Tiled) or not sizes.space.joins or op.count > WRITTEN_OUT:
         return ()
     return op.results[int(op.states) :]
+
+
+def _turned(op: Op, sizes: Sizes) -> Iterator[Value]:
+    """What ONNX Runtime's Scan has with the dim of its turns first, in a copy.
+
+    That is operands and results whose dim is another one, whole.
+    """
+    if not sizes.space.scratch:
+        return
+    if isinstance(op, Scan):
+        read = op.operands[op.states :][: int(op.num_scan_inputs)]
+        cut, made = op.scan_input_axes, op.scan_output_axes
+        rows = [*zip_longest(read, cut or (), fillvalue=0)]
+    elif isinstance(op, Tiled) and op.count > WRITTEN_OUT:
+        made = op.result_axes
+        rows = [
+            (x, each.axis)
+            for x, each in zip(op.operands[op.parts], op.cuts, strict=True)
+            if x is not None
+            and x.shape is not None
+            and each.fills(x.shape[each.axis], int(op.count))
+        ]
+    else:
+        return
+    rows += zip(op.results[int(op.states) :], made or (), strict=False)
+    yield from (v for v, axis in rows if axis and isinstance(v, Value))
 
 
 def _products(op: Op) -> Iterator[Value]:
