@@ -39,12 +39,12 @@ from graphopt.exporter import save, source_order
 from graphopt.feeds import bind
 from graphopt.inputs import bindings, random_inputs, usual
 from graphopt.ir import Graph, Op
+from graphopt.limits import DoesNotFit
 from graphopt.lowering.ort.measured import measured
 from graphopt.lowering.ort.meter import growth, realised_peak as ort_peak
 from graphopt.lowering.ort.ordered import honoured
 from graphopt.lowering.ort.recipe import Recipe
 from graphopt.lowering.ort.session import RunFailed, Session
-from graphopt.limits import DoesNotFit
 from graphopt.lowering.xla.meter import realised_peak as xla_peak
 from graphopt.passes.memory import SPACES, MemoryPlan, plan_memory
 

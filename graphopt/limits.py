@@ -8,30 +8,28 @@ compiler says what a program takes, and tiles become finer until that fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from .cost import cost
 from .debug import timed
 from .errors import GraphoptError, UsageError
-from .exporter import source_order
 from .fitting import fitting
-from .ir import Graph, Op, Value, rebuild
+from .ir import Graph, Op
 from .lowering import temporaries
 from .lowering.ort.advice import is_laid_out
 from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
-from .ops import Strips, Tiled
 from .ops.schema import LATEST
-from .ops.tiled import WRITTEN_OUT
 from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
+from .passes.memory.biases import biases_apart, is_biased
 from .passes.tiling import Flash, Tile
 from .passes.tiling.strips import lapping
+from .passes.tiling.written import written_out
 from .pipeline import Pipeline
 from .report import sized, table
 
@@ -340,6 +338,8 @@ def fitted_to(
         if target not in PLATFORMS:
             made, order = written_out(made)
         cut = ordered.improved("tiles", made, tile, order, several)
+        if target not in PLATFORMS and not cut.fits:
+            cut = _with_copies(_with_biases_apart(cut))
         return cut.compiled(counter)
 
     if best.fits:
@@ -351,7 +351,7 @@ def fitted_to(
     wanted = limits.left(ordered.plan)
     known = tuple(sorted(sizes.items()))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
-        better(_with_copies(ordered, wanted).compiled(counter))
+        better(_with_copies(_with_biases_apart(ordered)).compiled(counter))
     for _ in range(TRIES):
         if best.fits:
             return best
@@ -369,60 +369,28 @@ def fitted_to(
     return best
 
 
-def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
-    """The graph with its tiles as ops of their own, as ONNX has them, and their order.
-
-    So a plan sees all of them, and the order is one of these ops: tile after tile.
-    Each region has its own: what two of them make alike is not kept between them.
-    """
-    order = source_order(graph)
-    regions = count(1 + max((op.instance for op in graph.ops), default=0))
-    while any(isinstance(op, Tiled | Strips) for op in graph.ops):
-        made: dict[Op, list[Sequence[Value]]] = {}
-
-        def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
-            new = op.with_operands(operands)
-            turns, results = [], new.results
-            if isinstance(new, Tiled) and new.count <= WRITTEN_OUT:
-                turns = new.turns(next(regions))
-                results = new.joined(turns)
-            elif isinstance(new, Tiled | Strips):
-                results = new.body()
-            made[op] = [*turns, results]  # noqa: B023
-            return results
-
-        graph = rebuild(graph, build)
-        order = _in_turn([values for op in order for values in made[op]], graph)
-    return graph, order
+def _with_biases_apart(best: Fitted) -> Fitted:
+    """With an op more where an activation and its bias are over the limit."""
+    plan, left = best.plan, best.limits.left(best.plan)
+    live = zip(plan.order, plan.live, strict=True)
+    over = {op for op, size in live if size > left and is_biased(op)}
+    if not over:
+        return best
+    made, order = biases_apart(best.graph, plan.order, over)
+    other = best.improved("biases apart", made, best.tile, order, best.lapping)
+    return other if other.plan.peak <= plan.peak else best
 
 
-def _in_turn(values: Iterable[Sequence[Value]], graph: Graph) -> list[Op]:
-    """The ops of a graph, those that some values need before those of later ones."""
-    left, order = set(graph.ops), list[Op]()
-    for some in values:
-        pending = [(v.op, False) for v in reversed(some)]
-        while pending:
-            op, ready = pending.pop()
-            if op is None or op not in left:
-                continue
-            if ready:
-                left.discard(op)
-                order.append(op)
-                continue
-            pending.append((op, True))
-            pending += [(v.op, False) for v in reversed(op.operands) if v is not None]
-    return order
-
-
-def _with_copies(best: Fitted, wanted: int) -> Fitted:
+def _with_copies(best: Fitted) -> Fitted:
     """With cheap values made again where that takes less, else as it is."""
-    plan = best.plan
+    plan, left = best.plan, max(0, best.limits.left(best.plan))
     made = recomputed(
-        best.graph, plan.binding, wanted, space=plan.space, order=plan.order
+        best.graph, plan.binding, left, space=plan.space, order=plan.order
     )
     if made.graph is best.graph:
         return best
-    other = best.improved("cheap values made again", made.graph, None, made.order)
+    what = "cheap values made again"
+    other = best.improved(what, made.graph, best.tile, made.order, best.lapping)
     return other if other.plan.peak < plan.peak else best
 
 

@@ -141,7 +141,7 @@ def _within(op: Op, facts: Facts) -> list[Event]:
             left[key] = Free(key)
         else:
             found.append(left.pop(key))
-    return found + [*left.values()]
+    return [*found, *left.values()]
 
 
 class _Plan:
