@@ -363,8 +363,9 @@ def fitted_to(
         better(tiled(Tile(1, sizes=known)))
     if not best.fits:  # but for what lies between the pieces of an arena
         kept = [each for each in found if each.activations <= limits.left(each.plan)]
-        if not kept:
-            raise _refusal(min(found, key=lambda each: each.activations))
+        if not kept:  # tiles for this limit may not be found for another
+            sure = [e for e in found if e.tile is None or e.tile.budget == 1]
+            raise _refusal(min(sure, key=lambda each: each.activations))
         best = min(kept, key=lambda each: each.needed)
     return best
 

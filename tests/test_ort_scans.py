@@ -1,4 +1,4 @@
-"""What ONNX Runtime's Scan takes beside its operands and results, as foreseen."""
+"""What ONNX Runtime's kernels take to have another dim first or last, as foreseen."""
 
 from __future__ import annotations
 
@@ -71,3 +71,22 @@ def test_dims_other_than_the_first_are_copied_whole(
     opened = recipe(graph, "cpu", ordered=True)
     real = realised_peak(path, random_inputs(graph, 0), recipe=opened)
     assert real.peak == pytest.approx(fitted.arena + plan.beside, rel=0.1)
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize("kind", [ops.Softmax, ops.LogSoftmax])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_softmax_over_another_dim_has_operand_and_result_once_more(
+    kind: type, axis: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime", minversion="1.32")
+    x = Parameter(tensor(DType.F32, 32, 64, 48), "x")
+    graph = Graph([x], [ops.ReduceSum(ops.Erf(kind(ops.Exp(x), axis=axis)))])
+    plan = plan_memory(graph, space=SPACES["ort-cpu"])
+    whole = 4 * 32 * 64 * 48
+    assert plan.peak == (2 if axis in (2, -1) else 3) * whole
+    path = tmp_path / "m.onnx"
+    save(graph, path, order=plan.order)
+    opened = recipe(graph, "cpu", ordered=True)
+    real = realised_peak(path, random_inputs(graph, 0), recipe=opened)
+    assert real.peak == pytest.approx(plan.peak + plan.beside, rel=0.01)

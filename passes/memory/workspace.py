@@ -31,6 +31,11 @@ BIASED = frozenset({"com.microsoft.BiasGelu", "com.microsoft.FastGelu"})
 """Kinds whose kernels add a bias into room of their own. Measured with version 1.32."""
 
 
+TURNED = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+"""Kinds whose kernels work over the last dim: where another is asked for, operand and
+result are there once more with that one last. Read in ``softmax.cc``, and measured."""
+
+
 def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
     """Bytes: the largest of its bodies' arenas, what it carries, and its scratch.
 
@@ -49,7 +54,14 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
         return _padded(op, sizes)
     if sizes.space.scratch and op.label in BIASED and op.operand(1) is not None:
         return _total([v for v in op.operands[:1] if v is not None], sizes)
+    if sizes.space.scratch and op.kind in TURNED and not _along_rows(op):
+        return 2 * _total([v for v in op.operands[:1] if v is not None], sizes)
     return max((sizes.of(value) or 0 for value in _products(op)), default=0)
+
+
+def _along_rows(op: Op) -> bool:
+    """Whether an op normalizes over its last dim."""
+    return op.rank is None or op.axis in (-1, op.rank - 1)
 
 
 def _scores(op: Attention, sizes: Sizes) -> int | None:
