@@ -10,6 +10,11 @@ ONNX Runtime on the CPU (`--target ort-cpu`), for each model:
 - `growth`: by how much the process grows while it runs in that arena; for `default` in
   the arena that it has by itself.
 
+With `--share 0.4` instead: the model as `optimize --target ort-cpu` writes it where
+activations may take that share of what they are planned to take without a limit, or
+the least that a plan was found for;
+`foreseen` is what the limit was held against, with the outputs beside it.
+
 XLA on the CPU (`--target xla-cpu`), for each model as JAX compiles it by itself
 (`itself`), and as where memory is planned, with `joined` or `single` ops for the
 library: `counted` is what `memory_analysis()` says of temporaries and outputs,
@@ -22,6 +27,7 @@ In kB; weights and inputs apart.
 
 import argparse
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +45,7 @@ from graphopt.exporter import save, source_order
 from graphopt.feeds import bind
 from graphopt.inputs import bindings, random_inputs, usual
 from graphopt.ir import Graph, Op
+from graphopt.limits import DoesNotFit
 from graphopt.lowering.ort.measured import measured
 from graphopt.lowering.ort.meter import growth, realised_peak as ort_peak
 from graphopt.lowering.ort.ordered import honoured
@@ -104,6 +111,38 @@ def rows_of_ort(
             )
 
 
+def rows_of_limits(
+    name: str, path: Path, inputs: Mapping[str, Any], share: float
+) -> Iterator[Row]:
+    """The model with a limit of activations, opened by its recipe."""
+    sizes = sizes_of(graphopt.load(path), inputs)
+    limited: dict[str, Any] = {"target": "ort-cpu", "memory_sizes": sizes}
+    whole = graphopt.optimize(path, max_activations=1 << 46, check="off", **limited)
+    assert whole.report.memory is not None
+    limit = int(share * whole.report.memory.activations)
+    try:
+        made = graphopt.optimize(path, max_activations=limit, check="off", **limited)
+    except DoesNotFit as error:
+        limit = int(re.findall(r"--max-activations (\d+) would do", str(error))[0])
+        made = graphopt.optimize(path, max_activations=limit, check="off", **limited)
+    fitted = made.report.memory
+    assert fitted is not None
+    assert fitted.arena is not None
+    with tempfile.TemporaryDirectory() as folder:
+        to = Path(folder, "model.onnx")
+        made.save(to)
+        real = ort_peak(to, inputs, recipe=Recipe.beside(to))
+    yield Row(
+        name,
+        f"{limit / whole.report.memory.activations:.0%}",
+        fitted.plan.peak + fitted.plan.beside,
+        fitted.arena + fitted.plan.beside,
+        real.peak,
+        real.counted,
+        real.growth,
+    )
+
+
 def rows_of_xla(
     name: str, path: Path, inputs: Mapping[str, Any], seconds: float, repeats: int
 ) -> Iterator[Row]:
@@ -165,6 +204,9 @@ def main() -> int:
     parser.add_argument(
         "--repeats", type=int, default=3, help="children that are watched for XLA"
     )
+    parser.add_argument(
+        "--share", type=float, help="of the activations, which are then the limit"
+    )
     parser.add_argument("--json", type=Path, help="write what was measured here")
     options = parser.parse_args()
     rows: list[Row] = []
@@ -199,6 +241,9 @@ def rows_of(name: str, path: Path, options: argparse.Namespace) -> Iterator[Row]
     try:
         graph = graphopt.load(path)
         inputs = inputs_of(graph, path, options)
+        if options.share is not None:
+            yield from rows_of_limits(name, path, inputs, options.share)
+            return
         rows = ROWS[options.target]
         yield from rows(name, path, inputs, options.seconds, options.repeats)
     except GraphoptError as error:

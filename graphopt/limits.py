@@ -9,7 +9,7 @@ finer until both fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -19,19 +19,19 @@ from .byte_sizes import parse_size
 from .cost import cost
 from .debug import timed
 from .errors import GraphoptError, UsageError
-from .exporter import source_order
 from .fitting import fitting
-from .ir import Graph, Op, Value, rebuild
+from .ir import Graph, Op, Value
 from .lowering import temporaries
+from .lowering.ort.advice import is_laid_out
 from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
-from .ops import Strips, Tiled
 from .ops.schema import LATEST
-from .ops.tiled import WRITTEN_OUT
 from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
+from .passes.memory.biases import biases_apart, is_biased
 from .passes.tiling import Flash, Tile
 from .passes.tiling.strips import lapping
+from .passes.tiling.written import written_out
 from .pipeline import Pipeline
 from .plan import LIBRARY, Plan
 from .report import sized, table
@@ -47,10 +47,10 @@ FAR: Final = 2
 """A program is not compiled whose plan takes so many times the limit: of 14 models the
 compiler of XLA took 0.7 to 2.4 times what was planned."""
 
-Counter: TypeAlias = Callable[[Graph, Mapping[str, int], str], int]
-"""Bytes that a compiler takes for what a graph computes, at these sizes of dims, with
-"single" ops for its library or "joined" ones; raises GraphoptError where it cannot be
-asked."""
+Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
+"""Bytes that a runtime takes for what a graph computes, at these sizes of dims and as
+decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
+GraphoptError where it cannot be asked."""
 
 SECONDS: Final = 10.0
 """For the search for one order, and for the offsets of one plan."""
@@ -143,6 +143,8 @@ class Fitted:
     counted: int | None = None
     """Bytes of activations by the target's compiler, with what kernels take; None where
     it was not asked."""
+    executed: int | None = None
+    """Bytes of ONNX Runtime's arena, outputs in it, where it changes layouts."""
     uncounted: str = ""
     """Why it could not be asked."""
     library: str = ""
@@ -155,7 +157,7 @@ class Fitted:
 
     @property
     def resident(self) -> int:
-        """The same with weights, inputs and outputs."""
+        """The same with weights, inputs, and outputs as they are made."""
         return self.plan.resident - self.plan.peak + self.activations
 
     @cached_property
@@ -167,6 +169,8 @@ class Fitted:
         """
         if self.target != "ort-cpu":
             return None
+        if self.executed is not None:
+            return max(0, self.executed - self.plan.beside)
         plan, known = self.plan, Facts.of(_numbers(self.plan.binding))
         given = frozenset(self.graph.outputs)
         work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
@@ -191,27 +195,36 @@ class Fitted:
         return self.needed <= self.limits.left(self.plan)
 
     def compiled(self, counter: Counter | None) -> Fitted:
-        """The same with what the compiler counts, unless the plan is far too large."""
-        if counter is None or self.plan.peak > FAR * self.limits.left(self.plan):
+        """The same with what the compiler counts, unless the plan is far too large.
+
+        ONNX Runtime is asked of plans that fit, and only where layouts are its own.
+        """
+        plan, runs = self.plan, self.target not in PLATFORMS
+        far = 1 if runs else FAR
+        if counter is None or plan.peak > far * self.limits.left(plan):
             return self
-        sizes = _numbers(self.plan.binding)
+        if runs and not is_laid_out(self.graph):
+            return self
         try:
-            return replace(self, counted=counter(self.graph, sizes, "single"))
+            found = counter(self.graph, _numbers(plan.binding), self.decided)
         except GraphoptError as error:
             return replace(self, uncounted=error.message)
+        return replace(self, executed=found) if runs else replace(self, counted=found)
 
     def with_library(self, counter: Counter | None) -> Fitted:
         """The same with joined ops, unless more is counted then than with single ones.
 
         What lies between joined ops is in no count: it is in that of single ones.
         """
-        if counter is None:
+        if counter is None or self.target not in PLATFORMS:
             return self
+        single, joined = (
+            replace(self, library=library) for library in ("single", "joined")
+        )
         if self.counted is None:
-            return replace(self, library="single")
-        joined = counter(self.graph, _numbers(self.plan.binding), "joined")
-        library = "joined" if joined <= self.counted else "single"
-        return replace(self, library=library)
+            return single
+        found = counter(self.graph, _numbers(self.plan.binding), joined.decided)
+        return joined if found <= self.counted else single
 
     @property
     def decided(self) -> Plan:
@@ -265,6 +278,7 @@ class Fitted:
             "constant_bytes": plan.constants,
             "input_bytes": plan.inputs,
             "output_bytes": plan.outputs,
+            "output_bytes_at_peak": plan.beside,
             "without_size": len(plan.unknown),
             "sizes": dict(plan.binding),
             "steps": [vars(saving).copy() for saving in self.savings],
@@ -284,7 +298,8 @@ class Fitted:
                 f" {sized(plan.peak)}"
             )
         elif self.uncounted:
-            yield f"  as planned; the compiler was not asked: {self.uncounted}"
+            who = "compiler" if self.target in PLATFORMS else "runtime"
+            yield f"  as planned; the {who} was not asked: {self.uncounted}"
         rows = [
             (
                 f"  {s.what}",
@@ -311,13 +326,22 @@ class Fitted:
 
 
 def counter_of(target: str, precision: str | None) -> Counter | None:
-    """What asks the compiler of a target; None where it has none that counts."""
+    """What asks a target; None where nothing counts there."""
 
-    def counter(graph: Graph, sizes: Mapping[str, int], library: str) -> int:
+    def compiling(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
+        library = str(plan.whole.get(LIBRARY, "single"))
         with timed(f"compiling for {target}"):
             return temporaries(graph, target, sizes, precision, library)
 
-    return counter if target in PLATFORMS else None
+    def running(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
+        from .lowering.ort.executed import arena_of  # only for that runtime
+
+        with timed(f"running once in {target}"):
+            return arena_of(graph, sizes, plan.order)
+
+    if target in PLATFORMS:
+        return compiling
+    return running if target == "ort-cpu" else None
 
 
 def fitted_to(
@@ -366,6 +390,8 @@ def _fitted(
         if target not in PLATFORMS:
             made, order = written_out(made)
         cut = ordered.improved("tiles", made, tile, order, several)
+        if target not in PLATFORMS and not cut.fits:
+            cut = _with_copies(_with_biases_apart(cut))
         return cut.compiled(counter)
 
     if best.fits:
@@ -379,7 +405,7 @@ def _fitted(
     wanted = limits.left(ordered.plan)
     known = tuple(sorted(sizes.items()))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
-        better(_with_copies(ordered, wanted))
+        better(_with_copies(_with_biases_apart(ordered)).compiled(counter))
     for _ in range(TRIES):
         if best.fits:
             return best
@@ -394,64 +420,35 @@ def _fitted(
         better(tiled(Tile(1, sizes=known)))
     if not best.fits:  # but for what lies between the pieces of an arena
         kept = [each for each in found if each.activations <= limits.left(each.plan)]
-        if not kept:
-            raise _refusal(min(found, key=lambda each: each.activations))
+        if not kept:  # tiles for this limit may not be found for another
+            sure = [e for e in found if e.tile is None or e.tile.budget == 1]
+            raise _refusal(min(sure, key=lambda each: each.activations))
         best = min(kept, key=lambda each: each.needed)
     return best
 
 
-def written_out(graph: Graph) -> tuple[Graph, list[Op]]:
-    """The graph with its tiles as ops of their own, as ONNX has them, and their order.
-
-    So a plan sees all of them, and the order is one of these ops: tile after tile.
-    """
-    order = source_order(graph)
-    while any(isinstance(op, Tiled | Strips) for op in graph.ops):
-        made: dict[Op, list[Sequence[Value]]] = {}
-
-        def build(op: Op, operands: tuple[Value | None, ...]) -> Op | Sequence[Value]:
-            new = op.with_operands(operands)
-            turns, results = [], new.results
-            if isinstance(new, Tiled) and new.count <= WRITTEN_OUT:
-                turns = new.turns()
-                results = new.joined(turns)
-            elif isinstance(new, Tiled | Strips):
-                results = new.body()
-            made[op] = [*turns, results]  # noqa: B023
-            return results
-
-        graph = rebuild(graph, build)
-        order = _in_turn([values for op in order for values in made[op]], graph)
-    return graph, order
+def _with_biases_apart(best: Fitted) -> Fitted:
+    """With an op more where an activation and its bias are over the limit."""
+    plan, left = best.plan, best.limits.left(best.plan)
+    live = zip(plan.order, plan.live, strict=True)
+    over = {op for op, size in live if size > left and is_biased(op)}
+    if not over:
+        return best
+    made, order = biases_apart(best.graph, plan.order, over)
+    other = best.improved("biases apart", made, best.tile, order, best.lapping)
+    return other if other.plan.peak <= plan.peak else best
 
 
-def _in_turn(values: Iterable[Sequence[Value]], graph: Graph) -> list[Op]:
-    """The ops of a graph, those that some values need before those of later ones."""
-    left, order = set(graph.ops), list[Op]()
-    for some in values:
-        pending = [(v.op, False) for v in reversed(some)]
-        while pending:
-            op, ready = pending.pop()
-            if op is None or op not in left:
-                continue
-            if ready:
-                left.discard(op)
-                order.append(op)
-                continue
-            pending.append((op, True))
-            pending += [(v.op, False) for v in reversed(op.operands) if v is not None]
-    return order
-
-
-def _with_copies(best: Fitted, wanted: int) -> Fitted:
+def _with_copies(best: Fitted) -> Fitted:
     """With cheap values made again where that takes less, else as it is."""
-    plan = best.plan
+    plan, left = best.plan, max(0, best.limits.left(best.plan))
     made = recomputed(
-        best.graph, plan.binding, wanted, space=plan.space, order=plan.order
+        best.graph, plan.binding, left, space=plan.space, order=plan.order
     )
     if made.graph is best.graph:
         return best
-    other = best.improved("cheap values made again", made.graph, None, made.order)
+    what = "cheap values made again"
+    other = best.improved(what, made.graph, best.tile, made.order, best.lapping)
     return other if other.plan.peak < plan.peak else best
 
 

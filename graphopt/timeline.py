@@ -35,11 +35,12 @@ def memory_facts(plan: MemoryPlan, graph: Graph) -> dict[str, Any]:
         "constant_bytes": plan.constants,
         "input_bytes": plan.inputs,
         "output_bytes": plan.outputs,
+        "output_bytes_at_peak": plan.beside,
         "resident_bytes": plan.resident,
         "without_size": len(plan.unknown),
         "steps": [
-            {"op": place(graph, op), "live_bytes": size}
-            for op, size in zip(plan.order, live, strict=True)
+            {"op": place(graph, op), "live_bytes": size, "output_bytes": given}
+            for op, size, given in zip(plan.order, live, plan.given, strict=True)
         ],
         "blocks": [_block(p, names) for p in plan.placements],
         "peak_step": worst,
@@ -82,6 +83,11 @@ def memory_lines(found: Json) -> Iterator[str]:
             ("weights", sized(found["constant_bytes"])),
             ("inputs", sized(found["input_bytes"])),
             ("outputs", sized(found["output_bytes"])),
+            *(
+                [("  of these beside the peak", sized(found["output_bytes_at_peak"]))]
+                if found["output_bytes_at_peak"] != found["output_bytes"]
+                else []
+            ),
             ("resident in all", sized(found["resident_bytes"])),
         ]
     )
@@ -97,7 +103,7 @@ def memory_lines(found: Json) -> Iterator[str]:
             else f"its compiler was not asked: {compiler['reason']}"
         )
     if realised := found.get("realised"):
-        foreseen = found["peak_bytes"] + found["output_bytes"]
+        foreseen = found["peak_bytes"] + found["output_bytes_at_peak"]
         said = (
             f"measured in {realised['target']}: {sized(realised['peak'])} for"
             f" activations and outputs (planned: {sized(foreseen)})"
@@ -143,8 +149,8 @@ _COLUMNS: Final = 72
 
 
 def _sparkline(found: Json) -> Iterator[str]:
-    """Live bytes over the steps, in one row of blocks."""
-    live = [step["live_bytes"] for step in found["steps"]]
+    """Live bytes and outputs over the steps, in one row of blocks."""
+    live = [sum(_bytes(step)) for step in found["steps"]]
     columns = min(_COLUMNS, len(live))
     parts = [
         max(live[i * len(live) // columns : (i + 1) * len(live) // columns])
@@ -152,8 +158,14 @@ def _sparkline(found: Json) -> Iterator[str]:
     ]
     most = max([1, *parts])
     row = "".join(_LEVELS[(len(_LEVELS) - 1) * part // most] for part in parts)
-    yield f"live bytes over {len(live)} steps, at most {sized(most)}"
+    outputs = " and outputs" if found["output_bytes"] else ""
+    yield f"live bytes{outputs} over {len(live)} steps, at most {sized(most)}"
     yield row
+
+
+def _bytes(step: Json) -> tuple[int, int]:
+    """Of the arena, and of outputs that are there by then."""
+    return step["live_bytes"], step["output_bytes"]
 
 
 # --- the picture --------------------------------------------------------------------
@@ -166,12 +178,14 @@ _GAP: Final = 58
 
 _STYLE: Final = """
 .ground { fill: #fbfbfa } text { fill: #1d1f23; font: 13px system-ui, sans-serif }
-.soft { fill: #666c76 } .line { stroke: #e3e4e7 } .live { fill: #2f6fde; opacity: .85 }
+.soft { fill: #666c76 } .line { stroke: #e3e4e7 } .live { fill: #2f6fde }
+.outputs { fill: #a9b4c4 }
 .peak { stroke: #c0392b; stroke-dasharray: 5 4 } rect.b { stroke: #fbfbfa }
 rect.b:hover { opacity: .7 }
 @media (prefers-color-scheme: dark) {
  .ground { fill: #16181c } text { fill: #e6e8eb } .soft { fill: #9aa1ac }
- .line { stroke: #31353c } .live { fill: #6ea0f5 } .peak { stroke: #f0766a }
+ .line { stroke: #31353c } .live { fill: #6ea0f5 } .outputs { fill: #566072 }
+ .peak { stroke: #f0766a }
  rect.b { stroke: #16181c } }
 """
 
@@ -186,6 +200,7 @@ def memory_picture(found: Json, title: str) -> str:
     """The picture as the text of an SVG file."""
     steps = max(1, len(found["steps"]))
     peak = max(1, found["peak_bytes"])
+    most = max([1, *(sum(_bytes(step)) for step in found["steps"])])
     across = (_WIDTH - _LEFT - 20) / steps
     top = 56
     bottom = top + _UPPER + _GAP
@@ -198,8 +213,8 @@ def memory_picture(found: Json, title: str) -> str:
         '<rect class="ground" width="100%" height="100%"/>',
         f'<text x="{_LEFT}" y="24" font-weight="600">{escape(title)}</text>',
         f'<text x="{_LEFT}" y="43" class="soft">{escape(_subtitle(found))}</text>',
-        *_axes(peak, top, _UPPER, "live"),
-        *_area(found, across, top, peak),
+        *_axes(most, top, _UPPER, "live, outputs above it"),
+        *_area(found, across, top, most),
         *_axes(peak, bottom, _LOWER, "arena"),
         *_map(found, across, bottom, peak, hue),
         f'<text x="{_LEFT}" y="{bottom + _LOWER + 24}" class="soft">'
@@ -229,14 +244,17 @@ def _axes(peak: int, top: int, height: int, name: str) -> Iterator[str]:
     yield f'<text class="soft" x="8" y="{top - 10}">{name}, MiB</text>'
 
 
-def _area(found: Json, across: float, top: int, peak: int) -> Iterator[str]:
+def _area(found: Json, across: float, top: int, most: int) -> Iterator[str]:
+    """Live bytes step by step, before what outputs add to them."""
     base = top + _UPPER
-    points = [f"M{_LEFT},{base}"]
-    for i, step in enumerate(found["steps"]):
-        y = base - _UPPER * step["live_bytes"] / peak
-        points.append(f"V{y:.1f}H{_LEFT + (i + 1) * across:.2f}")
-    points.append(f"V{base}Z")
-    yield f'<path class="live" d="{"".join(points)}"/>'
+    rows = [_bytes(step) for step in found["steps"]]
+    for name, sizes in (("outputs", [*map(sum, rows)]), ("live", [r[0] for r in rows])):
+        points = [f"M{_LEFT},{base}"]
+        for i, size in enumerate(sizes):
+            y = base - _UPPER * size / most
+            points.append(f"V{y:.1f}H{_LEFT + (i + 1) * across:.2f}")
+        points.append(f"V{base}Z")
+        yield f'<path class="{name}" d="{"".join(points)}"/>'
     x = _LEFT + (found["peak_step"] + 0.5) * across
     yield f'<line class="peak" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{base}"/>'
 

@@ -20,6 +20,7 @@ from graphopt.passes.memory.sizes import Sizes
 from graphopt.passes.memory.workspace import workspace
 from graphopt.passes.tiling import Tile
 from graphopt.pipeline import Pipeline
+from graphopt.plan import Plan
 from graphopt.types import DType, tensor
 
 LENGTH, WIDTH = 512, 32
@@ -66,7 +67,7 @@ def fitted(graph: Graph, limit: int, counter: Any) -> Any:
 def test_tiles_become_finer_until_the_compiler_agrees() -> None:
     asked: list[int] = []
 
-    def twice(graph: Graph, sizes: Mapping[str, int], library: str) -> int:
+    def twice(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         plan = plan_memory(graph, sizes, space=SPACES["xla-cpu"], reorder=True)
         asked.append(2 * plan.peak)
         return asked[-1]
@@ -83,7 +84,7 @@ def test_tiles_become_finer_until_the_compiler_agrees() -> None:
 
 
 def test_what_the_compiler_takes_too_much_for_is_refused() -> None:
-    def never(graph: Graph, sizes: Mapping[str, int], library: str) -> int:
+    def never(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         return 7 * SCORES
 
     with pytest.raises(DoesNotFit, match=f"--max-activations {7 * SCORES} would do"):
@@ -91,13 +92,13 @@ def test_what_the_compiler_takes_too_much_for_is_refused() -> None:
 
 
 def test_a_plan_that_is_too_large_is_no_reason_for_tiles() -> None:
-    made = fitted(attention(), SCORES * 3 // 2, lambda graph, sizes, library: 1000)
+    made = fitted(attention(), SCORES * 3 // 2, lambda *_: 1000)
     assert made.tile is None
     assert made.savings == ()
 
 
 def test_without_a_compiler_the_plan_holds_and_it_is_said() -> None:
-    def missing(graph: Graph, sizes: Mapping[str, int], library: str) -> int:
+    def missing(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         raise BackendMissing("jax is not installed")
 
     made = fitted(attention(), SCORES // 2, missing)
@@ -110,8 +111,9 @@ def test_without_a_compiler_the_plan_holds_and_it_is_said() -> None:
 def test_the_library_joins_ops_where_no_more_is_counted_so(
     factor: float, library: str
 ) -> None:
-    def counter(graph: Graph, sizes: Mapping[str, int], how: str) -> int:
-        return int(SCORES * (factor if how == "joined" else 1))
+    def counter(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
+        joined = plan.whole.get("library") == "joined"
+        return int(SCORES * (factor if joined else 1))
 
     made = fitted(attention(), SCORES, counter)
     assert made.counted == SCORES

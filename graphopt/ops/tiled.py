@@ -172,29 +172,35 @@ class Tiled(Composite, Control):
     def body(self) -> tuple[Value, ...]:
         return self.unrolled() if self.count <= WRITTEN_OUT else self.scanned()
 
-    def tile(self, number: int, states: Sequence[Value | None]) -> tuple[Value, ...]:
+    def tile(
+        self, number: int, states: Sequence[Value | None], instance: int = 0
+    ) -> tuple[Value, ...]:
         """What the body gives for one tile, built on this op's operands."""
         where = self.parts
         cut = [
-            _part(x, cut.axis, vector(first), vector(last))
+            _part(x, cut.axis, vector(first), vector(last), instance)
             for x, cut in zip(self.operands[where], self.cuts, strict=True)
             for first, last in [cut.at(number)]
         ]
         whole = self.operands[where.stop :]
         return inlined(
-            self.bodies[0], [scalar(number, DType.I64), *states, *cut, *whole]
+            self.bodies[0], [scalar(number, DType.I64), *states, *cut, *whole], instance
         )
 
     def unrolled(self) -> tuple[Value, ...]:
         """Each tile as ops of its own."""
         return self.joined(self.turns())
 
-    def turns(self) -> list[tuple[Value, ...]]:
-        """What each tile gives, the states after it and its parts, as ops."""
+    def turns(self, instance: int = 0) -> list[tuple[Value, ...]]:
+        """What each tile gives, the states after it and its parts, as ops.
+
+        Ops of an ``instance`` stay apart from equal ones of other regions: parts of a
+        mask that layers share, which else would live from the first to the last.
+        """
         states: Sequence[Value | None] = self.operands[: int(self.states)]
         found: list[tuple[Value, ...]] = []
         for number in range(int(self.count)):
-            found.append(self.tile(number, states))
+            found.append(self.tile(number, states, instance))
             states = found[-1][: int(self.states)]
         return found
 
@@ -283,13 +289,20 @@ def _schema() -> Schema:
     )
 
 
-def inlined(body: Graph, arguments: Sequence[Value | None]) -> tuple[Value, ...]:
-    """A body's results on ``arguments``. It holds nothing random or opaque."""
+def inlined(
+    body: Graph, arguments: Sequence[Value | None], instance: int = 0
+) -> tuple[Value, ...]:
+    """A body's results on ``arguments``, its ops of an instance where they have none.
+
+    It holds nothing random or opaque.
+    """
     given = zip(body.inputs, arguments, strict=True)
     mapping: dict[Value, Value] = {p: v for p, v in given if v is not None}
 
     def build(inner: Op, operands: tuple[Value | None, ...]) -> Op:
-        return inner.with_operands(operands)
+        if isinstance(inner, Constant):
+            return inner
+        return inner.copy(operands=operands, instance=inner.instance or instance)
 
     return rebuild(body, build, mapping).outputs
 
@@ -313,11 +326,13 @@ def _int(number: int) -> Value:
     return scalar(number, DType.I64)
 
 
-def _part(x: Value | None, axis: int, first: Value, last: Value) -> Value:
+def _part(
+    x: Value | None, axis: int, first: Value, last: Value, instance: int = 0
+) -> Value:
     assert x is not None
     if x.shape and first.ints == (0,) and last.ints == (x.shape[axis],):
         return x
-    return Slice(x, first, last, vector(axis))
+    return Slice(x, first, last, vector(axis), instance=instance)
 
 
 def _split(x: Value, axis: int, count: int, size: int) -> Value:

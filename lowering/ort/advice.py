@@ -87,6 +87,11 @@ def recipe(
     )
 
 
+def is_laid_out(graph: Graph) -> bool:
+    """Whether the runtime is to optimize a planned graph all the same, for layouts."""
+    return any(op.kind in _CONVS for _, op in graph.walk())
+
+
 _DISABLED: Final = "optimization.disable_specified_optimizers"
 
 
@@ -106,10 +111,15 @@ def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
     declined: dict[str, tuple[str, ...]] = {}
     config = dict(recipe.config)
     level = "graph_optimization_level"
-    if any(op.kind in _CONVS for _, op in graph.walk()):
+    if is_laid_out(graph):
         why = (
-            "convolutions want the runtime's blocked layouts, so the order is kept but"
-            " for the nodes that these replace; `ordered.honoured` keeps it whole"
+            "convolutions want the runtime's blocked layouts, so the order is not kept;"
+            " `ordered.honoured` keeps it"
+        )
+        session["execution_order"] = "DEFAULT"
+        reasons["execution_order"] = (
+            "nodes made for layouts would run after all others that can: depth first,"
+            " tiles run one after the other"
         )
         declined[f"{level} ORT_DISABLE_ALL"] = (why,)
         config[_DISABLED] = "CommonSubexpressionElimination"

@@ -10,7 +10,7 @@ arena. Inputs belong to the caller, outputs are never shared. Read in ONNX Runti
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -101,9 +101,11 @@ def events(
             if size is None:
                 return None
             found.append(Take(root, size))
-        if need := facts.workspace(op) + inside(op, facts):
-            own = ("workspace", op)  # an op may be its own value
-            found += [Take(own, need), Free(own)]
+        own = ("workspace", op)  # an op may be its own value
+        need = facts.workspace(op)
+        found += [Take(own, need)] if need else []
+        found += _within(op, facts)
+        found += [Free(own)] if need else []
         found += map(Free, plan.freed[i])
     return found
 
@@ -123,11 +125,23 @@ def kept(order: Sequence[Op]) -> list[Op]:
 
 def inside(op: Op, facts: Facts) -> int:
     """What the bodies of an op take while it runs; 0 where that is not known."""
-    most = 0
-    for body in op.bodies:
-        found = events(body, None, facts)
-        most = max(most, 0 if found is None else most_in_use(found))
-    return most
+    return most_in_use(_within(op, facts))
+
+
+def _within(op: Op, facts: Facts) -> list[Event]:
+    """What a turn of the body that takes most asks for, all given back after it."""
+    bodies = [events(body, None, facts) or [] for body in op.bodies]
+    turn = max(bodies, key=most_in_use, default=[])
+    left: dict[Hashable, Event] = {}
+    found: list[Event] = []
+    for event in turn:
+        key = (op, event.key)  # values of a body may be those of another one
+        if isinstance(event, Take):
+            found.append(Take(key, event.size))
+            left[key] = Free(key)
+        else:
+            found.append(left.pop(key))
+    return [*found, *left.values()]
 
 
 class _Plan:

@@ -14,11 +14,11 @@ from typing import Any
 from onnx import ModelProto, ValueInfoProto
 
 from graphopt.cost import value_bytes
-from graphopt.dims import Shape
+from graphopt.dims import Dim, Shape, symbol
 from graphopt.feeds import bind
 from graphopt.importer import load
 from graphopt.ir import Graph, Op, Parameter, Value
-from graphopt.proto import stated_type, write_type
+from graphopt.proto import write_type
 from graphopt.provenance import named_values
 from graphopt.types import TensorType
 
@@ -26,6 +26,7 @@ from .allocation import Facts, Predicted, predicted
 from .arena import UNLIMITED
 from .books import books
 from .recipe import Recipe
+from .session import Session
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def measured(
             given = zip(names, entry.results, strict=False)
             types |= {name: type_ for name, type_ in given if type_ is not None}
             workspaces[entry.name] = entry.workspace
-    stated = {v.name: v for v in _values(counted)}
+    known = _known_before(
+        counted, None if folder is None else str(folder), recipe or Recipe()
+    )
     graph = load(_with_types(counted, types), folder=folder, apart=True)
     name_of = {value: name for name, value in named_values(graph).items()}
 
@@ -92,12 +95,8 @@ def measured(
         return value_bytes(seen, sizes)
 
     def shape(value: Value) -> Shape | None:
-        found = stated.get(name_of.get(value, ""))
-        type_ = value.type if found is None else stated_type(found)
-        if not isinstance(type_, TensorType) or type_.shape is None:
-            return None
-        fixed = all(isinstance(dim, int) for dim in type_.shape)
-        return type_.shape if found is not None or fixed else None
+        found = known.get(name_of.get(value, ""))
+        return found or (() if value.shape == () else None)
 
     def workspace(op: Op) -> int:
         return sum(workspaces.get(name, 0) for name in graph.sources.get(op, ()))
@@ -114,9 +113,29 @@ def numbered(model: ModelProto) -> ModelProto:
     return made
 
 
-def _values(model: ModelProto) -> list[ValueInfoProto]:
-    graph = model.graph
-    return [*graph.value_info, *graph.input, *graph.output]
+def _known_before(
+    model: ModelProto, folder: str | None, recipe: Recipe
+) -> dict[str, Shape]:
+    """By name, the shapes that the runtime knows before it runs; () for none.
+
+    It says them of outputs alone, so all results are some here. Raises as `Session`.
+    """
+    made = ModelProto()
+    made.CopyFrom(model)
+    outputs = {value.name for value in made.graph.output}
+    names = [n for node in made.graph.node for n in node.output if n]
+    made.graph.output.extend(
+        [ValueInfoProto(name=name) for name in names if name not in outputs]
+    )
+    session = Session(made.SerializeToString(), folder=folder, recipe=recipe).session
+    return {
+        value.name: tuple([_dim(dim) for dim in value.shape])
+        for value in (*session.get_inputs(), *session.get_outputs())
+    }
+
+
+def _dim(said: int | str | None) -> Dim:
+    return said if isinstance(said, int | None) else symbol(said)
 
 
 def _with_types(model: ModelProto, types: Mapping[str, TensorType]) -> ModelProto:

@@ -109,7 +109,7 @@ def _least(found: Measured, planned: Sequence[Op]) -> tuple[Sequence[Op], bool]:
     """An order, or the runtime's own where that is better; whether buffers are reused.
 
     Better is what is foreseen to run in the smaller arena. The runtime writes what it
-    executes in the order of execution.
+    executes in its own order, whatever it was asked to keep.
     """
     ranks_of(planned, found.graph)
     best: tuple[Sequence[Op], bool] = planned, True

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 
 from graphopt.errors import UsageError
 from graphopt.ir import Graph, Op, Value
 
 from .allocate import pack
 from .buffers import Buffer
-from .lives import Block, Kind, lives_of, steps_of
+from .lives import Block, Kind, Lives, lives_of, steps_of
 from .order import least_order
 from .ranges import Size
 from .schedule import Schedule
@@ -53,7 +54,8 @@ class MemoryPlan:
     takes at least in this order: the most that is ``live`` at one step, or more where a
     search proved it. ``proof`` is "optimal" where the peak is that.
     ``inputs``, ``outputs`` and ``constants`` lie outside; so do ``unknown`` values,
-    which have no size before the run.
+    which have no size before the run. ``given`` are the outputs that the caller has by
+    each step.
     """
 
     order: tuple[Op, ...]
@@ -66,6 +68,7 @@ class MemoryPlan:
     inputs: int
     outputs: int
     constants: int
+    given: tuple[int, ...] = ()
     unknown: tuple[Value, ...] = ()
     nested: Mapping[Op, tuple[MemoryPlan, ...]] = field(default_factory=dict)
     method: str = ""
@@ -84,8 +87,19 @@ class MemoryPlan:
 
     @property
     def resident(self) -> int:
-        """All bytes: weights, inputs, outputs and the arena."""
-        return self.constants + self.inputs + self.outputs + self.peak
+        """All bytes at the worst step: weights, inputs, outputs so far, the arena."""
+        return self.constants + self.inputs + self.beside + self.peak
+
+    @cached_property
+    def beside(self) -> int:
+        """Bytes of outputs beside the peak: what they add to the most that is live.
+
+        An output that is made after the peak takes what was freed since.
+        """
+        if not self.order:
+            return self.outputs
+        both = map(sum, zip(self.live, self.given, strict=True))
+        return max(both) - max(self.live)
 
     @cached_property
     def live(self) -> tuple[int, ...]:
@@ -161,6 +175,7 @@ def plan_memory(
         inputs=lives.bytes_of(Kind.INPUT),
         outputs=0 if space.outputs else _outputs(graph, sizes),
         constants=sum(tensor.nbytes for tensor in graph.tensors()),
+        given=_given(graph, sizes, lives),
         unknown=lives.unknown,
         nested=nested,
         method=packing.method,
@@ -184,6 +199,18 @@ def _buffer(number: int, block: Block) -> Buffer:
 def _outputs(graph: Graph, sizes: Sizes) -> int:
     """Bytes that the caller gets; an output that is an input is a copy."""
     return sum(sizes.of(value) or 0 for value in graph.outputs)
+
+
+def _given(graph: Graph, sizes: Sizes, lives: Lives) -> tuple[int, ...]:
+    """The same by step: what is made late is there from its step on."""
+    found = [0] * len(lives.order)
+    if not found or sizes.space.outputs:
+        return tuple(found)
+    for value in graph.outputs:
+        block = lives.block_of.get(value)
+        late = sizes.space.late and block is not None and block.kind is Kind.OUTPUT
+        found[block.first if late and block is not None else 0] += sizes.of(value) or 0
+    return tuple(accumulate(found))
 
 
 def _nested(

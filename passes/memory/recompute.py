@@ -7,9 +7,11 @@ and what lives anyway. A copy is an op of another ``instance``.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from graphopt.cost import op_cost
@@ -102,6 +104,7 @@ class _Search:
         self.lives = self._lived(self.order, self.reads)
         self.live = self.lives.live
         self.height = _height(self.live)
+        self.highest = [i for i, n in enumerate(self.live) if n == self.height[0]]
         self.flops = sum(map(self.cost, self.order))
         steps = enumerate(self.order)
         self.made = {result: i for i, op in steps for result in op.results}
@@ -137,25 +140,51 @@ class _Search:
 
         All operations are ``most`` then.
         """
-        highest = self.live.index(self.height[0])
+        highest = self.highest[0]
         left = most - self.flops
         for value in self._idle(highest):
             late = [number for number in self.readers[value] if number > highest]
-            chain = self._chain(value, late[0])
-            if not chain or self._added(chain, late[0]) > left:
-                continue
-            if self.tries == 0:
-                return False
-            self.tries -= 1
-            order, reads, copied = self._copied(chain, late)
-            if _height(self._lived(order, reads).live) < self.height:
-                self.order, self.reads = order, reads
-                for op, made in copied.items():
-                    self.origin[made] = self.origin.get(op, op)
-                self.copies += 1
-                self._look()
-                return True
+            parts = self._parted(late)
+            for groups in [parts, [late]] if len(parts) > 1 else [parts]:
+                chains = [self._chain(value, group[0]) for group in groups]
+                added = [
+                    self._added(chain, group[0]) if chain else left + 1
+                    for chain, group in zip(chains, groups, strict=True)
+                ]
+                if sum(added) > left:
+                    continue
+                if self.tries == 0:
+                    return False
+                self.tries -= 1
+                if self._taken(chains, groups):
+                    return True
         return False
+
+    def _parted(self, late: Sequence[int]) -> list[list[int]]:
+        """Steps that read a value, apart where one as high as any lies between them.
+
+        All of those must be lowered: of equal layers each has one.
+        """
+        groups = [[late[0]]]
+        for before, after in pairwise(late):
+            if bisect_left(self.highest, after) > bisect_right(self.highest, before):
+                groups.append([])
+            groups[-1].append(after)
+        return groups
+
+    def _taken(
+        self, chains: Sequence[Sequence[Op]], groups: Sequence[Sequence[int]]
+    ) -> bool:
+        """Let each group of steps read a copy of its own, if that lowers the height."""
+        order, reads, copied = self._copied(chains, groups)
+        if _height(self._lived(order, reads).live) >= self.height:
+            return False
+        self.order, self.reads = order, reads
+        for op, made in copied:
+            self.origin[made] = self.origin.get(op, op)
+        self.copies += len(groups)
+        self._look()
+        return True
 
     def _added(self, chain: Sequence[Op], step: int) -> int:
         """Operations of copies; those of a value that nobody reads before are none."""
@@ -205,23 +234,29 @@ class _Search:
         return self.last.get(value, -1) >= step
 
     def _copied(
-        self, chain: Sequence[Op], late: Sequence[int]
-    ) -> tuple[tuple[Op, ...], Reads, dict[Op, Op]]:
-        """An order whose steps ``late`` read copies, made right before the first."""
-        copied: dict[Op, Op] = {}
-        new: dict[Value, Value] = {}
-        for op in chain:
-            operands = [v and new.get(v, v) for v in self._operands(op)]
-            copied[op] = made = op.copy(operands=operands, instance=self.copies)
-            new.update(zip(op.results, made.results, strict=True))
-        value = chain[-1].results[0]
+        self, chains: Sequence[Sequence[Op]], groups: Sequence[Sequence[int]]
+    ) -> tuple[tuple[Op, ...], Reads, list[tuple[Op, Op]]]:
+        """An order whose steps read copies, made right before the first of a group."""
+        copied: list[tuple[Op, Op]] = []
         reads = dict(self.reads)
-        for number in late:
-            op = self.order[number]
-            operands_ = self._operands(op)
-            reads[op] = tuple([new[v] if v is value else v for v in operands_])
-        first = late[0]
-        order = (*self.order[:first], *copied.values(), *self.order[first:])
+        order: list[Op] = []
+        done = 0
+        for i, (chain, group) in enumerate(zip(chains, groups, strict=True)):
+            order += self.order[done : group[0]]
+            done = group[0]
+            new: dict[Value, Value] = {}
+            for op in chain:
+                operands = [v and new.get(v, v) for v in self._operands(op)]
+                made = op.copy(operands=operands, instance=self.copies + i)
+                new.update(zip(op.results, made.results, strict=True))
+                copied.append((op, made))
+                order.append(made)
+            value = chain[-1].results[0]
+            for number in group:
+                op = self.order[number]
+                operands_ = self._operands(op)
+                reads[op] = tuple([new[v] if v is value else v for v in operands_])
+        order += self.order[done:]
         needed = set(self.given.outputs)  # one that was only read late is made late
         kept = []
         for op in reversed(order):

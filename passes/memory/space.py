@@ -35,7 +35,8 @@ class Space:
     reshape gives the same bytes. ``in_place``: a result may be written over an operand
     that nothing reads later, of any elementwise op or of kinds that are listed.
     ``outputs``: those of the graph lie in the arena; else the caller has them, as he
-    has the inputs. ``padded``: the last two dims fill whole tiles of `LANES`.
+    has the inputs: those that are made ``late`` from the step that computes them on,
+    others for the whole run. ``padded``: the last two dims fill whole tiles of `LANES`.
     ``joins``: parts of a result are copied into it when all are there; else each is
     written to its place. ``kernels``: attention keeps its scores to itself where there
     is a kernel of TPUs for it (`blocks`). ``scratch``: kernels take what those of ONNX
@@ -47,6 +48,7 @@ class Space:
     views: bool = True
     in_place: bool | Places = True
     outputs: bool = False
+    late: bool = False
     padded: bool = False
     joins: bool = True
     kernels: bool = False
@@ -65,7 +67,7 @@ class Space:
         return _rounded_up(size, self.alignment)
 
 
-_RUNTIME: Final = Space(alignment=256, in_place=IN_PLACE, scratch=True)
+_RUNTIME: Final = Space(alignment=256, late=True, in_place=IN_PLACE, scratch=True)
 
 SPACES: Final = {
     "reference": Space(),

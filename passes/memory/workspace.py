@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 
 from graphopt import dims
 from graphopt.ir import Op, Value
@@ -30,6 +31,11 @@ BIASED = frozenset({"com.microsoft.BiasGelu", "com.microsoft.FastGelu"})
 """Kinds whose kernels add a bias into room of their own. Measured with version 1.32."""
 
 
+TURNED = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+"""Kinds whose kernels work over the last dim: where another is asked for, operand and
+result are there once more with that one last. Read in ``softmax.cc``, and measured."""
+
+
 def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
     """Bytes: the largest of its bodies' arenas, what it carries, and its scratch.
 
@@ -38,7 +44,8 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
     something else reads is there as a whole: the scores of attention.
     """
     if op.bodies:
-        return max(bodies) + _total(_turn(op), sizes) + _total(_parts(op, sizes), sizes)
+        beside = [*_turn(op), *_parts(op, sizes), *_turned(op, sizes)]
+        return max(bodies) + _total(beside, sizes)
     if isinstance(op, Attention) and sizes.space.kernels and _has_kernel(op, sizes):
         return 0
     if isinstance(op, Attention) and (scores := _scores(op, sizes)) is not None:
@@ -47,7 +54,14 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
         return _padded(op, sizes)
     if sizes.space.scratch and op.label in BIASED and op.operand(1) is not None:
         return _total([v for v in op.operands[:1] if v is not None], sizes)
+    if sizes.space.scratch and op.kind in TURNED and not _along_rows(op):
+        return 2 * _total([v for v in op.operands[:1] if v is not None], sizes)
     return max((sizes.of(value) or 0 for value in _products(op)), default=0)
+
+
+def _along_rows(op: Op) -> bool:
+    """Whether an op normalizes over its last dim."""
+    return op.rank is None or op.axis in (-1, op.rank - 1)
 
 
 def _scores(op: Attention, sizes: Sizes) -> int | None:
@@ -122,6 +136,32 @@ def _parts(op: Op, sizes: Sizes) -> Sequence[Value]:
     if not isinstance(op, Tiled) or not sizes.space.joins or op.count > WRITTEN_OUT:
         return ()
     return op.results[int(op.states) :]
+
+
+def _turned(op: Op, sizes: Sizes) -> Iterator[Value]:
+    """What ONNX Runtime's Scan has with the dim of its turns first, in a copy.
+
+    That is operands and results whose dim is another one, whole.
+    """
+    if not sizes.space.scratch:
+        return
+    if isinstance(op, Scan):
+        read = op.operands[op.states :][: int(op.num_scan_inputs)]
+        cut, made = op.scan_input_axes, op.scan_output_axes
+        rows = [*zip_longest(read, cut or (), fillvalue=0)]
+    elif isinstance(op, Tiled) and op.count > WRITTEN_OUT:
+        made = op.result_axes
+        rows = [
+            (x, each.axis)
+            for x, each in zip(op.operands[op.parts], op.cuts, strict=True)
+            if x is not None
+            and x.shape is not None
+            and each.fills(x.shape[each.axis], int(op.count))
+        ]
+    else:
+        return
+    rows += zip(op.results[int(op.states) :], made or (), strict=False)
+    yield from (v for v, axis in rows if axis and isinstance(v, Value))
 
 
 def _products(op: Op) -> Iterator[Value]:

@@ -1,0 +1,105 @@
+"""What ONNX Runtime takes where it lays out convolutions anew, and knows few shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from graphopt import ops
+from graphopt.dims import symbol
+from graphopt.exporter import save
+from graphopt.importer import load
+from graphopt.inputs import random_inputs
+from graphopt.ir import Graph, Parameter, Value
+from graphopt.limits import Fitted, Limits, counter_of
+from graphopt.lowering.ort.advice import recipe
+from graphopt.lowering.ort.arena import UNLIMITED
+from graphopt.lowering.ort.books import books
+from graphopt.lowering.ort.measured import measured, numbered
+from graphopt.lowering.ort.meter import realised_peak
+from graphopt.lowering.ort.ordered import KEPT
+from graphopt.lowering.ort.recipe import Recipe
+from graphopt.lowering.ort.session import Session
+from graphopt.passes.memory import SPACES, plan_memory
+from graphopt.types import DType, tensor
+
+pytest.importorskip("onnxruntime", minversion="1.32")
+
+SIZES = {"batch": 1}
+
+
+def strided(rng: np.random.Generator, depth: int = 3) -> Graph:
+    """Convolutions between what is no convolution, for which layouts are changed."""
+
+    def weight(*shape: int) -> Value:
+        return ops.Constant(rng.normal(size=shape).astype(np.float32))
+
+    x = Parameter(tensor(DType.F32, symbol("batch"), 16, 40, 40), "x")
+    h: Value = x
+    for _ in range(depth):
+        wide = ops.Conv(h, weight(32, 16, 3, 3), pads=(1, 1, 1, 1))
+        gate = ops.Softmax(ops.Exp(wide), axis=1)
+        narrow = ops.Conv(ops.Mul(wide, gate), weight(16, 32, 1, 1))
+        h = ops.Add(ops.Erf(narrow), h)
+    return Graph([x], [h])
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_arena_is_that_of_the_layouts(tmp_path: Path, depth: int) -> None:
+    graph = strided(np.random.default_rng(depth), depth)
+    plan = plan_memory(graph, SIZES, space=SPACES["ort-cpu"], reorder=True)
+    plain = Fitted(graph, plan, Limits(activations=plan.peak), target="ort-cpu")
+    asked = plain.compiled(counter_of("ort-cpu", None))
+    assert not asked.uncounted
+    assert asked.arena is not None
+    path = tmp_path / "m.onnx"
+    save(graph, path, order=plan.order)
+    opened = recipe(graph, "cpu", ordered=True)
+    real = realised_peak(path, random_inputs(graph, 0, SIZES), recipe=opened)
+    assert real.peak == pytest.approx(asked.arena + plan.beside, rel=0.002)
+    assert asked.arena != plain.arena  # else nothing is shown
+    assert asked.needed == max(plan.peak, asked.arena)
+
+
+def test_nothing_is_asked_of_what_runs_as_it_is() -> None:
+    x = Parameter(tensor(DType.F32, 8, 8), "x")
+    graph = Graph([x], [ops.Exp(ops.MatMul(x, x))])
+    plan = plan_memory(graph, space=SPACES["ort-cpu"])
+    fitted = Fitted(graph, plan, Limits(activations=1 << 20), target="ort-cpu")
+    assert fitted.compiled(counter_of("ort-cpu", None)) is fitted
+
+
+@pytest.mark.parametrize("unknown", ["Crop <border=[1, 1, 1, 1]>", "Neg"])
+def test_buffers_are_reused_where_the_runtime_knows_shapes(
+    unknown: str, tmp_path: Path
+) -> None:
+    """Of what it infers nothing of, it reuses nothing: no run tells that."""
+    source = tmp_path / "m.onnx"
+    model = parser.parse_model(
+        f"""<ir_version: 3, opset_import: ["" : 7]>
+        g (float[None, 16, 32, 32] x) => (float[None, 16, H, W] y)
+        {{ a = Exp (x)  b = {unknown} (a)  c = Concat <axis=1> (b, b)  d = Exp (c)
+           e = Conv (d, w)  f = Exp (e)  y = Exp (f) }}"""
+    )
+    weight = np.ones((16, 32, 1, 1), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, source)
+    executed = tmp_path / "x.onnx"
+    Session(source, executed=executed, threads=1)
+    fed = random_inputs(load(source), 0, {"None": 1})
+    plain = Recipe(session={**KEPT, "enable_mem_pattern": False})
+    laid_out = numbered(onnx.load(executed))
+    found = measured(laid_out, fed, recipe=plain).foreseen()
+    (entries,) = books(
+        laid_out.SerializeToString(),
+        fed,
+        recipe=replace(plain, arena=UNLIMITED),
+        threads=1,
+    )
+    assert found is not None
+    assert found.in_use == entries[-1].peak - entries[0].before
