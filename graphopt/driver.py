@@ -382,13 +382,13 @@ def improve(
         def remade(tile: Tile) -> Graph:
             first, then = with_tiles(pipeline, tile, target).split()
             with timed("passes"):
-                tiled = then.run(untiled(first), verify=verify if verifies() else None)[
-                    0
-                ]
+                check = verify if verifies() else None
+                tiled, _ = then.run(untiled(first), verify=check)
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
         counter = counter_of(target, precision)
-        fitted = fitted_to(limits, graph, original, target, remade, counter)
+        asked = limits, graph, original, target, remade, counter
+        fitted = fitted_to(*asked, rounding=level > 1)
         graph = fitted.graph
         checking = dataclasses.replace(checking, also=fitted.lapping)
         if fitted.tile is not None:

@@ -1,9 +1,10 @@
-"""Memory that a run may take, and what is done until it does: order, copies, tiles.
+"""Memory that a run may take, and what is done until it does.
 
-The cheapest comes first. An order costs nothing; copies of cheap values cost few
-operations; tiles cost calls, and what is computed twice at their borders. Each step
-says what it saved, and what it costs. XLA keeps neither an order nor offsets: there its
-compiler says what a program takes, and tiles become finer until that fits.
+The cheapest comes first. An order costs nothing; sums of partial products cost
+additions; copies of cheap values cost few operations; tiles cost calls, and what is
+computed twice at their borders. Each step says what it saved, and what it costs.
+XLA keeps neither an order nor offsets: there its compiler says what a program takes,
+and tiles become finer until that fits.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .lowering.xla.platforms import PLATFORMS
 from .ops import Strips, Tiled
 from .ops.schema import LATEST
 from .ops.tiled import WRITTEN_OUT
-from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
+from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed, summed
 from .passes.tiling import Flash, Tile
 from .passes.tiling.strips import lapping
 from .pipeline import Pipeline
@@ -289,13 +290,15 @@ def fitted_to(
     target: str,
     remade: Callable[[Tile], Graph],
     counter: Counter | None = None,
+    *,
+    rounding: bool = True,
 ) -> Fitted:
     """The graph with a plan that keeps to the limits, the cheapest that is found.
 
     Symbolic dims have sizes that are usual and that the ``original`` takes, but those
     of the limits; ``remade`` makes the graph again with a pass that tiles. Where a
-    compiler has the last word, ``counter`` asks it. Raises DoesNotFit, which says what
-    the smallest plan takes.
+    compiler has the last word, ``counter`` asks it. Without ``rounding`` sums stay as
+    they are. Raises DoesNotFit, which says what the smallest plan takes.
     """
     sizes, space = fitting(original, limits.sizes)[0], SPACES[target]
     plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
@@ -326,8 +329,10 @@ def fitted_to(
         better(ordered)
     wanted = limits.left(ordered.plan)
     known = tuple(sorted(sizes.items()))
+    if not best.fits and rounding:
+        better(_with_sums(ordered, wanted).compiled(counter))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
-        better(_with_copies(ordered, wanted))
+        better(_with_copies(best, wanted))
     for _ in range(TRIES):
         if best.fits:
             return best
@@ -386,6 +391,23 @@ def _in_turn(values: Iterable[Sequence[Value]], graph: Graph) -> list[Op]:
             pending.append((op, True))
             pending += [(v.op, False) for v in reversed(op.operands) if v is not None]
     return order
+
+
+def _with_sums(best: Fitted, wanted: int) -> Fitted:
+    """With sums of partial products where that takes less, else as it is."""
+    plan = best.plan
+    made = summed(
+        best.graph,
+        plan.binding,
+        wanted,
+        space=plan.space,
+        onto=best.target == "ort-cpu",
+        seconds=SECONDS,
+    )
+    if made.graph is best.graph:
+        return best
+    other = best.improved("sums of partial products", made.graph, None, made.order)
+    return other if other.plan.peak < plan.peak else best
 
 
 def _with_copies(best: Fitted, wanted: int) -> Fitted:
