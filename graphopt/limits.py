@@ -333,13 +333,16 @@ def fitted_to(
         better(_with_sums(ordered, wanted).compiled(counter))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
         better(_with_copies(best, wanted))
+    last = ordered
     for _ in range(TRIES):
         if best.fits:
             return best
-        if wanted < 1 or not better(tiled(Tile(wanted, sizes=known))):
+        cut = tiled(Tile(wanted, sizes=known)) if wanted >= 1 else last
+        better(cut)
+        if cut.needed >= last.needed:
             break
-        share = limits.left(best.plan) / max(1, best.needed)
-        wanted = min(int(wanted * share), wanted - 1)
+        share = limits.left(cut.plan) / max(1, cut.needed)
+        wanted, last = min(int(wanted * share), wanted - 1), cut
     if not best.fits:
         better(tiled(Tile(1, sizes=known)))
     if not best.fits:  # but for what lies between the pieces of an arena

@@ -27,7 +27,7 @@ from .workspace import workspace
 TRIES: Final = 24
 """Ops that are tried one by one, whether they can stay."""
 
-STEPS: Final = 200_000
+STEPS: Final = 50_000
 """What the search for an order may cost, while graphs are compared."""
 
 
