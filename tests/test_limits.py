@@ -243,6 +243,26 @@ def test_the_arena_is_foreseen_with_what_lies_between_its_pieces(
     assert found.peak == pytest.approx(fitted.arena + fitted.plan.outputs, rel=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_a_transposed_convolution_holds_its_windows(
+    kernel: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from graphopt.lowering.ort.meter import realised_peak
+    from graphopt.lowering.ort.recipe import Recipe
+
+    a = x(1, 32, 32, 32)
+    weight = ops.Constant(np.ones((32, 32, kernel, kernel), np.float32))
+    grown = ops.ConvTranspose(ops.Exp(a), weight, strides=(2, 2))
+    graph, path = Graph([a], [ops.Tanh(grown)]), tmp_path / "m.onnx"
+    plan = plan_memory(graph, space=SPACES["ort-cpu"])
+    save(graph, path)
+    plain = Recipe(session={"enable_mem_pattern": False})
+    found = realised_peak(path, random_inputs(graph, 0), recipe=plain)
+    assert found.peak == pytest.approx(plan.peak, rel=0.05)
+
+
 def test_where_only_the_arena_is_over_the_limit_it_is_told() -> None:
     graph = masked()
     plan = plan_memory(graph, space=SPACES["ort-cpu"])
