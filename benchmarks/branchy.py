@@ -42,7 +42,7 @@ def attention_u_net(depth: int = 3, channels: int = 32, size: int = 256) -> Net:
         x = net.conv_act(net.up(x, x.shape[0]), width)
         gate = net.add(net.conv(x, width // 2), net.conv(skip, width // 2))
         gate = net.act(net.conv(net.act(gate), 1))
-        x = net.concat(x, net.op(skip.shape, skip, gate, kind="activation"))
+        x = net.concat(x, net.gated(skip, gate))
         x = net.conv_act(net.conv_act(x, width), width)
     return net.ending(net.conv(x, 1))
 

@@ -1,4 +1,4 @@
-"""Networks as tasks with the bytes of their activations: inference and training.
+"""Networks as tasks with the bytes of their activations, and as graphs that run.
 
 Sizes are those of float32 at batch 1, in the order in which a program writes the ops.
 The network's input is the caller's and no buffer; outputs are kept, weights are not
@@ -7,10 +7,16 @@ counted. Activations and sums may compute in place. Convolutions hold no workspa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
+from graphopt import Graph, ops
+from graphopt.ir import Op as Node, Parameter, Value
 from graphopt.passes.memory import Task, Tasks
+from graphopt.types import DType, tensor
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -18,10 +24,15 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a network: its buffer, None for the network's input."""
+    """A tensor of a network: its buffer, None for the network's input; its value."""
 
     buffer: int | None
-    shape: Shape
+    value: Value
+
+    @property
+    def shape(self) -> Shape:
+        channels, height, width = (self.value.shape or ())[1:]
+        return channels, height, width  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -42,19 +53,27 @@ class Net:
     """A network under construction; each method is an op that adds one task."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
-        self.input = Tensor(None, (channels, height, width))
+        x = Parameter(tensor(DType.F32, 1, channels, height, width), "x")
+        self.input = Tensor(None, x)
         self.ops: list[Op] = []
         self.sizes: list[int] = []
-        self.outputs: list[int] = []
+        self.outputs: list[Tensor] = []
+        self.sources: dict[Node, tuple[str, ...]] = {}
+        self._rng = np.random.default_rng(0)
 
     def op(
-        self, shape: Shape, *reads: Tensor, kind: str = "moves", weights: int = 0
+        self, value: Value, *reads: Tensor, kind: str = "moves", weights: int = 0
     ) -> Tensor:
-        """Any op: of what it reads comes a tensor of this shape."""
-        made = self.buffer(4 * shape[0] * shape[1] * shape[2])
+        """What an op makes of what it reads. Equal ops stay apart, as in a file."""
+        number = len(self.ops)
+        assert value.op is not None
+        value = value.op.copy(instance=number)
+        self.sources[value] = (f"n{number}",)
+        result = Tensor(self.buffer(0), value)
+        self.sizes[-1] = 4 * math.prod(result.shape)
         read = tuple(r.buffer for r in reads if r.buffer is not None)
-        self.ops.append(Op(made, read, kind, weights))
-        return Tensor(made, shape)
+        self.ops.append(Op(len(self.sizes) - 1, read, kind, weights))
+        return result
 
     def buffer(self, size: int) -> int:
         self.sizes.append(size)
@@ -64,40 +83,57 @@ class Net:
         self, x: Tensor, channels: int, stride: int = 1, kernel: int = 3
     ) -> Tensor:
         """A convolution, padded so that only strides matter."""
-        weights = 4 * x.shape[0] * channels * kernel * kernel
-        return self._strided(x, channels, stride, "product", weights)
+        return self._conv(x, channels, stride, kernel)
 
     def depthwise(self, x: Tensor, stride: int = 1) -> Tensor:
-        return self._strided(x, x.shape[0], stride, "product", 4 * x.shape[0] * 9)
+        return self._conv(x, x.shape[0], stride, 3, x.shape[0])
+
+    def _conv(
+        self, x: Tensor, channels: int, stride: int, kernel: int, group: int = 1
+    ) -> Tensor:
+        w = self._weight(channels, x.shape[0] // group, kernel, kernel)
+        pads, strides = (kernel // 2,) * 4, (stride,) * 2
+        made = ops.Conv(x.value, w, pads=pads, strides=strides, group=group)
+        return self._product(made, w, x)
+
+    def _weight(self, outer: int, inner: int, *window: int) -> ops.Constant:
+        """Numbers that keep the scale of what they are multiplied with."""
+        drawn = self._rng.standard_normal((outer, inner, *window), np.float32)
+        return ops.Constant(drawn * (inner * math.prod(window)) ** -0.5)
+
+    def _product(self, made: Value, weight: ops.Constant, x: Tensor) -> Tensor:
+        return self.op(made, x, kind="product", weights=weight.tensor.nbytes)
 
     def pool(self, x: Tensor, stride: int = 1) -> Tensor:
-        return self._strided(x, x.shape[0], stride, "moves", 0)
-
-    def _strided(
-        self, x: Tensor, channels: int, stride: int, kind: str, weights: int
-    ) -> Tensor:
-        shape = channels, -(-x.shape[1] // stride), -(-x.shape[2] // stride)
-        return self.op(shape, x, kind=kind, weights=weights)
+        made = ops.MaxPool(
+            x.value, kernel_shape=(3, 3), pads=(1,) * 4, strides=(stride,) * 2
+        )
+        return self.op(made, x)
 
     def up(self, x: Tensor, channels: int, factor: int = 2) -> Tensor:
         """A transposed convolution whose windows do not overlap."""
-        shape = channels, x.shape[1] * factor, x.shape[2] * factor
-        weights = 4 * x.shape[0] * channels * factor * factor
-        return self.op(shape, x, kind="product", weights=weights)
+        w = self._weight(x.shape[0], channels, factor, factor)
+        made = ops.ConvTranspose(x.value, w, strides=(factor,) * 2)
+        return self._product(made, w, x)
 
     def act(self, x: Tensor) -> Tensor:
         """An activation, or a norm with fixed statistics."""
-        return self.op(x.shape, x, kind="activation")
+        return self.op(ops.Relu(x.value), x, kind="activation")
+
+    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Each channel times one of a gate."""
+        made = ops.Mul(x.value, gate.value)
+        return self.op(made, x, gate, kind="activation")
 
     def add(self, *xs: Tensor) -> Tensor:
         """The sum of tensors of one shape, by one op for two of them."""
         total = xs[0]
         for x in xs[1:]:
-            total = self.op(x.shape, total, x, kind="sum")
+            total = self.op(ops.Add(total.value, x.value), total, x, kind="sum")
         return total
 
     def concat(self, *xs: Tensor) -> Tensor:
-        return self.op((sum(x.shape[0] for x in xs), *xs[0].shape[1:]), *xs)
+        return self.op(ops.Concat(*[x.value for x in xs], axis=1), *xs)
 
     def conv_act(
         self, x: Tensor, channels: int, stride: int = 1, kernel: int = 3
@@ -110,12 +146,22 @@ class Net:
 
     def ending(self, *outputs: Tensor) -> Net:
         """The network, with its outputs."""
-        self.outputs = [t.buffer for t in outputs if t.buffer is not None]
+        self.outputs = list(outputs)
         return self
+
+    def graph(self) -> Graph:
+        """The network as a graph that runs, with seeded random weights."""
+        outputs = [t.value for t in self.outputs]
+        return Graph([self.input.value], outputs, sources=self.sources)  # type: ignore[list-item]
+
+    @property
+    def kept(self) -> frozenset[int]:
+        """The buffers of the outputs."""
+        return frozenset(t.buffer for t in self.outputs if t.buffer is not None)
 
     def inference(self) -> Tasks:
         tasks = [self._forward(op) for op in self.ops]
-        return Tasks(tuple(tasks), tuple(self.sizes), frozenset(self.outputs))
+        return Tasks(tuple(tasks), tuple(self.sizes), self.kept)
 
     def training(self) -> Tasks:
         """A step: forward, loss, backward, then all updates, as programs write it.
@@ -136,7 +182,8 @@ class Net:
             )
             return buffer
 
-        gradients = {out: made((out,), sizes[out]) for out in self.outputs}
+        ends = [t.buffer for t in self.outputs if t.buffer is not None]
+        gradients = {out: made((out,), sizes[out]) for out in ends}
         for op in reversed(self.ops):
             gradient = gradients.pop(op.made)
             if op.weights:

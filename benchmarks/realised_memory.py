@@ -43,9 +43,9 @@ import graphopt
 from graphopt.errors import GraphoptError
 from graphopt.exporter import save, source_order
 from graphopt.feeds import bind
+from graphopt.fitted import DoesNotFit
 from graphopt.inputs import bindings, random_inputs, usual
 from graphopt.ir import Graph, Op
-from graphopt.limits import DoesNotFit
 from graphopt.lowering.ort.measured import measured
 from graphopt.lowering.ort.meter import growth, realised_peak as ort_peak
 from graphopt.lowering.ort.ordered import honoured

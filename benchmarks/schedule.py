@@ -2,6 +2,12 @@
 
 Compares the file's order, the one in which ONNX Runtime runs it by default, the best
 greedy one and ours. The exit status is 1 if ours is worse than any of them anywhere.
+
+With ``--sums`` also what sums of partial products take (`passes/memory/partial.py`):
+`sums` where each product is a value of its own, which a sum may write over; `onto`
+where a convolution is added onto the one before, as by ONNX Runtime's kernel;
+`runtime`, as plans for `ort-cpu` count: sums are no other value's memory, transposed
+convolutions hold their windows; there the file's and our order, and then sums.
 """
 
 import argparse
@@ -9,12 +15,24 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import branchy
+from networks import Net
 
-from graphopt.passes.memory import Tasks, peak, schedule
+from graphopt.cost import cost
+from graphopt.ir import Graph
+from graphopt.passes.memory import (
+    SPACES,
+    Space,
+    Tasks,
+    peak,
+    plan_memory,
+    schedule,
+    summed,
+)
 from graphopt.passes.memory.orders import RANKS, greedy, reverse_depth_first
 from graphopt.passes.memory.schedule import STEPS
 
@@ -53,6 +71,76 @@ def measured(name: str, tasks: Tasks, steps: int) -> dict[str, Any]:
         "method": ours.method,
         "seconds": seconds,
     }
+
+
+PLAIN = Space(alignment=1, outputs=True)
+"""As the tasks of `networks` count."""
+
+RUNTIME = replace(SPACES["ort-cpu"], outputs=True)
+
+SUMS = (
+    "| network | ours | sums | onto | without | operations | sums, less than file"
+    " | onto, less than file | runtime: file | ours | onto |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def summed_row(net: Net, row: dict[str, Any]) -> dict[str, Any]:
+    """The peaks of a network, measured in ``row``, with sums of partial products."""
+    graph = net.graph()
+    found: dict[str, Any] = {}
+    for name, space, onto in (
+        ("sums", PLAIN, False),
+        ("onto", PLAIN, True),
+        ("runtime_onto", RUNTIME, True),
+    ):
+        made = summed(graph, space=space, onto=onto, seconds=float("inf"))
+        found[name] = height(made.graph, space, made.order)
+        if name == "onto":
+            found["without"] = len(made.avoided)
+            found["operations"] = flops(made.graph) / flops(graph) - 1
+    for name in ("sums", "onto"):
+        found[name] = min(found[name], row["ours"])
+    plan = plan_memory(graph, space=RUNTIME)
+    ours = height(graph, RUNTIME, plan.order)
+    found["runtime_onto"] = min(found["runtime_onto"], ours)
+    return {**row, **found, "runtime_file": plan.lower_bound, "runtime_ours": ours}
+
+
+def height(graph: Graph, space: Space, order: Any) -> int:
+    """The most live bytes in the best order that is found."""
+    return plan_memory(graph, space=space, order=order, reorder=True).lower_bound
+
+
+def flops(graph: Graph) -> int:
+    found = cost(graph).flops
+    assert isinstance(found, int)
+    return found
+
+
+def shown_sums(row: dict[str, Any]) -> str:
+    """A row of the table of sums."""
+    first, last = ("ours", "sums", "onto"), ("file", "ours", "onto")
+    peaks = " | ".join(f"{row[key] / MB:.2f}" for key in first)
+    runtime = " | ".join(f"{row[f'runtime_{key}'] / MB:.2f}" for key in last)
+    less = " | ".join(f"{1 - row[key] / row['file']:.1%}" for key in first[1:])
+    return (
+        f"| {row['name']} | {peaks} | {row['without']} | {row['operations']:+.2%} |"
+        f" {less} | {runtime} |"
+    )
+
+
+def means_of_sums(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """By how much sums take less than orders, in the mean."""
+    for ours in ("sums", "onto"):
+        less = []
+        for base in (*OTHERS, "ours"):
+            mean = statistics.fmean(1 - row[ours] / row[base] for row in rows)
+            less.append(f"{base} by {mean:.1%}")
+        yield f"{ours}: less than {', '.join(less)} in the mean of {len(rows)}"
+    for base in ("runtime_file", "runtime_ours"):
+        mean = statistics.fmean(1 - row["runtime_onto"] / row[base] for row in rows)
+        yield f"runtime_onto: less than {base} by {mean:.1%}"
 
 
 def reduction(row: dict[str, Any], base: str) -> float:
@@ -108,6 +196,9 @@ def main() -> int:
     parser.add_argument(
         "--small", type=int, default=0, help="seeds of small networks to prove, too"
     )
+    parser.add_argument(
+        "--sums", action="store_true", help="of inference, with sums of parts, too"
+    )
     parser.add_argument("--json", type=Path, help="write what was measured here")
     options = parser.parse_args()
     print(HEAD)
@@ -122,6 +213,13 @@ def main() -> int:
             print(means(some, base, kind))
     if options.small:
         print(proofs(options.small, options.steps))
+    if options.sums:
+        print(SUMS)
+        for i, row in enumerate(inference):
+            inference[i] = summed_row(branchy.NETWORKS[row["name"]](), row)
+            print(shown_sums(inference[i]), flush=True)
+        print(*means_of_sums(inference), sep="\n")
+        rows = [*inference, *training]
     if options.json:
         options.json.write_text(json.dumps({"schema": 1, "rows": rows}, indent=1))
     return int(any(row["ours"] > row[base] for row in rows for base in OTHERS))

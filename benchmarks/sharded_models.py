@@ -103,7 +103,7 @@ def planned(
     DoesNotFit where that is too little.
     """
     import graphopt
-    from graphopt.limits import DoesNotFit
+    from graphopt.fitted import DoesNotFit
 
     while True:
         limit = int(weights * share) if share < MOST else None

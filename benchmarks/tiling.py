@@ -34,9 +34,9 @@ import numpy as np
 
 import graphopt
 from graphopt.exporter import save
+from graphopt.fitted import DoesNotFit
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import DoesNotFit
 from graphopt.lowering.meters import growth_of
 from graphopt.lowering.ort.meter import growth as ort_growth
 from graphopt.lowering.ort.recipe import Recipe

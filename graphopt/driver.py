@@ -50,7 +50,7 @@ from .verify import element_types, verify
 
 if TYPE_CHECKING:
     from .check import CheckResult
-    from .limits import Limits
+    from .fitted import Limits
     from .passes.tiling import Tile
 
 TARGETS: Final = ("onnx", *RUNTIMES, "xla-cpu", "xla-cuda", "xla-tpu")
@@ -276,7 +276,7 @@ def limits_of(
         if sizes:
             raise UsageError("sizes to plan memory for are of a limit: there is none")
         return None
-    from .limits import Limits
+    from .fitted import Limits
 
     return Limits.of(memory, activations, sizes)
 
@@ -382,13 +382,13 @@ def improve(
         def remade(tile: Tile) -> Graph:
             first, then = with_tiles(pipeline, tile, target).split()
             with timed("passes"):
-                tiled = then.run(untiled(first), verify=verify if verifies() else None)[
-                    0
-                ]
+                check = verify if verifies() else None
+                tiled, _ = then.run(untiled(first), verify=check)
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
         counter = counter_of(target, precision)
-        fitted = fitted_to(limits, graph, original, target, remade, counter)
+        asked = limits, graph, original, target, remade, counter
+        fitted = fitted_to(*asked, rounding=level > 1)
         graph = fitted.graph
         checking = dataclasses.replace(checking, also=fitted.lapping)
         if fitted.tile is not None:

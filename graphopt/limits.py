@@ -1,40 +1,34 @@
-"""Memory that a run may take, and what is done until it does: order, copies, tiles.
+"""Memory that a run may take, and what is done until it does.
 
-The cheapest comes first. An order costs nothing; copies of cheap values cost few
-operations; tiles cost calls, and what is computed twice at their borders. Each step
-says what it saved, and what it costs. XLA keeps neither an order nor offsets: there its
-compiler says what a program takes, its kernels take more on a CPU, and tiles become
-finer until both fit.
+The cheapest comes first. An order costs nothing; sums of partial products cost
+additions; copies of cheap values cost few operations; tiles cost calls, and what is
+computed twice at their borders. Each step says what it saved, and what it costs.
+XLA keeps neither an order nor offsets: there its compiler says what a program takes,
+its kernels take more on a CPU, and tiles become finer until both fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
 
-from .byte_sizes import parse_size
-from .cost import cost
 from .debug import timed
-from .errors import GraphoptError, UsageError
+from .fitted import FAR, SECONDS, Counter, DoesNotFit, Fitted, Limits
 from .fitting import fitting
-from .ir import Graph, Op, Value
+from .ir import Graph
 from .lowering import temporaries
-from .lowering.ort.advice import is_laid_out
-from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
-from .passes.memory import SPACES, MemoryPlan, plan_memory, recomputed
+from .passes.memory import SPACES, plan_memory, recomputed, summed
 from .passes.memory.biases import biases_apart, is_biased
 from .passes.tiling import Flash, Tile
 from .passes.tiling.strips import lapping
 from .passes.tiling.written import written_out
 from .pipeline import Pipeline
 from .plan import LIBRARY, Plan
-from .report import sized, table
+from .report import sized
 
 TRIES: Final = 6
 """How often tiles are made again where a plan shows that they were too large."""
@@ -42,287 +36,6 @@ TRIES: Final = 6
 FINER: Final = 0.75
 """The share of what was asked of tiles that is asked next, where that came to nothing:
 what kernels take for themselves is not seen before they are chosen."""
-
-FAR: Final = 2
-"""A program is not compiled whose plan takes so many times the limit: of 14 models the
-compiler of XLA took 0.7 to 2.4 times what was planned."""
-
-Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
-"""Bytes that a runtime takes for what a graph computes, at these sizes of dims and as
-decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
-GraphoptError where it cannot be asked."""
-
-SECONDS: Final = 10.0
-"""For the search for one order, and for the offsets of one plan."""
-
-
-class DoesNotFit(GraphoptError):
-    """No plan was found that keeps to the limits; says what the smallest one takes.
-
-    ``sizes`` are those of symbolic dims that it was made for.
-    """
-
-    exit_code = 6
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        where: str | None = None,
-        sizes: Mapping[str, int] | None = None,
-    ) -> None:
-        super().__init__(message, where=where)
-        self.details = {} if sizes is None else {"sizes": dict(sizes)}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bytes that a run may take at its peak.
-
-    ``memory`` is all that is resident: weights, inputs, outputs, activations.
-    ``activations`` are what the graph computes and does not give out, alone. ``sizes``
-    are those of symbolic dims that it is planned for; others have usual ones.
-    """
-
-    memory: int | None = None
-    activations: int | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.memory is None and self.activations is None:
-            raise UsageError("limits of memory need one: memory or activations")
-        for size in (self.memory, self.activations):
-            if size is not None and size <= 0:
-                raise UsageError(f"{size} bytes are no limit of memory")
-
-    @classmethod
-    def of(
-        cls,
-        memory: int | str | None,
-        activations: int | str | None,
-        sizes: Mapping[str, int] | None = None,
-    ) -> Limits:
-        """Bytes, as numbers or in words. Raises UsageError."""
-        if isinstance(memory, str):
-            memory = parse_size(memory)
-        if isinstance(activations, str):
-            activations = parse_size(activations)
-        return cls(memory, activations, dict(sizes or {}))
-
-    def left(self, plan: MemoryPlan) -> int:
-        """Bytes that the arena may take."""
-        found = [] if self.activations is None else [self.activations]
-        if self.memory is not None:
-            found.append(self.memory - (plan.resident - plan.peak))
-        return min(found)
-
-
-@dataclass(frozen=True)
-class Saving:
-    """One step: bytes of the arena before and after, floating-point operations more."""
-
-    what: str
-    before: int
-    after: int
-    flops: int
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A graph that keeps to limits, by this plan, at the sizes of the plan."""
-
-    graph: Graph
-    plan: MemoryPlan
-    limits: Limits
-    savings: tuple[Saving, ...] = ()
-    tile: Tile | None = None
-    """What made the tiles; None where there are none."""
-    target: str = ""
-    lapping: Mapping[str, int] = field(default_factory=dict)
-    """Sizes at which strips are several, and the last lies over another."""
-    counted: int | None = None
-    """Bytes of activations by the target's compiler, with what kernels take; None where
-    it was not asked."""
-    executed: int | None = None
-    """Bytes of ONNX Runtime's arena, outputs in it, where it changes layouts."""
-    uncounted: str = ""
-    """Why it could not be asked."""
-    library: str = ""
-    """How XLA's library runs the ops of the program."""
-
-    @property
-    def activations(self) -> int:
-        """Bytes of activations: as the compiler counts them, else as planned."""
-        return self.plan.peak if self.counted is None else self.counted
-
-    @property
-    def resident(self) -> int:
-        """The same with weights, inputs, and outputs as they are made."""
-        return self.plan.resident - self.plan.peak + self.activations
-
-    @cached_property
-    def arena(self) -> int | None:
-        """Bytes that ONNX Runtime's arena takes, as if outputs lay elsewhere.
-
-        Buffers are not reused, as its recipe says; what lies between pieces is lost.
-        None where it is not known.
-        """
-        if self.target != "ort-cpu":
-            return None
-        if self.executed is not None:
-            return max(0, self.executed - self.plan.beside)
-        plan, known = self.plan, Facts.of(_numbers(self.plan.binding))
-        given = frozenset(self.graph.outputs)
-        work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
-
-        def own(op: Op) -> int:  # what bodies take is counted beside it
-            return max(0, work.get(op, 0) - inside(op, known))
-
-        def size(value: Value) -> int | None:
-            return 0 if value in given else known.size(value)
-
-        facts = replace(known, size=size, workspace=own)
-        found = predicted(self.graph, plan.order, facts=facts, reuse=False)
-        return None if found is None else found.block
-
-    @property
-    def needed(self) -> int:
-        """Bytes of activations, with what is lost between pieces of an arena."""
-        return max(self.activations, self.arena or 0)
-
-    @property
-    def fits(self) -> bool:
-        return self.needed <= self.limits.left(self.plan)
-
-    def compiled(self, counter: Counter | None) -> Fitted:
-        """The same with what the compiler counts, unless the plan is far too large.
-
-        ONNX Runtime is asked of plans that fit, and only where layouts are its own.
-        """
-        plan, runs = self.plan, self.target not in PLATFORMS
-        far = 1 if runs else FAR
-        if counter is None or plan.peak > far * self.limits.left(plan):
-            return self
-        if runs and not is_laid_out(self.graph):
-            return self
-        try:
-            found = counter(self.graph, _numbers(plan.binding), self.decided)
-        except GraphoptError as error:
-            return replace(self, uncounted=error.message)
-        return replace(self, executed=found) if runs else replace(self, counted=found)
-
-    def with_library(self, counter: Counter | None) -> Fitted:
-        """The same with joined ops, unless more is counted then than with single ones.
-
-        What lies between joined ops is in no count: it is in that of single ones.
-        """
-        if counter is None or self.target not in PLATFORMS:
-            return self
-        single, joined = (
-            replace(self, library=library) for library in ("single", "joined")
-        )
-        if self.counted is None:
-            return single
-        found = counter(self.graph, _numbers(self.plan.binding), joined.decided)
-        return joined if found <= self.counted else single
-
-    @property
-    def decided(self) -> Plan:
-        """What goes with the graph: the order, and how the library runs its ops."""
-        whole = {LIBRARY: self.library} if self.library else {}
-        return Plan(order=self.plan.order, whole=whole)
-
-    def improved(
-        self,
-        what: str,
-        graph: Graph,
-        tile: Tile | None,
-        order: Sequence[Op] | None = None,
-        lapping: Mapping[str, int] = MappingProxyType({}),
-    ) -> Fitted:
-        """Another graph in its best order, what that saves and what it costs.
-
-        ``order`` is one that is known to be good.
-        """
-        old = self.plan
-        plan = plan_memory(
-            graph,
-            old.binding,
-            space=old.space,
-            order=order,
-            reorder=True,
-            seconds=SECONDS,
-        )
-        if graph is self.graph and plan.peak > old.peak:
-            plan = old
-        flops = [cost(g, _numbers(old.binding)).flops for g in (self.graph, graph)]
-        more = [f for f in flops if isinstance(f, int)]
-        saving = Saving(
-            what, old.peak, plan.peak, more[1] - more[0] if len(more) == 2 else 0
-        )
-        savings = (*self.savings, saving)
-        return Fitted(graph, plan, self.limits, savings, tile, self.target, lapping)
-
-    def to_json(self) -> dict[str, Any]:
-        """As a part of a report; all sizes in bytes."""
-        plan, limits = self.plan, self.limits
-        return {
-            "limit_bytes": limits.memory,
-            "activation_limit_bytes": limits.activations,
-            "resident_bytes": self.resident,
-            "activation_bytes": self.activations,
-            "planned_bytes": plan.peak,
-            "compiled_bytes": self.counted,
-            "arena_bytes": self.arena,
-            "lower_bound_bytes": plan.lower_bound,
-            "constant_bytes": plan.constants,
-            "input_bytes": plan.inputs,
-            "output_bytes": plan.outputs,
-            "output_bytes_at_peak": plan.beside,
-            "without_size": len(plan.unknown),
-            "sizes": dict(plan.binding),
-            "steps": [vars(saving).copy() for saving in self.savings],
-        }
-
-    def lines(self) -> Iterator[str]:
-        """What people read."""
-        plan = self.plan
-        at = ", ".join(f"{name} = {size}" for name, size in plan.binding.items())
-        yield (
-            f"memory{f' with {at}' if at else ''}: {sized(self.resident)} resident, of"
-            f" which {sized(self.activations)} activations"
-        )
-        if self.counted is not None:
-            yield (
-                "  as the compiler counts them, with what kernels take; the plan takes"
-                f" {sized(plan.peak)}"
-            )
-        elif self.uncounted:
-            who = "compiler" if self.target in PLATFORMS else "runtime"
-            yield f"  as planned; the {who} was not asked: {self.uncounted}"
-        rows = [
-            (
-                f"  {s.what}",
-                sized(s.before),
-                "-->",
-                sized(s.after),
-                _flops(s.flops),
-            )
-            for s in self.savings
-            if s.after != s.before
-        ]
-        if rows:
-            yield from table(rows)
-        if self.needed > self.activations:
-            yield (
-                f"  ONNX Runtime's arena is foreseen to take {sized(self.needed)}, as"
-                " room between its pieces is lost"
-            )
-        if plan.unknown:
-            yield (
-                f"  not counted: {len(plan.unknown)} values whose size is not known"
-                " before a run"
-            )
 
 
 def counter_of(target: str, precision: str | None) -> Counter | None:
@@ -351,15 +64,17 @@ def fitted_to(
     target: str,
     remade: Callable[[Tile], Graph],
     counter: Counter | None = None,
+    *,
+    rounding: bool = True,
 ) -> Fitted:
     """The graph with a plan that keeps to the limits, the cheapest that is found.
 
     Symbolic dims have sizes that are usual and that the ``original`` takes, but those
     of the limits; ``remade`` makes the graph again with a pass that tiles. Where a
-    compiler has the last word, ``counter`` asks it. Raises DoesNotFit, which says what
-    the smallest plan takes.
+    compiler has the last word, ``counter`` asks it. Without ``rounding`` sums stay as
+    they are. Raises DoesNotFit, which says what the smallest plan takes.
     """
-    best = _fitted(limits, graph, original, target, remade, counter)
+    best = _fitted(limits, graph, original, target, remade, counter, rounding)
     return best.with_library(counter)
 
 
@@ -370,6 +85,7 @@ def _fitted(
     target: str,
     remade: Callable[[Tile], Graph],
     counter: Counter | None,
+    rounding: bool,
 ) -> Fitted:
     sizes, space = fitting(original, limits.sizes)[0], SPACES[target]
     plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
@@ -404,18 +120,23 @@ def _fitted(
         better(ordered)
     wanted = limits.left(ordered.plan)
     known = tuple(sorted(sizes.items()))
+    if not best.fits and rounding:
+        better(_with_sums(ordered, wanted).compiled(counter))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
-        better(_with_copies(_with_biases_apart(ordered)).compiled(counter))
+        better(_with_copies(_with_biases_apart(best)).compiled(counter))
+    last = ordered
     for _ in range(TRIES):
         if best.fits:
             return best
         if wanted < 1:
             break
-        less = better(tiled(Tile(wanted, sizes=known)))
-        if not less and found[-1].needed > FAR * wanted:
+        cut = tiled(Tile(wanted, sizes=known))
+        better(cut)
+        less = cut.needed < last.needed
+        if not less and cut.needed > FAR * wanted:
             break  # it wants more than tiles can do
-        share = limits.left(best.plan) / max(1, best.needed) if less else FINER
-        wanted = min(int(wanted * share), wanted - 1)
+        share = limits.left(cut.plan) / max(1, cut.needed) if less else FINER
+        wanted, last = min(int(wanted * share), wanted - 1), cut if less else last
     if not best.fits:
         better(tiled(Tile(1, sizes=known)))
     if not best.fits:  # but for what lies between the pieces of an arena
@@ -439,6 +160,23 @@ def _with_biases_apart(best: Fitted) -> Fitted:
     return other if other.plan.peak <= plan.peak else best
 
 
+def _with_sums(best: Fitted, wanted: int) -> Fitted:
+    """With sums of partial products where that takes less, else as it is."""
+    plan = best.plan
+    made = summed(
+        best.graph,
+        plan.binding,
+        wanted,
+        space=plan.space,
+        onto=best.target == "ort-cpu",
+        seconds=SECONDS,
+    )
+    if made.graph is best.graph:
+        return best
+    other = best.improved("sums of partial products", made.graph, None, made.order)
+    return other if other.plan.peak < plan.peak else best
+
+
 def _with_copies(best: Fitted) -> Fitted:
     """With cheap values made again where that takes less, else as it is."""
     plan, left = best.plan, max(0, best.limits.left(best.plan))
@@ -453,7 +191,7 @@ def _with_copies(best: Fitted) -> Fitted:
 
 
 def _refusal(best: Fitted) -> DoesNotFit:
-    plan, limits = best.plan, best.limits
+    limits = best.limits
     what = "plan" if best.counted is None else "program"
     parts = []
     if limits.memory is not None and best.resident > limits.memory:
@@ -468,7 +206,7 @@ def _refusal(best: Fitted) -> DoesNotFit:
             f" activations, over the {sized(limits.activations)} that they may:"
             f" --max-activations {best.activations} would do"
         )
-    sizes = {n.removeprefix("?"): s for n, s in _numbers(plan.binding).items()}
+    sizes = {n.removeprefix("?"): s for n, s in best.sizes.items()}
     at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
     return DoesNotFit(f"{f'with {at}, ' if at else ''}{'; '.join(parts)}", sizes=sizes)
 
@@ -488,11 +226,3 @@ def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:
         return replace(pipeline, then=Pipeline((tile,), rounds=1, then=then))
     made = Pipeline((Flash(target=target), tile), rounds=1, then=then)
     return replace(pipeline, then=made, opset=LATEST)
-
-
-def _numbers(binding: Mapping[str, Any]) -> dict[str, int]:
-    return {name: size for name, size in binding.items() if isinstance(size, int)}
-
-
-def _flops(more: int) -> str:
-    return f"{more:+,} operations" if more else "no operation more"

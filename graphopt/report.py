@@ -13,7 +13,7 @@ from .pipeline import PassRecord
 
 if TYPE_CHECKING:
     from .check import CheckResult
-    from .limits import Fitted
+    from .fitted import Fitted
     from .tuning import Tuning
 
 SCHEMA: Final = 1

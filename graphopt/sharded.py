@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 from .dims import Expr
 from .driver import optimize
 from .errors import UsageError
+from .fitted import DoesNotFit
 from .fitting import fitting
 from .ir import Graph
-from .limits import DoesNotFit
 from .lowering import Executable, graph_of, on_mesh
 from .lowering.xla.platforms import devices_described
 from .lowering.xla.tail import Split, split

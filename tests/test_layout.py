@@ -37,6 +37,7 @@ ORDER = [
         "explain",
         "report",
         "timeline",
+        "fitted",
         "limits",
         "tuning",
         "page",

@@ -15,10 +15,10 @@ from graphopt import ops
 from graphopt.byte_sizes import parse_size
 from graphopt.errors import UsageError
 from graphopt.exporter import save
+from graphopt.fitted import DoesNotFit, Fitted, Limits
 from graphopt.importer import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import DoesNotFit, Fitted, Limits
 from graphopt.passes.memory import SPACES, plan_memory, validate
 from graphopt.passes.memory.sizes import Sizes
 from graphopt.passes.memory.workspace import workspace
@@ -258,6 +258,26 @@ def test_outputs_that_come_later_are_no_room_in_an_arena() -> None:
     assert plan.outputs > plan.peak
     assert fitted.arena is not None
     assert plan.peak <= fitted.arena <= 2 * plan.peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_a_transposed_convolution_holds_its_windows(
+    kernel: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from graphopt.lowering.ort.meter import realised_peak
+    from graphopt.lowering.ort.recipe import Recipe
+
+    a = x(1, 32, 32, 32)
+    weight = ops.Constant(np.ones((32, 32, kernel, kernel), np.float32))
+    grown = ops.ConvTranspose(ops.Exp(a), weight, strides=(2, 2))
+    graph, path = Graph([a], [ops.Tanh(grown)]), tmp_path / "m.onnx"
+    plan = plan_memory(graph, space=SPACES["ort-cpu"])
+    save(graph, path)
+    plain = Recipe(session={"enable_mem_pattern": False})
+    found = realised_peak(path, random_inputs(graph, 0), recipe=plain)
+    assert found.peak == pytest.approx(plan.peak, rel=0.05)
 
 
 def test_where_only_the_arena_is_over_the_limit_it_is_told() -> None:

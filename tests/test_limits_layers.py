@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from graphopt.exporter import source_order
+from graphopt.fitted import Limits
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import Limits, fitted_to
+from graphopt.limits import fitted_to
 from graphopt.ops import Cast, Constant, Exp, MatMul, Mul, Softmax, Tiled
 from graphopt.ops.contrib import BiasGelu, FastGelu
 from graphopt.passes.memory import SPACES, plan_memory, validate

@@ -12,9 +12,10 @@ import pytest
 import graphopt
 from graphopt import ops
 from graphopt.errors import BackendMissing, InvalidModel
+from graphopt.fitted import DoesNotFit, Limits
 from graphopt.interface import Interface, read_interface
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import DoesNotFit, Limits, fitted_to, with_tiles
+from graphopt.limits import fitted_to, with_tiles
 from graphopt.passes.memory import SPACES, plan_memory
 from graphopt.passes.memory.sizes import Sizes
 from graphopt.passes.memory.workspace import workspace

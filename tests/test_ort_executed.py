@@ -13,10 +13,11 @@ from onnx import parser
 from graphopt import ops
 from graphopt.dims import symbol
 from graphopt.exporter import save
+from graphopt.fitted import Fitted, Limits
 from graphopt.importer import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import Fitted, Limits, counter_of
+from graphopt.limits import counter_of
 from graphopt.lowering.ort.advice import recipe
 from graphopt.lowering.ort.arena import UNLIMITED
 from graphopt.lowering.ort.books import books

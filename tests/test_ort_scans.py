@@ -8,9 +8,9 @@ import pytest
 
 from graphopt import ops
 from graphopt.exporter import save
+from graphopt.fitted import Fitted, Limits
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter
-from graphopt.limits import Fitted, Limits
 from graphopt.lowering.ort.advice import recipe
 from graphopt.lowering.ort.meter import realised_peak
 from graphopt.ops import Tiled

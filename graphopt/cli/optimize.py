@@ -19,9 +19,9 @@ from ..errors import CheckFailed, UsageError
 from ..exporter import Wanted
 from ..exporter.storage import Weights
 from ..files import atomic_write, file_named
+from ..fitted import Limits
 from ..importer import load
 from ..interface import SUFFIX
-from ..limits import Limits
 from ..lowering import exporting
 from ..lowering.xla.environment import prepare
 from ..output import Rejected, beside, check_destination, files_of

@@ -11,6 +11,7 @@ from .allocate import METHODS, STEPS, Method, allocate, pack
 from .arena import run_in_arena
 from .buckets import Plans
 from .buffers import Buffer, Packing, Proof, components, lower_bound
+from .partial import Summed, summed
 from .plan import MemoryPlan, Placement, plan_memory
 from .recompute import Recomputed, recomputed
 from .schedule import Schedule, schedule
@@ -33,6 +34,7 @@ __all__ = [
     "Recomputed",
     "Schedule",
     "Space",
+    "Summed",
     "Task",
     "Tasks",
     "allocate",
@@ -45,5 +47,6 @@ __all__ = [
     "recomputed",
     "run_in_arena",
     "schedule",
+    "summed",
     "validate",
 ]

@@ -9,10 +9,10 @@ import pytest
 from equations import graph_of, misses, param, random
 
 import graphopt
+from graphopt.byte_sizes import parse_size
 from graphopt.dims import evaluate as evaluate_dim, symbol
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph
-from graphopt.limits import parse_size
 from graphopt.lowering import find
 from graphopt.lowering.ort.tiling import (
     OPEN_TILES,

@@ -13,7 +13,6 @@ from hypothesis import given, settings, strategies as st
 from graphopt.dims import symbol
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Parameter, Value
-from graphopt.limits import written_out
 from graphopt.lowering import find
 from graphopt.ops import (
     Add,
@@ -36,6 +35,7 @@ from graphopt.passes import Tile
 from graphopt.passes.tiling.heads import spelled
 from graphopt.passes.tiling.needs import Meter
 from graphopt.passes.tiling.tiles import tile
+from graphopt.passes.tiling.written import written_out
 from graphopt.plan import Plan
 from graphopt.reference import evaluate
 from graphopt.rewrite import Miss

@@ -14,7 +14,6 @@ from graphopt.driver import optimize
 from graphopt.errors import UsageError
 from graphopt.exporter import to_proto
 from graphopt.ir import Graph, Value
-from graphopt.limits import written_out
 from graphopt.ops import (
     Add,
     And,
@@ -36,6 +35,7 @@ from graphopt.passes import Tile
 from graphopt.passes.tiling.choice import sizes
 from graphopt.passes.tiling.copies import apart, makers, together
 from graphopt.passes.tiling.needs import Meter
+from graphopt.passes.tiling.written import written_out
 from graphopt.rewrite import Log
 from graphopt.types import DType
 

@@ -1,0 +1,312 @@
+"""Limits of memory, and a graph that keeps to them: its plan, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+from .byte_sizes import parse_size
+from .cost import cost
+from .errors import GraphoptError, UsageError
+from .ir import Graph, Op, Value
+from .lowering.ort.advice import is_laid_out
+from .lowering.ort.allocation import Facts, inside, predicted
+from .lowering.xla.platforms import PLATFORMS
+from .passes.memory import MemoryPlan, plan_memory
+from .passes.tiling import Tile
+from .plan import LIBRARY, Plan
+from .report import sized, table
+
+FAR: Final = 2
+"""A program is not compiled whose plan takes so many times the limit: of 14 models the
+compiler of XLA took 0.7 to 2.4 times what was planned."""
+
+Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
+"""Bytes that a runtime takes for what a graph computes, at these sizes of dims and as
+decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
+GraphoptError where it cannot be asked."""
+
+SECONDS: Final = 10.0
+"""For the search for one order, and for the offsets of one plan."""
+
+
+class DoesNotFit(GraphoptError):
+    """No plan was found that keeps to the limits; says what the smallest one takes.
+
+    ``sizes`` are those of symbolic dims that it was made for.
+    """
+
+    exit_code = 6
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(message, where=where)
+        self.details = {} if sizes is None else {"sizes": dict(sizes)}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that a run may take at its peak.
+
+    ``memory`` is all that is resident: weights, inputs, outputs, activations.
+    ``activations`` are what the graph computes and does not give out, alone. ``sizes``
+    are those of symbolic dims that it is planned for; others have usual ones.
+    """
+
+    memory: int | None = None
+    activations: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.memory is None and self.activations is None:
+            raise UsageError("limits of memory need one: memory or activations")
+        for size in (self.memory, self.activations):
+            if size is not None and size <= 0:
+                raise UsageError(f"{size} bytes are no limit of memory")
+
+    @classmethod
+    def of(
+        cls,
+        memory: int | str | None,
+        activations: int | str | None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> Limits:
+        """Bytes, as numbers or in words. Raises UsageError."""
+        if isinstance(memory, str):
+            memory = parse_size(memory)
+        if isinstance(activations, str):
+            activations = parse_size(activations)
+        return cls(memory, activations, dict(sizes or {}))
+
+    def left(self, plan: MemoryPlan) -> int:
+        """Bytes that the arena may take."""
+        found = [] if self.activations is None else [self.activations]
+        if self.memory is not None:
+            found.append(self.memory - (plan.resident - plan.peak))
+        return min(found)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """One step: bytes of the arena before and after, floating-point operations more."""
+
+    what: str
+    before: int
+    after: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A graph that keeps to limits, by this plan, at the sizes of the plan."""
+
+    graph: Graph
+    plan: MemoryPlan
+    limits: Limits
+    savings: tuple[Saving, ...] = ()
+    tile: Tile | None = None
+    """What made the tiles; None where there are none."""
+    target: str = ""
+    lapping: Mapping[str, int] = field(default_factory=dict)
+    """Sizes at which strips are several, and the last lies over another."""
+    counted: int | None = None
+    """Bytes of activations by the target's compiler, with what kernels take; None where
+    it was not asked."""
+    executed: int | None = None
+    """Bytes of ONNX Runtime's arena, outputs in it, where it changes layouts."""
+    uncounted: str = ""
+    """Why it could not be asked."""
+    library: str = ""
+    """How XLA's library runs the ops of the program."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Those of the symbolic dims that it is planned for."""
+        binding = self.plan.binding
+        return {name: size for name, size in binding.items() if isinstance(size, int)}
+
+    @property
+    def activations(self) -> int:
+        """Bytes of activations: as the compiler counts them, else as planned."""
+        return self.plan.peak if self.counted is None else self.counted
+
+    @property
+    def resident(self) -> int:
+        """The same with weights, inputs, and outputs as they are made."""
+        return self.plan.resident - self.plan.peak + self.activations
+
+    @cached_property
+    def arena(self) -> int | None:
+        """Bytes that ONNX Runtime's arena takes, as if outputs lay elsewhere.
+
+        Buffers are not reused, as its recipe says; what lies between pieces is lost.
+        None where it is not known.
+        """
+        if self.target != "ort-cpu":
+            return None
+        if self.executed is not None:
+            return max(0, self.executed - self.plan.beside)
+        plan, known = self.plan, Facts.of(self.sizes)
+        given = frozenset(self.graph.outputs)
+        work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
+
+        def own(op: Op) -> int:  # what bodies take is counted beside it
+            return max(0, work.get(op, 0) - inside(op, known))
+
+        def size(value: Value) -> int | None:
+            return 0 if value in given else known.size(value)
+
+        facts = replace(known, size=size, workspace=own)
+        found = predicted(self.graph, plan.order, facts=facts, reuse=False)
+        return None if found is None else found.block
+
+    @property
+    def needed(self) -> int:
+        """Bytes of activations, with what is lost between pieces of an arena."""
+        return max(self.activations, self.arena or 0)
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.limits.left(self.plan)
+
+    def compiled(self, counter: Counter | None) -> Fitted:
+        """The same with what the compiler counts, unless the plan is far too large.
+
+        ONNX Runtime is asked of plans that fit, and only where layouts are its own.
+        """
+        plan, runs = self.plan, self.target not in PLATFORMS
+        far = 1 if runs else FAR
+        if counter is None or plan.peak > far * self.limits.left(plan):
+            return self
+        if runs and not is_laid_out(self.graph):
+            return self
+        try:
+            found = counter(self.graph, self.sizes, self.decided)
+        except GraphoptError as error:
+            return replace(self, uncounted=error.message)
+        return replace(self, executed=found) if runs else replace(self, counted=found)
+
+    def with_library(self, counter: Counter | None) -> Fitted:
+        """The same with joined ops, unless more is counted then than with single ones.
+
+        What lies between joined ops is in no count: it is in that of single ones.
+        """
+        if counter is None or self.target not in PLATFORMS:
+            return self
+        single, joined = (
+            replace(self, library=library) for library in ("single", "joined")
+        )
+        if self.counted is None:
+            return single
+        found = counter(self.graph, self.sizes, joined.decided)
+        return joined if found <= self.counted else single
+
+    @property
+    def decided(self) -> Plan:
+        """What goes with the graph: the order, and how the library runs its ops."""
+        whole = {LIBRARY: self.library} if self.library else {}
+        return Plan(order=self.plan.order, whole=whole)
+
+    def improved(
+        self,
+        what: str,
+        graph: Graph,
+        tile: Tile | None,
+        order: Sequence[Op] | None = None,
+        lapping: Mapping[str, int] = MappingProxyType({}),
+    ) -> Fitted:
+        """Another graph in its best order, what that saves and what it costs.
+
+        ``order`` is one that is known to be good.
+        """
+        old = self.plan
+        plan = plan_memory(
+            graph,
+            old.binding,
+            space=old.space,
+            order=order,
+            reorder=True,
+            seconds=SECONDS,
+        )
+        if graph is self.graph and plan.peak > old.peak:
+            plan = old
+        flops = [cost(g, self.sizes).flops for g in (self.graph, graph)]
+        more = [f for f in flops if isinstance(f, int)]
+        saving = Saving(
+            what, old.peak, plan.peak, more[1] - more[0] if len(more) == 2 else 0
+        )
+        savings = (*self.savings, saving)
+        return Fitted(graph, plan, self.limits, savings, tile, self.target, lapping)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a part of a report; all sizes in bytes."""
+        plan, limits = self.plan, self.limits
+        return {
+            "limit_bytes": limits.memory,
+            "activation_limit_bytes": limits.activations,
+            "resident_bytes": self.resident,
+            "activation_bytes": self.activations,
+            "planned_bytes": plan.peak,
+            "compiled_bytes": self.counted,
+            "arena_bytes": self.arena,
+            "lower_bound_bytes": plan.lower_bound,
+            "constant_bytes": plan.constants,
+            "input_bytes": plan.inputs,
+            "output_bytes": plan.outputs,
+            "output_bytes_at_peak": plan.beside,
+            "without_size": len(plan.unknown),
+            "sizes": dict(plan.binding),
+            "steps": [vars(saving).copy() for saving in self.savings],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """What people read."""
+        plan = self.plan
+        at = ", ".join(f"{name} = {size}" for name, size in plan.binding.items())
+        yield (
+            f"memory{f' with {at}' if at else ''}: {sized(self.resident)} resident, of"
+            f" which {sized(self.activations)} activations"
+        )
+        if self.counted is not None:
+            yield (
+                "  as the compiler counts them, with what kernels take; the plan takes"
+                f" {sized(plan.peak)}"
+            )
+        elif self.uncounted:
+            who = "compiler" if self.target in PLATFORMS else "runtime"
+            yield f"  as planned; the {who} was not asked: {self.uncounted}"
+        rows = [
+            (
+                f"  {s.what}",
+                sized(s.before),
+                "-->",
+                sized(s.after),
+                _flops(s.flops),
+            )
+            for s in self.savings
+            if s.after != s.before
+        ]
+        if rows:
+            yield from table(rows)
+        if self.needed > self.activations:
+            yield (
+                f"  ONNX Runtime's arena is foreseen to take {sized(self.needed)}, as"
+                " room between its pieces is lost"
+            )
+        if plan.unknown:
+            yield (
+                f"  not counted: {len(plan.unknown)} values whose size is not known"
+                " before a run"
+            )
+
+
+def _flops(more: int) -> str:
+    return f"{more:+,} operations" if more else "no operation more"
