@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 from .cuts import frugal, piles
@@ -40,7 +41,7 @@ def retain(training: Training, budget: int, *, tries: int = TRIES) -> Found | No
     if search.best is None:
         for plan in nested(training, budget):
             search.take(plan)
-        search.deepen()
+        search.descend()
     return search.best and search.merged(search.best)
 
 
@@ -117,11 +118,16 @@ class _Search:
                     break
                 self.fill(before.plan.kept - {i})
 
-    def deepen(self) -> None:
-        """Keep more of the best plan while it fits, as far out as it does."""
-        if self.best is None:
-            return
-        plan = self.best.plan
+    def descend(self) -> None:
+        """From the best plan to ones in which cuts lie deeper, while it gets better."""
+        before = None
+        while self.best is not None and self.best is not before and self.left > 0:
+            before = self.best
+            for plan in (before.plan, *_deeper(before.plan, len(self.training.steps))):
+                self.deepen(plan)
+
+    def deepen(self, plan: Retention) -> None:
+        """Keep more while it fits, as far out as it does."""
         for i in self._dear(plan):
             for level in range(plan.depth):
                 if self.left <= 0:
@@ -172,6 +178,35 @@ def _keeping(plan: Retention, step: int, level: int, stop: int) -> Retention:
         if part is not None and start <= step < end
     }
     return replace(plan, nested=tuple([parts.get(p, p) for p in plan.nested]))
+
+
+def _deeper(plan: Retention, stop: int) -> Iterator[Retention]:
+    """Plans in which two neighbours are one segment, parted only where it is remade."""
+    spans = [*plan.spans(stop)]
+    for (first, middle, left), (_, end, right) in pairwise(spans):
+        starts = tuple([start for start in plan.starts if start != middle])
+        others = [part for part in plan.nested if not first <= part.starts[0] < end]
+        inside = tuple([part for part in (left,) if part])
+        across = frozenset(i for i in plan.kept if first <= i < middle)
+        if right is None:
+            joined = Retention(across, (first, middle), inside)
+        else:
+            nested = (*inside, *right.nested)
+            joined = Retention(across | right.kept, (first, *right.starts), nested)
+        some = sorted([*others, joined], key=lambda part: part.starts[0])
+        yield replace(plan, kept=plan.kept - across, starts=starts, nested=tuple(some))
+    for part, (_, end, _) in _parts(plan, stop):
+        for deeper in _deeper(part, end):
+            some = [deeper if each is part else each for each in plan.nested]
+            yield replace(plan, nested=tuple(some))
+
+
+def _parts(
+    plan: Retention, stop: int
+) -> Iterator[tuple[Retention, tuple[int, int, Retention | None]]]:
+    for span in plan.spans(stop):
+        if span[2] is not None:
+            yield span[2], span
 
 
 def _rank(found: Found) -> tuple[int, int]:

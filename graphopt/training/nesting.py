@@ -53,53 +53,49 @@ def nested(training: Training, budget: int) -> Iterator[Retention]:
 class _Spans:
     """Bytes and FLOPs of the steps between any two places.
 
-    Tables have a row for where a span begins, and a column for where it ends.
-    ``sweep`` is the most that a forward pass over it holds which forgets it,
-    ``keeping`` one that does not; with ``ending`` it is the last of a sweep, and what
-    is read behind it is there. ``back`` is what the backward parts take, ``leaf`` that
-    where all that they look at inside is there at once.
+    Tables have a row for where a span begins, and a column for where it ends. ``back``
+    is what its backward parts take where all that they look at is there, ``leaf`` that
+    where also all they have inside is, ``inside``. By the end of the sweep: ``made``
+    are FLOPs, ``behind`` bytes of what is kept as it is read behind the sweep, and
+    ``sweep`` the most that the span holds in it: where it is forgotten, and where not.
     """
 
     def __init__(self, training: Training, places: list[int]) -> None:
         steps = training.steps
         self.training, self.places = training, places
+        self.starts = np.asarray(places)
         self.bytes = np.asarray([step.bytes for step in steps], np.int64)
-        self.last = np.asarray(training.last_read)
+        self.flops = np.asarray([step.flops for step in steps], np.int64)
+        self.first = np.full(len(steps), NEVER)  # of the backward parts that look at it
         self.reader = np.full(len(steps), NEVER)  # the first of each result
-        self.user = np.full(len(steps), NEVER)  # the first for its backward part
         for i in range(len(steps) - 1, -1, -1):
             step = steps[i]
             self.reader[[*step.reads]] = i
             if step.moves:
-                used = step.reads if i in training.inner_of else step.needs
-                self.user[[*used]] = i
+                self.first[[*(step.reads if i in training.inner_of else step.needs)]] = i
         inner = [
             training.nodes[training.inner_of[i]].bytes if i in training.inner_of else 0
             for i in range(len(steps))
         ]
         self.slopes, peaks = self._slopes()
-        inside = np.asarray([0, *np.cumsum(inner)])
-        starts = np.asarray(places)
-        held, sweep, keeping = [], [], []
-        for i in range(len(steps)):
-            held.append(self._from(starts, self.bytes[:i] * (self.user[:i] <= i)))
-            now = slice(0, i + 1)
-            read = self.last[now] >= i
-            sweep.append(self._from(starts, self.bytes[now] * read))
-            kept = read | (self.user[now] < NEVER)
-            keeping.append(self._from(starts, self.bytes[now] * kept))
+        held = [
+            self._from(self.bytes[:i] * (self.first[:i] <= i))
+            for i in range(len(steps))
+        ]
         rows = np.asarray(held) + np.asarray(peaks)[:, None]
+        total = np.asarray([0, *np.cumsum(inner)])
+        inners = np.maximum(total[1:, None] - total[None, self.starts], 0)
+        self.inside = np.maximum(total[None, self.starts] - total[self.starts, None], 0)
         self.back = self._most(rows + np.asarray(inner)[:, None])
-        inners = inside[1:, None] - inside[None, starts]
-        self.leaf = self._most(rows + np.maximum(inners, 0))
-        self.sweep = self._most(np.asarray(sweep))
-        self.keeping = self._most(np.asarray(keeping))
-        self.inside = np.maximum(inside[None, starts] - inside[starts, None], 0)
-        shape = self.back.shape
-        self.made, self.ending = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.beyond = np.zeros(shape, np.int64)  # of what is read behind the span
-        for b, stop in enumerate(places):
-            self._end(b, stop)
+        self.leaf = self._most(rows + inners)
+        uses = training.uses((), 0, len(steps))
+        self.last = np.asarray([uses.get(i, -1) for i in range(len(steps))])
+        self.made = np.zeros(self.back.shape, np.int64)
+        self.behind = np.zeros(self.back.shape, np.int64)
+        self.sweep: list[tuple[Array, Array]] = []
+        self.last_in: list[Array] = []
+        for b in range(len(places)):
+            self._end(b)
 
     def _slopes(self) -> tuple[list[int], list[int]]:
         """Bytes of slopes that are there behind each step, and the most at it."""
@@ -107,10 +103,9 @@ class _Spans:
         into = [0] * len(steps)
         behind, peaks, live = [0] * (len(steps) + 1), [0] * len(steps), 0
         for i in range(len(steps) - 1, -1, -1):
-            step = steps[i]
-            new = sum([steps[r].bytes for r in step.slopes]) if step.moves else 0
-            peaks[i] = live + new
-            for read in step.slopes if step.moves else ():
+            slopes = steps[i].slopes if steps[i].moves else ()
+            peaks[i] = live + sum([steps[read].bytes for read in slopes])
+            for read in slopes:
                 if steps[read].moves:
                     into[read] += steps[read].bytes
                     live += steps[read].bytes
@@ -118,50 +113,53 @@ class _Spans:
             behind[i] = live
         return behind, peaks
 
-    @staticmethod
-    def _from(starts: Array, sizes: Array) -> Array:
+    def _from(self, sizes: Array) -> Array:
         """The sums of sizes from each place on."""
         total = np.asarray([0, *np.cumsum(sizes)])
-        return total[-1] - total[np.minimum(starts, len(sizes))]
+        return total[-1] - total[np.minimum(self.starts, len(sizes))]
 
     def _most(self, rows: Array) -> Array:
         """The most in each span, of rows for steps and columns for starts."""
-        places = np.asarray(self.places)
-        before = np.arange(len(rows))[:, None] < places[None, :]
+        before = np.arange(len(rows))[:, None] < self.starts[None, :]
         most = np.maximum.accumulate(np.where(before, 0, rows), axis=0)
-        return np.asarray([[0] * len(places), *most])[places].T
+        first = np.zeros((1, len(self.starts)), np.int64)
+        most = np.concatenate([first, most])
+        return most[np.minimum(self.starts, len(rows))].T
 
-    def _end(self, b: int, stop: int) -> None:
-        """The spans that end at a place: what is made in them once more."""
-        steps = self.training.steps
+    def _end(self, b: int) -> None:
+        """The sweeps that end at a place: what is made in them once more."""
+        stop, count = self.places[b], len(self.bytes)
         kept = self.last[:stop] >= stop
-        here = self.user[:stop] < stop
-        wanted = here.copy()
-        for i in range(stop - 1, -1, -1):
-            if wanted[i] and not kept[i]:
-                wanted[[*steps[i].reads]] = True
-        wanted &= ~kept
-        starts = np.asarray(self.places[: b + 1])
-        flops = np.asarray([step.flops for step in steps[:stop]], np.int64)
-        self.made[: b + 1, b] = self._from(starts, flops * wanted)
+        uses = self.training.uses({*np.flatnonzero(kept).tolist()}, 0, stop)
+        last = np.asarray([uses.get(i, -1) for i in range(stop)], np.int64)
+        wanted = (last >= 0) & ~kept
+        self.last_in.append(last)
+        self.made[:, b] = self._from(self.flops[:stop] * wanted)
         held = kept & (self.reader[:stop] < stop)
-        self.beyond[: b + 1, b] = self._from(starts, self.bytes[:stop] * held)
-        sizes = self.bytes[:stop] * wanted
-        most = np.zeros(b + 1, np.int64)
+        self.behind[:, b] = self._from(self.bytes[:stop] * held)
+        sizes, back = self.bytes[:stop], self.first[:stop] < stop
+        if stop == count:  # all is made for the first time
+            last = np.asarray(self.training.last_read)
+        else:
+            sizes = sizes * wanted
+        forgotten, whole = [], []
         for i in range(stop):
-            now = sizes[: i + 1] * (here[: i + 1] | (self.last[: i + 1] >= i))
-            live = self._from(starts, now)
-            most = np.maximum(most, np.where(starts <= i, live, 0))
-        self.ending[: b + 1, b] = most
+            now = slice(0, i + 1)
+            read = (last[now] >= i) | (np.arange(i + 1) == i)
+            forgotten.append(self._from(sizes[now] * read))
+            whole.append(self._from(sizes[now] * (read | back[now])))
+        shape = (stop, len(self.places))
+        tables = [np.asarray(rows).reshape(shape) for rows in (forgotten, whole)]
+        self.sweep.append((self._most(tables[0]), self._most(tables[1])))
 
     def across(self, c: int, b: int) -> tuple[Array, Array]:
         """By start: bytes held before c until b is done, if forgotten, and if not."""
         start, stop = self.places[c], self.places[b]
         sizes = self.bytes[:start]
-        crossing = (self.last[:start] >= start) & (self.reader[:start] < stop)
-        wholly = crossing | (self.user[:start] < stop)
-        starts = np.asarray(self.places[:c])
-        return self._from(starts, sizes * crossing), self._from(starts, sizes * wholly)
+        crossing = self.last_in[b][:start] >= start
+        wholly = crossing | (self.first[:start] < stop)
+        starts = slice(0, c)
+        return self._from(sizes * crossing)[starts], self._from(sizes * wholly)[starts]
 
 
 class _Piece(NamedTuple):
@@ -200,9 +198,8 @@ class _Walk:
     def _fill(self, a: int, b: int, across: Array, wholly: Array) -> None:
         """The cells of one span; its depths from below."""
         spans, base = self.spans, self._base(a, b)
-        least = max(
-            base + int(spans.ending[a, b] + spans.inside[a, b]), int(spans.leaf[a, b])
-        )
+        made = base + spans.sweep[b][1][a, b] + spans.inside[a, b]
+        least = max(int(made), int(spans.leaf[a, b]))
         self.spent[0, a, b, int(self._slots(np.asarray(least))) :] = 0
         for depth in range(1, DEPTH + 1):
             options = self._options(a, b, depth, across, wholly)
@@ -212,7 +209,7 @@ class _Walk:
     def _base(self, a: int, b: int) -> int:
         """Bytes that are there while a sweep runs: slopes, and what is read behind."""
         spans = self.spans
-        return int(spans.slopes[spans.places[b]] + spans.beyond[a, b])
+        return int(spans.slopes[spans.places[b]] + spans.behind[a, b])
 
     def _options(
         self, a: int, b: int, depth: int, across: Array, wholly: Array
@@ -220,12 +217,10 @@ class _Walk:
         """FLOPs by the end of the first piece, and memory: forgotten, or kept."""
         spans, base = self.spans, self._base(a, b)
         ends = slice(a + 1, b + 1)
-        back = spans.back[a, ends]
-        forward = spans.keeping[a, ends].copy()
-        forward[-1] = spans.ending[a, b]
-        kept = self._behind(b, ends, depth, wholly, np.maximum(base + forward, back))
-        sweep = base + spans.sweep[a, ends]
-        gone = self._behind(b, ends, depth, across, sweep)
+        forgotten, whole = [base + each[a, ends] for each in spans.sweep[b]]
+        needed = np.maximum(whole, spans.back[a, ends])
+        kept = self._behind(b, ends, depth, wholly, needed)
+        gone = self._behind(b, ends, depth, across, forgotten)
         gone = gone + self.spent[depth - 1, a, ends] + spans.made[a, ends, None]
         if b < self.count:  # the last piece of what is made again is there already
             gone[-1] = np.inf
@@ -255,35 +250,36 @@ class _Walk:
 
     def plan(self, slot: int, depth: int) -> Retention:
         """The plan for all steps."""
-        made = self._plan(0, self.count, slot, depth)
+        made = self._plan(0, self.count, slot, depth, frozenset())
         steps = len(self.spans.training.steps)
         return made or Retention(frozenset(range(steps)), tuple(range(steps)))
 
-    def _plan(self, a: int, b: int, slot: int, depth: int) -> Retention | None:
+    def _plan(
+        self, a: int, b: int, slot: int, depth: int, held: frozenset[int]
+    ) -> Retention | None:
         """How a span is kept in its sweep; None for wholly, in one segment."""
-        spans = self.spans
-        while depth and self.spent[depth - 1, a, b, slot] == self.spent[
-            depth, a, b, slot
-        ]:
+        spent = self.spent[:, a, b, slot]
+        while depth and spent[depth - 1] == spent[depth]:
             depth -= 1
         if not depth:
             return None
-        places = spans.places
-        behind = {i for i in range(places[b]) if spans.last[i] >= places[b]}
+        places = self.spans.places
         kept: set[int] = set()
         starts: list[int] = []
-        inner = []
-        for piece in self._pieces(a, b, slot, depth):
-            first, stop = places[piece.start], places[piece.stop]
+        pieces = [*self._pieces(a, b, slot, depth)]
+        for piece in pieces:
+            span = range(places[piece.start], places[piece.stop])
             if not piece.forgotten:
-                kept.update(range(first, stop))
-                starts += range(first, stop)
-                continue
-            kept.update(i for i in range(first, stop) if spans.last[i] >= stop)
-            starts.append(first)
-            own = self._plan(piece.start, piece.stop, piece.slot, depth - 1)
-            inner += [own] if own else []
-        return Retention(frozenset(kept - behind), tuple(starts), tuple(inner))
+                kept.update(span)
+            starts += span[:1] if piece.forgotten else span
+        kept |= self.spans.training.across(held | kept, {*starts}, places[b])
+        inner = [
+            self._plan(p.start, p.stop, p.slot, depth - 1, held | kept)
+            for p in pieces
+            if p.forgotten
+        ]
+        parts = tuple([part for part in inner if part])
+        return Retention(frozenset(kept - held), tuple(starts), parts)
 
     def _pieces(self, a: int, b: int, slot: int, depth: int) -> Iterator[_Piece]:
         """The pieces of a sweep, as in the cheapest way."""

@@ -12,7 +12,7 @@ its parts are made again one at a time, the last first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -133,9 +133,9 @@ class Training:
         return sum(back) + sum(step.flops for step in self.steps)
 
     def starts(self, kept: frozenset[int]) -> tuple[int, ...]:
-        """Every place where a segment may begin: all that is read across is kept."""
+        """Every place where a segment may begin: all that is used across is kept."""
         crossing = [0] * (len(self.steps) + 1)
-        for i, last in enumerate(self.last_read):
+        for i, last in self.uses(kept, 0, len(self.steps)).items():
             if i not in kept:
                 crossing[i + 1] += 1
                 crossing[last + 1] -= 1
@@ -145,6 +145,40 @@ class Training:
             if not open_:
                 found.append(place)
         return tuple(found)
+
+    def uses(self, kept: Collection[int], start: int, stop: int) -> dict[int, int]:
+        """By result, the last step of a span that looks at it once more.
+
+        That is, for its backward part, or as it is made again and not kept.
+        """
+        last: dict[int, int] = {}
+        for i in range(stop - 1, start - 1, -1):
+            step = self.steps[i]
+            if i in last and i not in kept:
+                seen: Collection[int] = step.reads
+            elif not step.moves:
+                continue
+            else:
+                seen = step.reads if i in self.inner_of else step.needs
+            for read in seen:
+                last.setdefault(read, i)
+        return last
+
+    def across(
+        self, kept: Collection[int], starts: Collection[int], stop: int
+    ) -> set[int]:
+        """What must be kept besides, for segments to begin at these places."""
+        last: set[int] = set()
+        more: set[int] = set()
+        for i in range(stop - 1, min(starts) - 1, -1):
+            step = self.steps[i]
+            if i in last and i not in kept and i not in more:
+                last.update(step.reads)
+            if step.moves:
+                last.update(step.reads if i in self.inner_of else step.needs)
+            if i in starts:
+                more.update(read for read in last if read < i)
+        return {i for i in more if i >= min(starts)} - {*kept}
 
     def remade(
         self,
@@ -157,13 +191,7 @@ class Training:
 
         With a plan of its own only those on the way to what this keeps.
         """
-        wanted: set[int] = set()
-        for i in range(stop - 1, start - 1, -1):
-            step = self.steps[i]
-            if i in wanted and i not in kept:
-                wanted.update(step.reads)
-            if step.moves:
-                wanted.update(step.reads if i in self.inner_of else step.needs)
+        wanted = {*self.uses(kept, start, stop)}
         if nested is not None:
             wanted &= nested.kept
             for i in range(stop - 1, start - 1, -1):
