@@ -47,14 +47,14 @@ def piles(training: Training) -> Iterator[frozenset[int]]:
 def places_of(training: Training, most: int = PLACES) -> list[int]:
     """Where to cut: everywhere, or where least is read across, spread evenly."""
     count = len(training.steps)
-    if count <= PLACES:
+    if count <= most:
         return [*range(count + 1)]
     across = [0] * (count + 1)
     for i, last in enumerate(training.last_read):
         across[i + 1] += training.steps[i].bytes
         across[last + 1 if last < count - 1 else count] -= training.steps[i].bytes
     live = [*accumulate(across)]
-    edges = [count * k // PLACES for k in range(PLACES + 1)]
+    edges = [count * k // most for k in range(most + 1)]
     found = {
         min(range(a, b), key=lambda place: (live[place], place))
         for a, b in pairwise(edges[1:])

@@ -152,14 +152,17 @@ class _Spans:
         tables = [np.asarray(rows).reshape(shape) for rows in (forgotten, whole)]
         self.sweep.append((self._most(tables[0]), self._most(tables[1])))
 
-    def across(self, c: int, b: int) -> tuple[Array, Array]:
-        """By start: bytes held before c until b is done, if forgotten, and if not."""
-        start, stop = self.places[c], self.places[b]
-        sizes = self.bytes[:start]
-        crossing = self.last_in[b][:start] >= start
-        wholly = crossing | (self.first[:start] < stop)
-        starts = slice(0, c)
-        return self._from(sizes * crossing)[starts], self._from(sizes * wholly)[starts]
+    def held(self, b: int) -> tuple[Array, Array]:
+        """Bytes of spans that are there until b is done: if forgotten, and if not."""
+        stop, shape = self.places[b], (len(self.places), b + 1)
+        crossing, wholly = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for c in range(1, b + 1):
+            start = self.places[c]
+            across = self.last_in[b][:start] >= start
+            sizes, looked_at = self.bytes[:start], self.first[:start] < stop
+            crossing[:, c] = self._from(sizes * across)
+            wholly[:, c] = self._from(sizes * (across | looked_at))
+        return crossing, wholly
 
 
 class _Piece(NamedTuple):
@@ -183,26 +186,24 @@ class _Walk:
         for a in range(self.count + 1):
             self.spent[:, a, a] = 0
         self.memory = np.arange(self.size)
-        for b in range(1, self.count + 1):
-            both = [spans.across(c, b) for c in range(1, b + 1)]
+        self.held: list[tuple[Array, Array]] = []
+        for b in range(self.count + 1):
+            crossing, wholly = spans.held(b)
+            self.held.append((self._slots(crossing), self._slots(wholly)))
             for a in range(b - 1, -1, -1):
-                held = tuple(
-                    self._slots(np.asarray([pair[k][a] for pair in both[a:]]))
-                    for k in (0, 1)
-                )
-                self._fill(a, b, *held)
+                self._fill(a, b)
 
     def _slots(self, sizes: Array) -> Array:
         return -(-sizes // self.unit)
 
-    def _fill(self, a: int, b: int, across: Array, wholly: Array) -> None:
+    def _fill(self, a: int, b: int) -> None:
         """The cells of one span; its depths from below."""
         spans, base = self.spans, self._base(a, b)
         made = base + spans.sweep[b][1][a, b] + spans.inside[a, b]
         least = max(int(made), int(spans.leaf[a, b]))
         self.spent[0, a, b, int(self._slots(np.asarray(least))) :] = 0
         for depth in range(1, DEPTH + 1):
-            options = self._options(a, b, depth, across, wholly)
+            options = self._options(a, b, depth)
             best = np.minimum(*[each.min(0) for each in options])
             self.spent[depth, a, b] = np.minimum(best, self.spent[depth - 1, a, b])
 
@@ -211,12 +212,11 @@ class _Walk:
         spans = self.spans
         return int(spans.slopes[spans.places[b]] + spans.behind[a, b])
 
-    def _options(
-        self, a: int, b: int, depth: int, across: Array, wholly: Array
-    ) -> tuple[Array, Array]:
+    def _options(self, a: int, b: int, depth: int) -> tuple[Array, Array]:
         """FLOPs by the end of the first piece, and memory: forgotten, or kept."""
         spans, base = self.spans, self._base(a, b)
         ends = slice(a + 1, b + 1)
+        across, wholly = [each[a, ends] for each in self.held[b]]
         forgotten, whole = [base + each[a, ends] for each in spans.sweep[b]]
         needed = np.maximum(whole, spans.back[a, ends])
         kept = self._behind(b, ends, depth, wholly, needed)
@@ -284,13 +284,10 @@ class _Walk:
     def _pieces(self, a: int, b: int, slot: int, depth: int) -> Iterator[_Piece]:
         """The pieces of a sweep, as in the cheapest way."""
         while a < b:
-            both = [self.spans.across(c, b) for c in range(a + 1, b + 1)]
-            across, wholly = (
-                self._slots(np.asarray([pair[k][a] for pair in both])) for k in (0, 1)
-            )
-            gone, kept = self._options(a, b, depth, across, wholly)
+            gone, kept = self._options(a, b, depth)
             options = np.asarray([kept[:, slot], gone[:, slot]])
             way, place = np.unravel_index(int(options.argmin()), options.shape)
-            yield _Piece(a, a + 1 + int(place), bool(way), slot)
-            slot -= int((across if way else wholly)[place])
-            a += 1 + int(place)
+            end = a + 1 + int(place)
+            yield _Piece(a, end, bool(way), slot)
+            slot -= int(self.held[b][0 if way else 1][a, end])
+            a = end
