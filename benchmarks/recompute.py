@@ -4,7 +4,7 @@ Each model is compiled for XLA's CPU once as it is, and once for each share of t
 temporary memory that this takes (`memory_analysis`); FLOPs are XLA's count
 (`cost_analysis`). With --run, each program also runs, alone in its process, and its
 time and the growth of the resident memory are noted. --small compares plans for small
-graphs with Checkmate's optimum.
+graphs with the exact optimum.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from graphopt.inputs import random_inputs
 from graphopt.ir import Graph
 from graphopt.lowering.xla.function import Function
 from graphopt.reference import OutOfBudget
-from graphopt.testing.checkmate import optimum
+from graphopt.testing.pebbling import cheapest
 from graphopt.training.batches import Batch
 from graphopt.training.budget import retain
 from graphopt.training.retention import Step, Training
@@ -130,28 +130,23 @@ def _chain(
     return Training(steps)
 
 
-def small(seconds: float) -> None:
-    print("| graph | budget | FLOPs | optimum | over |")
-    print("|---|---|---|---|---|")
+def small() -> None:
+    print("| graph | budget | FLOPs | made at most | optimum | over |")
+    print("|---|---|---|---|---|---|")
     for name, training in small_graphs().items():
         plain = training.plain_peak()
-        order = [*range(len(training.steps))]
-        for i in reversed(range(len(training.steps))):
-            order += training.slopes_of.get(i, [])
         for share in (0.5, 0.6, 0.75):
             budget = int(share * plain)
             found = retain(training, budget)
-            exact = optimum(training.nodes, order, budget, seconds)
-            ours = "none" if found is None else f"{found.flops}"
-            if exact is None:
-                best, over = "none found", ""
-            else:
-                proved = exact.flops - exact.bound < 0.5
-                best = f"{exact.flops:.0f}" + (
-                    "" if proved else f" (≥ {exact.bound:.0f})"
-                )
-                over = f"{found.flops / exact.flops - 1:.1%}" if found else ""
-            print(f"| {name} | {share:.0%} | {ours} | {best} | {over} |", flush=True)
+            best = cheapest(training.nodes, budget)
+            ours, most, over = "none", "", ""
+            if found is not None:
+                order = training.sequence(found.plan)
+                ours, most = f"{found.flops}", f"{max(map(order.count, order))}"
+            if found is not None and best is not None:
+                over = f"{found.flops / best - 1:.1%}"
+            least = "does not exist" if best is None else f"{best:.0f}"
+            print(f"| {name} | {share:.0%} | {ours} | {most} | {least} | {over} |")
 
 
 def main() -> None:
@@ -161,12 +156,11 @@ def main() -> None:
     parser.add_argument("--shares", default="0.75,0.5,0.35")
     parser.add_argument("--run", action="store_true", help="time steps, too")
     parser.add_argument("--small", action="store_true", help="against the optimum")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for an optimum")
     parser.add_argument("--one", metavar="SHARE,BYTES", help=argparse.SUPPRESS)
     args = parser.parse_args()
     sizes = {n: int(s) for n, s in (text.split("=") for text in args.dim)}
     if args.small:
-        small(args.seconds)
+        small()
     if args.one:
         share, most = args.one.split(",")
         try:
