@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xla
 from test_remat import MODELS, _moved, a_step, model, segmented  # noqa: E402
 
 from graphopt.reference import OutOfBudget  # noqa: E402
-from graphopt.training.budget import Found, least, lowest  # noqa: E402
+from graphopt.training.budget import least, lowest  # noqa: E402
 from graphopt.training.retention import Retention, Training  # noqa: E402
 from graphopt.training.steps import Steps  # noqa: E402
 from graphopt.training.within import OPTIONS, within  # noqa: E402

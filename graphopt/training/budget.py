@@ -1,18 +1,20 @@
 """What to keep under a budget: the fewest FLOPs that are spent twice.
 
 First cuts (`cuts`); then results that cost much for their bytes are kept while they
-fit, and single ones exchanged. Segments nest (`nesting`) where nothing else fits.
+fit, and single ones exchanged. Segments nest (`nesting`) where nothing else fits; in
+short passes also where that is cheaper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
 from .cuts import frugal, piles
-from .nesting import nested
+from .nesting import PLACES, nested
 from .retention import Retention, Training
 
 TRIES: Final = 400_000
@@ -38,7 +40,7 @@ def retain(training: Training, budget: int, *, tries: int = TRIES) -> Found | No
     for kept in (*piles(training), *frugal(training, budget)):
         search.fill(kept)
     search.exchange()
-    if search.best is None:
+    if search.best is None or len(training.steps) <= PLACES:
         for plan in nested(training, budget):
             search.take(plan)
         search.descend()
@@ -82,8 +84,7 @@ class _Search:
 
     def take(self, plan: Retention | frozenset[int]) -> bool:
         """True for a plan that fits; it may be the best."""
-        flat = isinstance(plan, frozenset)
-        found = self.flat(plan) if flat else self.measured(plan)
+        found = self.flat(plan) if isinstance(plan, frozenset) else self.measured(plan)
         if found.peak > self.budget:
             return False
         if self.best is None or (found.flops, found.peak) < _rank(self.best):
@@ -147,23 +148,34 @@ class _Search:
     def _merged(
         self, plan: Retention, whole: Callable[[Retention], Retention]
     ) -> Retention:
-        """A plan, or one inside of the ``whole``, without what starts it can do without."""
+        """A plan, alone or inside of the ``whole``, in as few segments as fit."""
+        begun = {part.starts[0] for part in plan.nested}
         for start in plan.starts[1:]:
             place = plan.starts.index(start)
-            around = plan.starts[place - 1 : place + 1]
-            if any(part.starts[0] in around for part in plan.nested):
+            if not begun.isdisjoint(plan.starts[place - 1 : place + 1]):
                 continue
-            fewer = replace(plan, starts=tuple([s for s in plan.starts if s != start]))
+            starts = (*plan.starts[:place], *plan.starts[place + 1 :])
+            fewer = replace(plan, starts=starts)
             if self.measured(whole(fewer)).peak <= self.budget:
                 plan = fewer
-        for place, part in enumerate(plan.nested):
-
-            def around_it(part: Retention) -> Retention:
-                return whole(replace(plan, nested=(*head, part, *tail)))
-
-            head, tail = plan.nested[:place], plan.nested[place + 1 :]
-            plan = replace(plan, nested=(*head, self._merged(part, around_it), *tail))
+        for number, part in enumerate(plan.nested):
+            around = partial(_within, whole, plan, number)
+            plan = _with_part(plan, number, self._merged(part, around))
         return plan
+
+
+def _with_part(plan: Retention, number: int, part: Retention) -> Retention:
+    nested = (*plan.nested[:number], part, *plan.nested[number + 1 :])
+    return replace(plan, nested=nested)
+
+
+def _within(
+    whole: Callable[[Retention], Retention],
+    plan: Retention,
+    number: int,
+    part: Retention,
+) -> Retention:
+    return whole(_with_part(plan, number, part))
 
 
 def _keeping(plan: Retention, step: int, level: int, stop: int) -> Retention:
@@ -195,18 +207,10 @@ def _deeper(plan: Retention, stop: int) -> Iterator[Retention]:
             joined = Retention(across | right.kept, (first, *right.starts), nested)
         some = sorted([*others, joined], key=lambda part: part.starts[0])
         yield replace(plan, kept=plan.kept - across, starts=starts, nested=tuple(some))
-    for part, (_, end, _) in _parts(plan, stop):
+    ends = [end for _, end, part in spans if part is not None]
+    for number, (part, end) in enumerate(zip(plan.nested, ends, strict=True)):
         for deeper in _deeper(part, end):
-            some = [deeper if each is part else each for each in plan.nested]
-            yield replace(plan, nested=tuple(some))
-
-
-def _parts(
-    plan: Retention, stop: int
-) -> Iterator[tuple[Retention, tuple[int, int, Retention | None]]]:
-    for span in plan.spans(stop):
-        if span[2] is not None:
-            yield span[2], span
+            yield _with_part(plan, number, deeper)
 
 
 def _rank(found: Found) -> tuple[int, int]:

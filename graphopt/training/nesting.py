@@ -72,7 +72,9 @@ class _Spans:
             step = steps[i]
             self.reader[[*step.reads]] = i
             if step.moves:
-                self.first[[*(step.reads if i in training.inner_of else step.needs)]] = i
+                self.first[
+                    [*(step.reads if i in training.inner_of else step.needs)]
+                ] = i
         inner = [
             training.nodes[training.inner_of[i]].bytes if i in training.inner_of else 0
             for i in range(len(steps))
@@ -116,7 +118,8 @@ class _Spans:
     def _from(self, sizes: Array) -> Array:
         """The sums of sizes from each place on."""
         total = np.asarray([0, *np.cumsum(sizes)])
-        return total[-1] - total[np.minimum(self.starts, len(sizes))]
+        found: Array = total[-1] - total[np.minimum(self.starts, len(sizes))]
+        return found
 
     def _most(self, rows: Array) -> Array:
         """The most in each span, of rows for steps and columns for starts."""
@@ -124,7 +127,8 @@ class _Spans:
         most = np.maximum.accumulate(np.where(before, 0, rows), axis=0)
         first = np.zeros((1, len(self.starts)), np.int64)
         most = np.concatenate([first, most])
-        return most[np.minimum(self.starts, len(rows))].T
+        found: Array = most[np.minimum(self.starts, len(rows))].T
+        return found
 
     def _end(self, b: int) -> None:
         """The sweeps that end at a place: what is made in them once more."""
