@@ -79,7 +79,7 @@ def within(steps: Steps, budget: int, *arguments: Any) -> tuple[Any, Activations
     target = int(budget * training.plain_peak() / plain.bytes)
     for _ in range(ROUNDS):
         found = retain(training, target) or lowest(training)
-        tried = _Tried.of(_segmented(steps, forward, found.plan), arguments)
+        tried = _Tried.of(segmented(steps, forward, found.plan), arguments)
         least = min(least, tried.bytes)
         if tried.bytes <= budget:
             said = _said(budget, tried, plain, found, len(forward.steps) - 1)
@@ -94,7 +94,7 @@ def within(steps: Steps, budget: int, *arguments: Any) -> tuple[Any, Activations
     )
 
 
-def _segmented(steps: Steps, forward: Forward, plan: Retention) -> Steps:
+def segmented(steps: Steps, forward: Forward, plan: Retention) -> Steps:
     """The same step, forgetting what the plan does not keep."""
     function = Segmented(steps.graph, precision=steps.precision)
     function.known = forward.known
