@@ -70,7 +70,7 @@ def tree(training: Training, seed: int, levels: int = 3) -> Retention:
         parts = [
             within_(first, end, around | kept, left - 1)
             for first, end, _ in plan.spans(stop)
-            if left and end - first > 2
+            if left and end - first > 1
         ]
         return replace(plan, nested=tuple(parts))
 
