@@ -173,6 +173,19 @@ def test_plans_are_within_a_twentieth_of_the_optimum(name: str, share: float) ->
     assert best <= found.flops <= 1.05 * best
 
 
+@pytest.mark.parametrize("share", [0.5, 0.6])
+@pytest.mark.parametrize("name", ["equal", "seed 1", "seed 2"])
+def test_chains_need_no_more_than_the_dynamic_program(name: str, share: float) -> None:
+    training = GRAPHS[name]
+    budget = int(share * training.plain_peak())
+    fit = [
+        training.cost(plan)
+        for plan in nested(training, budget)
+        if training.peak(training.sequence(plan)) <= budget
+    ]
+    assert min(fit) == cheapest(training.nodes, budget)
+
+
 @pytest.mark.parametrize(("name", "share"), [("equal", 0.5), ("seed 1", 0.5)])
 def test_what_no_flat_plan_reaches_is_made_three_times(name: str, share: float) -> None:
     training = GRAPHS[name]

@@ -141,6 +141,26 @@ def test_xla_runs_what_a_nested_plan_says_and_needs_less() -> None:
     assert bytes_of(programs[nested]) < 1.1 * nested.peak
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_xla_makes_again_what_a_plan_says_and_nothing_else(seed: int) -> None:
+    count = 8
+    with jax.enable_x64(True):
+        steps, arguments = a_step(deep(count), (64, 8))
+        forward = steps.forward(*arguments)
+        products = [
+            forward.step_of[op.results[0]] for op in forward.ops if op.kind == "MatMul"
+        ]
+        plan = tree(forward.training, seed)
+        outer = plan.kept | {*products[1::3]}  # some of them inside of nested segments
+        plan = replace(plan, kept=frozenset(outer))
+        program = compiled(steps, arguments, plan)
+    order = forward.training.sequence(plan)
+    again = sum(order.count(step) - 1 for step in products)
+    assert again
+    made = len(re.findall(r" dot\(", program.as_text()))
+    assert made == 3 * count - 1 + again
+
+
 @pytest.mark.slow
 def test_a_step_is_within_what_only_nested_segments_reach() -> None:
     with jax.enable_x64(True):
