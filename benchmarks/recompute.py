@@ -4,7 +4,7 @@ Each model is compiled for XLA's CPU once as it is, and once for each share of t
 temporary memory that this takes (`memory_analysis`); FLOPs are XLA's count
 (`cost_analysis`). With --run, each program also runs, alone in its process, and its
 time and the growth of the resident memory are noted. --small compares plans for small
-graphs with Checkmate's optimum.
+graphs with the exact optimum, --deep the least memory of flat and of nested plans.
 """
 
 import argparse
@@ -19,20 +19,23 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import optax
+from onnx import numpy_helper
 
 from graphopt import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph
+from graphopt.lowering import graph_of
 from graphopt.lowering.xla.function import Function
 from graphopt.reference import OutOfBudget
-from graphopt.testing.checkmate import optimum
+from graphopt.testing.pebbling import cheapest
 from graphopt.training.batches import Batch
-from graphopt.training.budget import retain
+from graphopt.training.budget import least, lowest, retain
 from graphopt.training.retention import Step, Training
 from graphopt.training.steps import Steps, mesh_of
 from graphopt.training.weights import kept
-from graphopt.training.within import within
+from graphopt.training.within import segmented, within
 
 MB = 1_000_000
 
@@ -130,28 +133,80 @@ def _chain(
     return Training(steps)
 
 
-def small(seconds: float) -> None:
-    print("| graph | budget | FLOPs | optimum | over |")
-    print("|---|---|---|---|---|")
+def small() -> None:
+    print("| graph | budget | FLOPs | made at most | optimum | over |")
+    print("|---|---|---|---|---|---|")
     for name, training in small_graphs().items():
         plain = training.plain_peak()
-        order = [*range(len(training.steps))]
-        for i in reversed(range(len(training.steps))):
-            order += training.slopes_of.get(i, [])
         for share in (0.5, 0.6, 0.75):
             budget = int(share * plain)
             found = retain(training, budget)
-            exact = optimum(training.nodes, order, budget, seconds)
-            ours = "none" if found is None else f"{found.flops}"
-            if exact is None:
-                best, over = "none found", ""
-            else:
-                proved = exact.flops - exact.bound < 0.5
-                best = f"{exact.flops:.0f}" + (
-                    "" if proved else f" (≥ {exact.bound:.0f})"
+            best = cheapest(training.nodes, budget)
+            ours, most, over = "none", "", ""
+            if found is not None:
+                order = training.sequence(found.plan)
+                ours, most = f"{found.flops}", f"{max(map(order.count, order))}"
+            if found is not None and best is not None:
+                over = f"{found.flops / best - 1:.1%}"
+            least = "does not exist" if best is None else f"{best:.0f}"
+            print(f"| {name} | {share:.0%} | {ours} | {most} | {least} | {over} |")
+
+
+DEEP = {
+    "products and Tanh": (48, "a{0} = MatMul (h{0}, w{0}) h{1} = Tanh (a{0})"),
+    "residual blocks": (
+        16,
+        "n{0} = LayerNormalization (h{0}, s{0}) a{0} = MatMul (n{0}, w{0})"
+        " g{0} = Gelu (a{0}) m{0} = MatMul (g{0}, v{0}) h{1} = Add (h{0}, m{0})",
+    ),
+}
+"""Networks of so many equal layers, 32 wide."""
+
+
+def deep_graph(name: str) -> Graph:
+    count, layer = DEEP[name]
+    lines = [layer.format(i, i + 1) for i in range(count)]
+    text = f"y = Identity (h{count})"
+    body = f"h0 = Identity (x) {' '.join(lines)} {text}"
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]>'
+        f"net (float[n, 32] x) => (float[n, 32] y) {{ {body} }}"
+    )
+    rng = np.random.default_rng(0)
+    wide = 128 if "v{0}" in layer else 32
+    shapes = {"s": (32,), "w": (32, wide), "v": (wide, 32)}
+    for letter, shape in shapes.items():
+        for i in range(count if f"{letter}{{0}}" in layer else 0):
+            array = rng.normal(0, 0.4, shape).astype(np.float32)
+            named = numpy_helper.from_array(array, f"{letter}{i}")
+            model.graph.initializer.append(named)
+    return graph_of(model)
+
+
+def deep() -> None:
+    print("| layers | plan | depth | planned MB | temporary MB | GFLOP | more |")
+    print("|---|---|---|---|---|---|---|")
+    for name, (count, _) in DEEP.items():
+        with jax.enable_x64(True):
+            steps, arguments = a_step(deep_graph(name), {"n": 8192})
+            forward = steps.forward(*arguments)
+            training = forward.training
+            plain = None
+            for plan in (None, least(training), lowest(training)):
+                made = steps if plan is None else segmented(steps, forward, plan.plan)
+                program = made.train.lower(*arguments).compile()
+                size = program.memory_analysis().temp_size_in_bytes / MB
+                flops = program.cost_analysis()["flops"]
+                plain = plain or flops
+                held = training.plain_peak() if plan is None else plan.peak
+                said = "all is kept" if plan is None else "flat, least"
+                said = "nested, least" if plan and plan.plan.nested else said
+                levels = plan.plan.depth if plan else 0
+                print(
+                    f"| {count} {name} | {said} | {levels} | {held / MB:.1f}"
+                    f" | {size:.1f} | {flops / 1e9:.2f} | {flops / plain - 1:.0%} |",
+                    flush=True,
                 )
-                over = f"{found.flops / exact.flops - 1:.1%}" if found else ""
-            print(f"| {name} | {share:.0%} | {ours} | {best} | {over} |", flush=True)
 
 
 def main() -> None:
@@ -161,12 +216,14 @@ def main() -> None:
     parser.add_argument("--shares", default="0.75,0.5,0.35")
     parser.add_argument("--run", action="store_true", help="time steps, too")
     parser.add_argument("--small", action="store_true", help="against the optimum")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for an optimum")
+    parser.add_argument("--deep", action="store_true", help="flat and nested plans")
     parser.add_argument("--one", metavar="SHARE,BYTES", help=argparse.SUPPRESS)
     args = parser.parse_args()
     sizes = {n: int(s) for n, s in (text.split("=") for text in args.dim)}
     if args.small:
-        small(args.seconds)
+        small()
+    if args.deep:
+        deep()
     if args.one:
         share, most = args.one.split(",")
         try:

@@ -1,32 +1,21 @@
 """What to keep under a budget: the fewest FLOPs that are spent twice.
 
-First walks over segments: the cheapest way to keep some wholly and make others again;
-and for each bound on what one segment makes again, the cuts across which least is kept
-(shortest paths). Then results that cost much for their bytes are kept while they fit,
-and single ones exchanged.
+First cuts (`cuts`); then results that cost much for their bytes are kept while they
+fit, and single ones exchanged. Segments nest (`nesting`) where nothing else fits; in
+short passes also where that is cheaper.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Final
 
+from .cuts import frugal, piles
+from .nesting import PLACES, nested
 from .retention import Retention, Training
-
-PLACES: Final = 160
-"""Where a long pass may be cut: so many places, the ones that least is read across."""
-
-BOUNDS: Final = 24
-"""How many bounds on the bytes of a segment are tried."""
-
-SHARES: Final = (1.0, 0.95, 0.85, 0.7, 0.5)
-"""Of a budget, for what is kept and made again; slopes have the rest."""
-
-LABELS: Final = 16
-"""How many ways to a place are followed."""
 
 TRIES: Final = 400_000
 """Nodes that a search may walk over, unless it is told; some seconds' worth."""
@@ -48,18 +37,28 @@ def retain(training: Training, budget: int, *, tries: int = TRIES) -> Found | No
     depends on nothing else.
     """
     search = _Search(training, budget, tries)
-    for kept in (*_starts(training), *_frugal(training, budget)):
+    for kept in (*piles(training), *frugal(training, budget)):
         search.fill(kept)
     search.exchange()
+    if search.best is None or len(training.steps) <= PLACES:
+        for plan in nested(training, budget):
+            search.take(plan)
+        search.descend()
     return search.best and search.merged(search.best)
 
 
 def least(training: Training) -> Found:
-    """The plan of the lowest peak that the walk over segments finds."""
+    """The plan of the lowest peak that the walk over segments finds; none is nested."""
     search = _Search(training, 0, TRIES)
-    return min(
-        (search.found(kept) for kept in _starts(training)), key=lambda found: found.peak
-    )
+    return min(map(search.flat, piles(training)), key=_by_peak)
+
+
+def lowest(training: Training) -> Found:
+    """The plan of the lowest peak that is found, with nested segments."""
+    flat = least(training)
+    search = _Search(training, 0, TRIES)
+    found = map(search.measured, nested(training, flat.peak))
+    return min(flat, *found, key=_by_peak)
 
 
 class _Search:
@@ -70,22 +69,22 @@ class _Search:
         self.best: Found | None = None
         self.seen: dict[frozenset[int], Found] = {}
 
-    def found(self, kept: frozenset[int]) -> Found:
+    def flat(self, kept: frozenset[int]) -> Found:
         """A plan by what it keeps, in as many segments as there can be."""
         known = self.seen.get(kept)
         if known is None:
-            known = self._measured(Retention(kept, self.training.starts(kept)))
+            known = self.measured(Retention(kept, self.training.starts(kept)))
             self.seen[kept] = known
         return known
 
-    def _measured(self, plan: Retention) -> Found:
+    def measured(self, plan: Retention) -> Found:
         order = self.training.sequence(plan)
         self.left -= len(order)
         return Found(plan, self.training.peak(order), self.training.cost(plan))
 
-    def take(self, kept: frozenset[int]) -> bool:
+    def take(self, plan: Retention | frozenset[int]) -> bool:
         """True for a plan that fits; it may be the best."""
-        found = self.found(kept)
+        found = self.flat(plan) if isinstance(plan, frozenset) else self.measured(plan)
         if found.peak > self.budget:
             return False
         if self.best is None or (found.flops, found.peak) < _rank(self.best):
@@ -96,23 +95,19 @@ class _Search:
         """Keep more while it fits, what spares most FLOPs for its bytes first."""
         if not self.take(kept):
             return
-        for i in self._dear(kept):
+        for i in self._dear(self.flat(kept).plan):
             if self.left <= 0:
                 return
             if self.take(kept | {i}):
                 kept |= {i}
 
-    def _dear(self, kept: frozenset[int]) -> list[int]:
-        """The steps that run twice, by FLOPs for a byte."""
+    def _dear(self, plan: Retention) -> list[int]:
+        """The steps that run again, by FLOPs for a byte."""
+        spent: dict[int, int] = {}
+        for i in self.training.again(plan):
+            spent[i] = spent.get(i, 0) + self.training.steps[i].flops
         steps = self.training.steps
-        found = self.found(kept).plan
-        places = (*found.starts, len(steps))
-        again = [
-            i
-            for start, stop in pairwise(places)
-            for i in self.training.remade(kept, start, stop)
-        ]
-        return sorted(again, key=lambda i: -steps[i].flops / max(1, steps[i].bytes))
+        return sorted(spent, key=lambda i: -spent[i] / max(1, steps[i].bytes))
 
     def exchange(self) -> None:
         """Keep one result less, then fill again, until nothing gets better."""
@@ -124,164 +119,103 @@ class _Search:
                     break
                 self.fill(before.plan.kept - {i})
 
+    def descend(self) -> None:
+        """From the best plan to ones in which cuts lie deeper, while it gets better."""
+        before = None
+        while self.best is not None and self.best is not before and self.left > 0:
+            before = self.best
+            for plan in (before.plan, *_deeper(before.plan, len(self.training.steps))):
+                self.deepen(plan)
+
+    def deepen(self, plan: Retention) -> None:
+        """Keep more while it fits, as far out as it does."""
+        for i in self._dear(plan):
+            for level in range(plan.depth):
+                if self.left <= 0:
+                    return
+                more = _keeping(plan, i, level, len(self.training.steps))
+                if more == plan:
+                    break
+                if self.take(more):
+                    plan = more
+                    break
+
     def merged(self, found: Found) -> Found:
         """The same in fewer segments, as each parts what XLA could fuse."""
-        for start in found.plan.starts[1:]:
-            fewer = tuple([s for s in found.plan.starts if s != start])
-            other = self._measured(Retention(found.plan.kept, fewer))
-            if other.peak <= self.budget:
-                found = other
-        return found
+        plan = self._merged(found.plan, lambda plan: plan)
+        return found if plan == found.plan else self.measured(plan)
+
+    def _merged(
+        self, plan: Retention, whole: Callable[[Retention], Retention]
+    ) -> Retention:
+        """A plan, alone or inside of the ``whole``, in as few segments as fit."""
+        begun = {part.starts[0] for part in plan.nested}
+        for start in plan.starts[1:]:
+            place = plan.starts.index(start)
+            if not begun.isdisjoint(plan.starts[place - 1 : place + 1]):
+                continue
+            starts = (*plan.starts[:place], *plan.starts[place + 1 :])
+            fewer = replace(plan, starts=starts)
+            if self.measured(whole(fewer)).peak <= self.budget:
+                plan = fewer
+        for number, part in enumerate(plan.nested):
+            around = partial(_within, whole, plan, number)
+            plan = _with_part(plan, number, self._merged(part, around))
+        return plan
+
+
+def _with_part(plan: Retention, number: int, part: Retention) -> Retention:
+    nested = (*plan.nested[:number], part, *plan.nested[number + 1 :])
+    return replace(plan, nested=nested)
+
+
+def _within(
+    whole: Callable[[Retention], Retention],
+    plan: Retention,
+    number: int,
+    part: Retention,
+) -> Retention:
+    return whole(_with_part(plan, number, part))
+
+
+def _keeping(plan: Retention, step: int, level: int, stop: int) -> Retention:
+    """A plan that also keeps a step's result, so many levels inside; or the same."""
+    if step in plan.kept:
+        return plan
+    if not level:
+        return replace(plan, kept=plan.kept | {step})
+    parts = {
+        part: _keeping(part, step, level - 1, end)
+        for start, end, part in plan.spans(stop)
+        if part is not None and start <= step < end
+    }
+    return replace(plan, nested=tuple([parts.get(p, p) for p in plan.nested]))
+
+
+def _deeper(plan: Retention, stop: int) -> Iterator[Retention]:
+    """Plans in which two neighbours are one segment, parted only where it is remade."""
+    spans = [*plan.spans(stop)]
+    for (first, middle, left), (_, end, right) in pairwise(spans):
+        starts = tuple([start for start in plan.starts if start != middle])
+        others = [part for part in plan.nested if not first <= part.starts[0] < end]
+        inside = tuple([part for part in (left,) if part])
+        across = frozenset(i for i in plan.kept if first <= i < middle)
+        if right is None:
+            joined = Retention(across, (first, middle), inside)
+        else:
+            nested = (*inside, *right.nested)
+            joined = Retention(across | right.kept, (first, *right.starts), nested)
+        some = sorted([*others, joined], key=lambda part: part.starts[0])
+        yield replace(plan, kept=plan.kept - across, starts=starts, nested=tuple(some))
+    ends = [end for _, end, part in spans if part is not None]
+    for number, (part, end) in enumerate(zip(plan.nested, ends, strict=True)):
+        for deeper in _deeper(part, end):
+            yield _with_part(plan, number, deeper)
 
 
 def _rank(found: Found) -> tuple[int, int]:
     return found.flops, found.peak
 
 
-# --- cuts ---------------------------------------------------------------------------
-
-
-def _starts(training: Training) -> Iterator[frozenset[int]]:
-    """Results to keep: all, then what is read across cuts, for bounds on segments."""
-    count = len(training.steps)
-    yield frozenset(range(count))
-    places = _places(training)
-    weight = [0, *accumulate(s.bytes + s.inner for s in training.steps)]
-    made = [weight[b] - weight[a] for a, b in pairwise(places)]
-    low, high = max(made, default=0), weight[-1]
-    seen: set[frozenset[int]] = set()
-    for number in range(BOUNDS + 1):
-        bound = int(low * (high / max(1, low)) ** (number / BOUNDS)) + 1
-        kept = _path(training, places, weight, bound)
-        if kept not in seen:
-            seen.add(kept)
-            yield kept
-
-
-def _places(training: Training) -> list[int]:
-    """Where to cut: everywhere, or where least is read across, spread evenly."""
-    count = len(training.steps)
-    if count <= PLACES:
-        return [*range(count + 1)]
-    across = [0] * (count + 1)
-    for i, last in enumerate(training.last_read):
-        across[i + 1] += training.steps[i].bytes
-        across[last + 1 if last < count - 1 else count] -= training.steps[i].bytes
-    live = [*accumulate(across)]
-    edges = [count * k // PLACES for k in range(PLACES + 1)]
-    found = {
-        min(range(a, b), key=lambda place: (live[place], place))
-        for a, b in pairwise(edges[1:])
-    }
-    return sorted({0, count, *found})
-
-
-def _path(
-    training: Training, places: list[int], weight: list[int], bound: int
-) -> frozenset[int]:
-    """What is kept for the cuts across which least is, no segment over ``bound``."""
-    steps, last = training.steps, training.last_read
-    best = [0.0, *[float("inf")] * (len(places) - 1)]
-    before = [0] * len(places)
-    for b in range(1, len(places)):
-        stop = places[b]
-        crossing = [i for i in range(stop) if last[i] >= stop]
-        total = [0, *accumulate(steps[i].bytes for i in crossing)]
-        for a in range(b - 1, -1, -1):
-            start = places[a]
-            if weight[stop] - weight[start] > bound and a < b - 1:
-                break
-            kept = total[-1] - total[bisect_left(crossing, start)]
-            if best[a] + kept < best[b]:
-                best[b], before[b] = best[a] + kept, a
-    cuts, at = [], len(places) - 1
-    while at:
-        at = before[at]
-        cuts.append(places[at])
-    return frozenset(_across(training, cuts))
-
-
-class _Way(NamedTuple):
-    """A way to a place: FLOPs spent twice, bytes kept, and the last leg of it."""
-
-    flops: int
-    kept: int
-    start: int
-    before: int
-    wholly: bool
-
-
-def _frugal(training: Training, budget: int) -> Iterator[frozenset[int]]:
-    """What is kept where segments are either kept wholly or made again.
-
-    What was kept before a segment and what it makes again are there together.
-    """
-    places = _places(training)
-    for share in SHARES:
-        ways = _ways(training, places, int(share * budget))
-        if not ways[-1]:
-            continue
-        kept: set[int] = set()
-        b, at = len(places) - 1, 0
-        while b:
-            way = ways[b][at]
-            span = range(places[way.start], places[b])
-            if way.wholly:
-                kept.update(span)
-            else:
-                kept.update(i for i in span if training.last_read[i] >= places[b])
-            b, at = way.start, way.before
-        yield frozenset(kept)
-
-
-def _ways(training: Training, places: list[int], budget: int) -> list[list[_Way]]:
-    """For each place, ways to it none of which is better in both, cheapest first."""
-    steps, last = training.steps, training.last_read
-    weight = [0, *accumulate(step.bytes + step.inner for step in steps)]
-    flops = [0, *accumulate(step.flops for step in steps)]
-    wanted = {read for step in steps for read in step.needs}
-    needed = [
-        0,
-        *accumulate(s.bytes if i in wanted else 0 for i, s in enumerate(steps)),
-    ]
-    ways: list[list[_Way]] = [[_Way(0, 0, 0, 0, True)]]
-    for b in range(1, len(places)):
-        stop = places[b]
-        crossing = [i for i in range(stop) if last[i] >= stop]
-        total = [0, *accumulate(steps[i].bytes for i in crossing)]
-        found = []
-        for a in range(b - 1, -1, -1):
-            start = places[a]
-            pile = weight[stop] - weight[start]
-            across = total[-1] - total[bisect_left(crossing, start)]
-            for number, way in enumerate(ways[a]):
-                if way.kept + pile <= budget:
-                    spent = way.flops + flops[stop] - flops[start]
-                    found.append(_Way(spent, way.kept + across, a, number, False))
-                kept = way.kept + max(needed[stop] - needed[start], across)
-                if a == b - 1 and kept <= budget:
-                    found.append(_Way(way.flops, kept, a, number, True))
-            if pile > budget:
-                break
-        ways.append(_thinned(found))
-    return ways
-
-
-def _thinned(ways: list[_Way]) -> list[_Way]:
-    """Those that no other beats, and of many some."""
-    best: list[_Way] = []
-    for way in sorted(ways):
-        if not best or way.kept < best[-1].kept:
-            best.append(way)
-    if len(best) <= LABELS:
-        return best
-    return [best[k * (len(best) - 1) // (LABELS - 1)] for k in range(LABELS)]
-
-
-def _across(training: Training, cuts: Iterable[int]) -> Iterator[int]:
-    """The results that are read across one of the cuts."""
-    ordered = sorted(cuts)
-    for i, last in enumerate(training.last_read):
-        place = bisect_left(ordered, i + 1)
-        if place < len(ordered) and ordered[place] <= last:
-            yield i
+def _by_peak(found: Found) -> int:
+    return found.peak

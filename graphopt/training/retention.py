@@ -4,11 +4,15 @@ Forward steps run in order, then the backward parts in reverse. What is not kept
 once more, a segment at a time: all that the backward parts of a segment look at, from
 what is kept. A segment may begin wherever all results that are read across are kept; so
 what is kept says what is made again, and the segments only when.
+
+Segments nest (Griewank and Walther, "Algorithm 799: revolve", 2000). A segment with a
+plan of its own is run over once more for what that keeps, and the rest forgotten; then
+its parts are made again one at a time, the last first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -40,10 +44,26 @@ class Step:
 
 @dataclass(frozen=True)
 class Retention:
-    """The steps whose results are kept, and where segments begin; 0 is the first."""
+    """The steps whose results are kept, and where segments begin; 0 is the first.
+
+    ``nested`` are plans of segments: each of the one that begins where its first does,
+    for what is kept from when this is made again until its backward parts are done.
+    """
 
     kept: frozenset[int]
     starts: tuple[int, ...] = (0,)
+    nested: tuple[Retention, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """How often a result may be made again: once, and once more for each level."""
+        return 1 + max((plan.depth for plan in self.nested), default=0)
+
+    def spans(self, stop: int) -> Iterator[tuple[int, int, Retention | None]]:
+        """The segments up to a place, with their own plans."""
+        plans = {plan.starts[0]: plan for plan in self.nested}
+        for start, end in pairwise((*self.starts, stop)):
+            yield start, end, plans.get(start)
 
 
 @dataclass(frozen=True)
@@ -113,9 +133,9 @@ class Training:
         return sum(back) + sum(step.flops for step in self.steps)
 
     def starts(self, kept: frozenset[int]) -> tuple[int, ...]:
-        """Every place where a segment may begin: all that is read across is kept."""
+        """Every place where a segment may begin: all that is used across is kept."""
         crossing = [0] * (len(self.steps) + 1)
-        for i, last in enumerate(self.last_read):
+        for i, last in self.uses(kept, 0, len(self.steps)).items():
             if i not in kept:
                 crossing[i + 1] += 1
                 crossing[last + 1] -= 1
@@ -126,31 +146,81 @@ class Training:
                 found.append(place)
         return tuple(found)
 
-    def remade(self, kept: frozenset[int], start: int, stop: int) -> list[int]:
-        """The steps of a segment that run once more, in order."""
-        wanted: set[int] = set()
+    def uses(self, kept: Collection[int], start: int, stop: int) -> dict[int, int]:
+        """By result, the last step of a span that looks at it once more.
+
+        That is, for its backward part, or as it is made again and not kept.
+        """
+        last: dict[int, int] = {}
         for i in range(stop - 1, start - 1, -1):
             step = self.steps[i]
-            if i in wanted:
-                wanted.update(step.reads)
+            if i in last and i not in kept:
+                seen: Collection[int] = step.reads
+            elif not step.moves:
+                continue
+            else:
+                seen = step.reads if i in self.inner_of else step.needs
+            for read in seen:
+                last.setdefault(read, i)
+        return last
+
+    def across(
+        self, kept: Collection[int], starts: Collection[int], stop: int
+    ) -> set[int]:
+        """What must be kept besides, for segments to begin at these places."""
+        last: set[int] = set()
+        more: set[int] = set()
+        for i in range(stop - 1, min(starts) - 1, -1):
+            step = self.steps[i]
+            if i in last and i not in kept and i not in more:
+                last.update(step.reads)
             if step.moves:
-                wanted.update(step.reads if i in self.inner_of else step.needs)
+                last.update(step.reads if i in self.inner_of else step.needs)
+            if i in starts:
+                more.update(read for read in last if read < i)
+        return {i for i in more if i >= min(starts)} - {*kept}
+
+    def remade(
+        self,
+        kept: frozenset[int],
+        start: int,
+        stop: int,
+        nested: Retention | None = None,
+    ) -> list[int]:
+        """The steps of a segment that run once more, in order.
+
+        With a plan of its own only those on the way to what this keeps.
+        """
+        wanted = {*self.uses(kept, start, stop)}
+        if nested is not None:
+            wanted &= nested.kept
+            for i in range(stop - 1, start - 1, -1):
+                if i in wanted and i not in kept:
+                    wanted.update(self.steps[i].reads)
         return [i for i in range(start, stop) if i in wanted and i not in kept]
 
     def sequence(self, plan: Retention) -> list[int]:
-        """The nodes in the order in which they are computed, some of them twice."""
+        """The nodes in the order in which they are computed, some of them again."""
         count = len(self.steps)
-        order = list(range(count))
-        for start, stop in reversed([*pairwise((*plan.starts, count))]):
-            again = {*self.remade(plan.kept, start, stop)}
-            for i in range(start, stop):
-                if i in again:
-                    order.append(i)
+        return [*range(count), *self._back(plan, frozenset(), count)]
+
+    def _back(self, plan: Retention, held: frozenset[int], stop: int) -> Iterator[int]:
+        """Backward parts of the steps before a place, and what is made for them."""
+        kept = held | plan.kept
+        for start, end, nested in reversed([*plan.spans(stop)]):
+            again = self.remade(kept, start, end, nested)
+            if nested is not None:
+                yield from again
+                yield from self._back(nested, kept, end)
+                continue
+            some = {*again}
+            for i in range(start, end):
+                if i in some:
+                    yield i
                 if i in self.inner_of:
-                    order.append(self.inner_of[i])
-            for i in range(stop - 1, start - 1, -1):
-                order += self.slopes_of.get(i, ())
-        return order
+                    yield self.inner_of[i]
+            for i in range(end - 1, start - 1, -1):
+                yield from self.slopes_of.get(i, ())
 
     def plain_peak(self) -> int:
         """The most bytes at once where nothing is made again.
@@ -175,7 +245,7 @@ class Training:
         """The most bytes at once: of each result from its making to its last use.
 
         What a node reads and what it makes are there together. Of a result that is made
-        twice, each use takes the newest.
+        again, each use takes the newest.
         """
         return _peak(self.nodes, order)
 
@@ -185,12 +255,23 @@ class Training:
 
     def extra(self, plan: Retention) -> Iterator[int]:
         """FLOPs of each piece of work that is done once more."""
-        places = (*plan.starts, len(self.steps))
-        for start, stop in pairwise(places):
-            for i in self.remade(plan.kept, start, stop):
-                yield self.steps[i].flops
+        for i in self.again(plan):
+            yield self.steps[i].flops
         for i in self.inner_of:
             yield self.steps[i].again
+
+    def again(
+        self,
+        plan: Retention,
+        held: frozenset[int] = frozenset(),
+        stop: int | None = None,
+    ) -> Iterator[int]:
+        """The steps that run once more, each as often as it does."""
+        kept = held | plan.kept
+        for start, end, nested in plan.spans(len(self.steps) if stop is None else stop):
+            yield from self.remade(kept, start, end, nested)
+            if nested is not None:
+                yield from self.again(nested, kept, end)
 
 
 def _peak(nodes: Sequence[Node], order: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ..reference import OutOfBudget
-from .budget import Found, least, retain
+from .budget import Found, lowest, retain
 from .forward import Forward
 from .retention import Retention
 from .segments import Segmented, segments_of
@@ -38,7 +38,8 @@ class Activations:
     """Temporary memory of a step of training, and what it costs to need no more.
 
     Bytes and FLOPs are what XLA says of the programs, ``plain_…`` of the one that keeps
-    all it can use. ``kept`` of ``values`` results are kept, in so many ``segments``.
+    all it can use. ``kept`` of ``values`` results are kept, in so many ``segments``,
+    which nest so ``deep``: no result is made again more often.
     """
 
     budget: int
@@ -49,6 +50,7 @@ class Activations:
     kept: int
     values: int
     segments: int
+    deep: int
 
     def __str__(self) -> str:
         if self.segments == 0:
@@ -58,6 +60,7 @@ class Activations:
             f"activations: {_mib(self.bytes)} instead of {_mib(self.plain_bytes)}, for"
             f" {more:.1%} more FLOPs: {self.kept} of {self.values} results are kept,"
             f" the others made again in {self.segments} segments"
+            + (f", nested {self.deep} deep" if self.deep > 1 else "")
         )
 
 
@@ -72,26 +75,26 @@ def within(steps: Steps, budget: int, *arguments: Any) -> tuple[Any, Activations
         return plain.program, _said(budget, plain, plain, None, 0)
     forward = steps.forward(*arguments)
     training = forward.training
-    floor, lowest = least(training), plain.bytes
+    least = plain.bytes
     target = int(budget * training.plain_peak() / plain.bytes)
     for _ in range(ROUNDS):
-        found = retain(training, target) or floor
-        tried = _Tried.of(_segmented(steps, forward, found.plan), arguments)
-        lowest = min(lowest, tried.bytes)
+        found = retain(training, target) or lowest(training)
+        tried = _Tried.of(segmented(steps, forward, found.plan), arguments)
+        least = min(least, tried.bytes)
         if tried.bytes <= budget:
             said = _said(budget, tried, plain, found, len(forward.steps) - 1)
             return tried.program, said
-        if found is floor:
+        if found.peak > target:
             break
         target = int(NEARER * found.peak * budget / tried.bytes)
     raise OutOfBudget(
-        f"a step of training needs {_mib(lowest)} beside weights and batch, and only"
+        f"a step of training needs {_mib(least)} beside weights and batch, and only"
         f" {_mib(budget)} are allowed: take a smaller batch_size, or allow"
-        f" max_activations={lowest}"
+        f" max_activations={least}"
     )
 
 
-def _segmented(steps: Steps, forward: Forward, plan: Retention) -> Steps:
+def segmented(steps: Steps, forward: Forward, plan: Retention) -> Steps:
     """The same step, forgetting what the plan does not keep."""
     function = Segmented(steps.graph, precision=steps.precision)
     function.known = forward.known
@@ -128,6 +131,7 @@ def _said(
         values if found is None else len(found.plan.kept - {values}),
         values,
         0 if found is None else len(found.plan.starts),
+        0 if found is None else found.plan.depth,
     )
 
 
