@@ -32,6 +32,9 @@ GraphoptError where it cannot be asked."""
 SECONDS: Final = 10.0
 """For the search for one order, and for the offsets of one plan."""
 
+AGAIN: Final = 2.0
+"""The same where a good order is known, as that of tiles, which come in turn."""
+
 
 class DoesNotFit(GraphoptError):
     """No plan was found that keeps to the limits; says what the smallest one takes.
@@ -234,7 +237,7 @@ class Fitted:
             space=old.space,
             order=order,
             reorder=True,
-            seconds=SECONDS,
+            seconds=SECONDS if order is None else AGAIN,
         )
         if graph is self.graph and plan.peak > old.peak:
             plan = old
