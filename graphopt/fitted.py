@@ -209,7 +209,10 @@ class Fitted:
         )
         if self.counted is None:
             return single
-        found = counter(self.graph, self.sizes, joined.decided)
+        try:
+            found = counter(self.graph, self.sizes, joined.decided)
+        except GraphoptError:  # what is known to compile stays
+            return single
         return joined if found <= self.counted else single
 
     @property

@@ -155,6 +155,8 @@ def read_interface(path: Path) -> Interface:
         }
         for name in members.keys() & set(_NAMES):
             members[name] = tuple(members[name])
+        if isinstance(before := members.get("planned"), bool):  # as it was written once
+            members["planned"] = "single" if before else ""
         made = Interface(**ports, **members)
         _check(made)
         made.graph()

@@ -179,6 +179,8 @@ def by_group(op: Op, place: int, parts: Parts, cut: Cut) -> Parts | None:
 def pieces(op: Op) -> int:
     """Into how many a product is cut; 1 for one that is smaller than what it reads."""
     x, result = op.operands[0], op.shape
+    if op.operand(3) is not None:  # what a fused one adds is not cut
+        return 1
     place = None if x is None or result is None else _rows(convolution(op))
     if place is None or x is None or result is None or not isinstance(x.shape, tuple):
         return 1
@@ -205,7 +207,7 @@ def _rows(op: Op) -> tuple[int, list[int | None]] | None:
 def by_rows(op: Op, cut: Cut) -> Parts | None:
     """conv(x, w) = concat(conv(x, w[:k]), conv(x, w[k:]))"""
     found, count = _rows(convolution(op)), pieces(op)
-    if found is None or count < 2 or op.shape is None or op.operand(3) is not None:
+    if found is None or count < 2 or op.shape is None:
         return None
     axis, places = found
     each, more = divmod(op.shape[axis], count)

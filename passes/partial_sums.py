@@ -40,7 +40,6 @@ from .parted import (
 SHARED: Final = 1 << 12
 """Bytes of a constant that is cut though others read it whole."""
 
-
 CONVOLUTIONS: Final = (Conv, ConvTranspose, FusedConv)
 """Kinds of which pieces are computed: products of tokens are rather cut by tokens."""
 

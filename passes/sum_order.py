@@ -20,9 +20,7 @@ from graphopt.ops.contrib import FusedConv
 from graphopt.types import DType
 
 from .match import same_type
-
-FLOATS: Final = (DType.F32, DType.F64)
-"""Element types of which sums are put in another order."""
+from .parted import WIDE
 
 RANKS: Final = (3, 4, 5)
 """Of what the kernel convolves."""
@@ -156,7 +154,7 @@ class Sums:
 
 def summands(op: Op) -> tuple[Value, ...]:
     """The values that an op adds, of the type of its result; none for other ops."""
-    if op.dtype not in FLOATS:
+    if op.dtype not in WIDE:
         return ()
     if isinstance(op, FusedConv):
         z = op.operand(3)

@@ -222,6 +222,10 @@ def test_programs_say_that_their_memory_was_planned(tmp_path: Path) -> None:
     made = Interface("0", "0", ("cpu",), (), (), planned="joined")
     made.append_to(tmp_path / "m.stablehlo")
     assert read_interface(tmp_path / "m.stablehlo").planned == "joined"
+    for before, now in ((True, "single"), (False, "")):  # as it was written once
+        old = Interface("0", "0", ("cpu",), (), (), planned=before)  # type: ignore[arg-type]
+        old.append_to(tmp_path / f"{before}.stablehlo")
+        assert read_interface(tmp_path / f"{before}.stablehlo").planned == now
     wrong = Interface("0", "0", ("cpu",), (), (), planned="yes")
     wrong.append_to(tmp_path / "n.stablehlo")
     with pytest.raises(InvalidModel, match="planned 'yes'"):

@@ -18,9 +18,11 @@ from graphopt.importer import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.limits import counter_of
+from graphopt.lowering.meters import MeterFailed
 from graphopt.lowering.ort.advice import recipe
 from graphopt.lowering.ort.arena import UNLIMITED
 from graphopt.lowering.ort.books import books
+from graphopt.lowering.ort.executed import arena_of
 from graphopt.lowering.ort.measured import measured, numbered
 from graphopt.lowering.ort.meter import realised_peak
 from graphopt.lowering.ort.ordered import KEPT
@@ -104,3 +106,19 @@ def test_buffers_are_reused_where_the_runtime_knows_shapes(
     )
     assert found is not None
     assert found.in_use == entries[-1].peak - entries[0].before
+
+
+def test_a_model_that_does_not_end_is_not_waited_for() -> None:
+    """It is asked in a child, whose time is limited."""
+    given = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 4, 8, 8] x, float[4, 4, 3, 3] w) => (float[1, 4, 8, 8] y) {
+            on = Constant<value = bool {1}>()
+            h = Conv<pads = [1, 1, 1, 1]>(x, w)
+            y = Loop(, on, h) <body = b (int64 i, bool c, float[1, 4, 8, 8] a)
+                => (bool d, float[1, 4, 8, 8] e) { d = Identity(c) e = Neg(a) }>
+        }"""
+    )
+    graph = load(given)
+    with pytest.raises(MeterFailed, match="after 5 s"):
+        arena_of(graph, {}, graph.ops, limit_s=5.0)

@@ -42,9 +42,9 @@ def whole_mask(op: Attention) -> Outcome:
     if mask is None or mask.shape is None or q is None or q.shape is None:
         return None
     axis = 2 if op.rank == 4 else 1
-    if equal(mask.shape[-2], q.shape[axis]):
-        return None
     dim = q.shape[axis]
+    if mask.shape[-2] != 1 or dim == 1:
+        return None
     rows = vector(dim) if isinstance(dim, int) else Shape(q, start=axis, end=axis + 1)
     operands = list(op.operands)
     operands[3] = Expand(mask, Concat(rows, vector(1), axis=0))

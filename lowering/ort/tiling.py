@@ -89,8 +89,11 @@ def _tiles(op: Attention, sizes: Mapping[str, int]) -> Outcome:
         return miss("how many queries and keys there are is not known", op)
     if usual < SHORTEST:
         return miss("it is too short to gain", op)
-    if mask is not None and (mask.shape is None or mask.shape[-1] != keys):
-        return miss("the mask is broadcast over keys", mask)
+    if mask is not None:
+        if mask.shape is None or mask.shape[-1] != keys:
+            return miss("the mask is broadcast over keys", mask)
+        if not (mask.shape[-2] == 1 or dims.equal(mask.shape[-2], queries)):
+            return miss("it is not known whether the mask has rows of its own", mask)
     tiles = _fixed(queries) if isinstance(queries, int) else _open(q, axis)
     parts = []
     for tile in tiles:

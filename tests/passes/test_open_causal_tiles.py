@@ -154,3 +154,13 @@ def test_limits_take_tiles_and_strips_of_them(limit: str, strips: int) -> None:
         (truth,) = evaluate(graph, fed, precision="float64")
         (found,) = run(fed).values()
         np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_of_one_row_or_of_all_is_not_cut_where_it_is_not_known_which() -> None:
+    q = param("q", B, 2, N, 4)
+    mask = param("m", symbol("rows"), N, dtype=DType.BOOL)
+    y = Attention(q, q, q, mask, is_causal=1)
+    misses(causal_tiles_at(USUAL), y, "whether the mask has rows", opset=LATEST)
+    graph = graph_of(y, inputs=[q, mask], opset=LATEST)
+    lowered = graphopt.optimize(graph, "ort-cpu", check="off").graph
+    assert [op.kind for op in lowered.ops if "Attention" in op.kind] == ["Attention"]
