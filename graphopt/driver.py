@@ -274,7 +274,7 @@ def limits_of(
     """Limits, in bytes or as "512MiB"; None for none. Raises UsageError."""
     if memory is None and activations is None:
         if sizes:
-            raise UsageError("sizes to plan memory for are of a limit: there is none")
+            raise UsageError("memory sizes are of a limit, and there is none: add one")
         return None
     from .fitted import Limits
 

@@ -298,7 +298,7 @@ class Fitted:
                 _flops(s.flops),
             )
             for s in self.savings
-            if s.after != s.before
+            if sized(s.after) != sized(s.before)
         ]
         if rows:
             yield from table(rows)

@@ -171,7 +171,7 @@ class _Request:
                 for i, dim in enumerate(p.shape or ())
                 if dim is None
             }
-            known = nearest(name, self.symbols | places)
+            known = nearest(name, self.symbols | places) or "; all dims are fixed"
             raise UsageError(f"no dim of an input is called {name!r}{known}")
         if value == name:
             return

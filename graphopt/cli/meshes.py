@@ -97,7 +97,9 @@ def check_mesh(options: argparse.Namespace, memory: bool = True) -> None:
     }
     said = next((word for word, given in words.items() if given), None)
     if said is not None and options.mesh is None:
-        raise UsageError(f"{said} is of a mesh: add --mesh")
+        fit = "; graphopt optimize --max-memory makes one device enough"
+        more = fit if said == "--max-memory" else ""
+        raise UsageError(f"{said} is of a mesh: add --mesh{more}")
     if options.tie and options.no_tie:
         raise UsageError("--no-tie ties nothing: leave out --tie")
     searched = next((w for w, given in words.items() if given and w != "--link"), None)
