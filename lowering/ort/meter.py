@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from graphopt.errors import GraphoptError
 
-from ..meters import RUNS, Footprint, answer, ask, growth_of
+from ..meters import RUNS, Footprint, MeterFailed, answer, ask, growth_of
 from .arena import ALIGNMENT, UNLIMITED, one_block, rounded
 from .books import books
 from .recipe import Recipe
@@ -40,15 +40,19 @@ def realised_peak(
 
     Its ``peak`` is the smallest arena in which it runs twice; less by `RESOLUTION` does
     not do. The arena is the meter's own, one block that is split to measure: what a
-    session takes that has such an arena (`arena.one_block`). Raises MeterFailed, and
-    BackendMissing where the runtime is none or too old.
+    session takes that has such an arena (`arena.one_block`); ``growth`` is None where
+    it does not run in that a third time. Raises MeterFailed, and BackendMissing where
+    the runtime is none or too old.
     """
     recipe = recipe or Recipe()
     asked = _Asked(model, folder, replace(recipe, arena={}), threads, inputs)
     peak, counted, resident = asked.of("peak", limit_s)
     arena = one_block(peak, resident) if peak else {}  # no node runs: all is copied
     own = replace(recipe, arena=arena)
-    (grown,) = replace(asked, recipe=own).of("growth", limit_s)
+    try:
+        (grown,) = replace(asked, recipe=own).of("growth", limit_s)
+    except MeterFailed:  # in a process of its own pieces may fall otherwise
+        grown = None
     return Footprint("ort-cpu", peak, counted, resident, grown)
 
 
