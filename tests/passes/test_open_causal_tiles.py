@@ -67,6 +67,7 @@ def tiled(graph: Graph) -> Graph:
     return made
 
 
+@pytest.mark.runtime
 @pytest.mark.parametrize("rank", [3, 4])
 @pytest.mark.parametrize("mask", MASKS)
 def test_tiles_give_the_same_at_every_length(mask: str, rank: int) -> None:
@@ -137,6 +138,7 @@ def model() -> Graph:
     return graph_of(Softmax(MatMul(h, random(8, 8))))
 
 
+@pytest.mark.runtime
 @pytest.mark.parametrize(("limit", "strips"), [("2MiB", 0), ("256KiB", 6)])
 def test_limits_take_tiles_and_strips_of_them(limit: str, strips: int) -> None:
     graph = model()
