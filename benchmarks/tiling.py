@@ -17,8 +17,6 @@ more. ONNX Runtime has one thread, XLA those of the machine. In MB.
 """
 
 import argparse
-import ctypes
-import gc
 import json
 import statistics
 import subprocess
@@ -40,6 +38,7 @@ from graphopt.ir import Graph, Parameter, Value
 from graphopt.lowering.meters import growth_of
 from graphopt.lowering.ort.meter import growth as ort_growth
 from graphopt.lowering.ort.recipe import Recipe
+from graphopt.lowering.xla.meter import aligned, trim
 from graphopt.ops import (
     ArgMax,
     Constant,
@@ -218,18 +217,8 @@ def grow(path: str, target: str, limit: str, seed: str) -> None:
     inputs = {name: aligned(array) for name, array in inputs.items()}
     program.memory(inputs)  # type: ignore[attr-defined]
     del result
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    trim()
     print(json.dumps(growth_of(lambda: program(inputs))))
-
-
-def aligned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The array at a multiple of 64 bytes."""
-    raw = np.empty(array.nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    made = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    made[...] = array
-    return made
 
 
 def opened(result: graphopt.Result, path: Path) -> Any:

@@ -353,3 +353,17 @@ def test_memory_is_never_more_than_in_the_order_of_the_runtime(tmp_path: Path) -
         peaks.append((own, realised_peak(path, INPUT, recipe=recipe).peak))
     assert all(mine <= own for own, mine in peaks)
     assert any(mine < own for own, mine in peaks)
+
+
+def test_what_opening_takes_is_not_what_nodes_take(tmp_path: Path) -> None:
+    """A weight is packed beside itself before any node runs."""
+    weight = ops.Constant(np.eye(512, dtype=np.float32))
+    x = Parameter(tensor(DType.F32, 2, 512), "x")
+    y = ops.MatMul(ops.Tanh(ops.MatMul(x, weight)), weight)
+    path = tmp_path / "m.onnx"
+    save(Graph([x], [y]), path)
+    inputs = {"x": np.ones((2, 512), np.float32)}
+    (entries,) = books(str(path), inputs, recipe=Recipe(arena=UNLIMITED))
+    assert entries[0].peak - entries[0].before >= MiB  # the books have it
+    found = realised_peak(path, inputs)
+    assert found.peak == found.counted == 2 * 4 * 2 * 512

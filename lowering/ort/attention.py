@@ -43,12 +43,13 @@ def whole_mask(op: Attention) -> Outcome:
         return None
     axis = 2 if op.rank == 4 else 1
     dim = q.shape[axis]
-    if mask.shape[-2] != 1 or dim == 1:
+    if equal(mask.shape[-2], dim):
         return None
     rows = vector(dim) if isinstance(dim, int) else Shape(q, start=axis, end=axis + 1)
-    operands = list(op.operands)
-    operands[3] = Expand(mask, Concat(rows, vector(1), axis=0))
-    return op.with_operands(operands).results
+    wide = Expand(mask, Concat(rows, vector(1), axis=0))
+    if wide.shape is None or not equal(wide.shape[-2], dim):
+        return miss("whether the mask has one row or all is not known", mask)
+    return op.with_operands((*op.operands[:3], wide, *op.operands[4:])).results
 
 
 @dataclass(frozen=True)

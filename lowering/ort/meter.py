@@ -125,9 +125,14 @@ class _Meter:
         )
         if not runs[0]:  # nothing is left to run
             return [0, 0, 0]
-        resident = runs[0][0].before
-        in_use = rounded(runs[-1][-1].peak - resident)
-        return [self.smallest(in_use, resident), in_use, resident]
+        first, last = runs[0][0], runs[-1][-1]
+        least = most = last.peak
+        if most == first.peak:  # opening may have taken more than any node
+            held = [(max(e.before, e.after), e.workspace) for run in runs for e in run]
+            least = max(kept for kept, _ in held)
+            most = min(most, max(kept + own for kept, own in held))
+        least, most = (rounded(size - first.before) for size in (least, most))
+        return [self.smallest(least, first.before), most, first.before]
 
     def smallest(self, least: int, resident: int) -> int:
         """The smallest arena that does, which has ``least`` bytes or more."""

@@ -3,7 +3,7 @@
 They run in the order that holds the least. On a CPU its library runs many ops as one,
 and what lies between them is in no count: all scores of attention, twice. So what a
 program takes is counted with single products and convolutions for the library. It also
-runs so, which may take a third more time, unless less is counted with joined ops:
+runs so, which may take a third more time, unless no more is counted with joined ops:
 
 ```
 ops in an order for threads  -->  ops in the order that holds the least

@@ -98,13 +98,13 @@ def _found(
 ) -> list[int | None]:
     target, model, inputs, planned = asked
     program = _opened(target, model, planned)
-    inputs = {name: _aligned(value) for name, value in inputs.items()}
+    inputs = {name: aligned(value) for name, value in inputs.items()}
     memory = program.memory(inputs)  # compiles: what that takes is not the program's
     given = sum(getattr(array, "nbytes", 0) for array in inputs.values())
     for weight in program.held(inputs):
         np.asarray(weight).sum()  # reads it
     _warm(program.device)
-    _trim()
+    trim()
 
     def run() -> None:
         program(inputs)
@@ -126,7 +126,7 @@ def _opened(target: str, model: str | bytes, planned: str) -> Program | Exported
     return program
 
 
-def _aligned(value: Array) -> Array:
+def aligned(value: Array) -> Array:
     """An array where XLA takes it as it is."""
     if not isinstance(value, np.ndarray) or value.dtype == object:
         return value
@@ -156,14 +156,13 @@ def _warm(device: jax.Device) -> None:
         jax.tree.map(np.asarray, run(*given))
 
 
-def _trim() -> None:
+def trim() -> None:
     """Give back what is free, where the C library can."""
     gc.collect()
-    trim = (
-        getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    )
-    if trim is not None:
-        trim(0)
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    give_back = getattr(library, "malloc_trim", None)
+    if give_back is not None:
+        give_back(0)
 
 
 if __name__ == "__main__":
