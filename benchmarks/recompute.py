@@ -3,7 +3,7 @@
 Each model is compiled for XLA's CPU once as it is, and once for each share of the
 temporary memory that this takes (`memory_analysis`); FLOPs are XLA's count
 (`cost_analysis`). With --run, each program also runs, alone in its process, and its
-time and the growth of the resident memory are noted. --small compares plans for small
+CPU time and the growth of the resident memory are noted. --small compares plans for small
 graphs with the exact optimum, --deep the least memory of flat and of nested plans.
 """
 
@@ -87,12 +87,12 @@ def measured(path: Path, share: float, most: int, sizes: dict[str, int], run: bo
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             trained, state, *rest = arguments
             times = []
-            for _ in range(3):
-                begin = time.perf_counter()
+            for _ in range(5):
+                begin = time.process_time()
                 trained, state, _ = jax.block_until_ready(
                     program(trained, state, *rest)
                 )
-                times.append(time.perf_counter() - begin)
+                times.append(time.process_time() - begin)
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             row |= {"seconds": min(times), "resident": grown * 1024}
     return row
@@ -239,7 +239,7 @@ def main() -> None:
 def table(path: Path, shares: Sequence[float]) -> None:
     """Rows for one model, each from a process of its own."""
     print(f"\n{path.stem}\n")
-    print("| share | temporary MB | GFLOP | more | kept | segments | s | resident MB |")
+    print("| share | temporary MB | GFLOP | more | kept | segments | CPU s | resident MB |")
     print("|---|---|---|---|---|---|---|---|")
     most = 0
     for share in shares:
