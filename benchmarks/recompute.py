@@ -3,8 +3,8 @@
 Each model is compiled for XLA's CPU once as it is, and once for each share of the
 temporary memory that this takes (`memory_analysis`); FLOPs are XLA's count
 (`cost_analysis`). With --run, each program also runs, alone in its process, and its
-CPU time and the growth of the resident memory are noted. --small compares plans for small
-graphs with the exact optimum, --deep the least memory of flat and of nested plans.
+CPU time and the growth of the resident memory are noted. --small compares plans for
+small graphs with the exact optimum, --deep the least memory of flat and nested plans.
 """
 
 import argparse
@@ -239,7 +239,8 @@ def main() -> None:
 def table(path: Path, shares: Sequence[float]) -> None:
     """Rows for one model, each from a process of its own."""
     print(f"\n{path.stem}\n")
-    print("| share | temporary MB | GFLOP | more | kept | segments | CPU s | resident MB |")
+    heads = "temporary MB | GFLOP | more | kept | segments | CPU s | resident MB"
+    print(f"| share | {heads} |")
     print("|---|---|---|---|---|---|---|---|")
     most = 0
     for share in shares:

@@ -20,6 +20,9 @@ Json: TypeAlias = Mapping[str, Any]
 SHOWN: Final = 8
 """So many blocks are listed as live at the peak."""
 
+MUCH: Final = 1.1
+"""Where so many times what was planned is measured, a reason is given."""
+
 
 def memory_facts(plan: MemoryPlan, graph: Graph) -> dict[str, Any]:
     """What a plan says, as plain data; all sizes in bytes."""
@@ -112,6 +115,12 @@ def memory_lines(found: Json) -> Iterator[str]:
         more = "" if grown is None else f"; the process grows by {sized(grown)}"
         before = realised.get("foreseen")
         yield said + more + (f" (foreseen: {sized(before)})" if before else "")
+        if realised.get("recipe") is False and realised["peak"] > MUCH * foreseen:
+            yield (
+                "  opened as ONNX Runtime does by default, with an order and layouts of"
+                " its own; what optimize writes with --target ort-cpu and a limit"
+                " (--max-activations) is opened so that its plan holds"
+            )
     if found["without_size"]:
         yield f"not counted: {found['without_size']} values of unknown size"
     if not found["steps"]:

@@ -15,7 +15,7 @@ from graphopt.exporter import save
 from graphopt.importer import load
 from graphopt.ir import Graph, Parameter
 from graphopt.passes.memory import plan_memory
-from graphopt.timeline import memory_facts
+from graphopt.timeline import memory_facts, memory_lines
 from graphopt.types import DType, TensorType
 
 
@@ -121,3 +121,22 @@ def test_what_a_run_takes_is_measured(command: Command, model: Path) -> None:
     assert found["realised"]["peak"] == pytest.approx(foreseen, rel=0.1)
     assert "measured in ort-cpu" in command(*words)[1]
     assert command(*words[:4])[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "recipe", "said"), [(2, False, True), (2, True, False), (1, False, False)]
+)
+def test_what_takes_much_more_without_a_recipe_has_the_reason(
+    model: Path, share: int, recipe: bool, said: bool
+) -> None:
+    graph = load(model)
+    plan = plan_memory(graph)
+    found = memory_facts(plan, graph)
+    foreseen = plan.peak + plan.beside
+    found["realised"] = {
+        "target": "ort-cpu",
+        "peak": share * foreseen,
+        "growth": None,
+        "recipe": recipe,
+    }
+    assert ("by default" in "\n".join(memory_lines(found))) is said

@@ -317,7 +317,8 @@ def realised(
         from ..lowering.ort.recipe import Recipe
 
         recipe = Recipe.beside(options.model)
-        return vars(runtime.realised_peak(options.model, inputs, recipe=recipe))
+        taken = runtime.realised_peak(options.model, inputs, recipe=recipe)
+        return {**vars(taken), "recipe": recipe is not None}
     if target == "xla-cpu":
         from ..lowering.xla import meter as compiler
 
