@@ -14,7 +14,11 @@ from graphopt.xp import host, traced
 Array = np.ndarray[Any, Any]
 Case = Callable[..., Any]
 
-QUICK = {"xla_backend_optimization_level": 0}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 """Compiling takes nearly all the time of these tests."""
 
 
