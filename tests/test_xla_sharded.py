@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sharded_programs import CASES, Case, R, S, normal, on
-from xp_sides import QUICK
+from xp_sides import PLAIN
 
 from graphopt import Graph, UnsupportedModel, UsageError
 from graphopt.index import Partial
@@ -48,7 +48,7 @@ LEAST_SENT = {"prod": 0.7}
 
 def environment() -> dict[str, str]:
     """Of a process that shows as many devices as it needs."""
-    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in PLAIN.items())
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(TESTS.parent),
