@@ -22,7 +22,7 @@ PLAIN = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-"""Quicker still; but what XLA then makes of floats of 8 bits is wrong."""
+"""Quicker still; but XLA is then wrong about float8_e5m2fnuz."""
 
 
 def on_host(case: Case, *arrays: Array) -> tuple[Array, ...]:
