@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sharded_programs import CASES, Case, R, S, normal, on
+from xp_sides import PLAIN
 
 from graphopt import Graph, UnsupportedModel, UsageError
 from graphopt.index import Partial
@@ -47,8 +48,12 @@ LEAST_SENT = {"prod": 0.7}
 
 def environment() -> dict[str, str]:
     """Of a process that shows as many devices as it needs."""
-    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(TESTS.parent)}
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in PLAIN.items())
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(TESTS.parent),
+        "XLA_FLAGS": flags,
+    }
 
 
 def error(made: Any, truth: Any) -> float:

@@ -17,6 +17,13 @@ Case = Callable[..., Any]
 QUICK = {"xla_backend_optimization_level": 0}
 """Compiling takes nearly all the time of these tests."""
 
+PLAIN = {
+    **QUICK,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+"""Quicker still; but XLA is then wrong about float8_e5m2fnuz."""
+
 
 def on_host(case: Case, *arrays: Array) -> tuple[Array, ...]:
     """Results of ``case(xp, *arrays)`` over NumPy, all of them plain arrays."""

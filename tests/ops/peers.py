@@ -117,7 +117,12 @@ def lowered(op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(known[v] for v in op.expansion[: op.outs])
 
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 """Compiled once and run once: programs need not be fast."""
 
 

@@ -272,7 +272,8 @@ def gradient(kind: str, *operands: Any, **attrs: Any) -> list[Array]:
         return sum(a.sum() for a in lowered(case.op, given))
 
     with xp.traced().scope():
-        return [np.asarray(a) for a in jax.grad(total)([arrays[i] for i in moved])]
+        made = jax.jit(jax.grad(total), compiler_options=QUICK)
+        return [np.asarray(a) for a in made([arrays[i] for i in moved])]
 
 
 ZEROS = [[[0.0, 0.0, 0.0, 0.0]]]
