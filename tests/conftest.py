@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -47,3 +48,10 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return code, said.out, said.err
 
     return run
+
+
+def pytest_collection_finish() -> None:
+    """What is collected lives as long as the run: nobody looks for garbage in it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
