@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from .byte_sizes import parse_size
-from .cost import cost
+from .cost import graph_flops
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op, Value
 from .lowering.ort.advice import is_laid_out
@@ -244,7 +244,7 @@ class Fitted:
         )
         if graph is self.graph and plan.peak > old.peak:
             plan = old
-        flops = [cost(g, self.sizes).flops for g in (self.graph, graph)]
+        flops = [graph_flops(g, self.sizes) for g in (self.graph, graph)]
         more = [f for f in flops if isinstance(f, int)]
         saving = Saving(
             what, old.peak, plan.peak, more[1] - more[0] if len(more) == 2 else 0
