@@ -92,8 +92,9 @@ def op_flops(op: Op) -> Dim:
     domain = _domain_of(op)
     if domain is not None:
         return index.flops(domain)
-    composite = isinstance(op, Composite) and not isinstance(op, Structured)
-    return _flops_of_body(op) if composite else None
+    if isinstance(op, Composite) and not isinstance(op, Structured):
+        return _flops_of_body(op)
+    return None
 
 
 def _flops_of_body(op: Composite) -> Dim:

@@ -38,6 +38,7 @@ ORDER = [
         "report",
         "timeline",
         "fitted",
+        "savings",
         "limits",
         "tuning",
         "page",
