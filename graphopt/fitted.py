@@ -99,12 +99,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Saving:
-    """One step: bytes of the arena before and after, floating-point operations more."""
+    """One step: bytes of the arena before and after, operations and ops more.
+
+    Operations are of floating-point numbers; ops are nodes that a runtime calls.
+    """
 
     what: str
     before: int
     after: int
     flops: int
+    ops: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,10 +251,19 @@ class Fitted:
         flops = [graph_flops(g, self.sizes) for g in (self.graph, graph)]
         more = [f for f in flops if isinstance(f, int)]
         saving = Saving(
-            what, old.peak, plan.peak, more[1] - more[0] if len(more) == 2 else 0
+            what,
+            old.peak,
+            plan.peak,
+            more[1] - more[0] if len(more) == 2 else 0,
+            len(plan.order) - len(old.order),
         )
         savings = (*self.savings, saving)
         return Fitted(graph, plan, self.limits, savings, tile, self.target, lapping)
+
+    @property
+    def ops_before(self) -> int:
+        """Ops of the graph before all steps."""
+        return len(self.plan.order) - sum(saving.ops for saving in self.savings)
 
     def to_json(self) -> dict[str, Any]:
         """As a part of a report; all sizes in bytes."""
@@ -270,6 +283,8 @@ class Fitted:
             "output_bytes_at_peak": plan.beside,
             "without_size": len(plan.unknown),
             "sizes": dict(plan.binding),
+            "ops": len(plan.order),
+            "ops_before": self.ops_before,
             "steps": [vars(saving).copy() for saving in self.savings],
         }
 
@@ -296,12 +311,18 @@ class Fitted:
                 "-->",
                 sized(s.after),
                 _flops(s.flops),
+                f"{s.ops:+,} ops" if s.ops else "",
             )
             for s in self.savings
             if sized(s.after) != sized(s.before)
         ]
         if rows:
             yield from table(rows)
+        if self.ops_before != len(plan.order):
+            yield (
+                f"  {len(plan.order):,} ops, were {self.ops_before:,}: each call of one"
+                " costs time, too"
+            )
         if self.needed > self.activations:
             yield (
                 f"  ONNX Runtime's arena is foreseen to take {sized(self.needed)}, as"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .debug import timed
-from .fitted import Counter, DoesNotFit, Fitted, Limits
+from .fitted import Counter, Fitted, Limits
 from .fitting import fitting
 from .ir import Graph
 from .lowering import temporaries
@@ -16,7 +16,7 @@ from .ops.schema import LATEST
 from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
 from .plan import LIBRARY, Plan
-from .report import sized
+from .refusal import refusal
 from .savings import Savings
 
 
@@ -73,29 +73,8 @@ def _fitted(limits: Limits, savings: Savings) -> Fitted:
         return min(kept, key=lambda each: each.needed)
     best = savings.least(limits)
     if best.activations > limits.left(best.plan):
-        raise _refusal(best)
+        raise refusal(best)
     return best
-
-
-def _refusal(best: Fitted) -> DoesNotFit:
-    limits = best.limits
-    what = "plan" if best.counted is None else "program"
-    parts = []
-    if limits.memory is not None and best.resident > limits.memory:
-        parts.append(
-            f"the smallest {what} found takes {sized(best.resident)} with weights,"
-            f" inputs and outputs, over the {sized(limits.memory)} that it may:"
-            f" --max-memory {best.resident} would do"
-        )
-    if limits.activations is not None and best.activations > limits.activations:
-        parts.append(
-            f"the smallest {what} found takes {sized(best.activations)} for"
-            f" activations, over the {sized(limits.activations)} that they may:"
-            f" --max-activations {best.activations} would do"
-        )
-    sizes = {n.removeprefix("?"): s for n, s in best.sizes.items()}
-    at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
-    return DoesNotFit(f"{f'with {at}, ' if at else ''}{'; '.join(parts)}", sizes=sizes)
 
 
 def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:

@@ -75,15 +75,16 @@ class Savings:
         if not self.target.startswith("xla"):  # which merges equal ops
             copied = self._with_copies(_with_biases_apart(best))
             yield self._asked(copied)
-        last = ordered
+        last, before = ordered, None
         for _ in range(TRIES):
             if wanted < 1:
                 return
             cut = self._tiled(wanted, limits)
             yield cut
             less = cut.needed < last.needed
-            if not less and cut.needed > FAR * wanted:
+            if not less and (cut.needed > FAR * wanted or _is_stuck(cut, before)):
                 return  # it wants more than tiles can do
+            before = cut
             share = limits.left(cut.plan) / max(1, cut.needed) if less else FINER
             wanted, last = min(int(wanted * share), wanted - 1), cut if less else last
 
@@ -241,6 +242,16 @@ def _activations(each: Fitted) -> int:
 
 def _resident(each: Fitted) -> int:
     return each.resident
+
+
+def _is_stuck(finer: Fitted, before: Fitted | None) -> bool:
+    """True where finer tiles hold as much at once: what is at the peak has none.
+
+    Where offsets alone are in the way, they may be others next time.
+    """
+    if before is None or finer.plan.peak != before.plan.peak:
+        return False
+    return all(each.plan.peak == each.plan.lower_bound for each in (finer, before))
 
 
 def _with_biases_apart(best: Fitted) -> Fitted:

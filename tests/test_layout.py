@@ -39,6 +39,7 @@ ORDER = [
         "timeline",
         "fitted",
         "savings",
+        "refusal",
         "limits",
         "tuning",
         "page",
