@@ -261,9 +261,14 @@ class Fitted:
         return Fitted(graph, plan, self.limits, savings, tile, self.target, lapping)
 
     @property
+    def ops(self) -> int:
+        """How many a run starts."""
+        return len(self.plan.order)
+
+    @property
     def ops_before(self) -> int:
-        """Ops of the graph before all steps."""
-        return len(self.plan.order) - sum(saving.ops for saving in self.savings)
+        """The same before all steps."""
+        return self.ops - sum(saving.ops for saving in self.savings)
 
     def to_json(self) -> dict[str, Any]:
         """As a part of a report; all sizes in bytes."""
@@ -283,7 +288,7 @@ class Fitted:
             "output_bytes_at_peak": plan.beside,
             "without_size": len(plan.unknown),
             "sizes": dict(plan.binding),
-            "ops": len(plan.order),
+            "ops": self.ops,
             "ops_before": self.ops_before,
             "steps": [vars(saving).copy() for saving in self.savings],
         }
@@ -318,10 +323,10 @@ class Fitted:
         ]
         if rows:
             yield from table(rows)
-        if self.ops_before != len(plan.order):
+        if self.ops_before != self.ops:
             yield (
-                f"  {len(plan.order):,} ops, were {self.ops_before:,}: each call of one"
-                " costs time, too"
+                f"  {self.ops:,} ops, were {self.ops_before:,}: each call of one costs"
+                " time, too"
             )
         if self.needed > self.activations:
             yield (

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
-from .ir import Graph
+from .ir import Graph, Value
 from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import SPACES, plan_memory, recomputed, summed
 from .passes.memory.biases import biases_apart, is_biased
@@ -54,6 +54,7 @@ class Savings:
     rounding: bool
     _counts: dict[object, int] = field(default_factory=dict)
     _cuts: dict[int, Fitted] = field(default_factory=dict)
+    _planned: dict[object, Fitted] = field(default_factory=dict)
     _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
 
     def towards(self, limits: Limits) -> Iterator[Fitted]:
@@ -170,11 +171,16 @@ class Savings:
 
     def _cut(self, wanted: int) -> Fitted:
         tile = Tile(wanted, sizes=tuple(sorted(self.sizes.items())))
-        made, order = self.remade(tile), None
-        several = lapping(made)
-        if self.target not in PLATFORMS:
-            made, order = written_out(made)
-        return self._ordered.improved("tiles", made, tile, order, several)
+        tiled = self.remade(tile)
+        same = _made_up_of(tiled)
+        if same not in self._planned:  # by a budget that is nearly this one
+            made, order = tiled, None
+            if self.target not in PLATFORMS:
+                made, order = written_out(tiled)
+            self._planned[same] = self._ordered.improved(
+                "tiles", made, tile, order, lapping(tiled)
+            )
+        return self._planned[same]
 
     def _with_sums(self, best: Fitted, wanted: int) -> Fitted:
         """With sums of partial products where that takes less, else as it is."""
@@ -242,6 +248,20 @@ def _activations(each: Fitted) -> int:
 
 def _resident(each: Fitted) -> int:
     return each.resident
+
+
+def _made_up_of(graph: Graph) -> object:
+    """What is equal for graphs that are cut alike; any of these may stand for others.
+
+    Parameters of bodies differ in all of them, so that the graphs do.
+    """
+    return tuple(
+        [(op.label, op.instance, *map(_type, op.results)) for _, op in graph.walk()]
+    )
+
+
+def _type(value: Value) -> object:
+    return value.type
 
 
 def _is_stuck(finer: Fitted, before: Fitted | None) -> bool:

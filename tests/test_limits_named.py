@@ -83,7 +83,10 @@ def named(graph: Graph, target: str = "onnx", **limits: int) -> int:
 
 
 @pytest.mark.parametrize("make", GRAPHS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("kind", ["max_activations", "max_memory"])
+@pytest.mark.parametrize(
+    "kind",
+    ["max_activations", pytest.param("max_memory", marks=pytest.mark.slow)],
+)
 def test_what_is_named_does_and_less_does_not(
     make: Callable[[], Graph], kind: str
 ) -> None:
@@ -122,18 +125,17 @@ def test_a_compiler_is_asked_of_what_is_named() -> None:
 
 def test_a_refusal_says_what_is_at_the_peak() -> None:
     a = x(64, 64)
-    square = ops.MatMul(ops.Exp(a), a)
+    square = ops.MatMul(a, a)
     graph = Graph(
         [a],
         [ops.ReduceSum(ops.Det(square))],
         names={square: "square"},
-        sources={square: ("product",)},
     )
     with pytest.raises(DoesNotFit) as caught:
         graphopt.optimize(graph, max_activations=1, check="off")
     said = caught.value.message.splitlines()
     assert len(said) == 2
-    assert "most is live at MatMul node 'product': 'square' 16.0 KiB" in said[1]
+    assert "most is live at Det: 'square' 16.0 KiB, what Det gives 256 B" in said[1]
 
 
 def test_a_refusal_says_where_weights_alone_are_too_much() -> None:
@@ -157,6 +159,6 @@ def test_a_report_says_how_many_ops_tiles_cost() -> None:
         sum(saving.ops for saving in fitted.savings) == len(fitted.plan.order) - count
     )
     members = fitted.to_json()
-    assert (members["ops"], members["ops_before"]) == (len(fitted.plan.order), count)
+    assert (members["ops"], members["ops_before"]) == (fitted.ops, count)
     assert any(f"were {count}" in line for line in fitted.lines())
     assert not any("were" in line for line in before.lines())
