@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
+from typing import Final
 
 from . import dims, index
 from .dims import Dim
@@ -19,6 +20,9 @@ from .ops.strips import Strips
 from .ops.structured import Composite, Structured
 from .ops.tiled import Tiled
 from .types import TensorType
+
+KNOWN: Final = 1 << 14
+"""Operations of so many ops are kept: tilings of a graph ask for the same ones."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +76,40 @@ def op_cost(op: Op) -> OpCost:
         return OpCost(0, 0)
     if op.bodies:
         return _cost_of_regions(op, {})[0]
-    if isinstance(op, Structured):
-        maps = op.index_maps()
-        if maps is None:
-            return OpCost(None, _traffic(op))
-        shapes = [None if v is None else v.shape for v in op.operands]
-        domain = index.domain(maps, shapes, op.extents())
-        return OpCost(index.flops(domain), index.bytes_moved(domain, _itemsizes(op)))
-    if isinstance(op, Composite):
-        return _cost_of_body(op)
-    return OpCost(None, _traffic(op))
+    domain = _domain_of(op)
+    if domain is None:
+        return OpCost(op_flops(op), _traffic(op))
+    return OpCost(index.flops(domain), index.bytes_moved(domain, _itemsizes(op)))
 
 
-def _cost_of_body(op: Composite) -> OpCost:
+@lru_cache(maxsize=KNOWN)
+def op_flops(op: Op) -> Dim:
+    """The floating-point operations of `op_cost` alone, which are found much sooner."""
+    if isinstance(op, Constant):
+        return 0
+    if op.bodies:
+        return _cost_of_regions(op, {})[0].flops
+    domain = _domain_of(op)
+    if domain is not None:
+        return index.flops(domain)
+    if isinstance(op, Composite) and not isinstance(op, Structured):
+        return _flops_of_body(op)
+    return None
+
+
+def _flops_of_body(op: Composite) -> Dim:
     if op.expansion is None:
-        return OpCost(None, _traffic(op))
-    inner = [op_cost(part) for part in _between(op.expansion, op.operands)]
-    return OpCost(_sum(c.flops for c in inner), _traffic(op))
+        return None
+    return _sum(map(op_flops, _between(op.expansion, op.operands)))
+
+
+def _domain_of(op: Op) -> index.Domain | None:
+    """What an op is indexed over; None where it has no index maps."""
+    maps = op.index_maps() if isinstance(op, Structured) else None
+    if not isinstance(op, Structured) or maps is None:
+        return None
+    shapes = [None if v is None else v.shape for v in op.operands]
+    return index.domain(maps, shapes, op.extents())
 
 
 def roofline(
@@ -132,7 +153,7 @@ def _cost_of_regions(op: Op, binding: Mapping[str, int]) -> tuple[OpCost, Counte
     Nothing where it is not known how often they run.
     """
     if isinstance(op, Composite) and not isinstance(op, Tiled | Strips):
-        return _cost_of_body(op), Counter()
+        return OpCost(_flops_of_body(op), _traffic(op)), Counter()
     bodies = [_cost_of(body, binding) for body in op.bodies]
     if isinstance(op, If):
         flops = reduce(dims.maximum, [each.flops for each, _ in bodies])
@@ -168,6 +189,15 @@ def _between(results: Iterable[Value], operands: Iterable[Value | None]) -> list
         found[op] = None
         stack.extend([v.op for v in op.operands if v is not None])
     return list(found)
+
+
+def graph_flops(graph: Graph, binding: Mapping[str, int]) -> Dim:
+    """The operations of `cost` alone."""
+    each = [
+        _cost_of_regions(op, binding)[0].flops if op.bodies else op_flops(op)
+        for op in graph.ops
+    ]
+    return _sum(dims.substitute(flops or 0, binding) for flops in each)
 
 
 def _itemsizes(op: Op) -> list[float]:

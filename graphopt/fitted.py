@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from .byte_sizes import parse_size
-from .cost import cost
+from .cost import graph_flops
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op, Value
 from .lowering.ort.advice import is_laid_out
@@ -99,12 +99,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Saving:
-    """One step: bytes of the arena before and after, floating-point operations more."""
+    """One step: bytes of the arena before and after, operations and ops more.
+
+    Operations are of floating-point numbers; ops are nodes that a runtime calls.
+    """
 
     what: str
     before: int
     after: int
     flops: int
+    ops: int = 0
 
 
 @dataclass(frozen=True)
@@ -244,13 +248,27 @@ class Fitted:
         )
         if graph is self.graph and plan.peak > old.peak:
             plan = old
-        flops = [cost(g, self.sizes).flops for g in (self.graph, graph)]
+        flops = [graph_flops(g, self.sizes) for g in (self.graph, graph)]
         more = [f for f in flops if isinstance(f, int)]
         saving = Saving(
-            what, old.peak, plan.peak, more[1] - more[0] if len(more) == 2 else 0
+            what,
+            old.peak,
+            plan.peak,
+            more[1] - more[0] if len(more) == 2 else 0,
+            len(plan.order) - len(old.order),
         )
         savings = (*self.savings, saving)
         return Fitted(graph, plan, self.limits, savings, tile, self.target, lapping)
+
+    @property
+    def ops(self) -> int:
+        """How many a run starts."""
+        return len(self.plan.order)
+
+    @property
+    def ops_before(self) -> int:
+        """The same before all steps."""
+        return self.ops - sum(saving.ops for saving in self.savings)
 
     def to_json(self) -> dict[str, Any]:
         """As a part of a report; all sizes in bytes."""
@@ -270,6 +288,8 @@ class Fitted:
             "output_bytes_at_peak": plan.beside,
             "without_size": len(plan.unknown),
             "sizes": dict(plan.binding),
+            "ops": self.ops,
+            "ops_before": self.ops_before,
             "steps": [vars(saving).copy() for saving in self.savings],
         }
 
@@ -296,12 +316,18 @@ class Fitted:
                 "-->",
                 sized(s.after),
                 _flops(s.flops),
+                f"{s.ops:+,} ops" if s.ops else "",
             )
             for s in self.savings
             if sized(s.after) != sized(s.before)
         ]
         if rows:
             yield from table(rows)
+        if self.ops_before != self.ops:
+            yield (
+                f"  {self.ops:,} ops, were {self.ops_before:,}: each call of one costs"
+                " time, too"
+            )
         if self.needed > self.activations:
             yield (
                 f"  ONNX Runtime's arena is foreseen to take {sized(self.needed)}, as"

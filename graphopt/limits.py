@@ -1,41 +1,23 @@
-"""Memory that a run may take, and what is done until it does.
-
-The cheapest comes first. An order costs nothing; sums of partial products cost
-additions; copies of cheap values cost few operations; tiles cost calls, and what is
-computed twice at their borders. Each step says what it saved, and what it costs.
-XLA keeps neither an order nor offsets: there its compiler says what a program takes,
-its kernels take more on a CPU, and tiles become finer until both fit.
-"""
+"""Memory that a run may take, and a graph that keeps to it; else what would do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final
 
 from .debug import timed
-from .fitted import FAR, SECONDS, Counter, DoesNotFit, Fitted, Limits
+from .fitted import Counter, Fitted, Limits
 from .fitting import fitting
 from .ir import Graph
 from .lowering import temporaries
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
-from .passes.memory import SPACES, plan_memory, recomputed, summed
-from .passes.memory.biases import biases_apart, is_biased
 from .passes.tiling import Flash, Tile
-from .passes.tiling.strips import lapping
-from .passes.tiling.written import written_out
 from .pipeline import Pipeline
 from .plan import LIBRARY, Plan
-from .report import sized
-
-TRIES: Final = 6
-"""How often tiles are made again where a plan shows that they were too large."""
-
-FINER: Final = 0.75
-"""The share of what was asked of tiles that is asked next, where that came to nothing:
-what kernels take for themselves is not seen before they are chosen."""
+from .refusal import refusal
+from .savings import Savings
 
 
 def counter_of(target: str, precision: str | None) -> Counter | None:
@@ -74,141 +56,25 @@ def fitted_to(
     compiler has the last word, ``counter`` asks it. Without ``rounding`` sums stay as
     they are. Raises DoesNotFit, which says what the smallest plan takes.
     """
-    best = _fitted(limits, graph, original, target, remade, counter, rounding)
-    return best.with_library(counter)
+    sizes = fitting(original, limits.sizes)[0]
+    savings = Savings(graph, sizes, target, remade, counter, rounding)
+    return _fitted(limits, savings).with_library(counter)
 
 
-def _fitted(
-    limits: Limits,
-    graph: Graph,
-    original: Graph,
-    target: str,
-    remade: Callable[[Tile], Graph],
-    counter: Counter | None,
-    rounding: bool,
-) -> Fitted:
-    sizes, space = fitting(original, limits.sizes)[0], SPACES[target]
-    plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
-    best = Fitted(graph, plan, limits, target=target).compiled(counter)
-    found = [best]
-
-    def better(other: Fitted) -> bool:
-        """True for what takes less than the best, which it is then."""
-        nonlocal best
-        found.append(other)
-        less = other.needed < best.needed
-        best = other if less else best
-        return less
-
-    def tiled(tile: Tile) -> Fitted:
-        made, order = remade(tile), None
-        several = lapping(made)
-        if target not in PLATFORMS:
-            made, order = written_out(made)
-        cut = ordered.improved("tiles", made, tile, order, several)
-        if target not in PLATFORMS and not cut.fits:
-            cut = _with_copies(_with_biases_apart(cut))
-        return cut.compiled(counter)
-
-    if best.fits:
-        return best
-    ordered = best.improved("another order of the ops", graph, None)
-    if target in PLATFORMS:  # whose compilers choose an order themselves
-        ordered = replace(ordered, savings=())
-    if best.counted is None:  # which hangs on no order
-        ordered = ordered.compiled(counter)
-        better(ordered)
-    wanted = limits.left(ordered.plan)
-    known = tuple(sorted(sizes.items()))
-    if not best.fits and rounding:
-        better(_with_sums(ordered, wanted).compiled(counter))
-    if not best.fits and not target.startswith("xla"):  # which merges equal ops
-        better(_with_copies(_with_biases_apart(best)).compiled(counter))
-    last = ordered
-    for _ in range(TRIES):
-        if best.fits:
-            return best
-        if wanted < 1:
-            break
-        cut = tiled(Tile(wanted, sizes=known))
-        better(cut)
-        less = cut.needed < last.needed
-        if not less and cut.needed > FAR * wanted:
-            break  # it wants more than tiles can do
-        share = limits.left(cut.plan) / max(1, cut.needed) if less else FINER
-        wanted, last = min(int(wanted * share), wanted - 1), cut if less else last
-    if not best.fits:
-        better(tiled(Tile(1, sizes=known)))
-    if not best.fits:  # but for what lies between the pieces of an arena
-        kept = [each for each in found if each.activations <= limits.left(each.plan)]
-        if not kept:  # tiles for this limit may not be found for another
-            sure = [e for e in found if e.tile is None or e.tile.budget == 1]
-            raise _refusal(min(sure, key=lambda each: each.activations))
-        best = min(kept, key=lambda each: each.needed)
+def _fitted(limits: Limits, savings: Savings) -> Fitted:
+    found = []
+    for each in savings.towards(limits):
+        if each.fits:
+            return each
+        found.append(each)
+    # but for what lies between the pieces of an arena
+    kept = [each for each in found if each.activations <= limits.left(each.plan)]
+    if kept:
+        return min(kept, key=lambda each: each.needed)
+    best = savings.least(limits)
+    if best.activations > limits.left(best.plan):
+        raise refusal(best)
     return best
-
-
-def _with_biases_apart(best: Fitted) -> Fitted:
-    """With an op more where an activation and its bias are over the limit."""
-    plan, left = best.plan, best.limits.left(best.plan)
-    live = zip(plan.order, plan.live, strict=True)
-    over = {op for op, size in live if size > left and is_biased(op)}
-    if not over:
-        return best
-    made, order = biases_apart(best.graph, plan.order, over)
-    other = best.improved("biases apart", made, best.tile, order, best.lapping)
-    return other if other.plan.peak <= plan.peak else best
-
-
-def _with_sums(best: Fitted, wanted: int) -> Fitted:
-    """With sums of partial products where that takes less, else as it is."""
-    plan = best.plan
-    made = summed(
-        best.graph,
-        plan.binding,
-        wanted,
-        space=plan.space,
-        onto=best.target == "ort-cpu",
-        seconds=SECONDS,
-    )
-    if made.graph is best.graph:
-        return best
-    other = best.improved("sums of partial products", made.graph, None, made.order)
-    return other if other.plan.peak < plan.peak else best
-
-
-def _with_copies(best: Fitted) -> Fitted:
-    """With cheap values made again where that takes less, else as it is."""
-    plan, left = best.plan, max(0, best.limits.left(best.plan))
-    made = recomputed(
-        best.graph, plan.binding, left, space=plan.space, order=plan.order
-    )
-    if made.graph is best.graph:
-        return best
-    what = "cheap values made again"
-    other = best.improved(what, made.graph, best.tile, made.order, best.lapping)
-    return other if other.plan.peak < plan.peak else best
-
-
-def _refusal(best: Fitted) -> DoesNotFit:
-    limits = best.limits
-    what = "plan" if best.counted is None else "program"
-    parts = []
-    if limits.memory is not None and best.resident > limits.memory:
-        parts.append(
-            f"the smallest {what} found takes {sized(best.resident)} with weights,"
-            f" inputs and outputs, over the {sized(limits.memory)} that it may:"
-            f" --max-memory {best.resident} would do"
-        )
-    if limits.activations is not None and best.activations > limits.activations:
-        parts.append(
-            f"the smallest {what} found takes {sized(best.activations)} for"
-            f" activations, over the {sized(limits.activations)} that they may:"
-            f" --max-activations {best.activations} would do"
-        )
-    sizes = {n.removeprefix("?"): s for n, s in best.sizes.items()}
-    at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
-    return DoesNotFit(f"{f'with {at}, ' if at else ''}{'; '.join(parts)}", sizes=sizes)
 
 
 def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.cost import op_cost
+from graphopt.cost import op_flops
 from graphopt.errors import GraphoptError, NoReference
 from graphopt.ir import Op, Value
 from graphopt.ops import (
@@ -133,7 +133,7 @@ def _folded(op: Op, scene: Scene, limit: int, free: int) -> Outcome:
         return miss(f"the result takes {total} bytes")
     if total > max(free, replaced):
         return miss(f"the file would grow by {total - replaced} bytes")
-    flops = op_cost(op).flops
+    flops = op_flops(op)
     if not isinstance(flops, int):
         return miss("how many operations it takes is not known")
     if flops > OPERATIONS:

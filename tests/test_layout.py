@@ -38,6 +38,8 @@ ORDER = [
         "report",
         "timeline",
         "fitted",
+        "savings",
+        "refusal",
         "limits",
         "tuning",
         "page",

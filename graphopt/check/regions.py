@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .. import dims
-from ..cost import op_cost
+from ..cost import op_flops
 from ..errors import GraphoptError
 from ..ir import Op
 from ..ops.constant import Constant
@@ -151,7 +151,7 @@ def seconds_for(op: Op, sizes: Mapping[str, int]) -> float:
     if isinstance(op, Elementwise) or (isinstance(op, Structured) and not op.flops):
         return seconds
     try:
-        flops = dims.substitute(op_cost(op).flops, sizes)
+        flops = dims.substitute(op_flops(op), sizes)
     except GraphoptError:
         flops = None
     return seconds + (flops / _FLOPS_A_SECOND if isinstance(flops, int) else 0.0)

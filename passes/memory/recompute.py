@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from graphopt.cost import op_cost
+from graphopt.cost import op_flops
 from graphopt.ir import Graph, Op, Parameter, Value, forward
 from graphopt.ops import Constant
 from graphopt.ops.structured import Computed
@@ -131,7 +131,7 @@ class _Search:
         """Operations of an op; of one that has none, the elements that it writes."""
         if op not in self._costs:
             written = sum(self.sizes.of(result) or 0 for result in op.results) // 4
-            done = largest(op_cost(op).flops, self.sizes.binding) or 0
+            done = largest(op_flops(op), self.sizes.binding) or 0
             self._costs[op] = max(done, written)
         return self._costs[op]
 

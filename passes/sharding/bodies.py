@@ -13,7 +13,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
-from graphopt.cost import op_cost
+from graphopt.cost import op_flops
 from graphopt.index import Split, State, Strategy
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops import If
@@ -223,7 +223,6 @@ def _shares(op: Op, states: tuple[State, ...], spread: Spreading, even: int) -> 
         for inner, way in through.ways.items()
     ]
     return any(
-        any(isinstance(s, Split) for s in way.strategy.operands)
-        and op_cost(inner).flops
+        any(isinstance(s, Split) for s in way.strategy.operands) and op_flops(inner)
         for inner, way in ways
     )

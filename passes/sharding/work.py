@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from graphopt import index
-from graphopt.cost import op_cost
+from graphopt.cost import op_flops
 from graphopt.index import Split
 from graphopt.ir import Op, Value
 from graphopt.ops import Constant, Identity
@@ -80,7 +80,7 @@ class Shared:
     def __init__(self, op: Op) -> None:
         self.free = isinstance(op, Reshaping | Identity)
         self.inside = in_turns(op) if is_region(op) else None
-        flops = op_cost(op).flops
+        flops = op_flops(op)
         self.flops = flops if isinstance(flops, int) else 0
         self.values: Sequence[Value | None] = (*op.operands, *op.results)
         self.touched = _touched(op)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Final
 
 from graphopt import dims
-from graphopt.cost import op_cost
+from graphopt.cost import op_flops
 from graphopt.ir import Graph, Op, Value, rebuild
 from graphopt.ops import Constant
 from graphopt.ops.control import Control
@@ -92,7 +92,7 @@ class _Chains:
             return None
         known = op.deterministic and op.outs == 1 and op.instance == 0
         size = self.meter.bytes(op)
-        work = dims.substitute(op_cost(op).flops, self.meter.binding)
+        work = dims.substitute(op_flops(op), self.meter.binding)
         if not known or size < self.least or not isinstance(work, int):
             return None
         if work > EACH * size:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from graphopt import dims
-from graphopt.cost import op_cost, trips
+from graphopt.cost import op_flops, trips
 from graphopt.dims import Dim
 from graphopt.exporter import ranks_of_source
 from graphopt.ir import Graph, Op, Value
@@ -59,7 +59,7 @@ class Meter:
             if isinstance(op, Tiled | Strips):
                 found = self.turns(op) * self.flops(op.bodies[0])
             else:
-                each = dims.substitute(op_cost(op).flops, self.binding)
+                each = dims.substitute(op_flops(op), self.binding)
                 found = each if isinstance(each, int) else 0
             self._flops[op] = found
         return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from graphopt import dims
-from graphopt.cost import op_cost
+from graphopt.cost import op_flops
 from graphopt.hardware import Device
 from graphopt.ir import Op, Value
 from graphopt.ops import (
@@ -118,7 +118,7 @@ class Prices:
 
     def _work(self, op: Op) -> int:
         """Operations, with those on what only fills a tile of the matrix unit."""
-        each = dims.substitute(op_cost(op).flops, self.meter.binding)
+        each = dims.substitute(op_flops(op), self.meter.binding)
         if not isinstance(each, int) or not isinstance(op, PRODUCTS):
             return each if isinstance(each, int) else 0
         shape = self.meter.sizes.shape(op.shape) if op.shape else None

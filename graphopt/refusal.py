@@ -1,0 +1,74 @@
+"""What is said where no plan keeps to a limit: what would do, what is in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from .fitted import DoesNotFit, Fitted
+from .ir import Graph
+from .passes.memory.plan import Placement
+from .provenance import place
+from .report import sized
+
+SHOWN: Final = 3
+"""So many of the largest buffers are named."""
+
+
+def refusal(best: Fitted) -> DoesNotFit:
+    """The error for limits that the smallest plan does not keep to."""
+    sizes = {n.removeprefix("?"): s for n, s in best.sizes.items()}
+    at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+    said = "; ".join(_over(best))
+    lines = [f"{f'with {at}, ' if at else ''}{said}", *_in_the_way(best)]
+    return DoesNotFit("\n  ".join(lines), sizes=sizes)
+
+
+def _over(best: Fitted) -> Iterator[str]:
+    """Each limit that is not kept, and what would do."""
+    limits = best.limits
+    what = "plan" if best.counted is None else "program"
+    if limits.memory is not None and best.resident > limits.memory:
+        yield (
+            f"the smallest {what} found takes {sized(best.resident)} with weights,"
+            f" inputs and outputs, over the {sized(limits.memory)} that it may:"
+            f" --max-memory {best.resident} would do"
+        )
+    if limits.activations is not None and best.activations > limits.activations:
+        yield (
+            f"the smallest {what} found takes {sized(best.activations)} for"
+            f" activations, over the {sized(limits.activations)} that they may:"
+            f" --max-activations {best.activations} would do"
+        )
+
+
+def _in_the_way(best: Fitted) -> Iterator[str]:
+    """What is there beside activations, and what is there at the peak of these."""
+    plan, most = best.plan, best.limits.memory
+    beside = best.resident - best.activations
+    if most is not None and beside > most:
+        yield (
+            f"without activations it is {sized(beside)}, over the limit already:"
+            f" {sized(plan.constants)} of weights, {sized(plan.inputs)} of inputs,"
+            f" {sized(plan.beside)} of outputs"
+        )
+    elif plan.placements:
+        step = plan.live.index(max(plan.live))
+        there = plan.at(step)
+        each = ", ".join(_named(one, best.graph) for one in there[:SHOWN])
+        more = len(there) - SHOWN
+        others = f" and {more} smaller" if more > 0 else ""
+        who = place(best.graph, plan.order[step])
+        yield f"most is live at {who}: {each}{others}"
+
+
+def _named(one: Placement, graph: Graph) -> str:
+    """A buffer by what lies there last, and its size."""
+    size = sized(one.buffer.size)
+    if not one.values:
+        return f"{size} that it works in"
+    value = one.values[-1]
+    if value in graph.names:
+        return f"{graph.names[value]!r} {size}"
+    made = None if value.op is None else place(graph, value.op)
+    return f"what {made} gives {size}" if made else size

@@ -1,0 +1,286 @@
+"""What is done for a limit of memory, step by step, and the smallest plan of all.
+
+The cheapest comes first. An order costs nothing; sums of partial products cost
+additions; copies of cheap values cost few operations; tiles cost calls, and what is
+computed twice at their borders. Each step says what it saved, and what it costs.
+XLA keeps neither an order nor offsets: there its compiler says what a program takes,
+its kernels take more on a CPU, and tiles become finer until both fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final
+
+from .fitted import FAR, SECONDS, Counter, Fitted, Limits
+from .ir import Graph, Value
+from .lowering.xla.platforms import PLATFORMS
+from .passes.memory import SPACES, plan_memory, recomputed, summed
+from .passes.memory.biases import biases_apart, is_biased
+from .passes.tiling import Tile
+from .passes.tiling.strips import lapping
+from .passes.tiling.written import written_out
+from .plan import Plan
+
+TRIES: Final = 6
+"""How often tiles are made again where a plan shows that they were too large."""
+
+FINER: Final = 0.75
+"""The share of what was asked of tiles that is asked next, where that came to nothing:
+what kernels take for themselves is not seen before they are chosen."""
+
+TIGHTER: Final = (0.95, 0.8)
+"""The shares of the smallest plan that are asked for next, to find a smaller one."""
+
+ROUNDS: Final = 8
+"""How often a smaller one is looked for."""
+
+
+@dataclass
+class Savings:
+    """Plans of one graph, for any limit; what was made once is kept.
+
+    ``sizes`` are those of symbolic dims. ``remade`` makes the graph again with a pass
+    that tiles. ``counter`` asks the target. Without ``rounding`` sums stay as they are.
+    """
+
+    graph: Graph
+    sizes: Mapping[str, int]
+    target: str
+    remade: Callable[[Tile], Graph]
+    counter: Counter | None
+    rounding: bool
+    _counts: dict[object, int] = field(default_factory=dict)
+    _cuts: dict[int, Fitted] = field(default_factory=dict)
+    _planned: dict[object, Fitted] = field(default_factory=dict)
+    _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
+
+    def towards(self, limits: Limits) -> Iterator[Fitted]:
+        """The plans that are tried, until one of them keeps to the limits."""
+        first = self._asked(replace(self._first, limits=limits))
+        yield first
+        ordered, best = replace(self._ordered, limits=limits), first
+        if first.counted is None:  # which hangs on no order
+            ordered = self._asked(ordered)
+            best = min(best, ordered, key=_needed)
+            yield ordered
+        wanted = limits.left(ordered.plan)
+        if wanted < 1:
+            return
+        if self.rounding:
+            with_sums = self._asked(self._with_sums(ordered, wanted))
+            best = min(best, with_sums, key=_needed)
+            yield with_sums
+        if not self.target.startswith("xla"):  # which merges equal ops
+            copied = self._with_copies(_with_biases_apart(best))
+            yield self._asked(copied)
+        last, before = ordered, None
+        for _ in range(TRIES):
+            if wanted < 1:
+                return
+            cut = self._tiled(wanted, limits)
+            yield cut
+            less = cut.needed < last.needed
+            if not less and (cut.needed > FAR * wanted or _is_stuck(cut, before)):
+                return  # it wants more than tiles can do
+            before = cut
+            share = limits.left(cut.plan) / max(1, cut.needed) if less else FINER
+            wanted, last = min(int(wanted * share), wanted - 1), cut if less else last
+
+    def least(self, limits: Limits) -> Fitted:
+        """The smallest plan that is found, or the first on the way that is enough.
+
+        It is looked for from what is smallest where nothing is enough, so that what is
+        found hangs on no limit.
+        """
+        whole = limits.memory is not None
+        best = min(self.towards(Limits(activations=1)), key=_activations)
+        best = self._counted(best)
+        for _ in range(ROUNDS):
+            if best.activations <= limits.left(best.plan):
+                break
+            for share in TIGHTER:
+                most = int(share * best.activations)
+                beside = best.resident - best.activations
+                asked = Limits(most + beside, None) if whole else Limits(None, most)
+                other = self._smaller(asked, best)
+                if other is not best:
+                    break
+            else:
+                break
+            best = other
+        return replace(best, limits=limits)
+
+    def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
+        """What is smaller than the best of what is tried for a limit; else the best."""
+        size = _activations if asked.memory is None else _resident
+        for each in self.towards(asked):
+            if self._is_known(each):
+                best = min(best, each, key=size)
+            if each.activations <= asked.left(each.plan):
+                break
+        return best
+
+    def _is_known(self, each: Fitted) -> bool:
+        """True where what it takes is counted, if anything is."""
+        counts = self.counter is not None and self.target in PLATFORMS
+        return not counts or each.counted is not None or bool(each.uncounted)
+
+    def _counted(self, each: Fitted) -> Fitted:
+        """The same with what a compiler says, however large it is."""
+        if self._is_known(each):
+            return each
+        return self._asked(replace(each, limits=Limits(activations=each.plan.peak)))
+
+    @cached_property
+    def _first(self) -> Fitted:
+        """The graph in the order of its file."""
+        space = SPACES[self.target]
+        plan = plan_memory(self.graph, self.sizes, space=space, seconds=SECONDS)
+        return Fitted(self.graph, plan, Limits(activations=1), target=self.target)
+
+    @cached_property
+    def _ordered(self) -> Fitted:
+        found = self._first.improved("another order of the ops", self.graph, None)
+        if self.target in PLATFORMS:  # whose compilers choose an order themselves
+            return replace(found, savings=())
+        return found
+
+    def _asked(self, each: Fitted) -> Fitted:
+        return each.compiled(self.counter and self._count)
+
+    def _count(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
+        """What the counter says, which is asked once for each program."""
+        assert self.counter is not None
+        key = graph, plan.order, tuple(plan.whole.items())
+        if key not in self._counts:
+            self._counts[key] = self.counter(graph, sizes, plan)
+        return self._counts[key]
+
+    def _tiled(self, wanted: int, limits: Limits) -> Fitted:
+        """With tiles of the budget ``wanted``; with copies where these are too much."""
+        cut = self._cuts.get(wanted)
+        if cut is None:
+            cut = self._cuts[wanted] = self._cut(wanted)
+        cut = replace(cut, limits=limits)
+        if self.target not in PLATFORMS and not cut.fits:
+            cut = self._with_copies(_with_biases_apart(cut))
+        return self._asked(cut)
+
+    def _cut(self, wanted: int) -> Fitted:
+        tile = Tile(wanted, sizes=tuple(sorted(self.sizes.items())))
+        tiled = self.remade(tile)
+        same = _made_up_of(tiled)
+        if same not in self._planned:  # by a budget that is nearly this one
+            made, order = tiled, None
+            if self.target not in PLATFORMS:
+                made, order = written_out(tiled)
+            self._planned[same] = self._ordered.improved(
+                "tiles", made, tile, order, lapping(tiled)
+            )
+        return self._planned[same]
+
+    def _with_sums(self, best: Fitted, wanted: int) -> Fitted:
+        """With sums of partial products where that takes less, else as it is."""
+        plan = best.plan
+
+        def make() -> tuple[int, Fitted]:
+            made = summed(
+                best.graph,
+                plan.binding,
+                wanted,
+                space=plan.space,
+                onto=best.target == "ort-cpu",
+                seconds=SECONDS,
+            )
+            if made.graph is best.graph:
+                return made.peak, best
+            what = "sums of partial products"
+            return made.peak, best.improved(what, made.graph, None, made.order)
+
+        return self._less("sums", best, wanted, make)
+
+    def _with_copies(self, best: Fitted) -> Fitted:
+        """With cheap values made again where that takes less, else as it is."""
+        plan, left = best.plan, max(0, best.limits.left(best.plan))
+
+        def make() -> tuple[int, Fitted]:
+            made = recomputed(
+                best.graph, plan.binding, left, space=plan.space, order=plan.order
+            )
+            if made.graph is best.graph:
+                return made.after, best
+            what, again = "cheap values made again", (made.order, best.lapping)
+            return made.after, best.improved(what, made.graph, best.tile, *again)
+
+        return self._less("copies", best, left, make)
+
+    def _less(
+        self,
+        what: str,
+        best: Fitted,
+        wanted: int,
+        make: Callable[[], tuple[int, Fitted]],
+    ) -> Fitted:
+        """What is made for so many live bytes, if it takes less than the best.
+
+        All that is too little for it gives the same, once.
+        """
+        key = what, best.graph, best.plan.order
+        asked, reached, made = self._made.get(key, (-1, -1, best))
+        if asked != wanted and reached < max(asked, wanted):
+            reached, made = make()
+            self._made[key] = wanted, reached, made
+        if made.plan.peak >= best.plan.peak:
+            return best
+        return replace(made, limits=best.limits)
+
+
+def _needed(each: Fitted) -> int:
+    return each.needed
+
+
+def _activations(each: Fitted) -> int:
+    return each.activations
+
+
+def _resident(each: Fitted) -> int:
+    return each.resident
+
+
+def _made_up_of(graph: Graph) -> object:
+    """What is equal for graphs that are cut alike; any of these may stand for others.
+
+    Parameters of bodies differ in all of them, so that the graphs do.
+    """
+    return tuple(
+        [(op.label, op.instance, *map(_type, op.results)) for _, op in graph.walk()]
+    )
+
+
+def _type(value: Value) -> object:
+    return value.type
+
+
+def _is_stuck(finer: Fitted, before: Fitted | None) -> bool:
+    """True where finer tiles hold as much at once: what is at the peak has none.
+
+    Where offsets alone are in the way, they may be others next time.
+    """
+    if before is None or finer.plan.peak != before.plan.peak:
+        return False
+    return all(each.plan.peak == each.plan.lower_bound for each in (finer, before))
+
+
+def _with_biases_apart(best: Fitted) -> Fitted:
+    """With an op more where an activation and its bias are over the limit."""
+    plan, left = best.plan, best.limits.left(best.plan)
+    live = zip(plan.order, plan.live, strict=True)
+    over = {op for op, size in live if size > left and is_biased(op)}
+    if not over:
+        return best
+    made, order = biases_apart(best.graph, plan.order, over)
+    other = best.improved("biases apart", made, best.tile, order, best.lapping)
+    return other if other.plan.peak <= plan.peak else best
