@@ -42,8 +42,10 @@ def places(compiled: Any) -> dict[str, list[Place]]:
     assignment = getattr(stats, "serialized_buffer_assignment_proto", b"")
     if not assignment:
         return {}
-    (module,) = compiled.runtime_executable().hlo_modules()
-    names = _names(module.as_serialized_hlo_module_proto())
+    modules = compiled.runtime_executable().hlo_modules()
+    if len(modules) != 1:
+        return {}
+    names = _names(modules[0].as_serialized_hlo_module_proto())
     return _places(assignment, names)
 
 

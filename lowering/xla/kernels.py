@@ -49,7 +49,7 @@ others are such as sums. As they are resident: 1.27 times what is asked for, in 
 small pieces."""
 
 _LIBRARY: Final = '"kind":"__ynn_fusion"'
-_NO_BYTES: Final = frozenset({"bitcast", "constant", "parameter"})
+_NO_BYTES: Final = frozenset({"bitcast", "constant", "opt-barrier", "parameter"})
 _OPENED: Final = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _MADE: Final = re.compile(
     r"^\s+(?:ROOT )?%?([\w.\-]+) = [a-z]+(\d*)\w*\[([\d,]*)\]\S* "
