@@ -35,9 +35,9 @@ from graphopt.exporter import save
 from graphopt.fitted import DoesNotFit
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.lowering.meters import growth_of
 from graphopt.lowering.ort.meter import growth as ort_growth
 from graphopt.lowering.ort.recipe import Recipe
+from graphopt.lowering.resident import growth_of
 from graphopt.lowering.xla.meter import aligned, trim
 from graphopt.ops import (
     ArgMax,

@@ -9,16 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from graphopt.errors import BackendMissing, GraphoptError
 
 from .isolated import ended, search_path
-
-RUNS = 2
-"""How often a model runs: the second time may take more than the first."""
 
 
 @dataclass(frozen=True)
@@ -91,38 +87,3 @@ def answer(found: Callable[[Any], Any]) -> None:
         except GraphoptError as error:
             said = {"error": error.message}
         json.dump(said, answers)
-
-
-def growth_of(run: Callable[[], Any]) -> int | None:
-    """By how many bytes this process grows at most while ``run`` runs `RUNS` times.
-
-    None where the system, other than Linux, does not say.
-    """
-    before = _in_memory("VmRSS")
-    if before is None or not _forget_peak():
-        return None
-    for _ in range(RUNS):
-        run()
-    after = _in_memory("VmHWM")
-    return None if after is None else max(after - before, 0)
-
-
-def _in_memory(name: str) -> int | None:
-    """Bytes of this process that are in memory, or were at most; by Linux's name."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    return None
-
-
-def _forget_peak() -> bool:
-    """Let ``VmHWM`` begin anew, where the system can."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True

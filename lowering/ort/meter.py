@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from graphopt.errors import GraphoptError
 
-from ..meters import RUNS, Footprint, MeterFailed, answer, ask, growth_of
+from ..meters import Footprint, MeterFailed, answer, ask
+from ..resident import RUNS, growth_of
 from .arena import ALIGNMENT, UNLIMITED, one_block, rounded
 from .books import books
 from .recipe import Recipe

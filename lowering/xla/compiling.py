@@ -21,9 +21,10 @@ import jax
 import numpy as np
 
 JOINED: Final[Mapping[str, str]] = {
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_disable_hlo_passes": "cse_barrier_expander",
 }
-"""By the names of XLA's options."""
+"""By the names of XLA's options. What is `kept` stays so only without that pass."""
 
 SINGLE: Final[Mapping[str, str]] = {
     **JOINED,
@@ -45,6 +46,11 @@ def compiling(device: jax.Device, planned: str) -> dict[str, str]:
         return {}
     options = JOINED if planned == "joined" else SINGLE
     return {name: value for name, value in options.items() if _has(device, name, value)}
+
+
+def keeps(platform: str, planned: str) -> bool:
+    """Whether a program has sums that are `kept`: on a CPU, where it is planned."""
+    return platform == "cpu" and bool(planned)
 
 
 @cache

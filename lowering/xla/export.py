@@ -27,6 +27,7 @@ from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
 
 from . import phases  # noqa: F401  says how long they take
+from .compiling import keeps
 from .function import Function
 from .serialized import EVERY, Program
 from .symbols import caps, identifiers, sized
@@ -70,7 +71,8 @@ def export(
                 where=place(home, op),
             )
     source, graph = graph, _named(graph)
-    function = Function(graph, precision=precision)
+    keep = keeps(platform, planned)
+    function = Function(graph, precision=precision, keeps=keep)
     params = function.params
     known = _fixed(graph, function.steering, params.keys(), fixed or {})
     stored = {

@@ -19,6 +19,7 @@ from graphopt.types import DType
 from graphopt.weights import Tensor
 from graphopt.xp import traced
 
+from .kept import kept
 from .platforms import precision_named
 from .steering import steering, steering_inputs
 from .trace import LITERAL_BYTES, Tracer, on_device
@@ -38,15 +39,19 @@ class Function:
     ``steering`` decide shapes: each of their values is another program, so they are
     given as NumPy arrays, not as tracers. Weights are ``params``, by their names in the
     model; nothing of them is part of the program. A function that ``draws`` numbers
-    needs a key: ``function.keyed(jax.random.key(0))(params, inputs)``.
+    needs a key: ``function.keyed(jax.random.key(0))(params, inputs)``. One that
+    ``keeps`` has sums that XLA does not make again, if so compiled (`compiling`).
     """
 
-    def __init__(self, graph: Graph, *, precision: str = "fp32") -> None:
+    def __init__(
+        self, graph: Graph, *, precision: str = "fp32", keeps: bool = False
+    ) -> None:
         self.key: Array | None = None
         self.draws = any(draws(op) for _, op in graph.walk())
         self.graph = graph
         self.precision = precision_named(precision)
         self._known = steering(graph)
+        self._kept = kept(graph) if keeps else {}
         self.weights: Mapping[str, Value] = dict(_weights(graph, self._known))
         self.steering: tuple[str, ...] = tuple(
             p.name for p in steering_inputs(graph, self._known)
@@ -100,7 +105,8 @@ class Function:
             fed, symbols = bind(self.graph, given, widened)
             sources = self.graph.sources
             tracer = Tracer(
-                weights, self._known, symbols, self.precision, sources, self.key
+                *(weights, self._known, symbols, self.precision, sources, self.key),
+                kept=self._kept,
             )
             env: dict[Value, Array] = {p: self._placed(p, a) for p, a in fed.items()}
             made = self.computed(tracer, env)

@@ -24,7 +24,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from types import MappingProxyType
 from typing import Final
+
+from .buffers import Place, Written
 
 ROW: Final = 256
 """Bytes of the narrowest columns."""
@@ -45,7 +49,7 @@ others are such as sums. As they are resident: 1.27 times what is asked for, in 
 small pieces."""
 
 _LIBRARY: Final = '"kind":"__ynn_fusion"'
-_NO_BYTES: Final = frozenset({"bitcast", "constant", "parameter"})
+_NO_BYTES: Final = frozenset({"bitcast", "constant", "opt-barrier", "parameter"})
 _OPENED: Final = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _MADE: Final = re.compile(
     r"^\s+(?:ROOT )?%?([\w.\-]+) = [a-z]+(\d*)\w*\[([\d,]*)\]\S* "
@@ -53,6 +57,8 @@ _MADE: Final = re.compile(
 )
 _GIVEN: Final = re.compile(r"^\s+ROOT %?([\w.\-]+) = \(.*\) tuple\((.*?)\)")
 _CALLED: Final = re.compile(r"calls=%?([\w.\-]+)")
+_NAMES: Final = re.compile(r"%([\w.\-]+)")
+_UNKNOWN: Final = (math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -68,17 +74,22 @@ class _Tensor:
 
 
 def taken(
-    text: str, temp: int, output: int, threads: int | None = None
+    text: str,
+    temp: int,
+    output: int,
+    threads: int | None = None,
+    places: Mapping[str, Sequence[Place]] = MappingProxyType({}),
 ) -> tuple[int, int]:
     """Bytes that a compiled program takes beside temporaries and outputs.
 
     By how much the kernels take it over these while it runs on so many threads, by
     default those of this process; and what all of them keep. Pages come when they are
-    written: a kernel that runs early lies beside those that are there by then.
+    written: a kernel that runs early lies beside those that are there by then, by the
+    ``places`` of instructions, else by the sizes of their results.
     """
     threads = threads or _threads()
     most = kept = 0
-    for op, (inner, outer) in _kernels(text):
+    for op, (inner, outer) in _kernels(text, places):
         there = int(min(temp, inner) + min(output, outer))
         most = max(most, there + op.scratch(threads))
         kept += KEPT.get(op.kind, OTHERS) if op.library else 0
@@ -213,7 +224,9 @@ class _Line:
         return _Op(self.kind, library, operands, self.result, attributes, between)
 
 
-def _kernels(text: str) -> Iterator[tuple[_Op, tuple[float, float]]]:
+def _kernels(
+    text: str, places: Mapping[str, Sequence[Place]] = MappingProxyType({})
+) -> Iterator[tuple[_Op, tuple[float, float]]]:
     """The products and convolutions of a program, and other kernels of the library.
 
     With the bytes of all temporaries and of all outputs that are written until it is
@@ -230,17 +243,37 @@ def _kernels(text: str) -> Iterator[tuple[_Op, tuple[float, float]]]:
         if name in fused:
             continue
         known = {line.name: line.result for line in lines}
-        outputs = _outputs(lines)
-        written = [0.0, 0.0] if name == entry else [math.inf, math.inf]
-        for line in lines:
-            if line.kind not in _NO_BYTES:
-                written[line.name in outputs] += line.result.bytes
+        there = _there(lines, homes, places) if name == entry else repeat(_UNKNOWN)
+        for line, written in zip(lines, there, strict=False):
             called = _CALLED.search(line.attributes)
             ops = [line.op(known, library=False)] if line.kind in KEPT else []
             if called is not None and fused.get(called[1]):
-                inner = homes[called[1]]
-                ops = _joined(inner)
-            yield from ((op, (written[0], written[1])) for op in ops)
+                ops = _joined(homes[called[1]])
+            yield from ((op, written) for op in ops)
+
+
+def _there(
+    lines: Sequence[_Line],
+    homes: Mapping[str, Sequence[_Line]],
+    places: Mapping[str, Sequence[Place]],
+) -> Iterator[tuple[float, float]]:
+    """Bytes of temporaries and of outputs that are written, after each line."""
+    if not places:
+        outputs, sums = _outputs(lines), [0, 0]
+        for line in lines:
+            if line.kind not in _NO_BYTES:
+                sums[line.name in outputs] += line.result.bytes
+            yield sums[0], sums[1]
+        return
+    written = Written()
+    for line in lines:
+        pending = [line]
+        while pending:
+            each = pending.pop()
+            written.add(places.get(each.name, ()))
+            for called in _NAMES.findall(each.attributes):
+                pending += homes.get(called, ())
+        yield written.bytes[0], written.bytes[1]
 
 
 def _joined(lines: Sequence[_Line]) -> list[_Op]:

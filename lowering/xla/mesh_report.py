@@ -99,7 +99,7 @@ def examine_on_mesh(
         hbm_limit=hbm_limit(first) if tpu else None,
         lower_seconds=middle - begin,
         compile_seconds=end - middle,
-        **read(made),
+        **read(made, first.platform),
     )
     return MeshExamined(
         program.mesh,

@@ -33,7 +33,8 @@ from graphopt.interface import is_program
 from graphopt.plan import LIBRARY, Plan
 
 from .. import Array, find
-from ..meters import Footprint, answer, ask, growth_of
+from ..meters import Footprint, answer, ask
+from ..resident import settled_growth_of
 from .exported import ExportedProgram
 from .program import Program
 from .report import Examined, Memory
@@ -110,7 +111,7 @@ def _found(
         program(inputs)
         time.sleep(REST)
 
-    grown = growth_of(run)
+    grown = settled_growth_of(run)
     weights = max(memory.argument - given, 0)
     return [_counted(memory), weights, grown, memory.foreseen]
 

@@ -45,10 +45,11 @@ class Program(Executable):
         *,
         precision: str,
         options: Mapping[str, str] = MappingProxyType({}),
+        keeps: bool = False,
     ) -> None:
         self.parts = split(graph)
         head = graph if self.parts is None else self.parts.head
-        self.function = Function(head, precision=precision)
+        self.function = Function(head, precision=precision, keeps=keeps)
         self.target = target
         self.device = device
         self.options: dict[str, str | bool] = {**options}

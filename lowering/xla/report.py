@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .buffers import places
 from .kernels import taken
 
 STATUS: Final = "compiled, not executed"
@@ -132,7 +133,10 @@ def memory_of(compiled: Any, platform: str = "", text: str | None = None) -> Mem
     scoped = [int(size) for size in _SCOPED.findall(text)]
     temp = stats.temp_size_in_bytes
     output, alias = stats.output_size_in_bytes, stats.alias_size_in_bytes
-    scratch, kept = taken(text, temp, output - alias) if platform == "cpu" else (0, 0)
+    scratch = kept = 0
+    if platform == "cpu":
+        where = places(compiled)
+        scratch, kept = taken(text, temp, output - alias, places=where)
     return Memory(
         argument=stats.argument_size_in_bytes,
         output=output,

@@ -113,7 +113,8 @@ class MeshFunction:
             keys = [jax.random.fold_in(jax.random.key(0), number) for number in seed]
             weights = {self.weights[n].value: array for n, array in params.items()}
             tracer = LocalTracer(
-                {}, self._known, symbols, self.precision, graph.sources, *keys
+                *({}, self._known, symbols, self.precision, graph.sources),
+                key=next(iter(keys), None),
             )
             tracer.parts = weights
             env: dict[Value, Array] = {

@@ -19,7 +19,7 @@ from graphopt.plan import LIBRARY, Plan
 from .. import Executable, Model
 from . import phases  # noqa: F401  says how long they take
 from .ahead import examine, inputs_like_random
-from .compiling import compiling
+from .compiling import compiling, keeps
 from .exported import ExportedProgram
 from .function import Function
 from .platforms import PLATFORMS, precision_of, refuse_described
@@ -57,12 +57,14 @@ class Xla:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def compile(self, graph: Graph, plan: Plan) -> Executable:
+        planned = str(plan.whole.get(LIBRARY, ""))
         return Program(
             graph,
             self.name,
             self.device,
             precision=self.precision,
-            options=self.compiling(str(plan.whole.get(LIBRARY, ""))),
+            options=self.compiling(planned),
+            keeps=keeps(self.device.platform, planned),
         )
 
     def open(self, model: Model) -> Executable:
@@ -88,7 +90,9 @@ class Xla:
     ) -> Examined:
         parts = split(graph)
         head = graph if parts is None else parts.head
-        function = Function(head, precision=self.precision)
+        function = Function(
+            head, precision=self.precision, keeps=keeps(self.device.platform, planned)
+        )
         if inputs is None:
             inputs = inputs_like_random(function, seed, sizes)
         host = {} if parts is None else {"host": parts.kinds}

@@ -8,6 +8,7 @@ alone runs on the host; the others are traced from the same `compute`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import jax
@@ -30,6 +31,7 @@ from graphopt.types import TensorType, Type
 from graphopt.xp import host, traced
 from graphopt.xp.tracing import Traced
 
+from .kept import keep
 from .overrides import OVERRIDES
 from .steering import STRUCTURAL
 from .symbols import computed, is_open, known_of, packed
@@ -93,7 +95,8 @@ class Tracer(Evaluator):
     ``weights`` are the arrays that stand for some constants; ``steering`` the values
     that must be known. Sizes in ``symbols`` may be JAX's symbolic dims. ``precision``
     is that of `graphopt.xp.traced`. ``sources`` name ops, in profiles and in what XLA
-    says of them. Random ops that state no seed draw from ``key``.
+    says of them. Random ops that state no seed draw from ``key``. Values that are
+    ``kept`` are not made again; see `kept.kept`.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Tracer(Evaluator):
         precision: str = "highest",
         sources: Mapping[Op, Sequence[str]] | None = None,
         key: Array | None = None,
+        kept: Mapping[Value, bool] = MappingProxyType({}),
     ) -> None:
         fixed = {n: s for n, s in symbols.items() if not is_symbolic_dim(s)}
         super().__init__(seed=0, symbols=fixed)
@@ -114,6 +118,7 @@ class Tracer(Evaluator):
         self.steering = steering
         self.xp = traced(precision) if key is None else Traced(precision, key)
         self.key = key
+        self.kept = kept
         self.host = Evaluator(seed=0, symbols=fixed)
 
     def apply(self, op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
@@ -150,7 +155,7 @@ class Tracer(Evaluator):
             with jax.named_scope(name):
                 if isinstance(op, OverMesh):  # has no `compute` of one device
                     return self._finished(op, self._compute(op, operands))
-                return super().apply(op, operands)
+                return self._whole(op, super().apply(op, operands))
         except Misfit:
             raise
         except EvaluationFailed as error:
@@ -164,6 +169,12 @@ class Tracer(Evaluator):
             if not expected or not any(map(_has_open_shape, operands)):
                 raise
             raise Open.at(op, operands, error) from error
+
+    def _whole(self, op: Op, made: tuple[Array, ...]) -> tuple[Array, ...]:
+        last = self.kept.get(op.results[0])
+        if last is None or not isinstance(made[0], jax.Array):
+            return made
+        return (keep(made[0], channels_last=last),)
 
     def _misfit(self, op: Op, operands: Sequence[Array], error: Exception) -> Misfit:
         """The error for operands that an op does not take."""
