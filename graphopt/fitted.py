@@ -12,12 +12,11 @@ from .byte_sizes import parse_size
 from .cost import cost
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op, Value
-from .lowering.ort.advice import is_laid_out
 from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import MemoryPlan, plan_memory
 from .passes.tiling import Tile
-from .plan import LIBRARY, Plan
+from .plan import LAYOUTS, LIBRARY, REUSE, Plan
 from .report import sized, table
 
 FAR: Final = 2
@@ -124,7 +123,13 @@ class Fitted:
     """Bytes of activations by the target's compiler, with what kernels take; None where
     it was not asked."""
     executed: int | None = None
-    """Bytes of ONNX Runtime's arena, outputs in it, where it changes layouts."""
+    """Bytes of ONNX Runtime's arena, outputs in it, where a run was asked."""
+    layouts: bool = True
+    """Whether ONNX Runtime lays out convolutions anew, where there are any."""
+    reuse: bool = False
+    """Whether it gives buffers to values of their own shape."""
+    opening: tuple[Saving, ...] = ()
+    """What is done so that its arena loses less; not for another graph."""
     uncounted: str = ""
     """Why it could not be asked."""
     library: str = ""
@@ -150,13 +155,20 @@ class Fitted:
     def arena(self) -> int | None:
         """Bytes that ONNX Runtime's arena takes, as if outputs lay elsewhere.
 
-        Buffers are not reused, as its recipe says; what lies between pieces is lost.
-        None where it is not known.
+        What lies between pieces is lost. None where it is not known.
         """
         if self.target != "ort-cpu":
             return None
         if self.executed is not None:
             return max(0, self.executed - self.plan.beside)
+        found = predicted(
+            self.graph, self.plan.order, facts=self.facts, reuse=self.reuse
+        )
+        return None if found is None else found.block
+
+    @property
+    def facts(self) -> Facts:
+        """What ONNX Runtime's arena is foreseen by, outputs elsewhere."""
         plan, known = self.plan, Facts.of(self.sizes)
         given = frozenset(self.graph.outputs)
         work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
@@ -167,9 +179,7 @@ class Fitted:
         def size(value: Value) -> int | None:
             return 0 if value in given else known.size(value)
 
-        facts = replace(known, size=size, workspace=own)
-        found = predicted(self.graph, plan.order, facts=facts, reuse=False)
-        return None if found is None else found.block
+        return replace(known, size=size, workspace=own)
 
     @property
     def needed(self) -> int:
@@ -183,19 +193,21 @@ class Fitted:
     def compiled(self, counter: Counter | None) -> Fitted:
         """The same with what the compiler counts, unless the plan is far too large.
 
-        ONNX Runtime is asked of plans that fit, and only where layouts are its own.
+        ONNX Runtime is asked of plans that fit, and opens them so that its arena does.
         """
         plan, runs = self.plan, self.target not in PLATFORMS
         far = 1 if runs else FAR
         if counter is None or plan.peak > far * self.limits.left(plan):
             return self
-        if runs and not is_laid_out(self.graph):
-            return self
+        if runs:
+            from .opened import opened  # which makes plans like this one
+
+            return opened(self, counter)
         try:
             found = counter(self.graph, self.sizes, self.decided)
         except GraphoptError as error:
             return replace(self, uncounted=error.message)
-        return replace(self, executed=found) if runs else replace(self, counted=found)
+        return replace(self, counted=found)
 
     def with_library(self, counter: Counter | None) -> Fitted:
         """The same with joined ops, unless more is counted then than with single ones.
@@ -217,8 +229,10 @@ class Fitted:
 
     @property
     def decided(self) -> Plan:
-        """What goes with the graph: the order, and how the library runs its ops."""
-        whole = {LIBRARY: self.library} if self.library else {}
+        """What goes with the graph: the order, and how a runtime runs its ops."""
+        whole: dict[str, Any] = {LIBRARY: self.library} if self.library else {}
+        whole |= {} if self.layouts else {LAYOUTS: False}
+        whole |= {REUSE: True} if self.reuse else {}
         return Plan(order=self.plan.order, whole=whole)
 
     def improved(
@@ -270,7 +284,7 @@ class Fitted:
             "output_bytes_at_peak": plan.beside,
             "without_size": len(plan.unknown),
             "sizes": dict(plan.binding),
-            "steps": [vars(saving).copy() for saving in self.savings],
+            "steps": [vars(s).copy() for s in (*self.savings, *self.opening)],
         }
 
     def lines(self) -> Iterator[str]:
@@ -297,7 +311,7 @@ class Fitted:
                 sized(s.after),
                 _flops(s.flops),
             )
-            for s in self.savings
+            for s in (*self.savings, *self.opening)
             if sized(s.after) != sized(s.before)
         ]
         if rows:

@@ -9,7 +9,7 @@ its kernels take more on a CPU, and tiles become finer until both fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -27,7 +27,7 @@ from .passes.tiling import Flash, Tile
 from .passes.tiling.strips import lapping
 from .passes.tiling.written import written_out
 from .pipeline import Pipeline
-from .plan import LIBRARY, Plan
+from .plan import LAYOUTS, LIBRARY, REUSE, Plan
 from .report import sized
 
 TRIES: Final = 6
@@ -46,11 +46,17 @@ def counter_of(target: str, precision: str | None) -> Counter | None:
         with timed(f"compiling for {target}"):
             return temporaries(graph, target, sizes, precision, library)
 
+    ran: dict[object, Sequence[int]] = {}
+
     def running(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         from .lowering.ort.executed import arena_of  # only for that runtime
 
-        with timed(f"running once in {target}"):
-            return arena_of(graph, sizes, plan.order)
+        layouts, reuse = plan.whole.get(LAYOUTS, True), plan.whole.get(REUSE, False)
+        key = graph, plan.order, layouts
+        if key not in ran:
+            with timed(f"running once in {target}"):
+                ran[key] = arena_of(graph, sizes, plan.order, layouts=layouts)
+        return ran[key][reuse]
 
     if target in PLATFORMS:
         return compiling
@@ -139,12 +145,9 @@ def _fitted(
         wanted, last = min(int(wanted * share), wanted - 1), cut if less else last
     if not best.fits:
         better(tiled(Tile(1, sizes=known)))
-    if not best.fits:  # but for what lies between the pieces of an arena
-        kept = [each for each in found if each.activations <= limits.left(each.plan)]
-        if not kept:  # tiles for this limit may not be found for another
-            sure = [e for e in found if e.tile is None or e.tile.budget == 1]
-            raise _refusal(min(sure, key=lambda each: each.activations))
-        best = min(kept, key=lambda each: each.needed)
+    if not best.fits:  # tiles for this limit may not be found for another
+        sure = [each for each in found if each.tile is None or each.tile.budget == 1]
+        raise _refusal(_settled(min(sure, key=lambda each: each.needed), counter))
     return best
 
 
@@ -190,21 +193,39 @@ def _with_copies(best: Fitted) -> Fitted:
     return other if other.plan.peak < plan.peak else best
 
 
+def _settled(best: Fitted, counter: Counter | None) -> Fitted:
+    """The same with what it takes where as much is allowed: only then a run is asked."""
+    if best.target in PLATFORMS:
+        return best
+    found = best
+    for _ in range(TRIES):
+        asked = Limits(activations=max(1, found.needed))
+        found = replace(best, limits=asked).compiled(counter)
+        if found.fits:
+            break
+    return replace(found, limits=best.limits)
+
+
 def _refusal(best: Fitted) -> DoesNotFit:
-    limits = best.limits
+    limits, lost = best.limits, best.needed - best.activations
     what = "plan" if best.counted is None else "program"
-    parts = []
-    if limits.memory is not None and best.resident > limits.memory:
+    between = (
+        f", {sized(lost)} of it between the pieces of ONNX Runtime's arena,"
+        if lost
+        else ","
+    )
+    whole, parts = best.resident + lost, []
+    if limits.memory is not None and whole > limits.memory:
         parts.append(
-            f"the smallest {what} found takes {sized(best.resident)} with weights,"
-            f" inputs and outputs, over the {sized(limits.memory)} that it may:"
-            f" --max-memory {best.resident} would do"
+            f"the smallest {what} found takes {sized(whole)} with weights,"
+            f" inputs and outputs{between} over the {sized(limits.memory)} that it may:"
+            f" --max-memory {whole} would do"
         )
-    if limits.activations is not None and best.activations > limits.activations:
+    if limits.activations is not None and best.needed > limits.activations:
         parts.append(
-            f"the smallest {what} found takes {sized(best.activations)} for"
-            f" activations, over the {sized(limits.activations)} that they may:"
-            f" --max-activations {best.activations} would do"
+            f"the smallest {what} found takes {sized(best.needed)} for"
+            f" activations{between} over the {sized(limits.activations)} that they may:"
+            f" --max-activations {best.needed} would do"
         )
     sizes = {n.removeprefix("?"): s for n, s in best.sizes.items()}
     at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
