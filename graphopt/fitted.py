@@ -28,11 +28,13 @@ Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
 GraphoptError where it cannot be asked."""
 
-SECONDS: Final = 10.0
-"""For the search for one order, and for the offsets of one plan."""
+SECONDS: Final = 15.0
+"""For the search for one order, and for the offsets of one plan; steps end it before,
+unless others use the machine, too, so that what is found does not vary."""
 
-AGAIN: Final = 2.0
-"""The same where a good order is known, as that of tiles, which come in turn."""
+AGAIN: Final = 1 / 3
+"""The share of the steps where a good order is known, as that of tiles, which come in
+turn."""
 
 
 class DoesNotFit(GraphoptError):
@@ -254,7 +256,8 @@ class Fitted:
             space=old.space,
             order=order,
             reorder=True,
-            seconds=SECONDS if order is None else AGAIN,
+            seconds=SECONDS,
+            effort=1.0 if order is None else AGAIN,
         )
         if graph is self.graph and plan.peak > old.peak:
             plan = old

@@ -51,7 +51,8 @@ def counter_of(target: str, precision: str | None) -> Counter | None:
     def running(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         from .lowering.ort.executed import arena_of  # only for that runtime
 
-        layouts, reuse = plan.whole.get(LAYOUTS, True), plan.whole.get(REUSE, False)
+        layouts = bool(plan.whole.get(LAYOUTS, True))
+        reuse = bool(plan.whole.get(REUSE, False))
         key = graph, plan.order, layouts
         if key not in ran:
             with timed(f"running once in {target}"):
@@ -80,7 +81,13 @@ def fitted_to(
     compiler has the last word, ``counter`` asks it. Without ``rounding`` sums stay as
     they are. Raises DoesNotFit, which says what the smallest plan takes.
     """
-    best = _fitted(limits, graph, original, target, remade, counter, rounding)
+
+    def found(limits: Limits) -> Fitted:
+        return _fitted(limits, graph, original, target, remade, counter, rounding)
+
+    best = found(limits)
+    if not best.fits:
+        raise _refusal(best if target in PLATFORMS else _that_does(best, found))
     return best.with_library(counter)
 
 
@@ -147,7 +154,7 @@ def _fitted(
         better(tiled(Tile(1, sizes=known)))
     if not best.fits:  # tiles for this limit may not be found for another
         sure = [each for each in found if each.tile is None or each.tile.budget == 1]
-        raise _refusal(_settled(min(sure, key=lambda each: each.needed), counter))
+        best = min(sure, key=lambda each: each.needed)
     return best
 
 
@@ -193,17 +200,27 @@ def _with_copies(best: Fitted) -> Fitted:
     return other if other.plan.peak < plan.peak else best
 
 
-def _settled(best: Fitted, counter: Counter | None) -> Fitted:
-    """The same with what it takes where as much is allowed: only then a run is asked."""
-    if best.target in PLATFORMS:
-        return best
-    found = best
+def _that_does(best: Fitted, found: Callable[[Limits], Fitted]) -> Fitted:
+    """A plan that is found where the limit is what it takes, or nearly the best's.
+
+    Runs are asked of plans that fit alone, and sums and copies are as many as a limit
+    asks for: what was found for one limit is not always found for another.
+    """
+    limits = best.limits
     for _ in range(TRIES):
-        asked = Limits(activations=max(1, found.needed))
-        found = replace(best, limits=asked).compiled(counter)
-        if found.fits:
+        whole = best.resident + best.needed - best.activations
+        asked = Limits(
+            None if limits.memory is None else max(whole, limits.memory),
+            None
+            if limits.activations is None
+            else max(best.needed, limits.activations),
+            limits.sizes,
+        )
+        other = found(asked)
+        if other.fits:
             break
-    return replace(found, limits=best.limits)
+        best = other
+    return replace(best, limits=limits)
 
 
 def _refusal(best: Fitted) -> DoesNotFit:

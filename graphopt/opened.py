@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from .errors import GraphoptError
-from .fitted import AGAIN, Counter, Fitted, Saving
+from .fitted import AGAIN, SECONDS, Counter, Fitted, Saving
 from .lowering.ort.advice import is_laid_out
 from .lowering.ort.tightened import tightened
 from .passes.memory import plan_memory
@@ -76,7 +76,12 @@ def _in_order(fitted: Fitted, own: int = 0) -> Iterator[Fitted]:
     if found is None or fitted.arena is None or found.block >= fitted.arena:
         return
     again = plan_memory(
-        fitted.graph, plan.binding, space=plan.space, order=found.order, seconds=AGAIN
+        fitted.graph,
+        plan.binding,
+        space=plan.space,
+        order=found.order,
+        seconds=SECONDS,
+        effort=AGAIN,
     )
     yield _after(fitted, TIGHTENED, replace(fitted, plan=again))
 

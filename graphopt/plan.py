@@ -25,8 +25,8 @@ LIBRARY: Final = "library"
 memory is planned; see `graphopt.interface.PLANNED`."""
 
 LAYOUTS: Final = "layouts"
-"""A decision about a whole graph: whether ONNX Runtime lays out convolutions anew, where
-it has any; by default it does, and so keeps no order."""
+"""A decision about a whole graph: whether ONNX Runtime lays out its convolutions anew;
+by default it does, where there are any, and so keeps no order."""
 
 REUSE: Final = "reuse"
 """A decision about a whole graph: whether ONNX Runtime gives a buffer that is free to a

@@ -75,7 +75,7 @@ def _moves(graph: Graph, order: list[Op]) -> Iterator[list[Op]]:
         place = {op: i for i, op in enumerate(order)}
         at = rng.randrange(count)
         op = order[at]
-        made = [place.get(v.op, -1) for v in op.operands if v is not None]
+        made = [place[v.op] for v in op.operands if v is not None and v.op in place]
         readers = [place[user] for v in op.results for user, _ in graph.users[v]]
         to = rng.randint(max(made, default=-1) + 1, min(readers, default=count) - 1)
         if to != at:
