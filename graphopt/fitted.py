@@ -195,16 +195,13 @@ class Fitted:
     def compiled(self, counter: Counter | None) -> Fitted:
         """The same with what the compiler counts, unless the plan is far too large.
 
-        ONNX Runtime is asked of plans that fit, and opens them so that its arena does.
+        ONNX Runtime counts otherwise (`opened`).
         """
-        plan, runs = self.plan, self.target not in PLATFORMS
-        far = 1 if runs else FAR
-        if counter is None or plan.peak > far * self.limits.left(plan):
+        plan = self.plan
+        if counter is None or self.target not in PLATFORMS:
             return self
-        if runs:
-            from .opened import opened  # which makes plans like this one
-
-            return opened(self, counter)
+        if plan.peak > FAR * self.limits.left(plan):
+            return self
         try:
             found = counter(self.graph, self.sizes, self.decided)
         except GraphoptError as error:

@@ -20,6 +20,7 @@ from .ir import Graph
 from .lowering import temporaries
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
+from .opened import opened
 from .ops.schema import LATEST
 from .passes.memory import SPACES, plan_memory, recomputed, summed
 from .passes.memory.biases import biases_apart, is_biased
@@ -102,7 +103,7 @@ def _fitted(
 ) -> Fitted:
     sizes, space = fitting(original, limits.sizes)[0], SPACES[target]
     plan = plan_memory(graph, sizes, space=space, seconds=SECONDS)
-    best = Fitted(graph, plan, limits, target=target).compiled(counter)
+    best = opened(Fitted(graph, plan, limits, target=target), counter)
     found = [best]
 
     def better(other: Fitted) -> bool:
@@ -121,7 +122,7 @@ def _fitted(
         cut = ordered.improved("tiles", made, tile, order, several)
         if target not in PLATFORMS and not cut.fits:
             cut = _with_copies(_with_biases_apart(cut))
-        return cut.compiled(counter)
+        return opened(cut, counter)
 
     if best.fits:
         return best
@@ -129,14 +130,14 @@ def _fitted(
     if target in PLATFORMS:  # whose compilers choose an order themselves
         ordered = replace(ordered, savings=())
     if best.counted is None:  # which hangs on no order
-        ordered = ordered.compiled(counter)
+        ordered = opened(ordered, counter)
         better(ordered)
     wanted = limits.left(ordered.plan)
     known = tuple(sorted(sizes.items()))
     if not best.fits and rounding:
-        better(_with_sums(ordered, wanted).compiled(counter))
+        better(opened(_with_sums(ordered, wanted), counter))
     if not best.fits and not target.startswith("xla"):  # which merges equal ops
-        better(_with_copies(_with_biases_apart(best)).compiled(counter))
+        better(opened(_with_copies(_with_biases_apart(best)), counter))
     last = ordered
     for _ in range(TRIES):
         if best.fits:

@@ -16,6 +16,7 @@ from .errors import GraphoptError
 from .fitted import AGAIN, SECONDS, Counter, Fitted, Saving
 from .lowering.ort.advice import is_laid_out
 from .lowering.ort.tightened import tightened
+from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import plan_memory
 
 REUSED: Final = "buffers reused by shape"
@@ -23,12 +24,16 @@ TIGHTENED: Final = "an order that its arena loses less in"
 PLAIN: Final = "slower convolutions, without blocked layouts"
 
 
-def opened(fitted: Fitted, counter: Counter) -> Fitted:
+def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
     """The first way that keeps to the limits, else that which takes least.
 
-    A run is asked where there are convolutions: kernels of these take memory of their
+    A plan that does not fit stays as it is; where a compiler counts, it is asked. A run is asked where there are convolutions: kernels of these take memory of their
     own, and layouts take copies.
     """
+    if counter is None or fitted.target in PLATFORMS:
+        return fitted.compiled(counter)
+    if fitted.plan.peak > fitted.limits.left(fitted.plan):
+        return fitted
     fitted = replace(fitted, layouts=True, reuse=False, executed=None, opening=())
     if not is_laid_out(fitted.graph):
         return _first(_in_order(fitted))

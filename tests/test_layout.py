@@ -38,6 +38,7 @@ ORDER = [
         "report",
         "timeline",
         "fitted",
+        "opened",
         "limits",
         "tuning",
         "page",

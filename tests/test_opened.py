@@ -175,4 +175,4 @@ def test_an_arena_over_the_limit_is_named() -> None:
     ]
     said = str(_refusal(named))
     assert f"--max-activations {best.activations + 8192} would do" in said
-    assert "8.0 KiB of it between the pieces" in said
+    assert "8,192 B of it between the pieces" in said
