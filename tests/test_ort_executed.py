@@ -63,8 +63,8 @@ def test_the_arena_is_that_of_the_layouts(tmp_path: Path, depth: int) -> None:
     assert asked.arena is not None
     path = tmp_path / "m.onnx"
     save(graph, path, order=plan.order)
-    opened = recipe(graph, "cpu", ordered=True)
-    real = realised_peak(path, random_inputs(graph, 0, SIZES), recipe=opened)
+    how = recipe(graph, "cpu", ordered=True)
+    real = realised_peak(path, random_inputs(graph, 0, SIZES), recipe=how)
     assert real.peak == pytest.approx(asked.arena + plan.beside, rel=0.002)
     assert asked.arena != plain.arena  # else nothing is shown
     assert asked.needed == max(plan.peak, asked.arena)
