@@ -27,8 +27,9 @@ PLAIN: Final = "slower convolutions, without blocked layouts"
 def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
     """The first way that keeps to the limits, else that which takes least.
 
-    A plan that does not fit stays as it is; where a compiler counts, it is asked. A run is asked where there are convolutions: kernels of these take memory of their
-    own, and layouts take copies.
+    A plan that does not fit stays as it is; where a compiler counts, it is asked. A run
+    is asked where there are convolutions: kernels of these take memory of their own,
+    and layouts take copies.
     """
     if counter is None or fitted.target in PLATFORMS:
         return fitted.compiled(counter)
