@@ -12,12 +12,11 @@ from .byte_sizes import parse_size
 from .cost import graph_flops
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op, Value
-from .lowering.ort.advice import is_laid_out
 from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import MemoryPlan, plan_memory
 from .passes.tiling import Tile
-from .plan import LIBRARY, Plan
+from .plan import LAYOUTS, LIBRARY, REUSE, Plan
 from .report import sized, table
 
 FAR: Final = 2
@@ -29,11 +28,13 @@ Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
 GraphoptError where it cannot be asked."""
 
-SECONDS: Final = 10.0
-"""For the search for one order, and for the offsets of one plan."""
+SECONDS: Final = 15.0
+"""For the search for one order, and for the offsets of one plan; steps end it before,
+unless others use the machine, too, so that what is found does not vary."""
 
-AGAIN: Final = 2.0
-"""The same where a good order is known, as that of tiles, which come in turn."""
+AGAIN: Final = 1 / 3
+"""The share of the steps where a good order is known, as that of tiles, which come in
+turn."""
 
 
 class DoesNotFit(GraphoptError):
@@ -128,7 +129,13 @@ class Fitted:
     """Bytes of activations by the target's compiler, with what kernels take; None where
     it was not asked."""
     executed: int | None = None
-    """Bytes of ONNX Runtime's arena, outputs in it, where it changes layouts."""
+    """Bytes of ONNX Runtime's arena, outputs in it, where a run was asked."""
+    layouts: bool = True
+    """Whether ONNX Runtime lays out convolutions anew, where there are any."""
+    reuse: bool = False
+    """Whether it gives buffers to values of their own shape."""
+    opening: tuple[Saving, ...] = ()
+    """What is done so that its arena loses less; not for another graph."""
     uncounted: str = ""
     """Why it could not be asked."""
     library: str = ""
@@ -147,20 +154,27 @@ class Fitted:
 
     @property
     def resident(self) -> int:
-        """The same with weights, inputs, and outputs as they are made."""
+        """Bytes of these with weights, inputs, and outputs as they are made."""
         return self.plan.resident - self.plan.peak + self.activations
 
     @cached_property
     def arena(self) -> int | None:
         """Bytes that ONNX Runtime's arena takes, as if outputs lay elsewhere.
 
-        Buffers are not reused, as its recipe says; what lies between pieces is lost.
-        None where it is not known.
+        What lies between pieces is lost. None where it is not known.
         """
         if self.target != "ort-cpu":
             return None
         if self.executed is not None:
             return max(0, self.executed - self.plan.beside)
+        found = predicted(
+            self.graph, self.plan.order, facts=self.facts, reuse=self.reuse
+        )
+        return None if found is None else found.block
+
+    @property
+    def facts(self) -> Facts:
+        """What ONNX Runtime's arena is foreseen by, outputs elsewhere."""
         plan, known = self.plan, Facts.of(self.sizes)
         given = frozenset(self.graph.outputs)
         work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
@@ -171,14 +185,17 @@ class Fitted:
         def size(value: Value) -> int | None:
             return 0 if value in given else known.size(value)
 
-        facts = replace(known, size=size, workspace=own)
-        found = predicted(self.graph, plan.order, facts=facts, reuse=False)
-        return None if found is None else found.block
+        return replace(known, size=size, workspace=own)
 
     @property
     def needed(self) -> int:
         """Bytes of activations, with what is lost between pieces of an arena."""
         return max(self.activations, self.arena or 0)
+
+    @property
+    def in_all(self) -> int:
+        """The same with weights, inputs, and outputs as they are made."""
+        return self.resident + self.needed - self.activations
 
     @property
     def fits(self) -> bool:
@@ -187,19 +204,18 @@ class Fitted:
     def compiled(self, counter: Counter | None) -> Fitted:
         """The same with what the compiler counts, unless the plan is far too large.
 
-        ONNX Runtime is asked of plans that fit, and only where layouts are its own.
+        ONNX Runtime counts otherwise (`opened`).
         """
-        plan, runs = self.plan, self.target not in PLATFORMS
-        far = 1 if runs else FAR
-        if counter is None or plan.peak > far * self.limits.left(plan):
+        plan = self.plan
+        if counter is None or self.target not in PLATFORMS:
             return self
-        if runs and not is_laid_out(self.graph):
+        if plan.peak > FAR * self.limits.left(plan):
             return self
         try:
             found = counter(self.graph, self.sizes, self.decided)
         except GraphoptError as error:
             return replace(self, uncounted=error.message)
-        return replace(self, executed=found) if runs else replace(self, counted=found)
+        return replace(self, counted=found)
 
     def with_library(self, counter: Counter | None) -> Fitted:
         """The same with joined ops, unless more is counted then than with single ones.
@@ -221,8 +237,10 @@ class Fitted:
 
     @property
     def decided(self) -> Plan:
-        """What goes with the graph: the order, and how the library runs its ops."""
-        whole = {LIBRARY: self.library} if self.library else {}
+        """What goes with the graph: the order, and how a runtime runs its ops."""
+        whole: dict[str, Any] = {LIBRARY: self.library} if self.library else {}
+        whole |= {} if self.layouts else {LAYOUTS: False}
+        whole |= {REUSE: True} if self.reuse else {}
         return Plan(order=self.plan.order, whole=whole)
 
     def improved(
@@ -244,7 +262,8 @@ class Fitted:
             space=old.space,
             order=order,
             reorder=True,
-            seconds=SECONDS if order is None else AGAIN,
+            seconds=SECONDS,
+            effort=1.0 if order is None else AGAIN,
         )
         if graph is self.graph and plan.peak > old.peak:
             plan = old
@@ -290,7 +309,7 @@ class Fitted:
             "sizes": dict(plan.binding),
             "ops": self.ops,
             "ops_before": self.ops_before,
-            "steps": [vars(saving).copy() for saving in self.savings],
+            "steps": [vars(s).copy() for s in (*self.savings, *self.opening)],
         }
 
     def lines(self) -> Iterator[str]:
@@ -318,7 +337,7 @@ class Fitted:
                 _flops(s.flops),
                 f"{s.ops:+,} ops" if s.ops else "",
             )
-            for s in self.savings
+            for s in (*self.savings, *self.opening)
             if sized(s.after) != sized(s.before)
         ]
         if rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from .debug import timed
@@ -15,7 +15,7 @@ from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
 from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
-from .plan import LIBRARY, Plan
+from .plan import LAYOUTS, LIBRARY, REUSE, Plan
 from .refusal import refusal
 from .savings import Savings
 
@@ -28,11 +28,18 @@ def counter_of(target: str, precision: str | None) -> Counter | None:
         with timed(f"compiling for {target}"):
             return temporaries(graph, target, sizes, precision, library)
 
+    ran: dict[object, Sequence[int]] = {}
+
     def running(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         from .lowering.ort.executed import arena_of  # only for that runtime
 
-        with timed(f"running once in {target}"):
-            return arena_of(graph, sizes, plan.order)
+        layouts = bool(plan.whole.get(LAYOUTS, True))
+        reuse = bool(plan.whole.get(REUSE, False))
+        key = graph, plan.order, layouts
+        if key not in ran:
+            with timed(f"running once in {target}"):
+                ran[key] = arena_of(graph, sizes, plan.order, layouts=layouts)
+        return ran[key][reuse]
 
     if target in PLATFORMS:
         return compiling
@@ -62,17 +69,11 @@ def fitted_to(
 
 
 def _fitted(limits: Limits, savings: Savings) -> Fitted:
-    found = []
     for each in savings.towards(limits):
         if each.fits:
             return each
-        found.append(each)
-    # but for what lies between the pieces of an arena
-    kept = [each for each in found if each.activations <= limits.left(each.plan)]
-    if kept:
-        return min(kept, key=lambda each: each.needed)
     best = savings.least(limits)
-    if best.activations > limits.left(best.plan):
+    if not best.fits:
         raise refusal(best)
     return best
 

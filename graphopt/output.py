@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import CheckFailed, GraphoptError, UsageError
@@ -24,7 +25,7 @@ from .importer import load
 from .interface import SUFFIX, is_program, read_interface
 from .ir import Graph, Op
 from .lowering.ort.recipe import recipe_path
-from .plan import annotated
+from .plan import LAYOUTS, REUSE, annotated
 from .report import Change, Trial, check_to_json
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def put_in_place(
             weights,
             folder=folder,
             order=result.plan.order,
+            whole=result.plan.whole,
         )
         if shares and weights_path(to).exists():
             raise UsageError(
@@ -159,16 +161,22 @@ def write_model(
     *,
     folder: Path | None = None,
     order: Sequence[Op] = (),
+    whole: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write what `optimize` made: the model, its weights, its session recipe.
 
-    ``order`` is the one that was planned, empty for that of the source.
+    ``order`` is the one that was planned, empty for that of the source; ``whole`` what
+    was decided about the graph as a whole.
     """
     save(graph, to, opset=opset, weights=weights, folder=folder, order=order or None)
     if target.startswith("ort-"):
         from .lowering.ort.advice import recipe  # only for that runtime
 
-        recipe(graph, target, ordered=bool(order)).save(to)
+        layouts, reuse = whole.get(LAYOUTS, True), whole.get(REUSE, False)
+        opened = recipe(
+            graph, target, ordered=bool(order), layouts=layouts, reuse=reuse
+        )
+        opened.save(to)
 
 
 def place(

@@ -24,6 +24,14 @@ LIBRARY: Final = "library"
 """A decision about a whole graph: how XLA's library runs the ops of a program whose
 memory is planned; see `graphopt.interface.PLANNED`."""
 
+LAYOUTS: Final = "layouts"
+"""A decision about a whole graph: whether ONNX Runtime lays out its convolutions anew;
+by default it does, where there are any, and so keeps no order."""
+
+REUSE: Final = "reuse"
+"""A decision about a whole graph: whether ONNX Runtime gives a buffer that is free to a
+value of the same shape, with no way back to its arena; by default it does not."""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -16,7 +16,9 @@ from typing import Final
 
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
 from .ir import Graph, Value
+from .lowering.ort.advice import is_laid_out
 from .lowering.xla.platforms import PLATFORMS
+from .opened import opened
 from .passes.memory import SPACES, plan_memory, recomputed, summed
 from .passes.memory.biases import biases_apart, is_biased
 from .passes.tiling import Tile
@@ -96,14 +98,14 @@ class Savings:
         found hangs on no limit.
         """
         whole = limits.memory is not None
-        best = min(self.towards(Limits(activations=1)), key=_activations)
+        best = min(self.towards(Limits(activations=1)), key=_needed)
         best = self._counted(best)
         for _ in range(ROUNDS):
-            if best.activations <= limits.left(best.plan):
+            if best.needed <= limits.left(best.plan):
                 break
             for share in TIGHTER:
-                most = int(share * best.activations)
-                beside = best.resident - best.activations
+                most = int(share * best.needed)
+                beside = best.in_all - best.needed
                 asked = Limits(most + beside, None) if whole else Limits(None, most)
                 other = self._smaller(asked, best)
                 if other is not best:
@@ -115,24 +117,27 @@ class Savings:
 
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""
-        size = _activations if asked.memory is None else _resident
+        size = _needed if asked.memory is None else _in_all
         for each in self.towards(asked):
             if self._is_known(each):
                 best = min(best, each, key=size)
-            if each.activations <= asked.left(each.plan):
+            if each.fits:
                 break
         return best
 
     def _is_known(self, each: Fitted) -> bool:
         """True where what it takes is counted, if anything is."""
-        counts = self.counter is not None and self.target in PLATFORMS
-        return not counts or each.counted is not None or bool(each.uncounted)
+        if self.counter is None or each.uncounted:
+            return True
+        if self.target in PLATFORMS:
+            return each.counted is not None
+        return each.executed is not None or not is_laid_out(each.graph)
 
     def _counted(self, each: Fitted) -> Fitted:
-        """The same with what a compiler says, however large it is."""
+        """The same with what its target says, however large it is."""
         if self._is_known(each):
             return each
-        return self._asked(replace(each, limits=Limits(activations=each.plan.peak)))
+        return self._asked(replace(each, limits=Limits(activations=each.needed)))
 
     @cached_property
     def _first(self) -> Fitted:
@@ -149,7 +154,7 @@ class Savings:
         return found
 
     def _asked(self, each: Fitted) -> Fitted:
-        return each.compiled(self.counter and self._count)
+        return opened(each, self.counter and self._count)
 
     def _count(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         """What the counter says, which is asked once for each program."""
@@ -242,12 +247,8 @@ def _needed(each: Fitted) -> int:
     return each.needed
 
 
-def _activations(each: Fitted) -> int:
-    return each.activations
-
-
-def _resident(each: Fitted) -> int:
-    return each.resident
+def _in_all(each: Fitted) -> int:
+    return each.in_all
 
 
 def _made_up_of(graph: Graph) -> object:

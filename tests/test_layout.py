@@ -38,6 +38,7 @@ ORDER = [
         "report",
         "timeline",
         "fitted",
+        "opened",
         "savings",
         "refusal",
         "limits",

@@ -97,7 +97,7 @@ def test_a_check_finds_what_is_wrong_in_the_last_strip_alone() -> None:
 
 def test_programs_for_xla_keep_dims_open_and_whole() -> None:
     pytest.importorskip("jax")
-    with pytest.raises(graphopt.GraphoptError, match="smallest plan found"):
+    with pytest.raises(graphopt.GraphoptError, match="smallest program found"):
         graphopt.optimize(
             attention(), "xla-cpu", max_activations="64KiB", memory_sizes=SIZES
         )

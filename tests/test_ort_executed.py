@@ -28,6 +28,7 @@ from graphopt.lowering.ort.meter import realised_peak
 from graphopt.lowering.ort.ordered import KEPT
 from graphopt.lowering.ort.recipe import Recipe
 from graphopt.lowering.ort.session import Session
+from graphopt.opened import opened
 from graphopt.passes.memory import SPACES, plan_memory
 from graphopt.types import DType, tensor
 
@@ -56,14 +57,14 @@ def strided(rng: np.random.Generator, depth: int = 3) -> Graph:
 def test_the_arena_is_that_of_the_layouts(tmp_path: Path, depth: int) -> None:
     graph = strided(np.random.default_rng(depth), depth)
     plan = plan_memory(graph, SIZES, space=SPACES["ort-cpu"], reorder=True)
-    plain = Fitted(graph, plan, Limits(activations=plan.peak), target="ort-cpu")
-    asked = plain.compiled(counter_of("ort-cpu", None))
+    plain = Fitted(graph, plan, Limits(activations=1 << 30), target="ort-cpu")
+    asked = opened(plain, counter_of("ort-cpu", None))
     assert not asked.uncounted
     assert asked.arena is not None
     path = tmp_path / "m.onnx"
     save(graph, path, order=plan.order)
-    opened = recipe(graph, "cpu", ordered=True)
-    real = realised_peak(path, random_inputs(graph, 0, SIZES), recipe=opened)
+    how = recipe(graph, "cpu", ordered=True)
+    real = realised_peak(path, random_inputs(graph, 0, SIZES), recipe=how)
     assert real.peak == pytest.approx(asked.arena + plan.beside, rel=0.002)
     assert asked.arena != plain.arena  # else nothing is shown
     assert asked.needed == max(plan.peak, asked.arena)
@@ -74,7 +75,7 @@ def test_nothing_is_asked_of_what_runs_as_it_is() -> None:
     graph = Graph([x], [ops.Exp(ops.MatMul(x, x))])
     plan = plan_memory(graph, space=SPACES["ort-cpu"])
     fitted = Fitted(graph, plan, Limits(activations=1 << 20), target="ort-cpu")
-    assert fitted.compiled(counter_of("ort-cpu", None)) is fitted
+    assert opened(fitted, lambda *_: pytest.fail("asked")).fits
 
 
 @pytest.mark.parametrize("unknown", ["Crop <border=[1, 1, 1, 1]>", "Neg"])

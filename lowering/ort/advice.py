@@ -51,19 +51,23 @@ def recipe(
     memory: int | None = None,
     device: int = 0,
     ordered: bool = False,
+    layouts: bool = True,
+    reuse: bool = False,
 ) -> Recipe:
     """What suits a graph on a provider, "cpu" or "cuda".
 
     ``precision`` "fp32" keeps float32 products from being rounded to TF32. ``memory``
     is the peak in bytes of the runtime's arena that a plan promises: of one that grows
     by what is asked for, which loses what lies between blocks (`Predicted.grown`).
-    ``ordered`` tells that the order of the file was planned. Raises UsageError.
+    ``ordered`` tells that the order of the file was planned; without ``layouts`` it is
+    kept where convolutions would be laid out anew, too, and ``reuse`` gives buffers to
+    values of their own shape. Raises UsageError.
     """
     kernels = Kernels.of(provider)
     fallbacks = {place(graph, op): why for op, why in _fallbacks(graph, kernels)}
     if kernels.provider == "cpu":
         plain = Recipe("cpu", fallbacks=fallbacks)
-        return _in_order(plain, graph) if ordered else plain
+        return _in_order(plain, graph, layouts, reuse) if ordered else plain
     chosen = _Choices()
     chosen.take("device_id", str(device), "the GPU that was asked for, or the first")
     if _has(graph, DType.F32):
@@ -92,26 +96,30 @@ def is_laid_out(graph: Graph) -> bool:
     return any(op.kind in _CONVS for _, op in graph.walk())
 
 
+_REUSE: Final = {
+    False: "buffers would wait for values of their own shape, tiles of another layer",
+    True: "less is lost between the pieces of the arena, as was foreseen",
+}
+
 _DISABLED: Final = "optimization.disable_specified_optimizers"
 
 
-def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
+def _in_order(recipe: Recipe, graph: Graph, layouts: bool, reuse: bool) -> Recipe:
     """The recipe under which nodes run in the order of the file, or nearly so."""
     session: dict[str, Any] = {
         "execution_order": "PRIORITY_BASED",
         "enable_mem_pattern": False,
-        "enable_mem_reuse": False,
+        "enable_mem_reuse": reuse,
     }
     reasons = {
         "execution_order": "nodes run in the order of the file: it was planned",
         "enable_mem_pattern": _NO_PATTERN,
-        "enable_mem_reuse": "buffers would wait for values of their own shape, tiles"
-        " of another layer",
+        "enable_mem_reuse": _REUSE[reuse],
     }
     declined: dict[str, tuple[str, ...]] = {}
     config = dict(recipe.config)
     level = "graph_optimization_level"
-    if is_laid_out(graph):
+    if layouts and is_laid_out(graph):
         why = (
             "convolutions want the runtime's blocked layouts, so the order is not kept;"
             " `ordered.honoured` keeps it"
@@ -127,6 +135,9 @@ def _in_order(recipe: Recipe, graph: Graph) -> Recipe:
     else:
         session[level] = "ORT_DISABLE_ALL"
         reasons[level] = "nodes that the runtime makes would run out of order"
+        if is_laid_out(graph):
+            why = "with copies between layouts the limit of memory is not kept"
+            declined["blocked layouts of convolutions"] = (why,)
     return replace(
         recipe, session=session, config=config, reasons=reasons, declined=declined
     )

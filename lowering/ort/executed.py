@@ -1,7 +1,8 @@
-"""What a planned graph takes once the runtime has other layouts for its convolutions.
+"""What a planned graph with convolutions takes, whose kernels have memory of their own.
 
-It puts nodes of its own around them, some of which run elsewhere than the order says:
-what it makes is read back, and runs once, in a child.
+Where the runtime may have other layouts for them, it puts nodes of its own around, some
+of which run elsewhere than the order says: what it makes is read back, and runs once,
+in a child. Else the file itself does.
 """
 
 from __future__ import annotations
@@ -37,40 +38,49 @@ def arena_of(
     sizes: Mapping[str, int],
     order: Sequence[Op],
     *,
+    layouts: bool = True,
     limit_s: float = LIMIT_S,
-) -> int:
+) -> Sequence[int]:
     """Bytes of a session's arena, outputs in it, at these sizes of symbolic dims.
+
+    Without buffers that are reused, and with. Without ``layouts`` the order is kept.
 
     Raises UnsupportedModel where a size is not known, MeterFailed where the model does
     not run, or takes too long, and BackendMissing.
     """
     assert is_laid_out(graph)
-    opened = recipe(graph, "cpu", ordered=True)
+    opened = recipe(graph, "cpu", ordered=True, layouts=layouts)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source.onnx")
         try:
             save(graph, source, order=order)
         except OSError as error:
             raise MeterFailed(f"no copy of the model was written: {error}") from error
-        asked = str(source), opened, random_inputs(graph, 0, sizes)
-        found: int | None = ask(MODULE, asked, limit_s)
+        asked = str(source), opened, layouts, random_inputs(graph, 0, sizes)
+        found: list[int] | None = ask(MODULE, asked, limit_s)
     if found is None:
         raise UnsupportedModel("the size of a value is not known before a run")
     return found
 
 
-def _found(asked: tuple[str, Recipe, Mapping[str, Any]]) -> int | None:
+def _found(
+    asked: tuple[str, Recipe, bool, Mapping[str, Any]],
+) -> list[int] | None:
     """In the child: bytes of the arena, None where a size is not known."""
-    source, opened, inputs = asked
-    executed = Path(source).with_name("executed.onnx")
-    Session(source, recipe=opened, threads=1, executed=executed)
-    found = measured(
-        ModelProto.FromString(executed.read_bytes()),
+    source, opened, layouts, inputs = asked
+    made = Path(source)
+    if layouts:
+        made = made.with_name("executed.onnx")
+        Session(source, recipe=opened, threads=1, executed=made)
+    ran = measured(
+        ModelProto.FromString(made.read_bytes()),
         inputs,
-        folder=executed.parent,
+        folder=made.parent,
         recipe=replace(opened, session={**opened.session, **KEPT}),
-    ).foreseen(reuse=bool(opened.session["enable_mem_reuse"]))
-    return None if found is None else found.block
+    )
+    found = [ran.foreseen(reuse=reuse) for reuse in (False, True)]
+    blocks = [each.block for each in found if each is not None]
+    return blocks if len(blocks) == len(found) else None
 
 
 if __name__ == "__main__":

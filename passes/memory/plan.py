@@ -16,12 +16,12 @@ from itertools import accumulate
 from graphopt.errors import UsageError
 from graphopt.ir import Graph, Op, Value
 
-from .allocate import pack
+from .allocate import STEPS as NODES, pack
 from .buffers import Buffer
 from .lives import Block, Kind, Lives, lives_of, steps_of
 from .order import least_order
 from .ranges import Size
-from .schedule import Schedule
+from .schedule import STEPS, Schedule
 from .sizes import Sizes
 from .space import Space
 from .workspace import workspace
@@ -128,6 +128,7 @@ def plan_memory(
     order: Sequence[Op] | None = None,
     reorder: bool = False,
     seconds: float = 10.0,
+    effort: float = 1.0,
 ) -> MemoryPlan:
     """Offsets for all values of a graph, ops in the order given, else in the file's.
 
@@ -137,13 +138,14 @@ def plan_memory(
     ``binding`` gives symbolic dims their sizes, or ranges (least, greatest) for all of
     which the plan holds; values that stay without a size are listed as unknown. The
     searches end after ``seconds`` each, which only stops them early: then the peak may
-    be larger. Raises UsageError for an order that is none.
+    be larger. ``effort`` is the share of the usual steps that they take, by which what
+    is found does not vary. Raises UsageError for an order that is none.
     """
     space = space or Space()
     refuse_sizes(binding or {})
     sizes = Sizes(binding or {}, space)
     steps = steps_of(graph, order)
-    nested = _nested(steps, sizes, seconds, reorder)
+    nested = _nested(steps, sizes, seconds, reorder, effort)
     need = {
         op: workspace(op, sizes, [plan.peak for plan in nested.get(op, ())])
         for op in steps
@@ -151,12 +153,20 @@ def plan_memory(
     ordered: Schedule | None = None
     if reorder:
         steps, ordered = least_order(
-            graph, sizes, need, seconds=seconds, baselines=[steps]
+            graph,
+            sizes,
+            need,
+            seconds=seconds,
+            steps=int(effort * STEPS),
+            baselines=[steps],
         )
     lives = lives_of(graph, sizes, space, order=steps, workspace=need)
     buffers = {number: _buffer(number, b) for number, b in enumerate(lives.planned)}
     packing = pack(
-        list(buffers.values()), seconds=seconds, alignment=max(1, space.alignment)
+        list(buffers.values()),
+        seconds=seconds,
+        steps=int(effort * NODES),
+        alignment=max(1, space.alignment),
     )
     placements = [
         Placement(
@@ -214,7 +224,7 @@ def _given(graph: Graph, sizes: Sizes, lives: Lives) -> tuple[int, ...]:
 
 
 def _nested(
-    steps: Sequence[Op], sizes: Sizes, seconds: float, reorder: bool
+    steps: Sequence[Op], sizes: Sizes, seconds: float, reorder: bool, effort: float
 ) -> dict[Op, tuple[MemoryPlan, ...]]:
     """Plans of the bodies of each op that has any; their outputs are in their arena."""
     inner = replace(sizes.space, outputs=True)
@@ -222,7 +232,12 @@ def _nested(
         op: tuple(
             [
                 plan_memory(
-                    body, sizes.binding, space=inner, reorder=reorder, seconds=seconds
+                    body,
+                    sizes.binding,
+                    space=inner,
+                    reorder=reorder,
+                    seconds=seconds,
+                    effort=effort,
                 )
                 for body in op.bodies
             ]

@@ -1,0 +1,98 @@
+"""How ONNX Runtime opens a planned graph so that its arena keeps to a limit.
+
+A limit is held against the arena, which loses what lies between its pieces. What loses
+less is tried where the plan fits and the arena does not, the cheapest first: buffers
+that are reused, an order of the same peak in which pieces fall better, and convolutions
+in the order of the plan, without the runtime's blocked layouts, which are faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from .errors import GraphoptError
+from .fitted import AGAIN, SECONDS, Counter, Fitted, Saving
+from .lowering.ort.advice import is_laid_out
+from .lowering.ort.tightened import tightened
+from .lowering.xla.platforms import PLATFORMS
+from .passes.memory import plan_memory
+
+REUSED: Final = "buffers reused by shape"
+TIGHTENED: Final = "an order that its arena loses less in"
+PLAIN: Final = "slower convolutions, without blocked layouts"
+
+
+def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
+    """The first way that keeps to the limits, else that which takes least.
+
+    A plan that does not fit stays as it is; where a compiler counts, it is asked. A run
+    is asked where there are convolutions: kernels of these take memory of their own,
+    and layouts take copies.
+    """
+    if counter is None or fitted.target in PLATFORMS:
+        return fitted.compiled(counter)
+    if fitted.plan.peak > fitted.limits.left(fitted.plan):
+        return fitted
+    fitted = replace(fitted, layouts=True, reuse=False, executed=None, opening=())
+    if not is_laid_out(fitted.graph):
+        return _first(_in_order(fitted))
+    try:
+        return _first(_laid_out(fitted, counter))
+    except GraphoptError as error:
+        return replace(fitted, uncounted=error.message)
+
+
+def _first(ways: Iterator[Fitted]) -> Fitted:
+    tried = []
+    for way in ways:
+        if way.fits:
+            return way
+        tried.append(way)
+    return min(tried, key=lambda each: each.needed)
+
+
+def _laid_out(fitted: Fitted, counter: Counter) -> Iterator[Fitted]:
+    """With the runtime's layouts, then without. Raises what the counter raises."""
+
+    def asked(each: Fitted) -> Fitted:
+        found = counter(each.graph, each.sizes, each.decided)
+        return replace(each, executed=found)
+
+    layouts = asked(fitted)
+    yield layouts
+    yield _after(layouts, REUSED, asked(replace(layouts, reuse=True)))
+    plain = _after(layouts, PLAIN, asked(replace(layouts, layouts=False)))
+    yield plain
+    foreseen = replace(plain, executed=None)
+    own = max(0, plain.needed - foreseen.needed)  # what kernels take
+    before, *ways = _in_order(foreseen, own)
+    for way in ways:
+        if way.needed < before.needed:
+            yield _after(plain, way.opening[-1].what, asked(way))
+
+
+def _in_order(fitted: Fitted, own: int = 0) -> Iterator[Fitted]:
+    """In the order of the plan, then in others; ``own`` bytes are left for kernels."""
+    yield fitted
+    yield _after(fitted, REUSED, replace(fitted, reuse=True))
+    plan, goal = fitted.plan, fitted.limits.left(fitted.plan) - own
+    found = tightened(fitted.graph, plan.order, fitted.facts, goal)
+    if found is None or fitted.arena is None or found.block >= fitted.arena:
+        return
+    again = plan_memory(
+        fitted.graph,
+        plan.binding,
+        space=plan.space,
+        order=found.order,
+        seconds=SECONDS,
+        effort=AGAIN,
+    )
+    yield _after(fitted, TIGHTENED, replace(fitted, plan=again))
+
+
+def _after(before: Fitted, what: str, after: Fitted) -> Fitted:
+    """``after`` with what it saves of the arena."""
+    saving = Saving(what, before.needed, after.needed, 0)
+    return replace(after, opening=(*before.opening, saving))
