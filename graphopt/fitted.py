@@ -159,33 +159,31 @@ class Fitted:
 
     @cached_property
     def arena(self) -> int | None:
-        """Bytes that ONNX Runtime's arena takes, as if outputs lay elsewhere.
+        """Bytes that ONNX Runtime's arena takes, less what outputs add to the most.
 
-        What lies between pieces is lost. None where it is not known.
+        Outputs lie in it, too. What lies between pieces is lost. None where it is not
+        known.
         """
         if self.target != "ort-cpu":
             return None
-        if self.executed is not None:
-            return max(0, self.executed - self.plan.beside)
-        found = predicted(
-            self.graph, self.plan.order, facts=self.facts, reuse=self.reuse
-        )
-        return None if found is None else found.block
+        block = self.executed
+        if block is None:
+            found = predicted(
+                self.graph, self.plan.order, facts=self.facts, reuse=self.reuse
+            )
+            block = None if found is None else found.block
+        return None if block is None else max(0, block - self.plan.beside)
 
     @property
     def facts(self) -> Facts:
-        """What ONNX Runtime's arena is foreseen by, outputs elsewhere."""
-        plan, known = self.plan, Facts.of(self.sizes)
-        given = frozenset(self.graph.outputs)
-        work = {op: place.buffer.size for op, place in plan.workspace_of.items()}
+        """What ONNX Runtime's arena is foreseen by."""
+        known = Facts.of(self.sizes)
+        work = {op: p.buffer.size for op, p in self.plan.workspace_of.items()}
 
         def own(op: Op) -> int:  # what bodies take is counted beside it
             return max(0, work.get(op, 0) - inside(op, known))
 
-        def size(value: Value) -> int | None:
-            return 0 if value in given else known.size(value)
-
-        return replace(known, size=size, workspace=own)
+        return replace(known, workspace=own)
 
     @property
     def needed(self) -> int:

@@ -77,9 +77,12 @@ def _in_order(fitted: Fitted, own: int = 0) -> Iterator[Fitted]:
     """In the order of the plan, then in others; ``own`` bytes are left for kernels."""
     yield fitted
     yield _after(fitted, REUSED, replace(fitted, reuse=True))
-    plan, goal = fitted.plan, fitted.limits.left(fitted.plan) - own
+    plan = fitted.plan
+    goal = fitted.limits.left(plan) + plan.beside - own
     found = tightened(fitted.graph, plan.order, fitted.facts, goal)
-    if found is None or fitted.arena is None or found.block >= fitted.arena:
+    if found is None or fitted.arena is None:
+        return
+    if found.block - plan.beside >= fitted.arena:
         return
     again = plan_memory(
         fitted.graph,

@@ -33,6 +33,9 @@ FINER: Final = 0.75
 """The share of what was asked of tiles that is asked next, where that came to nothing:
 what kernels take for themselves is not seen before they are chosen."""
 
+FEWER: Final = 2
+"""The same where only a smaller plan is looked for."""
+
 TIGHTER: Final = (0.95, 0.8)
 """The shares of the smallest plan that are asked for next, to find a smaller one."""
 
@@ -59,7 +62,7 @@ class Savings:
     _planned: dict[object, Fitted] = field(default_factory=dict)
     _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
 
-    def towards(self, limits: Limits) -> Iterator[Fitted]:
+    def towards(self, limits: Limits, tries: int = TRIES) -> Iterator[Fitted]:
         """The plans that are tried, until one of them keeps to the limits."""
         first = self._asked(replace(self._first, limits=limits))
         yield first
@@ -79,7 +82,7 @@ class Savings:
             copied = self._with_copies(_with_biases_apart(best))
             yield self._asked(copied)
         last, before = ordered, None
-        for _ in range(TRIES):
+        for _ in range(tries):
             if wanted < 1:
                 return
             cut = self._tiled(wanted, limits)
@@ -118,7 +121,7 @@ class Savings:
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""
         size = _needed if asked.memory is None else _in_all
-        for each in self.towards(asked):
+        for each in self.towards(asked, FEWER):
             if self._is_known(each):
                 best = min(best, each, key=size)
             if each.fits:
