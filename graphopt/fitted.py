@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from .byte_sizes import parse_size
 from .cost import graph_flops
 from .errors import GraphoptError, UsageError
-from .ir import Graph, Op, Value
+from .ir import Graph, Op
 from .lowering.ort.allocation import Facts, inside, predicted
 from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import MemoryPlan, plan_memory
@@ -149,8 +149,25 @@ class Fitted:
 
     @property
     def activations(self) -> int:
-        """Bytes of activations: as the compiler counts them, else as planned."""
-        return self.plan.peak if self.counted is None else self.counted
+        """Bytes of activations: as the compiler counts them, else as planned.
+
+        In ONNX Runtime its arena counts, with what is lost between pieces.
+        """
+        return (
+            max(self.plan.peak, self.arena or 0)
+            if self.counted is None
+            else self.counted
+        )
+
+    @property
+    def lost(self) -> str:
+        """What an arena takes beside what is planned, in words."""
+        if self.counted is not None or self.activations == self.plan.peak:
+            return ""
+        what = "between pieces of ONNX Runtime's arena"
+        if self.executed is not None:
+            what = "for layouts and kernels of ONNX Runtime, and between its pieces"
+        return f"{sized(self.activations - self.plan.peak)} of it {what}"
 
     @property
     def resident(self) -> int:
@@ -186,18 +203,8 @@ class Fitted:
         return replace(known, workspace=own)
 
     @property
-    def needed(self) -> int:
-        """Bytes of activations, with what is lost between pieces of an arena."""
-        return max(self.activations, self.arena or 0)
-
-    @property
-    def in_all(self) -> int:
-        """The same with weights, inputs, and outputs as they are made."""
-        return self.resident + self.needed - self.activations
-
-    @property
     def fits(self) -> bool:
-        return self.needed <= self.limits.left(self.plan)
+        return self.activations <= self.limits.left(self.plan)
 
     def compiled(self, counter: Counter | None) -> Fitted:
         """The same with what the compiler counts, unless the plan is far too large.
@@ -326,6 +333,8 @@ class Fitted:
         elif self.uncounted:
             who = "compiler" if self.target in PLATFORMS else "runtime"
             yield f"  as planned; the {who} was not asked: {self.uncounted}"
+        elif self.lost:
+            yield f"  {self.lost}; the plan takes {sized(plan.peak)}"
         rows = [
             (
                 f"  {s.what}",
@@ -344,11 +353,6 @@ class Fitted:
             yield (
                 f"  {self.ops:,} ops, were {self.ops_before:,}: each call of one costs"
                 " time, too"
-            )
-        if self.needed > self.activations:
-            yield (
-                f"  ONNX Runtime's arena is foreseen to take {sized(self.needed)}, as"
-                " room between its pieces is lost"
             )
         if plan.unknown:
             yield (

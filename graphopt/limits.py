@@ -15,7 +15,7 @@ from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
 from .passes.tiling import Flash, Tile
 from .pipeline import Pipeline
-from .plan import LAYOUTS, LIBRARY, REUSE, Plan
+from .plan import LIBRARY, Plan, opening
 from .refusal import refusal
 from .savings import Savings
 
@@ -33,13 +33,12 @@ def counter_of(target: str, precision: str | None) -> Counter | None:
     def running(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         from .lowering.ort.executed import arena_of  # only for that runtime
 
-        layouts = bool(plan.whole.get(LAYOUTS, True))
-        reuse = bool(plan.whole.get(REUSE, False))
-        key = graph, plan.order, layouts
+        way = opening(plan.whole)
+        key = graph, plan.order, way["layouts"], tuple(sizes.items())
         if key not in ran:
             with timed(f"running once in {target}"):
-                ran[key] = arena_of(graph, sizes, plan.order, layouts=layouts)
-        return ran[key][reuse]
+                ran[key] = arena_of(graph, sizes, plan.order, layouts=way["layouts"])
+        return ran[key][way["reuse"]]
 
     if target in PLATFORMS:
         return compiling

@@ -25,7 +25,7 @@ from .importer import load
 from .interface import SUFFIX, is_program, read_interface
 from .ir import Graph, Op
 from .lowering.ort.recipe import recipe_path
-from .plan import LAYOUTS, REUSE, annotated
+from .plan import annotated, opening
 from .report import Change, Trial, check_to_json
 
 if TYPE_CHECKING:
@@ -172,11 +172,7 @@ def write_model(
     if target.startswith("ort-"):
         from .lowering.ort.advice import recipe  # only for that runtime
 
-        layouts, reuse = whole.get(LAYOUTS, True), whole.get(REUSE, False)
-        opened = recipe(
-            graph, target, ordered=bool(order), layouts=layouts, reuse=reuse
-        )
-        opened.save(to)
+        recipe(graph, target, ordered=bool(order), **opening(whole)).save(to)
 
 
 def place(

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypedDict
 
 from .errors import InvalidModel
 from .ir import Graph, Op, Value
@@ -31,6 +31,20 @@ by default it does, where there are any, and so keeps no order."""
 REUSE: Final = "reuse"
 """A decision about a whole graph: whether ONNX Runtime gives a buffer that is free to a
 value of the same shape, with no way back to its arena; by default it does not."""
+
+
+class Opening(TypedDict):
+    """How ONNX Runtime opens a graph: what was decided, by `LAYOUTS` and `REUSE`."""
+
+    layouts: bool
+    reuse: bool
+
+
+def opening(whole: Mapping[str, Any]) -> Opening:
+    """How ONNX Runtime opens a graph about which as a whole this was decided."""
+    return Opening(
+        layouts=bool(whole.get(LAYOUTS, True)), reuse=bool(whole.get(REUSE, False))
+    )
 
 
 @dataclass(frozen=True)

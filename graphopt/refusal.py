@@ -26,24 +26,19 @@ def refusal(best: Fitted) -> DoesNotFit:
 
 def _over(best: Fitted) -> Iterator[str]:
     """Each limit that is not kept, and what would do."""
-    limits, lost = best.limits, best.needed - best.activations
-    what = "plan" if best.counted is None else "program"
-    between = (
-        f", {sized(lost)} of it between the pieces of ONNX Runtime's arena"
-        if lost
-        else ""
-    )
-    if limits.memory is not None and best.in_all > limits.memory:
+    limits, what = best.limits, "plan" if best.counted is None else "program"
+    between = f", {best.lost}," if best.lost else ","
+    if limits.memory is not None and best.resident > limits.memory:
         yield (
-            f"the smallest {what} found takes {sized(best.in_all)} with weights,"
-            f" inputs and outputs{between}, over the {sized(limits.memory)} that it"
-            f" may: --max-memory {best.in_all} would do"
+            f"the smallest {what} found takes {sized(best.resident)} with weights,"
+            f" inputs and outputs{between} over the {sized(limits.memory)} that it"
+            f" may: --max-memory {best.resident} would do"
         )
-    if limits.activations is not None and best.needed > limits.activations:
+    if limits.activations is not None and best.activations > limits.activations:
         yield (
-            f"the smallest {what} found takes {sized(best.needed)} for"
-            f" activations{between}, over the {sized(limits.activations)} that they"
-            f" may: --max-activations {best.needed} would do"
+            f"the smallest {what} found takes {sized(best.activations)} for"
+            f" activations{between} over the {sized(limits.activations)} that they"
+            f" may: --max-activations {best.activations} would do"
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
+from .errors import GraphoptError
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
 from .ir import Graph, Value
 from .lowering.ort.advice import is_laid_out
@@ -57,7 +58,7 @@ class Savings:
     remade: Callable[[Tile], Graph]
     counter: Counter | None
     rounding: bool
-    _counts: dict[object, int] = field(default_factory=dict)
+    _counts: dict[object, int | GraphoptError] = field(default_factory=dict)
     _cuts: dict[int, Fitted] = field(default_factory=dict)
     _planned: dict[object, Fitted] = field(default_factory=dict)
     _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
@@ -69,14 +70,14 @@ class Savings:
         ordered, best = replace(self._ordered, limits=limits), first
         if first.counted is None:  # which hangs on no order
             ordered = self._asked(ordered)
-            best = min(best, ordered, key=_needed)
+            best = min(best, ordered, key=_activations)
             yield ordered
         wanted = limits.left(ordered.plan)
         if wanted < 1:
             return
         if self.rounding:
             with_sums = self._asked(self._with_sums(ordered, wanted))
-            best = min(best, with_sums, key=_needed)
+            best = min(best, with_sums, key=_activations)
             yield with_sums
         if not self.target.startswith("xla"):  # which merges equal ops
             copied = self._with_copies(_with_biases_apart(best))
@@ -87,11 +88,11 @@ class Savings:
                 return
             cut = self._tiled(wanted, limits)
             yield cut
-            less = cut.needed < last.needed
-            if not less and (cut.needed > FAR * wanted or _is_stuck(cut, before)):
+            less = cut.activations < last.activations
+            if not less and (cut.activations > FAR * wanted or _is_stuck(cut, before)):
                 return  # it wants more than tiles can do
             before = cut
-            share = limits.left(cut.plan) / max(1, cut.needed) if less else FINER
+            share = limits.left(cut.plan) / max(1, cut.activations) if less else FINER
             wanted, last = min(int(wanted * share), wanted - 1), cut if less else last
 
     def least(self, limits: Limits) -> Fitted:
@@ -101,14 +102,14 @@ class Savings:
         found hangs on no limit.
         """
         whole = limits.memory is not None
-        best = min(self.towards(Limits(activations=1)), key=_needed)
+        best = min(self.towards(Limits(activations=1)), key=_activations)
         best = self._counted(best)
         for _ in range(ROUNDS):
-            if best.needed <= limits.left(best.plan):
+            if best.activations <= limits.left(best.plan):
                 break
             for share in TIGHTER:
-                most = int(share * best.needed)
-                beside = best.in_all - best.needed
+                most = int(share * best.activations)
+                beside = best.resident - best.activations
                 asked = Limits(most + beside, None) if whole else Limits(None, most)
                 other = self._smaller(asked, best)
                 if other is not best:
@@ -120,7 +121,7 @@ class Savings:
 
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""
-        size = _needed if asked.memory is None else _in_all
+        size = _activations if asked.memory is None else _resident
         for each in self.towards(asked, FEWER):
             if self._is_known(each):
                 best = min(best, each, key=size)
@@ -140,7 +141,7 @@ class Savings:
         """The same with what its target says, however large it is."""
         if self._is_known(each):
             return each
-        return self._asked(replace(each, limits=Limits(activations=each.needed)))
+        return self._asked(replace(each, limits=Limits(activations=each.activations)))
 
     @cached_property
     def _first(self) -> Fitted:
@@ -164,8 +165,14 @@ class Savings:
         assert self.counter is not None
         key = graph, plan.order, tuple(plan.whole.items())
         if key not in self._counts:
-            self._counts[key] = self.counter(graph, sizes, plan)
-        return self._counts[key]
+            try:
+                self._counts[key] = self.counter(graph, sizes, plan)
+            except GraphoptError as error:
+                self._counts[key] = error
+        found = self._counts[key]
+        if isinstance(found, GraphoptError):
+            raise found
+        return found
 
     def _tiled(self, wanted: int, limits: Limits) -> Fitted:
         """With tiles of the budget ``wanted``; with copies where these are too much."""
@@ -246,12 +253,12 @@ class Savings:
         return replace(made, limits=best.limits)
 
 
-def _needed(each: Fitted) -> int:
-    return each.needed
+def _activations(each: Fitted) -> int:
+    return each.activations
 
 
-def _in_all(each: Fitted) -> int:
-    return each.in_all
+def _resident(each: Fitted) -> int:
+    return each.resident
 
 
 def _made_up_of(graph: Graph) -> object:

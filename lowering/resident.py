@@ -46,7 +46,12 @@ def growth_of(run: Callable[[], Any]) -> int | None:
         for _ in range(RUNS):
             run()
 
-    return None if _resident() is None else _Ballast().seen(runs, 0.5)
+    if _resident() is None:
+        return None
+    try:
+        return max(0, _Ballast().seen(runs, 0.5))
+    except OSError:  # of a system that does not let a peak begin anew
+        return None
 
 
 def settled_growth_of(run: Callable[[], Any]) -> int | None:
@@ -54,9 +59,15 @@ def settled_growth_of(run: Callable[[], Any]) -> int | None:
 
     Files, and so pages of code that run for the first time, are not counted.
     """
-    before = _resident()
-    if before is None:
+    if _resident() is None:
         return None
+    try:
+        return _settled(run)
+    except OSError:
+        return None
+
+
+def _settled(run: Callable[[], Any]) -> int:
     ballast = _Ballast()
     ballast.hold(0)
     ballast.release()

@@ -240,7 +240,7 @@ def test_the_arena_is_foreseen_with_what_lies_between_its_pieces(
     fitted = result.report.memory
     assert fitted is not None
     assert fitted.arena is not None
-    assert fitted.plan.peak <= fitted.needed <= 24 << 10
+    assert fitted.plan.peak <= fitted.activations <= 24 << 10
     path = tmp_path / "m.onnx"
     result.save(path)
     fed = random_inputs(result.original, 0)
@@ -289,5 +289,5 @@ def test_where_only_the_arena_is_over_the_limit_it_is_told() -> None:
     assert fitted.fits
     fitted.__dict__["arena"] = plan.peak + 512
     assert not fitted.fits
-    assert any("is foreseen to take" in line for line in fitted.lines())
+    assert any("512 B of it between pieces" in line for line in fitted.lines())
     assert fitted.to_json()["arena_bytes"] == plan.peak + 512

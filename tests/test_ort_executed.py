@@ -67,7 +67,7 @@ def test_the_arena_is_that_of_the_layouts(tmp_path: Path, depth: int) -> None:
     real = realised_peak(path, random_inputs(graph, 0, SIZES), recipe=how)
     assert real.peak == pytest.approx(asked.arena + plan.beside, rel=0.002)
     assert asked.arena != plain.arena  # else nothing is shown
-    assert asked.needed == max(plan.peak, asked.arena)
+    assert asked.activations == max(plan.peak, asked.arena)
 
 
 def test_nothing_is_asked_of_what_runs_as_it_is() -> None:

@@ -37,6 +37,8 @@ from graphopt.lowering.ort.meter import realised_peak
 from graphopt.lowering.ort.ordered import KEPT, honoured
 from graphopt.lowering.ort.recipe import Recipe
 from graphopt.lowering.ort.session import RunFailed, Session
+from graphopt.ops import contrib
+from graphopt.passes.memory import SPACES, plan_memory
 from graphopt.types import DType, tensor
 
 pytest.importorskip("onnxruntime")
@@ -367,3 +369,18 @@ def test_what_opening_takes_is_not_what_nodes_take(tmp_path: Path) -> None:
     assert entries[0].peak - entries[0].before >= MiB  # the books have it
     found = realised_peak(path, inputs)
     assert found.peak == found.counted == 2 * 4 * 2 * 512
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_scores_of_a_composite_attention_are_planned(causal: int) -> None:
+    """Else a plan says a fraction of what the kernel takes."""
+    rng = np.random.default_rng(0)
+    x = Parameter(tensor(DType.F32, 1, 256, 32), "x")
+    weight = ops.Constant(rng.normal(size=(32, 96)).astype(np.float32))
+    bias = ops.Constant(np.zeros(96, np.float32))
+    attended = contrib.Attention(x, weight, bias, num_heads=4, unidirectional=causal)
+    graph = Graph([x], [attended])
+    plan = plan_memory(graph, space=SPACES["ort-cpu"])
+    model = to_proto(graph).SerializeToString()
+    real = realised_peak(model, random_inputs(graph, 0), recipe=PLAIN)
+    assert plan.peak + plan.beside == pytest.approx(real.peak, rel=0.1)

@@ -109,3 +109,22 @@ def test_residual_sums_are_kept_where_memory_is_planned() -> None:
     expected = find("reference").compile(graph, Plan())({"x": x})
     for name, array in whole({"x": x}).items():
         np.testing.assert_allclose(array, expected[name], 1e-4, 1e-4)
+
+
+@pytest.mark.xla
+def test_a_computed_bias_of_convolutions_is_kept_as_it_is() -> None:
+    """It has no channels that could be last."""
+    pytest.importorskip("jax")
+    x = Parameter(tensor(DType.F32, 1, 4, 8, 8), "x")
+    axes = ops.Constant(np.array([0, 2, 3], np.int64))
+    sums = [kind(x, axes, keepdims=0) for kind in (ops.ReduceSum, ops.ReduceMax)]
+    bias = ops.Add(*sums)
+    rng = np.random.default_rng(0)
+    made = [
+        ops.Conv(x, ops.Constant(rng.normal(size=(4, 4, 1, 1)).astype("f4")), bias)
+        for _ in range(2)
+    ]
+    graph = Graph([x], [ops.Mul(*made)])
+    result = graphopt.optimize(graph, "xla-cpu", max_activations="100KiB")
+    assert result.report.check is not None
+    assert result.report.check.passed

@@ -14,7 +14,7 @@ from graphopt.errors import BackendMissing, UsageError
 from graphopt.exporter import save, to_proto
 from graphopt.importer import load
 from graphopt.ir import Graph, Op
-from graphopt.plan import Plan
+from graphopt.plan import Plan, opening
 
 from .. import Executable, Model
 from . import advice
@@ -47,7 +47,7 @@ class Ort:
     def compile(self, graph: Graph, plan: Plan) -> Executable:
         self._check()
         order = plan.order
-        suited = self._suited(graph, bool(order))
+        suited = self._suited(graph, plan)
         try:
             return self._session(graph, suited, order)
         except Refused:  # runtimes lag behind ONNX: say it in an older opset
@@ -63,7 +63,11 @@ class Ort:
         if self.precision is None and not isinstance(model, (bytes, ModelProto)):
             suited = Recipe.beside(model)
         if suited is None or suited.provider != self.provider:
-            suited = Recipe() if self.provider == "cpu" else self._suited(load(model))
+            suited = (
+                Recipe()
+                if self.provider == "cpu"
+                else self._suited(load(model), Plan())
+            )
         if isinstance(model, ModelProto):
             model = model.SerializeToString()
         return Session(model, recipe=suited)
@@ -74,15 +78,16 @@ class Ort:
         if self.provider == "cuda" and (said := why_no_cuda()):
             raise BackendMissing(said)
 
-    def _suited(self, graph: Graph, ordered: bool = False) -> Recipe:
-        if self.provider == "cpu" and not ordered:
+    def _suited(self, graph: Graph, plan: Plan) -> Recipe:
+        if self.provider == "cpu" and not plan.order:
             return Recipe()
         return advice.recipe(
             graph,
             self.provider,
             precision=self.precision,
             device=self.device,
-            ordered=ordered,
+            ordered=bool(plan.order),
+            **opening(plan.whole),
         )
 
     def _session(self, graph: Graph, suited: Recipe, order: Sequence[Op]) -> Session:

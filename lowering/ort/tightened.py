@@ -28,9 +28,6 @@ MOVES: Final = 1500
 STALE: Final = 300
 """Orders that are tried in a row without a smaller block."""
 
-FAR: Final = 1.1
-"""So many times the goal is too far: of nine models none lost a tenth of its block."""
-
 
 @dataclass(frozen=True)
 class Tightened:
@@ -46,7 +43,7 @@ def tightened(
     """The order of the smallest block that was found, or the first within the goal.
 
     Found is the same each time, and for any goal on the way to it. None where a size is
-    not known, where the order holds more than the goal as it is, or is `FAR` from it.
+    not known, or where the order holds more than the goal as it is.
     """
     facts = replace(facts, size=cache(facts.size), workspace=cache(facts.workspace))
     here = kept(order)
@@ -54,8 +51,6 @@ def tightened(
     if found is None or most_in_use(found) > goal:
         return None
     best = Tightened(tuple(here), smallest_block(found))
-    if best.block > FAR * goal:
-        return None
     stale = 0
     for moved in _moves(graph, here):
         if best.block <= goal or stale >= STALE:

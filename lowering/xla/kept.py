@@ -53,8 +53,9 @@ def _kept(graph: Graph) -> Iterator[tuple[Value, bool]]:
         parts = _parts(graph, op)
         alike = [p for p in parts if (p.shape, p.dtype) == (value.shape, value.dtype)]
         if len(alike) > 1:
-            near = {*readers, *(part.op for part in parts)}
-            yield value, any(isinstance(each, Conv) for each in near)
+            images = [r for r, at in graph.users[value] if at == 0]
+            images += [part.op for part in parts if part.op is not None]
+            yield value, any(isinstance(each, Conv) for each in images)
 
 
 def _parts(graph: Graph, op: Op) -> set[Value]:

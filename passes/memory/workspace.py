@@ -32,6 +32,8 @@ BIASED = frozenset({"com.microsoft.BiasGelu", "com.microsoft.FastGelu"})
 """Kinds whose kernels add a bias into room of their own. Measured with version 1.32."""
 
 
+MULTI_HEAD = "com.microsoft.MultiHeadAttention"
+
 TURNED = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 """Kinds whose kernels work over the last dim: where another is asked for, operand and
 result are there once more with that one last. Read in ``softmax.cc``, and measured."""
@@ -59,7 +61,34 @@ def workspace(op: Op, sizes: Sizes, bodies: Sequence[int]) -> int:
         return _total([v for v in op.operands[:1] if v is not None], sizes)
     if sizes.space.scratch and op.kind in TURNED and not _along_rows(op):
         return 2 * _total([v for v in op.operands[:1] if v is not None], sizes)
-    return max((sizes.of(value) or 0 for value in _products(op)), default=0)
+    found = max((sizes.of(value) or 0 for value in _products(op)), default=0)
+    return found + max((_attended(each, sizes) for each in _attentions(op)), default=0)
+
+
+def _attentions(op: Op) -> list[Attention]:
+    """Those inside of a composite op whose kernel makes all scores at once.
+
+    That of MultiHeadAttention does not, unless it has masks or a past
+    (``multihead_attention.cc``).
+    """
+    if op.label == MULTI_HEAD and not any(op.operands[4:]):
+        return []
+    return [each for each in _inside(op) if isinstance(each, Attention)]
+
+
+def _attended(op: Attention, sizes: Sizes) -> int:
+    """Bytes of its scores, and of what is added to those of each head."""
+    found, scores = op.sizes(), _scores(op, sizes)
+    if found is None or scores is None:
+        return 0
+    if op.operand(3) is None and not op.is_causal:
+        return scores
+    (batch, _, queries, _), keys, q = found[0], found[3], op.operands[0]
+    shape = sizes.shape((batch, queries, keys))
+    assert shape is not None
+    assert q is not None
+    assert q.dtype is not None
+    return scores + sizes.space.size(shape, q.dtype.bits)
 
 
 def _along_rows(op: Op) -> bool:
@@ -195,4 +224,18 @@ def _products(op: Op) -> Iterator[Value]:
         product = isinstance(inner, CONTRACTIONS)
         if product and read and (inner, False) not in seen:
             yield inner
-        pending.extend((v, read or product) for v in inner.operands if v is not None)
+        reads = read or product or isinstance(inner, Attention)
+        pending.extend((v, reads) for v in inner.operands if v is not None)
+
+
+def _inside(op: Op) -> Iterator[Op]:
+    """The ops that a composite op is made of, but for composite ops in these."""
+    made = op.expansion if isinstance(op, Composite) else None
+    pending, seen = list(made or ()), {v.op for v in op.operands if v is not None}
+    while pending:
+        inner = pending.pop().op
+        if inner is None or inner in seen:
+            continue
+        seen.add(inner)
+        yield inner
+        pending.extend(v for v in inner.operands if v is not None)

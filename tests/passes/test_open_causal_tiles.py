@@ -147,7 +147,7 @@ def test_limits_take_tiles_and_strips_of_them(limit: str, strips: int) -> None:
     )
     fitted = result.report.memory
     assert fitted is not None
-    assert fitted.needed <= parse_size(limit)
+    assert fitted.activations <= parse_size(limit)
     assert not fitted.plan.unknown
     assert sum(op.kind == "Scan" for op in result.graph.ops) == strips
     run = result.compile("ort-cpu")
