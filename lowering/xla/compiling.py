@@ -49,7 +49,10 @@ def compiling(device: jax.Device, planned: str) -> dict[str, str]:
 
 
 def keeps(platform: str, planned: str) -> bool:
-    """Whether a program has sums that are `kept`: on a CPU, where it is planned."""
+    """Whether a program has sums that are `kept`: made for a CPU, where it is planned.
+
+    In a file they stay when it runs on another device, where they only cost time.
+    """
     return platform == "cpu" and bool(planned)
 
 
