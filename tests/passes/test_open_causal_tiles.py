@@ -139,7 +139,7 @@ def model() -> Graph:
 
 
 @pytest.mark.runtime
-@pytest.mark.parametrize(("limit", "strips"), [("2MiB", 0), ("256KiB", 6)])
+@pytest.mark.parametrize(("limit", "strips"), [("2MiB", 0), ("272KiB", 6)])
 def test_limits_take_tiles_and_strips_of_them(limit: str, strips: int) -> None:
     graph = model()
     result = graphopt.optimize(
