@@ -22,7 +22,7 @@ from .passes.memory import plan_memory
 REUSED: Final = "its arena: buffers reused by shape"
 TIGHTENED: Final = "its arena: an order in which less is lost"
 HOPELESS: Final = 1.1
-"""So many times a limit: of nine models no order had an arena smaller by a tenth."""
+"""So many times a limit: of six models no order had an arena smaller by a tenth."""
 
 PLAIN: Final = "its arena: slower convolutions, without layouts"
 

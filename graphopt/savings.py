@@ -98,8 +98,8 @@ class Savings:
     def least(self, limits: Limits) -> Fitted:
         """The smallest plan that is found, or the first on the way that is enough.
 
-        It is looked for from what is smallest where nothing is enough, so that what is
-        found hangs on no limit.
+        It is looked for from what is smallest where nothing is enough, so that it is
+        the same for limits that nothing keeps to.
         """
         whole = limits.memory is not None
         best = min(self.towards(Limits(activations=1)), key=_activations)
