@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .bisect import Culprit, culprit
 from .debug import timed, verifies
+from .dim_names import inside
 from .errors import CheckFailed, UsageError
 from .explain import misses
 from .exporter import Wanted, choose_opset
@@ -322,6 +323,9 @@ def improve(
     verify(given, only=None if given is source else (element_types,))
     special = specialize(frozen(given) if freeze else given, dims, input_shapes)
     original = special.graph
+    if limits is not None:
+        sizes = inside(limits.sizes, original)
+        limits = dataclasses.replace(limits, sizes=sizes)
     notes = [f"{who} now follows its operand" for who in special.followed]
     notes += _said_of_equals(given)
     notes += _said_of_defaults(given, freeze, target)

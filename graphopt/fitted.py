@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from .byte_sizes import parse_size
 from .cost import graph_flops
+from .dim_names import said, shown
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op
 from .lowering.ort.allocation import Facts, inside, predicted
@@ -27,6 +28,9 @@ Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 """Bytes that a runtime takes for what a graph computes, at these sizes of dims and as
 decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
 GraphoptError where it cannot be asked."""
+
+MEASURES: Final = "; graphopt inspect --memory --measure --target ort-cpu has them"
+"""What helps where values have no size before a run."""
 
 SECONDS: Final = 15.0
 """For the search for one order, and for the offsets of one plan; steps end it before,
@@ -167,6 +171,8 @@ class Fitted:
         what = "between pieces of ONNX Runtime's arena"
         if self.executed is not None:
             what = "for layouts and kernels of ONNX Runtime, and between its pieces"
+            if self.plan.unknown:
+                what = f"for values whose size only a run tells, {what}"
         return f"{sized(self.activations - self.plan.peak)} of it {what}"
 
     @property
@@ -311,7 +317,7 @@ class Fitted:
             "output_bytes": plan.outputs,
             "output_bytes_at_peak": plan.beside,
             "without_size": len(plan.unknown),
-            "sizes": dict(plan.binding),
+            "sizes": {shown(name): size for name, size in plan.binding.items()},
             "ops": self.ops,
             "ops_before": self.ops_before,
             "steps": [vars(s).copy() for s in (*self.savings, *self.opening)],
@@ -320,11 +326,17 @@ class Fitted:
     def lines(self) -> Iterator[str]:
         """What people read."""
         plan = self.plan
-        at = ", ".join(f"{name} = {size}" for name, size in plan.binding.items())
+        at = said(plan.binding)
         yield (
             f"memory{f' with {at}' if at else ''}: {sized(self.resident)} resident, of"
             f" which {sized(self.activations)} activations"
         )
+        if plan.unknown:
+            counted = self.executed is not None or self.counted is not None
+            yield (
+                f"  {'the plan' if counted else 'this'} leaves out {plan.unsized}"
+                f"{'' if counted else MEASURES}"
+            )
         if self.counted is not None:
             yield (
                 "  as the compiler counts them, with what kernels take; the plan takes"
@@ -353,11 +365,6 @@ class Fitted:
             yield (
                 f"  {self.ops:,} ops, were {self.ops_before:,}: each call of one costs"
                 " time, too"
-            )
-        if plan.unknown:
-            yield (
-                f"  not counted: {len(plan.unknown)} values whose size is not known"
-                " before a run"
             )
 
 

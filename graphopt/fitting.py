@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from types import MappingProxyType
 
+from .dim_names import shown
 from .inputs import TRIED, Sizes, likely
 from .ir import Graph
 from .specialize import Impossible, specialize, symbols_of
@@ -33,9 +34,7 @@ def fitting(
     for sizes in islice(likely(graph, fixed), TRIED):
         chosen = {n: s for n, s in sizes.items() if n in known} | dict(fixed)
         try:
-            made = specialize(
-                graph, {n.removeprefix("?"): s for n, s in chosen.items()}
-            )
+            made = specialize(graph, {shown(n): s for n, s in chosen.items()})
         except Impossible as error:
             reason = reason or error
             continue

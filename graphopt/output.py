@@ -25,6 +25,7 @@ from .importer import load
 from .interface import SUFFIX, is_program, read_interface
 from .ir import Graph, Op
 from .lowering.ort.recipe import recipe_path
+from .lowering.xla.platforms import PLATFORMS
 from .plan import annotated, opening
 from .report import Change, Trial, check_to_json
 
@@ -56,6 +57,14 @@ class Rejected(CheckFailed):
             "rejected": str(kept),
             "check": check_to_json(check),
         }
+
+
+def check_suffix(path: Path, target: str) -> None:
+    """Raises UsageError for a name that no file for this target may have."""
+    if target in PLATFORMS and path.suffix != SUFFIX:
+        raise UsageError(f"{path}: programs for XLA are called NAME{SUFFIX}")
+    if target not in PLATFORMS and is_program(path):
+        raise UsageError(f"{path}: {SUFFIX} is for programs; name an XLA target")
 
 
 def check_destination(
@@ -111,8 +120,7 @@ def put_in_place(
     result: Result, path: Path, *, weights: Weights, overwrite: bool
 ) -> Result:
     """Write a result to ``path``; see `Result.save`."""
-    if is_program(path):
-        raise UsageError(f"{path}: {SUFFIX} is for programs; name an XLA target")
+    check_suffix(path, result.report.target)
     inputs = data_files(result.original)
     check_destination(path, result.origin, overwrite=overwrite, inputs=inputs)
     graph = annotated(result.graph, result.plan, result.original)

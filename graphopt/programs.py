@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .errors import CheckFailed, GraphoptError, UsageError
 from .inputs import bindings, random_inputs
-from .interface import SUFFIX
 from .ir import Value
 from .lowering import find, to_program
 from .ops.control import If
 from .output import (
     check_destination,
+    check_suffix,
     data_files,
     place,
     same_file,
@@ -47,8 +47,7 @@ def put_program_in_place(
     result: Result, path: Path, *, bake: bool, overwrite: bool
 ) -> Result:
     """Write a result as a program to ``path``; see `Result.save`."""
-    if path.suffix != SUFFIX:
-        raise UsageError(f"{path}: programs for XLA are called NAME{SUFFIX}")
+    check_suffix(path, result.report.target)
     check_destination(path, result.origin, overwrite=overwrite, data=not bake)
     beside = weights_path(path)
     for file in data_files(result.original):

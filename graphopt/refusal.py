@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from .dim_names import said, shown
 from .fitted import DoesNotFit, Fitted
 from .ir import Graph
 from .passes.memory.plan import Placement
@@ -17,10 +18,10 @@ SHOWN: Final = 3
 
 def refusal(best: Fitted) -> DoesNotFit:
     """The error for limits that the smallest plan does not keep to."""
-    sizes = {n.removeprefix("?"): s for n, s in best.sizes.items()}
-    at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
-    said = "; ".join(_over(best))
-    lines = [f"{f'with {at}, ' if at else ''}{said}", *_in_the_way(best)]
+    sizes = {shown(name): size for name, size in best.sizes.items()}
+    at = said(sizes)
+    over = "; ".join(_over(best))
+    lines = [f"{f'with {at}, ' if at else ''}{over}", *_in_the_way(best)]
     return DoesNotFit("\n  ".join(lines), sizes=sizes)
 
 
@@ -45,12 +46,12 @@ def _over(best: Fitted) -> Iterator[str]:
 def _in_the_way(best: Fitted) -> Iterator[str]:
     """What is there beside activations, and what is there at the peak of these."""
     plan, most = best.plan, best.limits.memory
-    beside = best.resident - best.activations
-    if most is not None and beside > most:
+    whatever = plan.constants + plan.inputs + plan.outputs  # all are there in the end
+    if most is not None and whatever > most:
         yield (
-            f"without activations it is {sized(beside)}, over the limit already:"
-            f" {sized(plan.constants)} of weights, {sized(plan.inputs)} of inputs,"
-            f" {sized(plan.beside)} of outputs"
+            f"whatever the plan, {sized(whatever)} are there in the end, over the limit"
+            f" already: {sized(plan.constants)} of weights, {sized(plan.inputs)} of"
+            f" inputs, {sized(plan.outputs)} of outputs"
         )
     elif plan.placements:
         step = plan.live.index(max(plan.live))

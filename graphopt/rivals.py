@@ -7,17 +7,18 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .bench import Clock, clock_of, open_model, race, threads_of
 from .debug import timed
-from .errors import GraphoptError, UsageError, nearest
+from .dim_names import inside, shown
+from .errors import GraphoptError, UsageError
 from .exporter import Wanted
 from .feeds import bind
 from .fitting import fitting
-from .inputs import TRIED, likely, random_inputs, usual
+from .inputs import TRIED, likely, random_inputs
 from .ir import Graph
 from .lowering import Executable
 from .lowering.ort.pipeline import SWITCHES, choices, lowered, settings, settings_of
@@ -161,12 +162,7 @@ class Models:
 
     def feed(self, wanted: Sequence[Mapping[str, int]], checking: Checking) -> None:
         """Find inputs for all sizes, on which the original runs."""
-        known = {name.removeprefix("?"): name for name in usual(self.start)}
-        for name in chain.from_iterable(wanted):
-            if name not in known:
-                raise UsageError(
-                    f"no dim of an input is called {name!r}{nearest(name, known)}"
-                )
+        asked = [inside(sizes, self.start) for sizes in wanted]
         if checking.inputs is not None:
             if wanted:
                 raise UsageError("inputs have their own sizes: give them or sizes")
@@ -176,8 +172,7 @@ class Models:
             return
         original = self._opened(None)
         self._original = original.digest
-        for given in wanted or ({},):
-            fixed = {known[name]: size for name, size in given.items()}
+        for fixed in asked or [{}]:
             if fixed:
                 fitting(self.start, fixed)
             error: GraphoptError | None = None
@@ -193,11 +188,11 @@ class Models:
                 assert error is not None
                 raise error
             self.feeds.append(feed)
-            self.sizes.append({n.removeprefix("?"): s for n, s in sizes.items()})
+            self.sizes.append({shown(n): s for n, s in sizes.items()})
             self.defaulted += [
-                name
-                for name in self.sizes[-1]
-                if name not in given and name not in self.defaulted
+                shown(name)
+                for name in sizes
+                if name not in fixed and shown(name) not in self.defaulted
             ]
 
     def refused(self, best: Settings, candidate: Settings) -> str:

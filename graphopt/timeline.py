@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final, TypeAlias
 
+from .dim_names import said
+from .fitted import MEASURES
 from .ir import Graph, Op, Value
 from .passes.memory.plan import MemoryPlan, Placement
 from .provenance import named_values, place
@@ -41,6 +43,7 @@ def memory_facts(plan: MemoryPlan, graph: Graph) -> dict[str, Any]:
         "output_bytes_at_peak": plan.beside,
         "resident_bytes": plan.resident,
         "without_size": len(plan.unknown),
+        "unsized": plan.unsized if plan.unknown else None,
         "steps": [
             {"op": place(graph, op), "live_bytes": size, "output_bytes": given}
             for op, size, given in zip(plan.order, live, plan.given, strict=True)
@@ -72,9 +75,11 @@ def _maker(place_: Placement) -> Op | None:
 
 def memory_lines(found: Json) -> Iterator[str]:
     """The same for a terminal."""
+    measures = not found.get("realised")
     if found["sizes"]:
-        sizes = ", ".join(f"{n} = {size:,}" for n, size in found["sizes"].items())
-        yield f"with {sizes}"
+        yield f"with {said(found['sizes'])}"
+    if found["unsized"]:
+        yield f"this leaves out {found['unsized']}{MEASURES if measures else ''}"
     proof = {
         "optimal": "no arena is smaller in this order",
         "bound": f"no arena is under {sized(found['lower_bound_bytes'])} in this order",
@@ -98,6 +103,8 @@ def memory_lines(found: Json) -> Iterator[str]:
     orders = found.get("orders")
     if orders and orders["best"] < orders["file"] and found["order"] == "file":
         yield f"in the best order that was found it is {sized(orders['best'])}"
+    if arena := found.get("arena"):
+        yield from _arena_lines(arena, found)
     if compiler := found.get("compiler"):
         size = compiler["activation_bytes"]
         yield (
@@ -107,23 +114,21 @@ def memory_lines(found: Json) -> Iterator[str]:
         )
     if realised := found.get("realised"):
         foreseen = found["peak_bytes"] + found["output_bytes_at_peak"]
-        said = (
+        measured = (
             f"measured in {realised['target']}: {sized(realised['peak'])} for"
             f" activations and outputs (planned: {sized(foreseen)})"
         )
         grown = realised["growth"]
         more = "" if grown is None else f"; the process grows by {sized(grown)}"
         before = realised.get("foreseen")
-        yield said + more + (f" (foreseen: {sized(before)})" if before else "")
+        yield measured + more + (f" (foreseen: {sized(before)})" if before else "")
         if realised.get("recipe") is False and realised["peak"] > MUCH * foreseen:
             yield (
                 "  opened as ONNX Runtime does by default, with an order and layouts of"
                 " its own; what optimize writes with --target ort-cpu and a limit"
                 " (--max-activations) is opened so that its plan holds"
             )
-    if found["without_size"]:
-        yield f"not counted: {found['without_size']} values of unknown size"
-    if not found["steps"]:
+    if not found["at_peak"]:
         return
     step = found["peak_step"]
     worst = found["steps"][step]
@@ -144,6 +149,22 @@ def memory_lines(found: Json) -> Iterator[str]:
         yield f"  and {len(rest)} more, {sized(sum(b['bytes'] for b in rest))}"
     yield ""
     yield from _sparkline(found)
+
+
+def _arena_lines(arena: Json, found: Json) -> Iterator[str]:
+    """What limits of ONNX Runtime are held against."""
+    size, reason = arena["activation_bytes"], arena["reason"]
+    if size is None:
+        yield f"what ONNX Runtime's arena takes is not known: {reason}"
+        return
+    how = "as one run took it" if arena["executed"] else "as foreseen"
+    yield (
+        f"ONNX Runtime's arena takes {sized(size)} of activations in this order,"
+        f" {how}: limits are held against that (in all"
+        f" {sized(arena['resident_bytes'])})"
+    )
+    if reason:
+        yield f"  without layouts and kernels of convolutions: {reason}"
 
 
 def _named(block: Json) -> str:
@@ -235,11 +256,16 @@ def memory_picture(found: Json, title: str) -> str:
 
 
 def _subtitle(found: Json) -> str:
-    sizes = ", ".join(f"{n} = {size}" for n, size in found["sizes"].items())
+    sizes = said(found["sizes"])
     bound = found["lower_bound_bytes"]
     proof = "the least" if found["proof"] == "optimal" else f"at least {sized(bound)}"
-    said = f"arena {sized(found['peak_bytes'])} ({proof} in this order)"
-    return f"{said}, weights {sized(found['constant_bytes'])}; {sizes}".rstrip("; ")
+    parts = [f"arena {sized(found['peak_bytes'])} ({proof} in this order)"]
+    if (taken := found.get("arena")) and taken["activation_bytes"] is not None:
+        parts.append(f"ONNX Runtime's {sized(taken['activation_bytes'])}")
+    parts.append(f"weights {sized(found['constant_bytes'])}")
+    if found["without_size"]:
+        parts.append(f"without {found['without_size']} values of unknown size")
+    return "; ".join(filter(None, [", ".join(parts), sizes]))
 
 
 def _axes(peak: int, top: int, height: int, name: str) -> Iterator[str]:

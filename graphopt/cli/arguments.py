@@ -214,22 +214,14 @@ def sizes_of(
     Raises UsageError for a dim that no input has, for what is no size or leaves nothing
     to compute, and where the ``inputs`` that the user gave have another one.
     """
-    from ..specialize import parse_dim, refuse_empty, symbols_of
+    from ..dim_names import inside
+    from ..specialize import parse_dim, refuse_empty
 
-    known = {name: name for name in symbols_of(graph)}
-    for parameter in graph.inputs:  # dims without a name go by their place
-        shape = parameter.shape or ()
-        places = [f"{parameter.name}:{i}" for i, d in enumerate(shape) if d is None]
-        known |= {place: f"?{place}" for place in places}
-    found = {}
-    for name, value in pairs(options.dim, parse_dim).items():
+    asked = pairs(options.dim, parse_dim)
+    for name, value in asked.items():
         if not isinstance(value, int):
             raise UsageError(f"{value!r} is no size for {name!r}; write NAME=SIZE")
-        if name not in known:
-            raise UsageError(
-                f"no dim of an input is called {name!r}{nearest(name, known)}"
-            )
-        found[known[name]] = value
+    found = inside(asked, graph)
     refuse_empty(graph, found)
     if found and inputs is not None:
         _agree(found, graph, inputs)

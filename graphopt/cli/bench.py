@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench import Clock, Timing, clock_of, measure, threads_of
+from ..dim_names import shown
 from ..errors import UsageError
 from ..importer import load
 from ..interface import is_program, read_interface
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     who = "1 thread" if threads == 1 else f"{threads or 'all'} threads"
     head = f"{options.target}, {who}, {options.rounds} rounds; {said}"
     given = pairs(options.dim, parse_dim)
-    sizes = {name.removeprefix("?"): size for name, size in sizes.items()}
+    sizes = {shown(name): size for name, size in sizes.items()}
     unasked = {name: size for name, size in sizes.items() if name not in given}
     say(
         options,

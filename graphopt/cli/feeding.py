@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from ..check.running import sizes_that_run
+from ..dim_names import shown
 from ..errors import (
     BackendMissing,
     GraphoptError,
@@ -113,5 +114,5 @@ def told(
     """A line on sizes that were found."""
     if not sizes:
         return []
-    listed = " ".join(f"--dim {n.removeprefix('?')}={s}" for n, s in sizes.items())
+    listed = " ".join(f"--dim {shown(n)}={s}" for n, s in sizes.items())
     return [f"{what}: {listed}"]

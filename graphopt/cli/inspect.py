@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..cost import cost
+from ..dim_names import shown
 from ..errors import GraphoptError, UsageError, nearest
 from ..files import atomic_write, file_named
 from ..fitting import fitting
@@ -50,6 +51,7 @@ from .run import fixed_in
 
 if TYPE_CHECKING:
     from ..lowering.xla.report import Examined
+    from ..passes.memory import MemoryPlan
     from ..sharded import Sharded
 
 
@@ -178,27 +180,55 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
         raise UsageError(f"no target is called {name!r}{nearest(name, SPACES)}")
     draw = drawing(options, memory_picture, memory_page)
     chosen, graph = fitting(graph, sizes_of(options, graph))
-    sizes = {name.removeprefix("?"): size for name, size in chosen.items()}
+    sizes = {shown(name): size for name, size in chosen.items()}
     space = SPACES[name]
     plan = plan_memory(graph, sizes, space=space)
     with Slow(options, "looking for the order that holds the least"):
         best = plan_memory(graph, sizes, space=space, reorder=True)
-    shown = best if options.order == "best" else plan
-    found = memory_facts(shown, graph) | {
+    shown_plan = best if options.order == "best" else plan
+    found = memory_facts(shown_plan, graph) | {
         "sizes": sizes,
         "order": options.order,
         "orders": {"file": plan.peak, "best": best.peak},
     }
+    if name == "ort-cpu":
+        with Slow(options, f"running once in {name}"):
+            found["arena"] = arena(shown_plan, graph)
     if name in PLATFORMS:
         with Slow(options, f"compiling for {options.target}"):
             found["compiler"] = counted(options, graph, chosen)
     if options.measure:
         with Slow(options, f"measuring in {name}"):
             found["realised"] = realised(options, name, chosen)
+    written = []
     if draw is not None:
         draw(found, f"memory of {options.model.name}")
-    say(options, memory_lines(found), target=name, **found)
+        written = [f"written to {options.output}"]
+    say(options, [*memory_lines(found), *written], target=name, **found)
     return 0
+
+
+def arena(plan: MemoryPlan, graph: Graph) -> dict[str, Any]:
+    """What ONNX Runtime's arena takes for the order of a plan, outputs apart.
+
+    Convolutions have kernels and layouts of their own there: the model runs once, in a
+    child. What is said is what limits of memory are held against.
+    """
+    from ..fitted import Fitted, Limits
+    from ..limits import counter_of
+    from ..opened import opened
+
+    anything = Limits(activations=1 << 62)
+    planned = Fitted(graph, plan, anything, target="ort-cpu")
+    taken = opened(planned, counter_of("ort-cpu", None))
+    known = taken.arena is not None
+    reason = taken.uncounted or ("" if known else "values have no size before a run")
+    return {
+        "activation_bytes": taken.activations if known else None,
+        "resident_bytes": taken.resident if known else None,
+        "executed": taken.executed is not None,
+        "reason": reason or None,
+    }
 
 
 def counted(
@@ -235,8 +265,6 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
         found = {**mesh_facts(made), "hand": hand_facts(made)}
     found["regimes"] = dims_of_regimes(graph)
     found["sizes"] = fixed_in(made.graph, graph)
-    if draw is not None:
-        draw(found, f"{options.model.name} on a mesh")
     lines = [*told(found["sizes"], "planned for"), *mesh_lines(found)]
     now = found["regime"]["name"]
     lines += other_regimes(found["regimes"], now)
@@ -245,6 +273,9 @@ def mesh(options: argparse.Namespace, graph: Graph) -> int:
             compiled = examined_on_mesh(options, made)
         found["compiled"] = compiled
         lines += ["", *_lines_of_mesh(compiled)]
+    if draw is not None:
+        draw(found, f"{options.model.name} on a mesh")
+        lines += ["", f"written to {options.output}"]
     say(options, lines, name=graph.name, target=target, **found)
     return 0
 

@@ -24,7 +24,7 @@ from ..importer import load
 from ..interface import SUFFIX
 from ..lowering import exporting
 from ..lowering.xla.environment import prepare
-from ..output import Rejected, beside, check_destination, files_of
+from ..output import Rejected, beside, check_destination, check_suffix, files_of
 from ..report import Report
 from ..specialize import parse_dim, parse_shape
 from ..tuning import Tune
@@ -319,6 +319,7 @@ def _check_places(
     if target is not None and stages is not None:
         check_folder(target, options.force)
     elif target is not None:
+        check_suffix(target, options.target)
         check_destination(
             target,
             source,

@@ -101,6 +101,14 @@ class MemoryPlan:
         both = map(sum, zip(self.live, self.given, strict=True))
         return max(both) - max(self.live)
 
+    @property
+    def unsized(self) -> str:
+        """In words, the values that are left out."""
+        count = len(self.unknown)
+        made = sum(len(op.results) for op in self.order)
+        of = "the values" if count >= made else f"{made} values"
+        return f"{count} of {of}, whose size is not known before a run"
+
     @cached_property
     def live(self) -> tuple[int, ...]:
         """Live bytes of the arena at each step."""

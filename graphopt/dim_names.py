@@ -1,0 +1,67 @@
+"""Dims of inputs by the names that users read and write.
+
+One that the file leaves without a name goes by its place: ``x:1`` is axis 1 of the
+input ``x``. Inside it is ``?x:1``, which no name in a file is taken for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from .dims import Expr, symbols
+from .errors import UsageError, nearest
+from .ir import Graph
+from .specialize import symbols_of
+from .types import TensorType
+
+_UNNAMED: Final = "?"
+_NO_WORDS: Final = frozenset({"none", "null", "nan", "unknown", "?", "-1", ""})
+"""What some exporters write for the lack of a name; it is one all the same."""
+
+
+def shown(name: str) -> str:
+    """The name as it is written in ``--dim`` and ``--memory-sizes``."""
+    return name.removeprefix(_UNNAMED)
+
+
+def said(sizes: Mapping[str, object]) -> str:
+    """``batch = 1, x:1 = 512``; a name that reads like the lack of one is quoted."""
+    return ", ".join(
+        f"the dim {name!r} = {size}"
+        if name.lower() in _NO_WORDS
+        else f"{shown(name)} = {size}"
+        for name, size in sizes.items()
+    )
+
+
+def places(graph: Graph) -> dict[str, str]:
+    """The names that may be written, and which dim each is, by its name inside.
+
+    Those of symbols, and the place of each dim that is one, or has no name.
+    """
+    known = {name: name for name in symbols_of(graph)}
+    for p in graph.inputs:
+        shape = p.type.shape if isinstance(p.type, TensorType) else None
+        for axis, dim in enumerate(shape or ()):
+            place = f"{p.name}:{axis}"
+            if dim is None:
+                known.setdefault(place, f"{_UNNAMED}{place}")
+            elif isinstance(dim, Expr) and symbols(dim) == {str(dim)}:
+                known.setdefault(place, str(dim))
+    return known
+
+
+def inside(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:
+    """Sizes by the names inside. Raises UsageError for what is no dim of an input."""
+    known, found = places(graph), dict[str, int]()
+    for name, size in sizes.items():
+        dim = known.get(shown(name))
+        if dim is None:
+            near = nearest(name, known) or "; all dims are fixed"
+            raise UsageError(f"no dim of an input is called {name!r}{near}")
+        if found.setdefault(dim, size) != size:
+            raise UsageError(
+                f"the dim {shown(dim)!r} cannot be both {found[dim]} and {size}"
+            )
+    return found
