@@ -27,7 +27,7 @@ from .files import file_named
 from .importer import load
 from .ir import Graph
 from .levels import RUNTIMES as RUNTIMES, Fuse, choose as choose
-from .lowering import Executable, find as find_target, known_targets
+from .lowering import Executable, find as find_target, known_targets, refuse_open
 from .lowering.xla.platforms import (
     PLATFORMS as PLATFORMS,
     precision_of,
@@ -298,8 +298,13 @@ def improve(
     budget: float = 0.0,
     keep_io: bool = True,
     limits: Limits | None = None,
+    writes: bool = False,
 ) -> Result:
-    """What `optimize` does, but for the check."""
+    """What `optimize` does, but for the check.
+
+    ``writes``: the result is to be saved, so what is no program is refused before its
+    memory is planned.
+    """
     began = time.process_time()
     require_target(target)
     if tune is not None and target not in RUNTIMES:
@@ -390,6 +395,8 @@ def improve(
                 tiled, _ = then.run(untiled(first), verify=check)
             return tiled if narrow is None else put(narrow, tiled, target, opset)[0]
 
+        if writes and target in PLATFORMS:
+            refuse_open(graph, target, checking.inputs, precision)
         counter = counter_of(target, precision)
         asked = limits, graph, original, target, remade, counter
         fitted = fitted_to(*asked, rounding=level > 1)

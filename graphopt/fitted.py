@@ -29,7 +29,7 @@ Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
 GraphoptError where it cannot be asked."""
 
-MEASURES: Final = "; graphopt inspect --memory --measure --target ort-cpu has them"
+MEASURES: Final = "; inspect --memory --measure --target ort-cpu says what that takes"
 """What helps where values have no size before a run."""
 
 SECONDS: Final = 15.0
@@ -316,7 +316,7 @@ class Fitted:
             "input_bytes": plan.inputs,
             "output_bytes": plan.outputs,
             "output_bytes_at_peak": plan.beside,
-            "without_size": len(plan.unknown),
+            "without_size": plan.left_out,
             "sizes": {shown(name): size for name, size in plan.binding.items()},
             "ops": self.ops,
             "ops_before": self.ops_before,
@@ -331,10 +331,12 @@ class Fitted:
             f"memory{f' with {at}' if at else ''}: {sized(self.resident)} resident, of"
             f" which {sized(self.activations)} activations"
         )
-        if plan.unknown:
-            counted = self.executed is not None or self.counted is not None
+        if plan.left_out:
+            run = self.executed is not None and plan.left_out == len(plan.unknown)
+            counted = run or self.counted is not None
             yield (
-                f"  {'the plan' if counted else 'this'} leaves out {plan.unsized}"
+                f"  {'the plan' if counted else 'this'} leaves out {plan.left_out}"
+                " values, whose size is not known before a run"
                 f"{'' if counted else MEASURES}"
             )
         if self.counted is not None:

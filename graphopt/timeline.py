@@ -42,8 +42,7 @@ def memory_facts(plan: MemoryPlan, graph: Graph) -> dict[str, Any]:
         "output_bytes": plan.outputs,
         "output_bytes_at_peak": plan.beside,
         "resident_bytes": plan.resident,
-        "without_size": len(plan.unknown),
-        "unsized": plan.unsized if plan.unknown else None,
+        "without_size": plan.left_out,
         "steps": [
             {"op": place(graph, op), "live_bytes": size, "output_bytes": given}
             for op, size, given in zip(plan.order, live, plan.given, strict=True)
@@ -78,8 +77,11 @@ def memory_lines(found: Json) -> Iterator[str]:
     measures = not found.get("realised")
     if found["sizes"]:
         yield f"with {said(found['sizes'])}"
-    if found["unsized"]:
-        yield f"this leaves out {found['unsized']}{MEASURES if measures else ''}"
+    if found["without_size"]:
+        yield (
+            f"this leaves out {found['without_size']} values, whose size is not known"
+            f" before a run{MEASURES if measures else ''}"
+        )
     proof = {
         "optimal": "no arena is smaller in this order",
         "bound": f"no arena is under {sized(found['lower_bound_bytes'])} in this order",

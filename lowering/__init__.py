@@ -311,6 +311,18 @@ def to_program(
     return made
 
 
+def refuse_open(
+    graph: Graph,
+    target: str,
+    fixed: Mapping[str, Array] | None = None,
+    precision: str | None = None,
+) -> None:
+    """Raises as `to_program` where a dim cannot stay open, in less time."""
+    exporting().refuse_open(
+        graph, PLATFORMS[target], fixed or {}, precision_of(target, precision)
+    )
+
+
 def exporting() -> ModuleType:
     """What exports programs. Raises BackendMissing without JAX."""
     return _module(".xla.export")

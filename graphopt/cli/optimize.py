@@ -295,6 +295,7 @@ def _improved(
         keep_io=not options.io_precision,
         tune=tune if options.tune else None,
         limits=_limits(options) if limited else None,
+        writes=True,
     )
 
 

@@ -20,7 +20,7 @@ from graphopt.check.running import running_sizes, tied_dims
 from graphopt.debug import timed
 from graphopt.errors import GraphoptError, UnsupportedModel, UsageError
 from graphopt.interface import Interface, Port, fixed_value
-from graphopt.ir import Graph, Parameter
+from graphopt.ir import Graph
 from graphopt.ops.random import is_random
 from graphopt.provenance import place
 from graphopt.specialize import specialize
@@ -64,34 +64,10 @@ def export(
     is "highest", or "default", each chip's own. ``planned``: how its
     memory is (`compiling`).
     """
-    for home, op in graph.walk():
-        if is_random(op):
-            raise UnsupportedModel(
-                "a program for XLA would draw the same random numbers each time",
-                where=place(home, op),
-            )
-    source, graph = graph, _named(graph)
-    keep = keeps(platform, planned)
-    function = Function(graph, precision=precision, keeps=keep)
-    params = function.params
-    known = _fixed(graph, function.steering, params.keys(), fixed or {})
-    stored = {
-        name: array
-        for name, array in params.items()
-        if beside is not None and can_store(name, array)
-    }
-    baked = {name: array for name, array in params.items() if name not in stored}
-    if sum(array.nbytes for array in baked.values()) > MOST_BAKED:
-        raise UsageError(
-            "the weights are too large to be part of a program, which ends at 2 GB;"
-            " without --bake-weights they go into a file beside it"
-        )
-
-    def call(weights: Mapping[str, Array], inputs: Mapping[str, Array]) -> Any:
-        return function({**baked, **weights}, {**known, **inputs})
-
-    free = [p for p in graph.inputs if p.default is None and p.name not in known]
-    making = _Making(graph, free, call, stored, source, {**(fixed or {}), **known})
+    making = _making(
+        graph, platform, fixed or {}, beside is not None, precision, planned
+    )
+    graph, known, baked = making.graph, making.known, making.baked
     made, blob, no_derivative = making.made(platform)
     shapes = jax.tree.unflatten(made.out_tree, made.out_avals)
     for name, aval in shapes.items():
@@ -103,67 +79,122 @@ def export(
         graphopt=__version__,
         jax=jax.__version__,
         platforms=tuple(made.platforms),
-        inputs=tuple(map(Port.of, free)),
+        inputs=tuple(map(Port.of, making.inputs)),
         outputs=tuple(
             Port(name, shapes[name].dtype.name, making.shown(shapes[name].shape))
             for name in graph.output_names
         ),
         symbols=tuple(making.names),
         constraints=tuple(f"{name} <= {most}" for name, most in making.caps),
-        weights=beside if stored else None,
+        weights=beside if making.weights else None,
         baked=tuple(baked),
-        overridable=tuple(p.name for p in graph.inputs if p.name in params),
+        overridable=tuple(
+            p.name for p in graph.inputs if p.name in {*making.weights, *baked}
+        ),
         fixed={name: fixed_value(array) for name, array in known.items()},
         no_derivative=no_derivative,
         precision=precision,
         planned=planned,
     )
-    return Program(blob, stored, interface)
+    return Program(blob, making.weights, interface)
+
+
+def refuse_open(
+    graph: Graph, platform: str, fixed: Mapping[str, Array], precision: str
+) -> None:
+    """Trace the graph once, for its dims. Raises what `export` would, in less time."""
+    making = _making(graph, platform, fixed, True, precision, "")
+    if making.names:
+        making.traced(platform)
+
+
+def _making(
+    graph: Graph,
+    platform: str,
+    fixed: Mapping[str, Array],
+    apart: bool,
+    precision: str,
+    planned: str,
+) -> _Making:
+    """What is to be exported, its weights ``apart`` where they can be."""
+    for home, op in graph.walk():
+        if is_random(op):
+            raise UnsupportedModel(
+                "a program for XLA would draw the same random numbers each time",
+                where=place(home, op),
+            )
+    source, graph = graph, _named(graph)
+    keep = keeps(platform, planned)
+    function = Function(graph, precision=precision, keeps=keep)
+    params = function.params
+    known = _fixed(graph, function.steering, params.keys(), fixed)
+    stored = {
+        name: array
+        for name, array in params.items()
+        if apart and can_store(name, array)
+    }
+    baked = {name: array for name, array in params.items() if name not in stored}
+    if sum(array.nbytes for array in baked.values()) > MOST_BAKED:
+        raise UsageError(
+            "the weights are too large to be part of a program, which ends at 2 GB;"
+            " without --bake-weights they go into a file beside it"
+        )
+    return _Making(graph, function, stored, baked, known, source, fixed)
 
 
 class _Making:
     """The attempts to export one function, until one succeeds.
 
-    ``source`` is the graph before its dims were named, ``given`` arrays for its inputs.
+    ``weights`` are arguments, ``baked`` ones are not, nor are inputs that are
+    ``known``. ``source`` is the graph before its dims were named, ``given`` arrays for
+    its inputs.
     """
 
     def __init__(
         self,
         graph: Graph,
-        inputs: Sequence[Parameter],
-        call: Any,
-        weights: Mapping[str, Array],
+        function: Function,
+        weights: dict[str, Array],
+        baked: Mapping[str, Array],
+        known: Mapping[str, Array],
         source: Graph,
         given: Mapping[str, Array],
     ) -> None:
+        inputs = [p for p in graph.inputs if p.default is None and p.name not in known]
         self.graph = graph
+        self.function = function
         self.source = source
-        self.given = given
+        self.given = {**given, **known}
         self.inputs = inputs
-        self.call = call
         self.weights = weights
+        self.baked = baked
+        self.known = known
         self.names = identifiers(d for p in inputs for d in p.shape or ())
         self.caps: list[tuple[str, int]] = []
 
+    def call(self, weights: Mapping[str, Array], inputs: Mapping[str, Array]) -> Any:
+        return self.function({**self.baked, **weights}, {**self.known, **inputs})
+
+    def traced(self, platform: str) -> Any:
+        """The export; where dims cannot stay open, the one for dims within `caps`."""
+        with jax.enable_x64(True), _without_source():
+            try:
+                return self._for_most(platform)
+            except (Open, DataDependent):
+                self.caps = caps(self.graph, self.names)
+                if not self.caps:
+                    raise
+                return self._for_most(platform)
+
     def made(self, platform: str) -> tuple[Any, bytes, str | None]:
         """The export, its bytes, and why they hold no derivative."""
+        made = self.traced(platform)
         with jax.enable_x64(True), _without_source():
-            made = self._within_caps(platform)
             try:
                 with timed("tracing the derivative"):
                     return made, bytes(made.serialize(vjp_order=1)), None
             except Exception as error:  # one of many that JAX has for it
                 return made, _serialized(made), _first_line(error)
-
-    def _within_caps(self, platform: str) -> Any:
-        """The export; where dims cannot stay open, the one for dims within `caps`."""
-        try:
-            return self._for_most(platform)
-        except (Open, DataDependent):
-            self.caps = caps(self.graph, self.names)
-            if not self.caps:
-                raise
-            return self._for_most(platform)
 
     def _for_most(self, platform: str) -> Any:
         """The export for all platforms, or where one lacks something, for this one."""

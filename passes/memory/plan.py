@@ -101,13 +101,11 @@ class MemoryPlan:
         both = map(sum, zip(self.live, self.given, strict=True))
         return max(both) - max(self.live)
 
-    @property
-    def unsized(self) -> str:
-        """In words, the values that are left out."""
-        count = len(self.unknown)
-        made = sum(len(op.results) for op in self.order)
-        of = "the values" if count >= made else f"{made} values"
-        return f"{count} of {of}, whose size is not known before a run"
+    @cached_property
+    def left_out(self) -> int:
+        """How many values have no size, those of bodies too."""
+        inner = (plan for plans in self.nested.values() for plan in plans)
+        return len(self.unknown) + sum(plan.left_out for plan in inner)
 
     @cached_property
     def live(self) -> tuple[int, ...]:
