@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from .debug import timed
 from .fitted import Counter, Fitted, Limits
 from .fitting import fitting
 from .ir import Graph
-from .lowering import temporaries
+from .lowering import memory_of
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
@@ -19,15 +20,33 @@ from .plan import LIBRARY, Plan, opening
 from .refusal import refusal
 from .savings import Savings
 
+if TYPE_CHECKING:
+    from .lowering.xla.report import Memory
+
+
+@dataclass
+class Compiling:
+    """A `Counter` that asks the compiler of a target, and says what is in a number."""
+
+    target: str
+    precision: str | None
+    _memories: dict[int, Memory] = field(default_factory=dict)
+
+    def __call__(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
+        library = str(plan.whole.get(LIBRARY, "single"))
+        with timed(f"compiling for {self.target}"):
+            memory = memory_of(graph, self.target, sizes, self.precision, library)
+        size = memory.temp + memory.scratch
+        self._memories[size] = memory
+        return size
+
+    def of(self, counted: int | None) -> Memory | None:
+        """What is in a number that was given."""
+        return None if counted is None else self._memories.get(counted)
+
 
 def counter_of(target: str, precision: str | None) -> Counter | None:
     """What asks a target; None where nothing counts there."""
-
-    def compiling(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
-        library = str(plan.whole.get(LIBRARY, "single"))
-        with timed(f"compiling for {target}"):
-            return temporaries(graph, target, sizes, precision, library)
-
     ran: dict[object, Sequence[int]] = {}
 
     def running(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
@@ -41,7 +60,7 @@ def counter_of(target: str, precision: str | None) -> Counter | None:
         return ran[key][way["reuse"]]
 
     if target in PLATFORMS:
-        return compiling
+        return Compiling(target, precision)
     return running if target == "ort-cpu" else None
 
 
@@ -73,7 +92,9 @@ def _fitted(limits: Limits, savings: Savings) -> Fitted:
             return each
     best = savings.least(limits)
     if not best.fits:
-        raise refusal(best)
+        counter = savings.counter
+        known = counter.of(best.counted) if isinstance(counter, Compiling) else None
+        raise refusal(best, known)
     return best
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .ort.recipe import Recipe
     from .ort.session import Session
     from .xla.function import Function
-    from .xla.report import Examined
+    from .xla.report import Examined, Memory
     from .xla.serialized import Program as Program
     from .xla.tail import Split
 
@@ -201,11 +201,22 @@ def temporaries(
     inputs, weights and outputs are apart. With single ops all of it is counted.
     ``sizes`` are those of symbolic dims. Raises as `find` and `Compiler.examine`.
     """
+    memory = memory_of(graph, target, sizes, precision, planned)
+    return memory.temp + memory.scratch
+
+
+def memory_of(
+    graph: Graph,
+    target: str,
+    sizes: Mapping[str, int],
+    precision: str | None = None,
+    planned: str = "single",
+) -> Memory:
+    """What a program takes by the compiler of a target; see `temporaries`."""
     found = find(target, precision)
     if not isinstance(found, Compiler):
         raise UsageError(f"{target} has no compiler that counts memory")
-    memory = found.examine(graph, sizes=sizes, planned=planned).memory
-    return memory.temp + memory.scratch
+    return found.examine(graph, sizes=sizes, planned=planned).memory
 
 
 def session(

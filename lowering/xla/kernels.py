@@ -57,6 +57,7 @@ _MADE: Final = re.compile(
 )
 _GIVEN: Final = re.compile(r"^\s+ROOT %?([\w.\-]+) = \(.*\) tuple\((.*?)\)")
 _CALLED: Final = re.compile(r"calls=%?([\w.\-]+)")
+_NODE: Final = re.compile(r'op_name="jit\(call\)/([^"]*)/[^/"]*"')
 _NAMES: Final = re.compile(r"%([\w.\-]+)")
 _UNKNOWN: Final = (math.inf, math.inf)
 
@@ -94,6 +95,15 @@ def taken(
         most = max(most, there + op.scratch(threads))
         kept += KEPT.get(op.kind, OTHERS) if op.library else 0
     return max(0, most - temp - output), kept
+
+
+def largest(text: str, threads: int | None = None) -> tuple[int, str]:
+    """Bytes of the kernel that takes most for itself, and of which node it is."""
+    threads = threads or _threads()
+    sizes = ((op.scratch(threads), op.attributes) for op, _ in _kernels(text))
+    most, attributes = max(sizes, default=(0, ""), key=lambda each: each[0])
+    named = _NODE.search(attributes)
+    return most, named[1].strip("/") if named and most else ""
 
 
 def _threads() -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .buffers import places
-from .kernels import taken
+from .kernels import largest, taken
 
 STATUS: Final = "compiled, not executed"
 
@@ -40,6 +40,8 @@ class Memory:
     vmem: int | None
     scratch: int = 0
     kept: int = 0
+    kernel: tuple[int, str] = (0, "")
+    """Bytes of the one that takes most for itself, and its node."""
 
     @property
     def foreseen(self) -> int:
@@ -134,9 +136,11 @@ def memory_of(compiled: Any, platform: str = "", text: str | None = None) -> Mem
     temp = stats.temp_size_in_bytes
     output, alias = stats.output_size_in_bytes, stats.alias_size_in_bytes
     scratch = kept = 0
+    kernel = 0, ""
     if platform == "cpu":
         where = places(compiled)
         scratch, kept = taken(text, temp, output - alias, places=where)
+        kernel = largest(text)
     return Memory(
         argument=stats.argument_size_in_bytes,
         output=output,
@@ -146,6 +150,7 @@ def memory_of(compiled: Any, platform: str = "", text: str | None = None) -> Mem
         vmem=max(scoped, default=None),
         scratch=scratch,
         kept=kept,
+        kernel=kernel,
     )
 
 
