@@ -234,7 +234,7 @@ def memory_picture(found: Json, title: str) -> str:
     peak = max(1, found["peak_bytes"])
     most = max([1, *(sum(_bytes(step)) for step in found["steps"])])
     across = (_WIDTH - _LEFT - 20) / steps
-    top = 56
+    top = 76
     bottom = top + _UPPER + _GAP
     kinds = sorted({b["op"] for b in found["blocks"] if b["kind"] != "workspace"})
     hue = {kind: _HUES[i % len(_HUES)] for i, kind in enumerate(kinds)}
