@@ -21,7 +21,7 @@ from .debug import timed, verifies
 from .dim_names import inside
 from .errors import CheckFailed, UsageError
 from .explain import misses
-from .exporter import Wanted, choose_opset
+from .exporter import Wanted, choose_opset, opset_of, with_opset
 from .exporter.storage import Weights
 from .files import file_named
 from .importer import load
@@ -33,7 +33,6 @@ from .lowering.xla.platforms import (
     precision_of,
     refuse_described,
 )
-from .ops.schema import LATEST
 from .pipeline import Pass, PassRecord, Pipeline
 from .plan import Plan
 from .provenance import place
@@ -473,31 +472,6 @@ def _tried(given: Graph, special: Specialized, seed: int) -> str:
     from .freed import try_sizes  # which runs graphs; most are not freed
 
     return try_sizes(given, special, seed)
-
-
-def with_opset(graph: Graph, opset: Wanted) -> Graph:
-    """The graph as one that is written in ``opset``; rules may use what that offers.
-
-    Raises UsageError for a version below the model's own, or that does not exist, and
-    UnsupportedModel where an op that is kept verbatim ties the model to its version.
-    """
-    if opset is None or opset == "keep":
-        return graph
-    have = opset_of(graph)
-    wanted = LATEST if opset == "latest" else opset
-    if not isinstance(wanted, int) or not 1 <= wanted <= LATEST:
-        raise UsageError(f"no opset {opset!r}; write keep, latest, or 1 to {LATEST}")
-    if wanted < have:
-        raise UsageError(
-            f"the model is written in opset {have} and cannot go back to {wanted}"
-        )
-    chosen = choose_opset(graph, wanted)
-    return graph.with_header(opsets={**graph.header.opsets, "": chosen.version})
-
-
-def opset_of(graph: Graph) -> int:
-    """The version of the default domain; 0 where the model states none."""
-    return graph.header.opsets.get("", 0)
 
 
 def missed(result: Result) -> tuple[Missed, ...]:

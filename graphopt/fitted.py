@@ -18,7 +18,7 @@ from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import MemoryPlan, plan_memory
 from .passes.tiling import Tile
 from .plan import LAYOUTS, LIBRARY, REUSE, Plan
-from .report import sized, table
+from .report import left_out, sized, table
 
 FAR: Final = 2
 """A program is not compiled whose plan takes so many times the limit: of 14 models the
@@ -28,9 +28,6 @@ Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 """Bytes that a runtime takes for what a graph computes, at these sizes of dims and as
 decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
 GraphoptError where it cannot be asked."""
-
-MEASURES: Final = "; inspect --memory --measure --target ort-cpu says what that takes"
-"""What helps where values have no size before a run."""
 
 SECONDS: Final = 15.0
 """For the search for one order, and for the offsets of one plan; steps end it before,
@@ -334,11 +331,8 @@ class Fitted:
         if plan.left_out:
             run = self.executed is not None and plan.left_out == len(plan.unknown)
             counted = run or self.counted is not None
-            yield (
-                f"  {'the plan' if counted else 'this'} leaves out {plan.left_out}"
-                " values, whose size is not known before a run"
-                f"{'' if counted else MEASURES}"
-            )
+            who = "the plan" if counted else "this"
+            yield f"  {who} leaves out {left_out(plan.left_out, counted=counted)}"
         if self.counted is not None:
             yield (
                 "  as the compiler counts them, with what kernels take; the plan takes"

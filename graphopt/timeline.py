@@ -11,11 +11,10 @@ from html import escape
 from typing import Any, Final, TypeAlias
 
 from .dim_names import said
-from .fitted import MEASURES
 from .ir import Graph, Op, Value
 from .passes.memory.plan import MemoryPlan, Placement
 from .provenance import named_values, place
-from .report import sized, table
+from .report import left_out, sized, table
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -74,14 +73,11 @@ def _maker(place_: Placement) -> Op | None:
 
 def memory_lines(found: Json) -> Iterator[str]:
     """The same for a terminal."""
-    measures = not found.get("realised")
     if found["sizes"]:
         yield f"with {said(found['sizes'])}"
     if found["without_size"]:
-        yield (
-            f"this leaves out {found['without_size']} values, whose size is not known"
-            f" before a run{MEASURES if measures else ''}"
-        )
+        counted = bool(found.get("realised"))
+        yield f"this leaves out {left_out(found['without_size'], counted=counted)}"
     proof = {
         "optimal": "no arena is smaller in this order",
         "bound": f"no arena is under {sized(found['lower_bound_bytes'])} in this order",

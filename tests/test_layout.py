@@ -26,8 +26,7 @@ ORDER = [
     *("feeds", "roles", "inputs", "verify", "cost", "provenance", "reference"),
     "hardware",
     *("check", "substitution", "rewrite", "pipeline", "plan"),
-    "specialize",
-    "fitting",
+    *("specialize", "dim_names", "fitting"),
     "passes",
     "lowering",
     *(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
@@ -16,6 +15,7 @@ from ..ops.registry import UNNAMED
 from ..proto import defined_names, write_type
 from ..types import DType, TensorType
 from .graphs import GraphWriter, Level, live
+from .opsets import Wanted, opset_of, with_opset
 from .order import by_rank, ranks_of, ranks_of_source, source_order
 from .spelled import Opset, choose_opset, spelled
 from .storage import Storage, Weights
@@ -25,10 +25,12 @@ __all__ = [
     "Wanted",
     "by_rank",
     "choose_opset",
+    "opset_of",
     "ranks_of_source",
     "save",
     "source_order",
     "to_proto",
+    "with_opset",
 ]
 
 _FIRST_IR = {
@@ -44,8 +46,6 @@ _FIRST_IR = {
     DType.I2: 13,
 }
 """IR versions that brought element types."""
-
-Wanted: TypeAlias = Literal["keep", "latest"] | int | None
 
 
 def to_proto(
