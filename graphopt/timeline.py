@@ -97,7 +97,8 @@ def memory_lines(found: Json) -> Iterator[str]:
             ("resident in all", sized(found["resident_bytes"])),
         ]
     )
-    yield proof
+    if found["blocks"] or not found["without_size"]:
+        yield f"of what has a size, {proof}" if found["without_size"] else proof
     orders = found.get("orders")
     if orders and orders["best"] < orders["file"] and found["order"] == "file":
         yield f"in the best order that was found it is {sized(orders['best'])}"
@@ -234,6 +235,12 @@ def memory_picture(found: Json, title: str) -> str:
     bottom = top + _UPPER + _GAP
     kinds = sorted({b["op"] for b in found["blocks"] if b["kind"] != "workspace"})
     hue = {kind: _HUES[i % len(_HUES)] for i, kind in enumerate(kinds)}
+    drawn = [
+        *_axes(most, top, _UPPER, "live, outputs above it"),
+        *_area(found, across, top, most),
+        *_axes(peak, bottom, _LOWER, "arena"),
+        *_map(found, across, bottom, peak, hue),
+    ]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} '
         f'{bottom + _LOWER + 50}" role="img">',
@@ -241,10 +248,7 @@ def memory_picture(found: Json, title: str) -> str:
         '<rect class="ground" width="100%" height="100%"/>',
         f'<text x="{_LEFT}" y="24" font-weight="600">{escape(title)}</text>',
         f'<text x="{_LEFT}" y="43" class="soft">{escape(_subtitle(found))}</text>',
-        *_axes(most, top, _UPPER, "live, outputs above it"),
-        *_area(found, across, top, most),
-        *_axes(peak, bottom, _LOWER, "arena"),
-        *_map(found, across, bottom, peak, hue),
+        *(drawn if found["blocks"] else [_nothing(top)]),
         f'<text x="{_LEFT}" y="{bottom + _LOWER + 24}" class="soft">'
         f"step 0 to {steps - 1}, each one op; colours by the op that computes a block, "
         "orange is workspace</text>",
@@ -253,11 +257,19 @@ def memory_picture(found: Json, title: str) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _nothing(top: int) -> str:
+    return (
+        f'<text class="soft" x="{_LEFT}" y="{top + _UPPER}">nothing to draw: no value'
+        " of the arena has a size that is known before a run</text>"
+    )
+
+
 def _subtitle(found: Json) -> str:
     sizes = said(found["sizes"])
     bound = found["lower_bound_bytes"]
     proof = "the least" if found["proof"] == "optimal" else f"at least {sized(bound)}"
-    parts = [f"arena {sized(found['peak_bytes'])} ({proof} in this order)"]
+    said_of = f" ({proof} in this order)" if found["blocks"] else ""
+    parts = [f"arena {sized(found['peak_bytes'])}{said_of}"]
     if (taken := found.get("arena")) and taken["activation_bytes"] is not None:
         parts.append(f"ONNX Runtime's {sized(taken['activation_bytes'])}")
     parts.append(f"weights {sized(found['constant_bytes'])}")
