@@ -320,7 +320,6 @@ def _check_places(
     if target is not None and stages is not None:
         check_folder(target, options.force)
     elif target is not None:
-        check_suffix(target, options.target)
         check_destination(
             target,
             source,
@@ -328,6 +327,7 @@ def _check_places(
             data=not options.bake_weights,
             inputs=inputs,
         )
+        check_suffix(target, options.target)
         written = [target] if options.bake_weights else [target, *beside(target)]
     if options.report is not None:
         check_destination(
