@@ -13,16 +13,21 @@ from .cost import graph_flops
 from .dim_names import said, shown
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op
-from .lowering.ort.allocation import Facts, inside, predicted
+from .lowering.ort.allocation import Facts, events, inside
+from .lowering.ort.arena import BY_REQUEST, IN_ONE_BLOCK, Growth
 from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import MemoryPlan, plan_memory
 from .passes.tiling import Tile
-from .plan import LAYOUTS, LIBRARY, REUSE, Plan
+from .plan import LAYOUTS, LIBRARY, MEMORY, REUSE, Plan
 from .report import left_out, sized, table
 
 FAR: Final = 2
 """A program is not compiled whose plan takes so many times the limit: of 14 models the
 compiler of XLA took 0.7 to 2.4 times what was planned."""
+
+ARENAS: Final = {"ort-cpu": IN_ONE_BLOCK, "ort-cuda": BY_REQUEST}
+"""The targets whose activations lie in an arena. On a CPU what is not touched
+takes nothing; a GPU's is held, so that there it grows by what is asked for."""
 
 Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 """Bytes that a runtime takes for what a graph computes, at these sizes of dims and as
@@ -170,12 +175,19 @@ class Fitted:
             what = "for layouts and kernels of ONNX Runtime, and between its pieces"
             if self.plan.unknown:
                 what = f"for values whose size only a run tells, {what}"
+        elif self.growth is BY_REQUEST:
+            what = "between blocks of ONNX Runtime's arena, and in their pieces"
         return f"{sized(self.activations - self.plan.peak)} of it {what}"
 
     @property
+    def beside(self) -> int:
+        """Bytes of weights, inputs, and outputs as they are made."""
+        return self.plan.resident - self.plan.peak
+
+    @property
     def resident(self) -> int:
-        """Bytes of these with weights, inputs, and outputs as they are made."""
-        return self.plan.resident - self.plan.peak + self.activations
+        """Bytes of these with activations."""
+        return self.beside + self.activations
 
     @cached_property
     def arena(self) -> int | None:
@@ -184,15 +196,16 @@ class Fitted:
         Outputs lie in it, too. What lies between pieces is lost. None where it is not
         known.
         """
-        if self.target != "ort-cpu":
-            return None
-        block = self.executed
-        if block is None:
-            found = predicted(
-                self.graph, self.plan.order, facts=self.facts, reuse=self.reuse
-            )
-            block = None if found is None else found.block
-        return None if block is None else max(0, block - self.plan.beside)
+        size = self.executed
+        if size is None and self.growth is not None:
+            found = events(self.graph, self.plan.order, self.facts, self.reuse)
+            size = None if found is None else self.growth.least(found)
+        return None if size is None else max(0, size - self.plan.beside)
+
+    @property
+    def growth(self) -> Growth | None:
+        """How the target's arena comes by its bytes; None where there is none."""
+        return ARENAS.get(self.target)
 
     @property
     def facts(self) -> Facts:
@@ -204,6 +217,11 @@ class Fitted:
             return max(0, work.get(op, 0) - inside(op, known))
 
         return replace(known, workspace=own)
+
+    @property
+    def allowed(self) -> int:
+        """Bytes that a run may take, with weights, inputs and outputs."""
+        return self.limits.left(self.plan) + self.beside
 
     @property
     def fits(self) -> bool:
@@ -249,6 +267,8 @@ class Fitted:
         whole: dict[str, Any] = {LIBRARY: self.library} if self.library else {}
         whole |= {} if self.layouts else {LAYOUTS: False}
         whole |= {REUSE: True} if self.reuse else {}
+        if self.growth is BY_REQUEST:
+            whole[MEMORY] = self.allowed
         return Plan(order=self.plan.order, whole=whole)
 
     def improved(
@@ -361,6 +381,11 @@ class Fitted:
             yield (
                 f"  {self.ops:,} ops, were {self.ops_before:,}: each call of one costs"
                 " time, too"
+            )
+        if self.growth is BY_REQUEST:
+            yield (
+                f"  its recipe holds the GPU's arena to {sized(self.allowed)}, weights"
+                " and inputs in it: a run that takes more fails"
             )
 
 

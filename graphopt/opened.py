@@ -16,7 +16,6 @@ from .errors import GraphoptError
 from .fitted import AGAIN, SECONDS, Counter, Fitted, Saving
 from .lowering.ort.advice import is_laid_out
 from .lowering.ort.tightened import tightened
-from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import plan_memory
 
 REUSED: Final = "its arena: buffers reused by shape"
@@ -30,16 +29,16 @@ PLAIN: Final = "its arena: slower convolutions, without layouts"
 def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
     """The first way that keeps to the limits, else that which takes least.
 
-    A plan that does not fit stays as it is; where a compiler counts, it is asked. A run
-    is asked where there are convolutions: kernels of these take memory of their own,
-    and layouts take copies.
+    A plan that does not fit stays as it is; where a compiler counts, it is asked. On a
+    CPU a run is asked where there are convolutions: kernels of these take memory of
+    their own, and layouts take copies.
     """
-    if counter is None or fitted.target in PLATFORMS:
+    if fitted.growth is None or (counter is None and fitted.target == "ort-cpu"):
         return fitted.compiled(counter)
     if fitted.plan.peak > fitted.limits.left(fitted.plan):
         return fitted
     fitted = replace(fitted, layouts=True, reuse=False, executed=None, opening=())
-    if not is_laid_out(fitted.graph):
+    if counter is None or not is_laid_out(fitted.graph):
         return _first(_in_order(fitted))
     try:
         return _first(_laid_out(fitted, counter))
@@ -84,10 +83,12 @@ def _in_order(fitted: Fitted, own: int = 0) -> Iterator[Fitted]:
     if fitted.activations > HOPELESS * fitted.limits.left(plan):
         return
     goal = fitted.limits.left(plan) + plan.beside - own
-    found = tightened(fitted.graph, plan.order, fitted.facts, goal)
-    if found is None or fitted.arena is None:
+    if fitted.growth is None or fitted.arena is None:
         return
-    if found.block - plan.beside >= fitted.arena:
+    found = tightened(
+        fitted.graph, plan.order, fitted.facts, goal, growth=fitted.growth
+    )
+    if found is None or found.arena - plan.beside >= fitted.arena:
         return
     again = plan_memory(
         fitted.graph,

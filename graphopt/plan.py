@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypedDict
 
 from .errors import InvalidModel
@@ -32,18 +32,25 @@ REUSE: Final = "reuse"
 """A decision about a whole graph: whether ONNX Runtime gives a buffer that is free to a
 value of the same shape, with no way back to its arena; by default it does not."""
 
+MEMORY: Final = "memory"
+"""A decision about a whole graph: bytes that ONNX Runtime's arena on a GPU may hold,
+weights, inputs and outputs among them; by default as many as there are."""
+
 
 class Opening(TypedDict):
-    """How ONNX Runtime opens a graph: what was decided, by `LAYOUTS` and `REUSE`."""
+    """How ONNX Runtime opens a graph, by `LAYOUTS`, `REUSE` and `MEMORY`."""
 
     layouts: bool
     reuse: bool
+    memory: int | None
 
 
 def opening(whole: Mapping[str, Any]) -> Opening:
     """How ONNX Runtime opens a graph about which as a whole this was decided."""
     return Opening(
-        layouts=bool(whole.get(LAYOUTS, True)), reuse=bool(whole.get(REUSE, False))
+        layouts=bool(whole.get(LAYOUTS, True)),
+        reuse=bool(whole.get(REUSE, False)),
+        memory=whole.get(MEMORY),
     )
 
 
@@ -113,9 +120,12 @@ class Plan:
 def annotated(graph: Graph, plan: Plan, source: Graph | None = None) -> Graph:
     """The graph with a plan in its metadata; planned values get names of their own.
 
-    Without a plan it keeps that which ``source`` brought along only where it still is
-    that graph: a plan is about the values of one.
+    How a runtime opens it is not told there, but in its recipe. Without a plan it keeps
+    that which ``source`` brought along only where it still is that graph: a plan is
+    about the values of one.
     """
+    told = {k: v for k, v in plan.whole.items() if k not in Opening.__annotations__}
+    plan = replace(plan, whole=told)
     if not plan.decisions and not plan.whole:
         metadata = dict(graph.header.metadata)
         if source is None or graph.outputs == source.outputs:

@@ -59,6 +59,7 @@ def test_inspect_tells_the_plan(digits: Path, command: Command) -> None:
     assert found["solved"]["gap"] <= 1e-4
 
 
+@pytest.mark.slow
 def test_less_memory_splits_the_weights(digits: Path, command: Command) -> None:
     rest = ("--mesh", "4", "--target", "xla-cuda:h100", "--dim", "batch=8", "--json")
     _, out, _ = command("inspect", digits, *rest)

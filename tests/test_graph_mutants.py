@@ -85,6 +85,7 @@ def test_what_survives_is_known(name: str) -> None:
     assert known <= survivors, f"the check fails now: {sorted(known - survivors)}"
 
 
+@pytest.mark.slow
 def test_nearly_all_are_caught() -> None:
     every = {key: v for name in GRAPHS for key, v in verdicts(name).items()}
     wrong = {key: v for key, v in every.items() if key not in EQUIVALENT}

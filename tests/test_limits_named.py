@@ -70,7 +70,8 @@ def uncut() -> Graph:
     return Graph([a], [ops.ReduceSum(ops.Det(ops.MatMul(ops.Exp(a), a)))])
 
 
-GRAPHS = [attention, layers, convolutions, joined, uncut]
+SLOW = [pytest.param(make, marks=pytest.mark.slow) for make in (convolutions, joined)]
+GRAPHS = [attention, layers, uncut, *SLOW]
 
 
 def named(graph: Graph, target: str = "onnx", **limits: int) -> int:

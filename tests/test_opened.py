@@ -67,11 +67,11 @@ def test_another_order_is_one_and_needs_no_more(seed: int) -> None:
     assert found is not None
     assert set(found.order) == set(kept(order))
     assert kept(found.order) == list(found.order)  # operands come first
-    assert before.in_use <= found.block <= before.block
+    assert before.in_use <= found.arena <= before.block
     asked = events(graph, found.order, FACTS, reuse=False)
     assert asked is not None
-    assert fits(asked, found.block)
-    assert most_in_use(asked) <= found.block
+    assert fits(asked, found.arena)
+    assert most_in_use(asked) <= found.arena
     assert tightened(graph, order, FACTS, before.in_use) == found
 
 
@@ -84,7 +84,7 @@ def test_some_orders_lose_less() -> None:
         assert before is not None
         found = tightened(graph, graph.ops, FACTS, before.in_use)
         assert found is not None
-        less += found.block < before.block
+        less += found.arena < before.block
     assert less
 
 

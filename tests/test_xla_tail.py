@@ -284,6 +284,7 @@ def detector() -> Graph:
     return Graph([x], [found, scores, where], output_names=["boxes", "scores", "where"])
 
 
+@pytest.mark.slow
 def test_a_detector_runs_on_a_mesh(tmp_path: Path) -> None:
     """In another process, which shows eight devices; from a file with a plan, too."""
     graph = detector()

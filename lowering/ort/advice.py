@@ -17,7 +17,7 @@ from graphopt.provenance import place
 from graphopt.types import DType, TensorType
 from graphopt.versions.spelling import type_name
 
-from .arena import one_block
+from .arena import ALIGNMENT, one_block, rounded
 from .kernels import Kernels
 from .recipe import Recipe
 
@@ -57,11 +57,11 @@ def recipe(
     """What suits a graph on a provider, "cpu" or "cuda".
 
     ``precision`` "fp32" keeps float32 products from being rounded to TF32. ``memory``
-    is the peak in bytes of the runtime's arena that a plan promises: of one that grows
-    by what is asked for, which loses what lies between blocks (`Predicted.grown`).
-    ``ordered`` tells that the order of the file was planned; without ``layouts`` it is
-    kept where convolutions would be laid out anew, too, and ``reuse`` gives buffers to
-    values of their own shape. Raises UsageError.
+    are bytes that the arena of a GPU may hold, weights, inputs and outputs among them;
+    it then grows by what is asked for (`Predicted.grown`). ``ordered`` tells that the
+    order of the file was planned; without ``layouts`` it is kept where convolutions
+    would be laid out anew, too, and ``reuse`` gives buffers to values of their own
+    shape. Raises UsageError.
     """
     kernels = Kernels.of(provider)
     fallbacks = {place(graph, op): why for op, why in _fallbacks(graph, kernels)}
@@ -73,15 +73,16 @@ def recipe(
     if _has(graph, DType.F32):
         _choose_precision(chosen, precision)
     open_dims = list(_open_dims(graph))
-    _choose_memory(chosen, memory, bool(open_dims))
-    _choose_for_convs(chosen, graph, kernels, bool(open_dims))
+    limit = None if memory is None else memory + _rounding(graph)
+    _choose_memory(chosen, limit, bool(open_dims))
+    _choose_for_convs(chosen, graph, kernels, bool(open_dims), limit, ordered)
     if failed := list(_no_cuda_graph(graph, open_dims, fallbacks)):
         chosen.decline("enable_cuda_graph", failed)
     else:
         why = "shapes are fixed, no control flow, a kernel of CUDA for each op"
         chosen.take("enable_cuda_graph", "1", why)
     chosen.reasons["io_binding"] = "else each run copies to the device and back"
-    return Recipe(
+    made = Recipe(
         kernels.provider,
         chosen.options,
         bound=True,
@@ -89,6 +90,7 @@ def recipe(
         declined=chosen.declined,
         fallbacks=fallbacks,
     )
+    return _in_order(made, graph, False, reuse) if ordered else made
 
 
 def is_laid_out(graph: Graph) -> bool:
@@ -116,7 +118,8 @@ def _in_order(recipe: Recipe, graph: Graph, layouts: bool, reuse: bool) -> Recip
         "enable_mem_pattern": _NO_PATTERN,
         "enable_mem_reuse": _REUSE[reuse],
     }
-    declined: dict[str, tuple[str, ...]] = {}
+    reasons = {**recipe.reasons, **reasons}
+    declined = dict(recipe.declined)
     config = dict(recipe.config)
     level = "graph_optimization_level"
     if layouts and is_laid_out(graph):
@@ -135,7 +138,7 @@ def _in_order(recipe: Recipe, graph: Graph, layouts: bool, reuse: bool) -> Recip
     else:
         session[level] = "ORT_DISABLE_ALL"
         reasons[level] = "nodes that the runtime makes would run out of order"
-        if is_laid_out(graph):
+        if recipe.provider == "cpu" and is_laid_out(graph):
             why = "with copies between layouts the limit of memory is not kept"
             declined["blocked layouts of convolutions"] = (why,)
     return replace(
@@ -201,22 +204,40 @@ def _choose_precision(chosen: _Choices, precision: str | None) -> None:
 
 def _choose_memory(chosen: _Choices, memory: int | None, varies: bool) -> None:
     if memory is not None:
-        chosen.take("gpu_mem_limit", str(memory), "the peak that the plan promises")
+        why = "what a run may take, weights, inputs and outputs among it; more fails"
+        chosen.take("gpu_mem_limit", str(memory), why)
     if memory is not None or not varies:
-        why = "the plan is exact" if memory is not None else "all shapes are fixed"
+        planned = "the plan fits the limit so"
+        why = "all shapes are fixed" if memory is None else planned
         chosen.take("arena_extend_strategy", "kSameAsRequested", f"{why}: no doubling")
     else:
         why = "shapes vary: an arena that doubles is extended seldom"
         chosen.take("arena_extend_strategy", "kNextPowerOfTwo", why)
 
 
+def _rounding(graph: Graph) -> int:
+    """What an arena takes for weights and inputs beside their bytes."""
+    sizes = [tensor.nbytes for tensor in graph.tensors()]
+    return sum(map(rounded, sizes)) - sum(sizes) + ALIGNMENT * len(graph.inputs)
+
+
 def _choose_for_convs(
-    chosen: _Choices, graph: Graph, kernels: Kernels, varies: bool
+    chosen: _Choices,
+    graph: Graph,
+    kernels: Kernels,
+    varies: bool,
+    memory: int | None,
+    ordered: bool,
 ) -> None:
     convs = [op for _, op in graph.walk() if op.kind in _CONVS]
     if not convs:
         return
-    if varies:
+    if memory is not None:
+        why = "a search would try algorithms in memory that no plan knows of"
+        chosen.take("cudnn_conv_algo_search", "HEURISTIC", why)
+        why = "an algorithm may work in 32 MiB, no more: they count for the limit"
+        chosen.take("cudnn_conv_use_max_workspace", "0", why)
+    elif varies:
         why = "shapes vary: EXHAUSTIVE would search anew for each"
         chosen.take("cudnn_conv_algo_search", "HEURISTIC", why)
     else:
@@ -233,6 +254,8 @@ def _choose_for_convs(
         against.append(f"convolutions are {share:.0%} of the work, less than half")
     if not kernels.has("com.ms.internal.nhwc", "Conv"):
         against.append("this runtime has no convolution with channels last")
+    if ordered:
+        against.append("the order was planned, without copies between layouts")
     if against:
         chosen.decline("prefer_nhwc", against)
         return

@@ -213,6 +213,18 @@ _DEAD: Final = 128 << 20
 """What the runtime never leaves unused at the end of a piece, by default."""
 
 
+@dataclass(frozen=True)
+class Growth:
+    """How an arena comes by its bytes: the least that serve requests, and a test."""
+
+    least: Callable[[Sequence[Event]], int]
+    holds: Callable[[Sequence[Event], int], bool]
+
+
+IN_ONE_BLOCK: Final = Growth(smallest_block, fits)
+BY_REQUEST: Final = Growth(grown, lambda events, size: grown(events) <= size)
+
+
 class _Pieces:
     """The pieces of an arena's blocks. What is free grows together with its neighbours.
 

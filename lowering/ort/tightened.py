@@ -3,7 +3,7 @@
 Each request takes the smallest free piece that does, so that what an arena must hold
 hangs on the order even among those that hold the same bytes at their peak. An op is
 moved to where its operands are there and nobody reads its results yet; an order stays
-that needs no larger block than the one before.
+that needs no larger arena than the one before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 from graphopt.ir import Graph, Op
 
 from .allocation import Facts, events, kept
-from .arena import ALIGNMENT, fits, most_in_use, smallest_block
+from .arena import ALIGNMENT, IN_ONE_BLOCK, Growth, most_in_use
 
 WORK: Final = 300_000
 """Ops of all orders that are tried, some seconds' worth."""
@@ -26,21 +26,27 @@ MOVES: Final = 1500
 """Orders that are tried at most."""
 
 STALE: Final = 300
-"""Orders that are tried in a row without a smaller block."""
+"""Orders that are tried in a row without a smaller arena."""
 
 
 @dataclass(frozen=True)
 class Tightened:
-    """An order, and the smallest block in which it runs."""
+    """An order, and the least bytes of an arena in which it runs."""
 
     order: tuple[Op, ...]
-    block: int
+    arena: int
 
 
 def tightened(
-    graph: Graph, order: Sequence[Op], facts: Facts, goal: int, *, reuse: bool = False
+    graph: Graph,
+    order: Sequence[Op],
+    facts: Facts,
+    goal: int,
+    *,
+    reuse: bool = False,
+    growth: Growth = IN_ONE_BLOCK,
 ) -> Tightened | None:
-    """The order of the smallest block that was found, or the first within the goal.
+    """The order of the smallest arena that was found, or the first within the goal.
 
     Found is the same each time, and for any goal on the way to it. None where a size is
     not known, or where the order holds more than the goal as it is.
@@ -50,20 +56,20 @@ def tightened(
     found = events(graph, here, facts, reuse)
     if found is None or most_in_use(found) > goal:
         return None
-    best = Tightened(tuple(here), smallest_block(found))
+    best = Tightened(tuple(here), growth.least(found))
     stale = 0
     for moved in _moves(graph, here):
-        if best.block <= goal or stale >= STALE:
+        if best.arena <= goal or stale >= STALE:
             break
         stale += 1
         asked = events(graph, moved, facts, reuse)
         assert asked is not None
-        less = fits(asked, best.block - ALIGNMENT)
-        if not less and not fits(asked, best.block):
+        less = growth.holds(asked, best.arena - ALIGNMENT)
+        if not less and not growth.holds(asked, best.arena):
             continue
         here[:] = moved
-        if less and (block := smallest_block(asked)) < best.block:
-            best, stale = Tightened(tuple(moved), block), 0
+        if less and (arena := growth.least(asked)) < best.arena:
+            best, stale = Tightened(tuple(moved), arena), 0
     return best
 
 

@@ -1,0 +1,112 @@
+"""Limits of memory for ONNX Runtime on a GPU: an arena that grows by what is asked for.
+
+No GPU is needed: the runtime's arena is the same on a CPU, where one grows so, too.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import ops
+from graphopt.fitted import Fitted
+from graphopt.inputs import random_inputs
+from graphopt.ir import Graph, Parameter, Value
+from graphopt.lowering.ort.advice import recipe
+from graphopt.lowering.ort.recipe import Recipe
+from graphopt.plan import METADATA_KEY
+from graphopt.types import DType, tensor
+
+
+def wide(seed: int) -> Graph:
+    """Branches of many sizes from one value, each with a product that has weights."""
+    rng = random.Random(seed)
+    x = Parameter(tensor(DType.F32, 32, 64), "x")
+    noise = np.random.default_rng(seed)
+    ends: list[Value] = []
+    for _ in range(8):
+        wide, narrow = rng.randint(64, 512), rng.randint(8, 64)
+        first = noise.normal(size=(64, wide)).astype(np.float32)
+        second = noise.normal(size=(wide, narrow)).astype(np.float32)
+        y = ops.Sigmoid(ops.MatMul(x, ops.Constant(first)))
+        ends.append(ops.MatMul(y, ops.Constant(second)))
+    return Graph([x], [ops.Concat(*ends, axis=1)])
+
+
+def conv() -> Graph:
+    x = Parameter(tensor(DType.F16, 1, 32, 32, 32), "x")
+    weight = ops.Constant(np.ones((32, 32, 3, 3), np.float16))
+    return Graph([x], [ops.Relu(ops.Conv(x, weight, pads=(1, 1, 1, 1)))])
+
+
+def limited(graph: Graph) -> tuple[Fitted, graphopt.Result]:
+    """With three quarters of the activations that it takes by itself."""
+    free = graphopt.optimize(graph, target="ort-cuda", max_memory="1TB").report.memory
+    assert free is not None
+    limit = free.beside + 3 * free.activations // 4
+    made = graphopt.optimize(graph, target="ort-cuda", max_memory=limit)
+    assert made.report.memory is not None
+    return made.report.memory, made
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_gpu_is_told_what_it_may_take(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    memory, made = limited(wide(seed))
+    made.save(path)
+    limit = memory.limits.memory
+    assert limit is not None
+    assert memory.plan.peak < memory.activations
+    assert memory.resident <= limit
+    assert METADATA_KEY not in graphopt.load(path).header.metadata
+    found = Recipe.beside(path)
+    assert found is not None
+    weights = len(list(made.graph.tensors()))
+    assert 0 <= int(found.options["gpu_mem_limit"]) - limit < 256 * (weights + 2)
+    assert found.options["arena_extend_strategy"] == "kSameAsRequested"
+    assert found.session["execution_order"] == "PRIORITY_BASED"
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_in_such_an_arena_takes_no_more(seed: int, tmp_path: Path) -> None:
+    """On a CPU inputs and weights lie outside; 5 % less of the rest is too little."""
+    pytest.importorskip("onnxruntime", minversion="1.32")
+    path = tmp_path / "model.onnx"
+    memory, made = limited(wide(seed))
+    made.save(path)
+    told = Recipe.beside(path)
+    assert told is not None
+    feeds = random_inputs(made.graph, seed)
+    apart = [*feeds.values(), *made.graph.tensors()]
+    outside = sum(array.nbytes for array in apart)
+
+    def runs(size: int) -> bool:
+        arena = {
+            "arena_extend_strategy": told.options["arena_extend_strategy"],
+            "max_mem": size,
+        }
+        plain = {"session.disable_prepacking": "1"}  # a GPU has no such copies
+        opened = Recipe(session=told.session, config=plain, arena=arena)
+        session = graphopt.session(path, recipe=opened, threads=1)
+        try:
+            session(feeds)
+            session(feeds)
+        except graphopt.GraphoptError:
+            return False
+        return True
+
+    assert runs(int(told.options["gpu_mem_limit"]) - outside)
+    assert not runs(memory.resident - memory.activations // 20 - outside)
+
+
+def test_convolutions_of_a_limited_model_take_little_room_to_work_in() -> None:
+    free, held = recipe(conv(), "cuda"), recipe(conv(), "cuda", memory=1 << 28)
+    assert free.options["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+    assert held.options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert held.options["cudnn_conv_use_max_workspace"] == "0"
+    assert "prefer_nhwc" not in recipe(conv(), "cuda", ordered=True).options
