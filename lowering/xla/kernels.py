@@ -46,19 +46,20 @@ PRODUCTS: Final = frozenset({"dot", "convolution"})
 """Ops that are kernels by themselves."""
 
 SPREAD: Final = 1.07
-"""Pages by bytes, of the many small pieces that a kernel keeps in a heap: what is built
-with them and freed leaves holes."""
+"""Bytes of pages by bytes of the many small pieces in them that a kernel keeps: what is
+built beside these and freed leaves holes of less than a page, 1.03 to 1.2."""
 
 
 class Kept:
     """Bytes that the library keeps of a kernel from its first run on, to run it again.
 
     It is a tree of expressions, so that the ops, axes and loops count, not how large a
-    tensor is. By what single kernels ask for, headers of pieces included.
+    tensor is. By what single kernels ask for, headers of pieces included; what has no
+    product of its own by a fit to 53 programs, of which 52 ask within 6 % of the sum.
     """
 
     PROGRAM: Final = 31_000
-    """What the first run leaves, whatever the program: of the compiler and of JAX."""
+    """What a first run leaves, whatever the program: of the compiler and of JAX."""
 
     PRODUCT: Final = 12_600
     PACKED: Final = 4_600
