@@ -184,8 +184,13 @@ class Savings:
             cut = self._with_copies(_with_biases_apart(cut))
         return self._asked(cut)
 
+    @cached_property
+    def _tile(self) -> Tile:
+        """What makes tiles, of one budget after the other."""
+        return Tile(sizes=tuple(sorted(self.sizes.items())))
+
     def _cut(self, wanted: int) -> Fitted:
-        tile = Tile(wanted, sizes=tuple(sorted(self.sizes.items())))
+        tile = replace(self._tile, budget=wanted)
         tiled = self.remade(tile)
         same = _made_up_of(tiled)
         if same not in self._planned:  # by a budget that is nearly this one
@@ -193,7 +198,7 @@ class Savings:
             if self.target not in PLATFORMS:
                 made, order = written_out(tiled)
             self._planned[same] = self._ordered.improved(
-                "tiles", made, tile, order, lapping(tiled)
+                "tiles", made, replace(tile, known={}), order, lapping(tiled)
             )
         return self._planned[same]
 
