@@ -12,7 +12,7 @@ from .byte_sizes import parse_size
 from .cost import graph_flops
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op
-from .lowering.ort.allocation import Facts, inside, predicted
+from .lowering.ort.allocation import Facts, block, inside
 from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import MemoryPlan, plan_memory
 from .passes.tiling import Tile
@@ -140,6 +140,10 @@ class Fitted:
     """Why it could not be asked."""
     library: str = ""
     """How XLA's library runs the ops of the program."""
+    blocks: dict[object, int | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What ONNX Runtime's arena is foreseen to take, once it was found out."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -183,13 +187,14 @@ class Fitted:
         """
         if self.target != "ort-cpu":
             return None
-        block = self.executed
-        if block is None:
-            found = predicted(
-                self.graph, self.plan.order, facts=self.facts, reuse=self.reuse
-            )
-            block = None if found is None else found.block
-        return None if block is None else max(0, block - self.plan.beside)
+        found = self.executed
+        if found is None:
+            key = self.graph, self.plan.order, self.reuse
+            if key not in self.blocks:
+                found = block(self.graph, self.plan.order, self.facts, reuse=self.reuse)
+                self.blocks[key] = found
+            found = self.blocks[key]
+        return None if found is None else max(0, found - self.plan.beside)
 
     @property
     def facts(self) -> Facts:

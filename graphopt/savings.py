@@ -232,8 +232,12 @@ class Savings:
             )
             if made.graph is best.graph:
                 return made.after, best
-            what, again = "cheap values made again", (made.order, best.lapping)
-            return made.after, best.improved(what, made.graph, best.tile, *again)
+            key = best.graph, plan.order, made.graph.outputs, made.order
+            if key not in self._planned:  # for a limit that is nearly this one
+                what, again = "cheap values made again", (made.order, best.lapping)
+                other = best.improved(what, made.graph, best.tile, *again)
+                self._planned[key] = other
+            return made.after, self._planned[key]
 
         return self._less("copies", best, left, make)
 
