@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from .debug import timed
+from .errors import GraphoptError
 from .fitted import Counter, Fitted, Limits
 from .fitting import fitting
 from .ir import Graph
@@ -21,24 +22,41 @@ from .savings import Savings
 
 
 def counter_of(target: str, precision: str | None) -> Counter | None:
-    """What asks a target; None where nothing counts there."""
+    """What asks a target, once for each program; None where nothing counts there."""
+    known: dict[object, Sequence[int] | GraphoptError] = {}
+
+    def once(key: object, ask: Callable[[], Sequence[int]]) -> Sequence[int]:
+        if key not in known:
+            try:
+                known[key] = ask()
+            except GraphoptError as error:
+                known[key] = error
+        found = known[key]
+        if isinstance(found, GraphoptError):
+            raise found
+        return found
 
     def compiling(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         library = str(plan.whole.get(LIBRARY, "single"))
-        with timed(f"compiling for {target}"):
-            return temporaries(graph, target, sizes, precision, library)
 
-    ran: dict[object, Sequence[int]] = {}
+        def ask() -> Sequence[int]:
+            with timed(f"compiling for {target}"):
+                return [temporaries(graph, target, sizes, precision, library)]
+
+        key = graph, plan.order, library, tuple(sizes.items())
+        return once(key, ask)[0]
 
     def running(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         from .lowering.ort.executed import arena_of  # only for that runtime
 
         way = opening(plan.whole)
-        key = graph, plan.order, way["layouts"], tuple(sizes.items())
-        if key not in ran:
+
+        def ask() -> Sequence[int]:
             with timed(f"running once in {target}"):
-                ran[key] = arena_of(graph, sizes, plan.order, layouts=way["layouts"])
-        return ran[key][way["reuse"]]
+                return arena_of(graph, sizes, plan.order, layouts=way["layouts"])
+
+        key = graph, plan.order, way["layouts"], tuple(sizes.items())
+        return once(key, ask)[way["reuse"]]  # both are said at once
 
     if target in PLATFORMS:
         return compiling

@@ -9,23 +9,23 @@ its kernels take more on a CPU, and tiles become finer until both fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
-from .errors import GraphoptError
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
 from .ir import Graph, Value
+from .ir.values import attribute_key
 from .lowering.ort.advice import is_laid_out
 from .lowering.xla.platforms import PLATFORMS
 from .opened import opened
+from .ops import Constant
 from .passes.memory import SPACES, plan_memory, recomputed, summed
 from .passes.memory.biases import biases_apart, is_biased
 from .passes.tiling import Tile
 from .passes.tiling.strips import lapping
 from .passes.tiling.written import written_out
-from .plan import Plan
 
 TRIES: Final = 6
 """How often tiles are made again where a plan shows that they were too large."""
@@ -58,7 +58,6 @@ class Savings:
     remade: Callable[[Tile], Graph]
     counter: Counter | None
     rounding: bool
-    _counts: dict[object, int | GraphoptError] = field(default_factory=dict)
     _cuts: dict[int, Fitted] = field(default_factory=dict)
     _planned: dict[object, Fitted] = field(default_factory=dict)
     _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
@@ -158,21 +157,7 @@ class Savings:
         return found
 
     def _asked(self, each: Fitted) -> Fitted:
-        return opened(each, self.counter and self._count)
-
-    def _count(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
-        """What the counter says, which is asked once for each program."""
-        assert self.counter is not None
-        key = graph, plan.order, tuple(plan.whole.items())
-        if key not in self._counts:
-            try:
-                self._counts[key] = self.counter(graph, sizes, plan)
-            except GraphoptError as error:
-                self._counts[key] = error
-        found = self._counts[key]
-        if isinstance(found, GraphoptError):
-            raise found
-        return found
+        return opened(each, self.counter)
 
     def _tiled(self, wanted: int, limits: Limits) -> Fitted:
         """With tiles of the budget ``wanted``; with copies where these are too much."""
@@ -271,17 +256,26 @@ def _resident(each: Fitted) -> int:
 
 
 def _made_up_of(graph: Graph) -> object:
-    """What is equal for graphs that are cut alike; any of these may stand for others.
+    """Equal for graphs that are equal but for parameters of bodies.
 
-    Parameters of bodies differ in all of them, so that the graphs do.
+    Those differ in all of them; so values go by numbers, as they are seen first.
     """
-    return tuple(
-        [(op.label, op.instance, *map(_type, op.results)) for _, op in graph.walk()]
-    )
+    numbers: dict[Value | None, int] = {None: -1}
 
+    def seen(values: Iterable[Value | None]) -> tuple[int, ...]:
+        return tuple([numbers.setdefault(v, len(numbers)) for v in values])
 
-def _type(value: Value) -> object:
-    return value.type
+    rows: list[object] = []
+    for _, op in graph.walk():
+        if isinstance(op, Constant):  # equal ones are one op
+            rows.append((op, seen(op.results)))
+            continue
+        attributes = [(k, attribute_key(v)) for k, v in sorted(op.attrs.items())]
+        outputs = [seen(body.outputs) for body in op.bodies]
+        reads = seen(op.operands), *outputs, seen(op.results)
+        alike = op.label, op.instance, op.token, op.types
+        rows.append((*alike, tuple(attributes), reads))
+    return tuple(rows), seen(graph.outputs)
 
 
 def _is_stuck(finer: Fitted, before: Fitted | None) -> bool:
