@@ -9,18 +9,16 @@ its kernels take more on a CPU, and tiles become finer until both fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
-from .ir import Graph, Value
-from .ir.values import attribute_key
+from .ir import Graph
 from .lowering.ort.advice import is_laid_out
 from .lowering.xla.platforms import PLATFORMS
 from .opened import opened
-from .ops import Constant
 from .passes.memory import SPACES, plan_memory, recomputed, summed
 from .passes.memory.biases import biases_apart, is_biased
 from .passes.tiling import Tile
@@ -177,7 +175,7 @@ class Savings:
     def _cut(self, wanted: int) -> Fitted:
         tile = replace(self._tile, budget=wanted)
         tiled = self.remade(tile)
-        same = _made_up_of(tiled)
+        same = tiled.outputs  # equal ops are one op
         if same not in self._planned:  # by a budget that is nearly this one
             made, order = tiled, None
             if self.target not in PLATFORMS:
@@ -253,29 +251,6 @@ def _activations(each: Fitted) -> int:
 
 def _resident(each: Fitted) -> int:
     return each.resident
-
-
-def _made_up_of(graph: Graph) -> object:
-    """Equal for graphs that are equal but for parameters of bodies.
-
-    Those differ in all of them; so values go by numbers, as they are seen first.
-    """
-    numbers: dict[Value | None, int] = {None: -1}
-
-    def seen(values: Iterable[Value | None]) -> tuple[int, ...]:
-        return tuple([numbers.setdefault(v, len(numbers)) for v in values])
-
-    rows: list[object] = []
-    for _, op in graph.walk():
-        if isinstance(op, Constant):  # equal ones are one op
-            rows.append((op, seen(op.results)))
-            continue
-        attributes = [(k, attribute_key(v)) for k, v in sorted(op.attrs.items())]
-        outputs = [seen(body.outputs) for body in op.bodies]
-        reads = seen(op.operands), *outputs, seen(op.results)
-        alike = op.label, op.instance, op.token, op.types
-        rows.append((*alike, tuple(attributes), reads))
-    return tuple(rows), seen(graph.outputs)
 
 
 def _is_stuck(finer: Fitted, before: Fitted | None) -> bool:
