@@ -26,8 +26,8 @@ FAR: Final = 2
 compiler of XLA took 0.7 to 2.4 times what was planned."""
 
 ARENAS: Final = {"ort-cpu": IN_ONE_BLOCK, "ort-cuda": BY_REQUEST}
-"""The targets whose activations lie in an arena. On a CPU what is not touched
-takes nothing; a GPU's is held, so that there it grows by what is asked for."""
+"""The targets whose activations lie in an arena. On a CPU what is not touched takes
+nothing; a GPU's is held, so that there it grows by what is asked for."""
 
 Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 """Bytes that a runtime takes for what a graph computes, at these sizes of dims and as
@@ -146,6 +146,10 @@ class Fitted:
     """Why it could not be asked."""
     library: str = ""
     """How XLA's library runs the ops of the program."""
+    blocks: dict[object, int | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What ONNX Runtime's arena is foreseen to take, once it was found out."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -198,8 +202,12 @@ class Fitted:
         """
         size = self.executed
         if size is None and self.growth is not None:
-            found = events(self.graph, self.plan.order, self.facts, self.reuse)
-            size = None if found is None else self.growth.least(found)
+            key = self.graph, self.plan.order, self.reuse
+            if key not in self.blocks:
+                found = events(self.graph, self.plan.order, self.facts, self.reuse)
+                least = None if found is None else self.growth.least(found)
+                self.blocks[key] = least
+            size = self.blocks[key]
         return None if size is None else max(0, size - self.plan.beside)
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
 
@@ -45,6 +45,8 @@ class Facts:
     size: Callable[[Value], int | None]
     shape: Callable[[Value], Shape | None] = attrgetter("shape")
     workspace: Callable[[Op], int] = lambda op: 0
+    within: dict[Op, list[Event]] = field(default_factory=dict, init=False, repr=False)
+    """What bodies ask for, once it was found out."""
 
     @classmethod
     def of(cls, binding: Mapping[str, int]) -> Facts:
@@ -104,7 +106,8 @@ def events(
         own = ("workspace", op)  # an op may be its own value
         need = facts.workspace(op)
         found += [Take(own, need)] if need else []
-        found += _within(op, facts)
+        if op.bodies:
+            found += _within(op, facts)
         found += [Free(own)] if need else []
         found += map(Free, plan.freed[i])
     return found
@@ -130,6 +133,12 @@ def inside(op: Op, facts: Facts) -> int:
 
 def _within(op: Op, facts: Facts) -> list[Event]:
     """What a turn of the body that takes most asks for, all given back after it."""
+    if op not in facts.within:
+        facts.within[op] = _turn(op, facts)
+    return facts.within[op]
+
+
+def _turn(op: Op, facts: Facts) -> list[Event]:
     bodies = [events(body, None, facts) or [] for body in op.bodies]
     turn = max(bodies, key=most_in_use, default=[])
     left: dict[Hashable, Event] = {}
