@@ -126,7 +126,7 @@ def _fitted(limits: Limits, savings: Savings) -> Fitted:
         if best.counted is not None and isinstance(counter, Compiling):
             known = counter.memory(best.graph, best.sizes, best.decided)
         raise refusal(best, known)
-    return best
+    return savings.coarser(limits, best)
 
 
 def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:

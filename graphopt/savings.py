@@ -16,7 +16,7 @@ from typing import Final
 
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
 from .ir import Graph
-from .lowering.ort.advice import is_laid_out
+from .lowering.ort.advice import has_convolutions
 from .lowering.xla.platforms import PLATFORMS
 from .opened import opened
 from .passes.memory import SPACES, plan_memory, recomputed, summed
@@ -116,6 +116,19 @@ class Savings:
             best = other
         return replace(best, limits=limits)
 
+    def coarser(self, limits: Limits, least: Fitted) -> Fitted:
+        """Tiles that are no finer than they must be, where the smallest plan fits.
+
+        A budget near the peak may be out of reach of every tile, and a far one not.
+        """
+        wanted = limits.left(least.plan)
+        while wanted > least.plan.peak:
+            cut = self._tiled(wanted, limits)
+            if cut.fits:
+                return cut
+            wanted = int(FINER * wanted)
+        return least
+
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""
         size = _activations if asked.memory is None else _resident
@@ -132,7 +145,7 @@ class Savings:
             return True
         if self.target in PLATFORMS:
             return each.counted is not None
-        return each.executed is not None or not is_laid_out(each.graph)
+        return each.executed is not None or not has_convolutions(each.graph)
 
     def _counted(self, each: Fitted) -> Fitted:
         """The same with what its target says, however large it is."""

@@ -104,6 +104,23 @@ def test_a_run_in_such_an_arena_takes_no_more(seed: int, tmp_path: Path) -> None
     assert not runs(memory.resident - memory.activations // 20 - outside)
 
 
+def test_tiles_are_no_finer_than_a_limit_needs() -> None:
+    """One wide product, in few tiles; budgets near the peak are out of their reach."""
+    graph = wide(0)
+    free = graphopt.optimize(graph, target="ort-cuda", max_activations="1TB")
+    assert free.report.memory is not None
+    ops = []
+    for share in (0.9, 0.5):
+        most = int(share * free.report.memory.activations)
+        made = graphopt.optimize(graph, target="ort-cuda", max_activations=most)
+        assert made.report.memory is not None
+        assert made.report.memory.fits
+        ops.append(made.report.memory.ops)
+    few, more = ops
+    assert few < 2 * free.report.memory.ops
+    assert few < more < 12 * free.report.memory.ops
+
+
 def test_convolutions_of_a_limited_model_take_little_room_to_work_in() -> None:
     free, held = recipe(conv(), "cuda"), recipe(conv(), "cuda", memory=1 << 28)
     assert free.options["cudnn_conv_algo_search"] == "EXHAUSTIVE"

@@ -93,8 +93,8 @@ def recipe(
     return _in_order(made, graph, False, reuse) if ordered else made
 
 
-def is_laid_out(graph: Graph) -> bool:
-    """Whether the runtime is to optimize a planned graph all the same, for layouts."""
+def has_convolutions(graph: Graph) -> bool:
+    """Whether there are any: on a CPU the runtime optimizes these all the same."""
     return any(op.kind in _CONVS for _, op in graph.walk())
 
 
@@ -122,7 +122,7 @@ def _in_order(recipe: Recipe, graph: Graph, layouts: bool, reuse: bool) -> Recip
     declined = dict(recipe.declined)
     config = dict(recipe.config)
     level = "graph_optimization_level"
-    if layouts and is_laid_out(graph):
+    if layouts and has_convolutions(graph):
         why = (
             "convolutions want the runtime's blocked layouts, so the order is not kept;"
             " `ordered.honoured` keeps it"
@@ -138,7 +138,7 @@ def _in_order(recipe: Recipe, graph: Graph, layouts: bool, reuse: bool) -> Recip
     else:
         session[level] = "ORT_DISABLE_ALL"
         reasons[level] = "nodes that the runtime makes would run out of order"
-        if recipe.provider == "cpu" and is_laid_out(graph):
+        if recipe.provider == "cpu" and has_convolutions(graph):
             why = "with copies between layouts the limit of memory is not kept"
             declined["blocked layouts of convolutions"] = (why,)
     return replace(
