@@ -13,7 +13,8 @@ from .cost import graph_flops
 from .dim_names import said, shown
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op
-from .lowering.ort.allocation import Facts, events, inside
+from .lowering.ort.advice import has_convolutions
+from .lowering.ort.allocation import Facts, events, inside, rounding
 from .lowering.ort.arena import BY_REQUEST, IN_ONE_BLOCK, Growth
 from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import MemoryPlan, plan_memory
@@ -197,8 +198,9 @@ class Fitted:
     def arena(self) -> int | None:
         """Bytes that ONNX Runtime's arena takes, less what outputs add to the most.
 
-        Outputs lie in it, too. What lies between pieces is lost. None where it is not
-        known.
+        Outputs lie in it, too; on a GPU weights and inputs, of which only what they are
+        rounded up by counts here. What lies between pieces is lost. None where it is
+        not known.
         """
         size = self.executed
         if size is None and self.growth is not None:
@@ -206,6 +208,8 @@ class Fitted:
             if key not in self.blocks:
                 found = events(self.graph, self.plan.order, self.facts, self.reuse)
                 least = None if found is None else self.growth.least(found)
+                if least is not None and self.growth is BY_REQUEST:
+                    least += rounding(self.graph, self.facts)
                 self.blocks[key] = least
             size = self.blocks[key]
         return None if size is None else max(0, size - self.plan.beside)
@@ -394,7 +398,13 @@ class Fitted:
             yield (
                 f"  its recipe holds the GPU's arena to {sized(self.allowed)}, weights"
                 " and inputs in it: a run that takes more fails"
+                + (", as may one with larger dims" if self.sizes else "")
             )
+            if has_convolutions(self.graph):
+                yield (
+                    "  what cuDNN works in comes on top and is not foreseen: leave room"
+                    " for it"
+                )
 
 
 def _flops(more: int) -> str:

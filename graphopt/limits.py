@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Once:
     """What a target says of each program, which is asked once; so are failures."""
 
-    _said: dict[object, Any] = field(default_factory=dict)
+    _said: dict[object, Any] = field(default_factory=dict, init=False)
 
     def said(self, key: object, ask: Callable[[], Any]) -> Any:
         """What was said, or was raised."""
@@ -40,7 +40,7 @@ class Once:
                 self._said[key] = error
         found = self._said[key]
         if isinstance(found, GraphoptError):
-            raise found
+            raise found.with_traceback(None)  # which would grow, and hold graphs
         return found
 
 
@@ -48,8 +48,8 @@ class Once:
 class Compiling(Once):
     """A `Counter` that asks XLA's compiler, and says what is in its number."""
 
-    target: str = "xla-cpu"
-    precision: str | None = None
+    target: str
+    precision: str | None
 
     def __call__(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         memory = self.memory(graph, sizes, plan)
@@ -89,7 +89,7 @@ class Running(Once):
 def counter_of(target: str, precision: str | None) -> Counter | None:
     """What asks a target; None where nothing counts there."""
     if target in PLATFORMS:
-        return Compiling(target=target, precision=precision)
+        return Compiling(target, precision)
     return Running() if target == "ort-cpu" else None
 
 

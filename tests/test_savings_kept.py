@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from graphopt import ops
 from graphopt.errors import GraphoptError
-from graphopt.ir import Graph, Parameter
+from graphopt.ir import Graph, Parameter, Value
 from graphopt.limits import counter_of
 from graphopt.lowering.ort import executed
-from graphopt.passes.tiling import Tile
+from graphopt.passes.tiling import Tile, known
+from graphopt.passes.tiling.tiles import in_tiles
 from graphopt.plan import Plan
 from graphopt.types import DType, TensorType
 
@@ -40,8 +42,35 @@ def test_what_is_known_of_other_budgets_changes_no_tiles(budgets: list[int]) -> 
     for budget in budgets:
         alone = Tile(budget=budget)(graph)
         assert replace(kept, budget=budget)(graph).outputs == alone.outputs
-    (known,) = kept.known.values()
-    assert known.around(graph).needs.peak > max(budgets)
+
+
+def test_a_cut_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(graph: Graph, region: Any, value: Value, dim: int, size: int) -> Any:
+        asked.append(size)
+        return in_tiles(graph, region, value, dim, size)
+
+    monkeypatch.setattr(known, "in_tiles", counted)
+    tile = Tile(budget=90_000)
+    graph = _layers(3)
+    first = tile(graph)
+    count = len(asked)
+    assert count
+    assert replace(tile, budget=90_001)(graph).outputs == first.outputs
+    assert len(asked) == count
+
+
+def test_graphs_that_are_called_otherwise_keep_their_names() -> None:
+    tile, graph = Tile(budget=90_000), _layers(2)
+    renamed = graph.replace(output_names=["second"], name="other").with_header(doc="d")
+    assert tile(graph).output_names == graph.output_names
+    made = tile(renamed)
+    assert (made.output_names, made.name, made.header.doc) == (
+        ("second",),
+        "other",
+        "d",
+    )
 
 
 def test_what_is_known_is_no_option_of_the_pass() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -58,3 +59,27 @@ def test_small_pieces_are_seen_once_holes_are_filled() -> None:
     hidden, seen = map(int, done.stdout.split())
     assert hidden < 200_000  # of a million bytes
     assert seen == pytest.approx(2000 * 512, rel=0.05)
+
+
+def test_another_library_gives_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free by the one, another may have in plenty: it would never end."""
+    pytest.importorskip("jax")
+    from graphopt.lowering.xla import heap
+
+    asked: list[int] = []
+
+    class Other:
+        @staticmethod
+        def malloc(size: int) -> int:
+            asked.append(size)
+            return 1
+
+        @staticmethod
+        def mallinfo2() -> Any:
+            return heap._Info(fordblks=1 << 30, keepcost=1 << 20)
+
+    Other.malloc.argtypes = Other.malloc.restype = None  # type: ignore[attr-defined]
+    Other.mallinfo2.restype = None  # type: ignore[attr-defined]
+    monkeypatch.setattr(heap, "_library", lambda: Other)
+    heap.fill()
+    assert len(asked) == 1

@@ -25,7 +25,7 @@ from graphopt.ops.constant import Constant
 from graphopt.passes.memory.space import IN_PLACE
 from graphopt.types import DType
 
-from .arena import Event, Free, Take, grown, most_in_use, smallest_block
+from .arena import Event, Free, Take, grown, most_in_use, rounded, smallest_block
 
 ALIASES: Final = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
 """Kinds whose result always is the memory of their first operand."""
@@ -45,7 +45,9 @@ class Facts:
     size: Callable[[Value], int | None]
     shape: Callable[[Value], Shape | None] = attrgetter("shape")
     workspace: Callable[[Op], int] = lambda op: 0
-    within: dict[Op, list[Event]] = field(default_factory=dict, init=False, repr=False)
+    within: dict[Op, list[Event]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     """What bodies ask for, once it was found out."""
 
     @classmethod
@@ -124,6 +126,13 @@ def kept(order: Sequence[Op]) -> list[Op]:
 
     early = {op: i - len(ops) * (op.kind in HOISTED) for i, op in enumerate(ops)}
     return by_rank(ops, early, needs)
+
+
+def rounding(graph: Graph, facts: Facts) -> int:
+    """What an arena takes for weights and inputs beside their bytes."""
+    sizes = [tensor.nbytes for tensor in graph.tensors()]
+    sizes += [facts.size(value) or 0 for value in graph.inputs]
+    return sum(map(rounded, sizes)) - sum(sizes)
 
 
 def inside(op: Op, facts: Facts) -> int:

@@ -59,7 +59,8 @@ def trim() -> None:
 def fill() -> None:
     """Take all holes of the heap, the largest first, for as long as the process lives.
 
-    There are none for a size when its end is what gets shorter.
+    There are none for a size when its end is what gets shorter. Where another library
+    gives pieces than the one that tells of them, nothing is taken.
     """
     library = _library()
     info = getattr(library, "mallinfo2", None)
@@ -68,12 +69,17 @@ def fill() -> None:
     info.restype = _Info
     take = library.malloc
     take.argtypes, take.restype = [ctypes.c_size_t], ctypes.c_void_p
-    size = GIVEN_BACK // 2
+    used = info().uordblks
+    take(_LEAST)
+    if info().uordblks == used:
+        return
+    size, left = GIVEN_BACK // 2, info().fordblks
     while size >= _LEAST:
         end = info().keepcost
-        while info().keepcost == end:
+        while info().keepcost == end and left > 0:
             for _ in range(_TURN):
                 take(size)
+            left -= _TURN * size
         size //= 2
 
 

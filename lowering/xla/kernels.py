@@ -90,7 +90,7 @@ _MADE: Final = re.compile(
 _GIVEN: Final = re.compile(r"^\s+ROOT %?([\w.\-]+) = \(.*\) tuple\((.*?)\)")
 _CALLED: Final = re.compile(r"calls=%?([\w.\-]+)")
 _NODE: Final = re.compile(r'op_name="jit\(call\)/([^"]*)/[^/"]*"')
-_CALLS: Final = frozenset({"while", "body", "cond", "closed_call"})
+_CALLS: Final = re.compile(r"/while/(body|cond)(/closed_call)?(?=/|$)")
 """What JAX puts between the name of an op and those in its bodies."""
 _NAMES: Final = re.compile(r"%([\w.\-]+)")
 _UNKNOWN: Final = (math.inf, math.inf)
@@ -138,8 +138,7 @@ def largest(text: str, threads: int | None = None) -> tuple[int, str]:
     sizes = ((op.scratch(threads), op.attributes) for op, _ in _kernels(text))
     most, attributes = max(sizes, default=(0, ""), key=lambda each: each[0])
     named = _NODE.search(attributes)
-    path = named[1].split("/") if named and most else []
-    return most, "/".join(part for part in path if part and part not in _CALLS)
+    return most, _CALLS.sub("", named[1]) if named and most else ""
 
 
 def _threads() -> int:

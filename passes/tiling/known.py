@@ -45,7 +45,11 @@ class Known:
 
     def around(self, graph: Graph) -> Around:
         """What is known of a graph; of an equal one it is the same."""
-        key = graph.inputs, graph.outputs, tuple(graph.sources.items())
+        key = (
+            *(graph.inputs, graph.outputs, tuple(graph.sources.items())),
+            *(graph.output_names, graph.output_types, tuple(graph.names.items())),
+            *(graph.name, graph.doc, id(graph.header)),  # alive with what is known
+        )
         found = self._around.pop(key, None)
         if found is None:
             found = Around(self.prices.meter.needs(graph), self)
