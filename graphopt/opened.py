@@ -14,7 +14,7 @@ from typing import Final
 
 from .errors import GraphoptError
 from .fitted import AGAIN, SECONDS, Counter, Fitted, Saving
-from .lowering.ort.advice import has_convolutions
+from .lowering.ort.advice import has_convolutions, runs_otherwise
 from .lowering.ort.tightened import tightened
 from .passes.memory import plan_memory
 
@@ -31,7 +31,7 @@ def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
 
     A plan that does not fit stays as it is; where a compiler counts, it is asked. On a
     CPU a run is asked where there are convolutions: kernels of these take memory of
-    their own, and layouts take copies.
+    their own, and layouts take copies; and where elements of 16 bits are cast.
     """
     if fitted.growth is None or (counter is None and fitted.target == "ort-cpu"):
         return fitted.compiled(counter)
@@ -39,7 +39,7 @@ def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
         return fitted
     order = tuple([step for step in fitted.opening if step.what == TIGHTENED])  # stays
     fitted = replace(fitted, layouts=True, reuse=False, executed=None, opening=order)
-    if counter is None or not has_convolutions(fitted.graph):
+    if counter is None or not runs_otherwise(fitted.graph):
         return _first(_in_order(fitted))
     try:
         return _first(_laid_out(fitted, counter))
@@ -66,8 +66,10 @@ def _laid_out(fitted: Fitted, counter: Counter) -> Iterator[Fitted]:
     layouts = asked(fitted)
     yield layouts
     yield _after(layouts, REUSED, asked(replace(layouts, reuse=True)))
-    plain = _after(layouts, PLAIN, asked(replace(layouts, layouts=False)))
-    yield plain
+    plain = layouts
+    if has_convolutions(fitted.graph):
+        plain = _after(layouts, PLAIN, asked(replace(layouts, layouts=False)))
+        yield plain
     foreseen = replace(plain, executed=None)
     own = max(0, plain.activations - foreseen.activations)  # what kernels take
     before, *ways = _in_order(foreseen, own)

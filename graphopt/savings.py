@@ -16,7 +16,7 @@ from typing import Final
 
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
 from .ir import Graph
-from .lowering.ort.advice import has_convolutions
+from .lowering.ort.advice import runs_otherwise
 from .lowering.xla.platforms import PLATFORMS
 from .opened import opened
 from .passes.memory import SPACES, plan_memory, recomputed, summed
@@ -145,7 +145,7 @@ class Savings:
             return True
         if self.target in PLATFORMS:
             return each.counted is not None
-        return each.executed is not None or not has_convolutions(each.graph)
+        return each.executed is not None or not runs_otherwise(each.graph)
 
     def _counted(self, each: Fitted) -> Fitted:
         """The same with what its target says, however large it is."""

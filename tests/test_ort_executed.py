@@ -70,6 +70,33 @@ def test_the_arena_is_that_of_the_layouts(tmp_path: Path, depth: int) -> None:
     assert asked.activations == max(plan.peak, asked.arena)
 
 
+@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize("layouts", [True, False])
+def test_casts_of_16_bits_count(tmp_path: Path, windows: bool, layouts: bool) -> None:
+    """The runtime has no kernels for these, and casts operands, and weights."""
+    rng = np.random.default_rng(0)
+    x = Parameter(tensor(DType.F16, 1, 16, 24, 24), "x")
+    h: Value = x
+    for size in (3, 1, 3):
+        shape = (16, 16, size, size) if windows else (24, 24)
+        weight = ops.Constant(rng.normal(size=shape).astype(np.float16))
+        pads = (size // 2,) * 4
+        made = ops.Conv(h, weight, pads=pads) if windows else ops.MatMul(h, weight)
+        h = ops.Add(h, ops.Softmax(made, axis=1))
+    graph = Graph([x], [h])
+    plan = plan_memory(graph, space=SPACES["ort-cpu"], reorder=True)
+    plain = Fitted(graph, plan, Limits(activations=1 << 30), target="ort-cpu")
+    asked = opened(plain, counter_of("ort-cpu", None))
+    assert asked.executed is not None
+    taken = arena_of(graph, {}, plan.order, layouts=layouts)[False]
+    path = tmp_path / "m.onnx"
+    save(graph, path, order=plan.order)
+    how = recipe(graph, "cpu", ordered=True, layouts=layouts)
+    real = realised_peak(path, random_inputs(graph, 0), recipe=how)
+    assert real.peak == pytest.approx(taken, rel=0.1)
+    assert taken > 1.3 * (plan.peak + plan.beside)  # else nothing is shown
+
+
 def test_nothing_is_asked_of_what_runs_as_it_is() -> None:
     x = Parameter(tensor(DType.F32, 8, 8), "x")
     graph = Graph([x], [ops.Exp(ops.MatMul(x, x))])

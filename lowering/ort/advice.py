@@ -97,6 +97,15 @@ def has_convolutions(graph: Graph) -> bool:
     return any(op.kind in _CONVS for _, op in graph.walk())
 
 
+def runs_otherwise(graph: Graph) -> bool:
+    """Whether a CPU runs nodes that the graph does not have, or kernels that take much.
+
+    Convolutions are laid out anew; where there is no kernel for 16 bits, operands and
+    weights are cast before each op.
+    """
+    return has_convolutions(graph) or _has(graph, DType.F16) or _has(graph, DType.BF16)
+
+
 _REUSE: Final = {
     False: "buffers would wait for values of their own shape, tiles of another layer",
     True: "less is lost between the pieces of the arena, as was foreseen",

@@ -21,7 +21,7 @@ from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op
 
 from ..meters import MeterFailed, answer, ask
-from .advice import has_convolutions, recipe
+from .advice import has_convolutions, recipe, runs_otherwise
 from .measured import measured
 from .ordered import KEPT
 from .recipe import Recipe
@@ -48,7 +48,8 @@ def arena_of(
     Raises UnsupportedModel where a size is not known, MeterFailed where the model does
     not run, or takes too long, and BackendMissing.
     """
-    assert has_convolutions(graph)
+    assert runs_otherwise(graph)
+    layouts = layouts and has_convolutions(graph)
     opened = recipe(graph, "cpu", ordered=True, layouts=layouts)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source.onnx")
@@ -79,8 +80,11 @@ def _found(
         recipe=replace(opened, session={**opened.session, **KEPT}),
     )
     found = [ran.foreseen(reuse=reuse) for reuse in (False, True)]
-    blocks = [each.block for each in found if each is not None]
-    return blocks if len(blocks) == len(found) else None
+    known = [each for each in found if each is not None]
+    if len(known) < len(found):
+        return None
+    casts = max(0, ran.in_use - known[0].in_use)  # which the runtime puts between
+    return [each.block + casts for each in known]
 
 
 if __name__ == "__main__":

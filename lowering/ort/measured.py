@@ -33,13 +33,15 @@ from .session import Session
 class Measured:
     """A model as it is executed: its ``graph`` with the types that a run gave.
 
-    ``sizes`` are those of symbolic dims. The names of the graph's sources are the
-    numbers of nodes.
+    ``sizes`` are those of symbolic dims, ``in_use`` the most bytes that its arena had
+    given out, those of nodes that the runtime puts between among them. The names of the
+    graph's sources are the numbers of nodes.
     """
 
     graph: Graph
     sizes: Mapping[str, int]
     facts: Facts
+    in_use: int
 
     def foreseen(
         self, order: Sequence[Op] | None = None, *, reuse: bool = True
@@ -101,7 +103,9 @@ def measured(
     def workspace(op: Op) -> int:
         return sum(workspaces.get(name, 0) for name in graph.sources.get(op, ()))
 
-    return Measured(graph, sizes, Facts(size, shape, workspace))
+    most = max((entry.after + entry.workspace for entry in entries), default=0)
+    in_use = most - entries[0].before if entries else 0
+    return Measured(graph, sizes, Facts(size, shape, workspace), in_use)
 
 
 def numbered(model: ModelProto) -> ModelProto:
