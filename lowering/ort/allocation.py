@@ -104,7 +104,10 @@ def events(
         own = ("workspace", op)  # an op may be its own value
         need = facts.workspace(op)
         found += [Take(own, need)] if need else []
-        found += _within(op, facts)
+        within = _within(op, facts)
+        if within is None:
+            return None
+        found += within
         found += [Free(own)] if need else []
         found += map(Free, plan.freed[i])
     return found
@@ -125,13 +128,19 @@ def kept(order: Sequence[Op]) -> list[Op]:
 
 def inside(op: Op, facts: Facts) -> int:
     """What the bodies of an op take while it runs; 0 where that is not known."""
-    return most_in_use(_within(op, facts))
+    return most_in_use(_within(op, facts) or [])
 
 
-def _within(op: Op, facts: Facts) -> list[Event]:
-    """What a turn of the body that takes most asks for, all given back after it."""
-    bodies = [events(body, None, facts) or [] for body in op.bodies]
-    turn = max(bodies, key=most_in_use, default=[])
+def _within(op: Op, facts: Facts) -> list[Event] | None:
+    """What a turn of the body that takes most asks for, all given back after it.
+
+    None for unknown sizes.
+    """
+    bodies = [events(body, None, facts) for body in op.bodies]
+    known = [body for body in bodies if body is not None]
+    if len(known) < len(bodies):
+        return None
+    turn = max(known, key=most_in_use, default=[])
     left: dict[Hashable, Event] = {}
     found: list[Event] = []
     for event in turn:
