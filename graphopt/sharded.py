@@ -9,7 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from .dim_names import inside, shown
+from .dim_names import inside, places, shown
 from .driver import optimize
 from .errors import UsageError
 from .fitted import DoesNotFit
@@ -263,8 +263,10 @@ def all_sizes(
     renamed = {name: to for name, to in dims.items() if isinstance(to, str)}
     given = {name: size for name, size in dims.items() if isinstance(size, int)}
     named = specialize(graph, renamed, shapes).graph
+    baked = {at: size for at, size in given.items() if at not in places(named)}
+    named = specialize(named, baked).graph
     check_ranks(named)
-    fixed = inside(given, named)
+    fixed = inside({n: s for n, s in given.items() if n not in baked}, named)
     sizes = fixed | fitting(named, fixed)[0]
     kept = symbols_of(graph)
     found = {
@@ -272,7 +274,7 @@ def all_sizes(
         for name, size in sizes.items()
         if name in kept or name not in symbols_of(named)
     }
-    found |= {name: sizes[to] for name, to in renamed.items()}
+    found |= baked | {name: sizes[to] for name, to in renamed.items()}
     sides = {
         name: tuple([sizes[d] if isinstance(d, str) else d for d in shape])
         for name, shape in shapes.items()
