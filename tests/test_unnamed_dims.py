@@ -13,13 +13,16 @@ import graphopt
 from graphopt import ops
 from graphopt.cost import value_bytes
 from graphopt.dim_names import named
-from graphopt.dims import symbol
+from graphopt.dims import Dim, symbol
 from graphopt.exporter import to_proto
 from graphopt.fitted import DoesNotFit
 from graphopt.importer import load
+from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op, Parameter, Value
 from graphopt.lowering.ort.allocation import Facts, events, inside
 from graphopt.ops.control import If
+from graphopt.passes.memory import SPACES, plan_memory, run_in_arena, validate
+from graphopt.reference import evaluate
 from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
 
@@ -124,6 +127,54 @@ def test_a_limit_counts_what_it_counts_where_dims_are_named(
             graphopt.optimize(graph, target, max_activations=64, memory_sizes=SIZES)
     assert found[0] == found[1]
     assert found[0][0] > 96 * 64 * 4 // (96 if "Scan" in body else 1)
+
+
+def meeting(*shape: Dim) -> Graph:
+    """What is broadcast of two inputs; nobody says that their dims are alike."""
+    a, b = (Parameter(TensorType(DType.F32, shape), name) for name in "ab")
+    both = ops.Add(a, b)
+    weights = np.ones((16, 64), np.float32)
+    wide = ops.Softmax(ops.MatMul(ops.Relu(both), ops.Constant(weights)))
+    return Graph([a, b], [ops.ReduceSum(ops.Mul(wide, ops.Exp(wide)))])
+
+
+@pytest.mark.parametrize("target", ["onnx", "ort-cpu"])
+def test_values_of_dims_that_only_numbers_show_alike_are_counted(target: str) -> None:
+    sizes = {"a:0": 128, "b:0": 128}
+    graph = meeting(None, 16)
+    result = graphopt.optimize(
+        graph, target, max_activations="1MiB", memory_sizes=sizes
+    )
+    fitted = result.report.memory
+    assert fitted is not None
+    fixed = specialize(result.graph, {"a:0": 128, "b:0": 128}).graph
+    alone = plan_memory(fixed, space=SPACES[target])
+    assert fitted.plan.left_out == 0
+    assert fitted.plan.peak == alone.peak > 128 * 64 * 4
+    assert fitted.arena is None or fitted.arena >= alone.peak
+    validate(fitted.plan, result.graph)
+    inputs = random_inputs(fixed, 0)
+    (made,) = run_in_arena(result.graph, fitted.plan, inputs)
+    assert np.allclose(made, evaluate(graph, inputs)[0])
+    with pytest.raises(DoesNotFit):
+        graphopt.optimize(graph, target, max_activations=9999, memory_sizes=sizes)
+
+
+def test_a_plan_of_bodies_is_that_of_the_graph_with_numbers() -> None:
+    a, b, c = (Parameter(TensorType(DType.F32, (None, 16)), name) for name in "abc")
+    given = [Parameter(TensorType(DType.F32, (None, 16)), "x") for _ in range(4)]
+    then = Graph(given[:2], [ops.Exp(ops.Softmax(ops.Add(*given[:2])))])
+    other = Graph(given[2:], [ops.Exp(ops.Add(*given[2:]))])
+    cond = ops.Cast(ops.ReduceMax(c, keepdims=0), to=DType.BOOL)
+    graph = named(Graph([a, b, c], [ops.Abs(If(cond, a, b, bodies=(then, other)))]))
+    sizes = {"?a:0": 8, "?b:0": 8, "?c:0": 1}
+    plan = plan_memory(graph, sizes)
+    fixed = plan_memory(specialize(graph, {n[1:]: s for n, s in sizes.items()}).graph)
+    assert (plan.peak, plan.left_out) == (fixed.peak, 0)
+    assert set(plan.order) == {op for op in graph.ops if op.constant is None}
+    assert set(plan.nested) == {op for op in graph.ops if op.bodies}
+    validate(plan, graph)
+    assert plan_memory(graph, {"?a:0": (1, 8), "?b:0": (1, 8), "?c:0": 1}).left_out
 
 
 def test_what_is_cut_for_a_limit_keeps_to_it_in_a_run(tmp_path: Path) -> None:

@@ -13,17 +13,18 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Final
 
 from graphopt import dims
-from graphopt.cost import value_bytes
+from graphopt.cost import type_bytes
 from graphopt.dims import Dim, Shape
 from graphopt.exporter.order import by_rank, source_order
 from graphopt.exporter.spelled import used_results
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.passes.memory.space import IN_PLACE
-from graphopt.types import DType
+from graphopt.types import DType, Type
 
 from .arena import Event, Free, Take, grown, most_in_use, smallest_block
 
@@ -47,12 +48,17 @@ class Facts:
     workspace: Callable[[Op], int] = lambda op: 0
 
     @classmethod
-    def of(cls, binding: Mapping[str, int]) -> Facts:
+    def of(
+        cls,
+        binding: Mapping[str, int],
+        types: Mapping[Value, Type] = MappingProxyType({}),
+    ) -> Facts:
         """What the graph itself says where symbolic dims have these sizes.
 
-        Where dims are symbols the runtime may know less of shapes.
+        Where dims are symbols the runtime may know less of shapes. ``types`` are those
+        of values at these sizes, where they are known to tell more.
         """
-        return cls(lambda value: value_bytes(value, binding))
+        return cls(lambda v: type_bytes(types.get(v, v.type), binding))
 
 
 @dataclass(frozen=True)
