@@ -39,8 +39,9 @@ def twin_of(graph: Graph, sizes: Sizes) -> Twin | None:
     except UsageError:  # these sizes are impossible, or leave nothing
         return None
     theirs, ours = ([op for _, op in each.walk()] for each in (twin, graph))
-    if [op.kind for op in theirs] != [op.kind for op in ours]:
-        return None  # a branch became the other
+    same = [op.kind for op in theirs] == [op.kind for op in ours]
+    if not same or len({*theirs}) < len({*ours}):  # a branch became the other
+        return None
     if _unsized(twin, Sizes({}, sizes.space)) >= unsized:
         return None
     values: dict[Value, Value] = {}
