@@ -38,7 +38,8 @@ from graphopt.ir import Graph, Parameter, Value
 from graphopt.lowering.ort.meter import growth as ort_growth
 from graphopt.lowering.ort.recipe import Recipe
 from graphopt.lowering.resident import growth_of
-from graphopt.lowering.xla.meter import aligned, trim
+from graphopt.lowering.xla.heap import trim
+from graphopt.lowering.xla.meter import aligned
 from graphopt.ops import (
     ArgMax,
     Constant,

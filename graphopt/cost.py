@@ -193,11 +193,16 @@ def _between(results: Iterable[Value], operands: Iterable[Value | None]) -> list
 
 def graph_flops(graph: Graph, binding: Mapping[str, int]) -> Dim:
     """The operations of `cost` alone."""
-    each = [
-        _cost_of_regions(op, binding)[0].flops if op.bodies else op_flops(op)
-        for op in graph.ops
-    ]
-    return _sum(dims.substitute(flops or 0, binding) for flops in each)
+    known = tuple(binding.items())
+    return _sum(_flops_at(op, known) for op in graph.ops)
+
+
+@lru_cache(maxsize=KNOWN)
+def _flops_at(op: Op, known: tuple[tuple[str, int], ...]) -> Dim:
+    """Those of an op at these sizes of symbolic dims, 0 where they are not known."""
+    binding = dict(known)
+    flops = _cost_of_regions(op, binding)[0].flops if op.bodies else op_flops(op)
+    return dims.substitute(flops or 0, binding)
 
 
 def _itemsizes(op: Op) -> list[float]:

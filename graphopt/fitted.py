@@ -13,7 +13,8 @@ from .cost import graph_flops
 from .dim_names import said, shown
 from .errors import GraphoptError, UsageError
 from .ir import Graph, Op
-from .lowering.ort.allocation import Facts, events, inside
+from .lowering.ort.advice import has_convolutions
+from .lowering.ort.allocation import Facts, events, inside, rounding
 from .lowering.ort.arena import BY_REQUEST, IN_ONE_BLOCK, Growth
 from .lowering.xla.platforms import PLATFORMS
 from .passes.memory import MemoryPlan, plan_memory
@@ -26,8 +27,8 @@ FAR: Final = 2
 compiler of XLA took 0.7 to 2.4 times what was planned."""
 
 ARENAS: Final = {"ort-cpu": IN_ONE_BLOCK, "ort-cuda": BY_REQUEST}
-"""The targets whose activations lie in an arena. On a CPU what is not touched
-takes nothing; a GPU's is held, so that there it grows by what is asked for."""
+"""The targets whose activations lie in an arena. On a CPU what is not touched takes
+nothing; a GPU's is held, so that there it grows by what is asked for."""
 
 Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 """Bytes that a runtime takes for what a graph computes, at these sizes of dims and as
@@ -146,6 +147,10 @@ class Fitted:
     """Why it could not be asked."""
     library: str = ""
     """How XLA's library runs the ops of the program."""
+    blocks: dict[object, int | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What ONNX Runtime's arena is foreseen to take, once it was found out."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -193,13 +198,20 @@ class Fitted:
     def arena(self) -> int | None:
         """Bytes that ONNX Runtime's arena takes, less what outputs add to the most.
 
-        Outputs lie in it, too. What lies between pieces is lost. None where it is not
-        known.
+        Outputs lie in it, too; on a GPU weights and inputs, of which only what they are
+        rounded up by counts here. What lies between pieces is lost. None where it is
+        not known.
         """
         size = self.executed
         if size is None and self.growth is not None:
-            found = events(self.graph, self.plan.order, self.facts, self.reuse)
-            size = None if found is None else self.growth.least(found)
+            key = self.graph, self.plan.order, self.reuse
+            if key not in self.blocks:
+                found = events(self.graph, self.plan.order, self.facts, self.reuse)
+                least = None if found is None else self.growth.least(found)
+                if least is not None and self.growth is BY_REQUEST:
+                    least += rounding(self.graph, self.facts)
+                self.blocks[key] = least
+            size = self.blocks[key]
         return None if size is None else max(0, size - self.plan.beside)
 
     @property
@@ -386,7 +398,13 @@ class Fitted:
             yield (
                 f"  its recipe holds the GPU's arena to {sized(self.allowed)}, weights"
                 " and inputs in it: a run that takes more fails"
+                + (", as may one with larger dims" if self.sizes else "")
             )
+            if has_convolutions(self.graph):
+                yield (
+                    "  what cuDNN works in comes on top and is not foreseen: leave room"
+                    " for it"
+                )
 
 
 def _flops(more: int) -> str:

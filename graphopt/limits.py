@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .debug import timed
+from .errors import GraphoptError
 from .fitted import Counter, Fitted, Limits
 from .fitting import fitting
 from .ir import Graph
@@ -25,43 +26,71 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Compiling:
-    """A `Counter` that asks the compiler of a target, and says what is in a number."""
+class Once:
+    """What a target says of each program, which is asked once; so are failures."""
+
+    _said: dict[object, Any] = field(default_factory=dict, init=False)
+
+    def said(self, key: object, ask: Callable[[], Any]) -> Any:
+        """What was said, or was raised."""
+        if key not in self._said:
+            try:
+                self._said[key] = ask()
+            except GraphoptError as error:
+                self._said[key] = error
+        found = self._said[key]
+        if isinstance(found, GraphoptError):
+            raise found.with_traceback(None)  # which would grow, and hold graphs
+        return found
+
+
+@dataclass
+class Compiling(Once):
+    """A `Counter` that asks XLA's compiler, and says what is in its number."""
 
     target: str
     precision: str | None
-    _memories: dict[int, Memory] = field(default_factory=dict)
 
     def __call__(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
-        library = str(plan.whole.get(LIBRARY, "single"))
-        with timed(f"compiling for {self.target}"):
-            memory = memory_of(graph, self.target, sizes, self.precision, library)
-        size = memory.temp + memory.scratch
-        self._memories[size] = memory
-        return size
+        memory = self.memory(graph, sizes, plan)
+        return memory.temp + memory.scratch
 
-    def of(self, counted: int | None) -> Memory | None:
-        """What is in a number that was given."""
-        return None if counted is None else self._memories.get(counted)
+    def memory(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> Memory:
+        """What the compiler says. Raises what it raises."""
+        library = str(plan.whole.get(LIBRARY, "single"))
+
+        def ask() -> Memory:
+            with timed(f"compiling for {self.target}"):
+                return memory_of(graph, self.target, sizes, self.precision, library)
+
+        key = graph, plan.order, library, tuple(sizes.items())
+        found: Memory = self.said(key, ask)
+        return found
+
+
+@dataclass
+class Running(Once):
+    """A `Counter` that runs a graph once in ONNX Runtime on the CPU."""
+
+    def __call__(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
+        from .lowering.ort.executed import arena_of  # only for that runtime
+
+        way = opening(plan.whole)
+
+        def ask() -> Sequence[int]:
+            with timed("running once in ort-cpu"):
+                return arena_of(graph, sizes, plan.order, layouts=way["layouts"])
+
+        key = graph, plan.order, way["layouts"], tuple(sizes.items())
+        both: Sequence[int] = self.said(key, ask)  # without reuse, and with it
+        return both[way["reuse"]]
 
 
 def counter_of(target: str, precision: str | None) -> Counter | None:
     """What asks a target; None where nothing counts there."""
-    ran: dict[object, Sequence[int]] = {}
-
-    def running(graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
-        from .lowering.ort.executed import arena_of  # only for that runtime
-
-        way = opening(plan.whole)
-        key = graph, plan.order, way["layouts"], tuple(sizes.items())
-        if key not in ran:
-            with timed(f"running once in {target}"):
-                ran[key] = arena_of(graph, sizes, plan.order, layouts=way["layouts"])
-        return ran[key][way["reuse"]]
-
     if target in PLATFORMS:
         return Compiling(target, precision)
-    return running if target == "ort-cpu" else None
+    return Running() if target == "ort-cpu" else None
 
 
 def fitted_to(
@@ -93,9 +122,11 @@ def _fitted(limits: Limits, savings: Savings) -> Fitted:
     best = savings.least(limits)
     if not best.fits:
         counter = savings.counter
-        known = counter.of(best.counted) if isinstance(counter, Compiling) else None
+        known = None
+        if best.counted is not None and isinstance(counter, Compiling):
+            known = counter.memory(best.graph, best.sizes, best.decided)
         raise refusal(best, known)
-    return best
+    return savings.coarser(limits, best)
 
 
 def with_tiles(pipeline: Pipeline, tile: Tile, target: str) -> Pipeline:

@@ -14,7 +14,7 @@ from typing import Final
 
 from .errors import GraphoptError
 from .fitted import AGAIN, SECONDS, Counter, Fitted, Saving
-from .lowering.ort.advice import is_laid_out
+from .lowering.ort.advice import has_convolutions
 from .lowering.ort.tightened import tightened
 from .passes.memory import plan_memory
 
@@ -37,8 +37,9 @@ def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
         return fitted.compiled(counter)
     if fitted.plan.peak > fitted.limits.left(fitted.plan):
         return fitted
-    fitted = replace(fitted, layouts=True, reuse=False, executed=None, opening=())
-    if counter is None or not is_laid_out(fitted.graph):
+    order = tuple([step for step in fitted.opening if step.what == TIGHTENED])  # stays
+    fitted = replace(fitted, layouts=True, reuse=False, executed=None, opening=order)
+    if counter is None or not has_convolutions(fitted.graph):
         return _first(_in_order(fitted))
     try:
         return _first(_laid_out(fitted, counter))

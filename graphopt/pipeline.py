@@ -61,11 +61,17 @@ class Pass:
 
     def __str__(self) -> str:
         options = ", ".join(
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
+            f"{name}={getattr(self, name)!r}"
+            for name, default in self.options().items()
+            if getattr(self, name) != default
         )
         return f"{self.name}({options})" if options else self.name
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """What may be said of it, and what it is by default; not what it remembers."""
+        fields = dataclasses.fields(cls)
+        return {f.name: f.default for f in fields if f.repr}
 
 
 @dataclass(frozen=True)
@@ -349,7 +355,7 @@ def parse_pass(spec: str, known: Mapping[str, type[Pass]]) -> Pass:
     if name not in known:
         raise UsageError(f"unknown pass {name!r}{nearest(name, known)}")
     cls = known[name]
-    fields = {f.name: f.default for f in dataclasses.fields(cls)}
+    fields = cls.options()
     try:
         call = ast.parse(f"f({inner})", mode="eval").body
         if not isinstance(call, ast.Call):

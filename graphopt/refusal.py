@@ -25,7 +25,7 @@ def refusal(best: Fitted, counted: Memory | None = None) -> DoesNotFit:
     ``counted`` is what the compiler says of its program.
     """
     sizes = {shown(name): size for name, size in best.sizes.items()}
-    at = said(sizes)
+    at = said(best.sizes)
     over = "; ".join(_over(best))
     lines = [
         f"{f'with {at}, ' if at else ''}{over}",
@@ -57,13 +57,13 @@ def _counted(memory: Memory | None) -> Iterator[str]:
     """What a compiler's number is made of, and the kernel that takes most."""
     if memory is None:
         return
-    said = f"{sized(memory.temp)} of that are the compiler's temporaries"
+    parts = f"{sized(memory.temp)} of that are the compiler's temporaries"
     size, node = memory.kernel
     if memory.scratch:
-        said += f", {sized(memory.scratch)} are taken beside by kernels for themselves"
+        parts += f", {sized(memory.scratch)} are taken beside by kernels for themselves"
     if size and node:
-        said += f"; most is taken by that of {node!r}: {sized(size)} while it runs"
-    yield said
+        parts += f"; most is taken by that of {node!r}: {sized(size)} while it runs"
+    yield parts
 
 
 def _in_the_way(best: Fitted) -> Iterator[str]:

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
-from .errors import GraphoptError
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
-from .ir import Graph, Value
-from .lowering.ort.advice import is_laid_out
+from .ir import Graph
+from .lowering.ort.advice import has_convolutions
 from .lowering.xla.platforms import PLATFORMS
 from .opened import opened
 from .passes.memory import SPACES, plan_memory, recomputed, summed
@@ -25,7 +24,6 @@ from .passes.memory.biases import biases_apart, is_biased
 from .passes.tiling import Tile
 from .passes.tiling.strips import lapping
 from .passes.tiling.written import written_out
-from .plan import Plan
 
 TRIES: Final = 6
 """How often tiles are made again where a plan shows that they were too large."""
@@ -58,7 +56,6 @@ class Savings:
     remade: Callable[[Tile], Graph]
     counter: Counter | None
     rounding: bool
-    _counts: dict[object, int | GraphoptError] = field(default_factory=dict)
     _cuts: dict[int, Fitted] = field(default_factory=dict)
     _planned: dict[object, Fitted] = field(default_factory=dict)
     _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
@@ -119,6 +116,19 @@ class Savings:
             best = other
         return replace(best, limits=limits)
 
+    def coarser(self, limits: Limits, least: Fitted) -> Fitted:
+        """Tiles that are no finer than they must be, where the smallest plan fits.
+
+        A budget near the peak may be out of reach of every tile, and a far one not.
+        """
+        wanted = limits.left(least.plan)
+        while wanted > least.plan.peak:
+            cut = self._tiled(wanted, limits)
+            if cut.fits:
+                return cut
+            wanted = int(FINER * wanted)
+        return least
+
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""
         size = _activations if asked.memory is None else _resident
@@ -135,7 +145,7 @@ class Savings:
             return True
         if self.target in PLATFORMS:
             return each.counted is not None
-        return each.executed is not None or not is_laid_out(each.graph)
+        return each.executed is not None or not has_convolutions(each.graph)
 
     def _counted(self, each: Fitted) -> Fitted:
         """The same with what its target says, however large it is."""
@@ -158,21 +168,7 @@ class Savings:
         return found
 
     def _asked(self, each: Fitted) -> Fitted:
-        return opened(each, self.counter and self._count)
-
-    def _count(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
-        """What the counter says, which is asked once for each program."""
-        assert self.counter is not None
-        key = graph, plan.order, tuple(plan.whole.items())
-        if key not in self._counts:
-            try:
-                self._counts[key] = self.counter(graph, sizes, plan)
-            except GraphoptError as error:
-                self._counts[key] = error
-        found = self._counts[key]
-        if isinstance(found, GraphoptError):
-            raise found
-        return found
+        return opened(each, self.counter)
 
     def _tiled(self, wanted: int, limits: Limits) -> Fitted:
         """With tiles of the budget ``wanted``; with copies where these are too much."""
@@ -184,16 +180,21 @@ class Savings:
             cut = self._with_copies(_with_biases_apart(cut))
         return self._asked(cut)
 
+    @cached_property
+    def _tile(self) -> Tile:
+        """What makes tiles, of one budget after the other."""
+        return Tile(sizes=tuple(sorted(self.sizes.items())))
+
     def _cut(self, wanted: int) -> Fitted:
-        tile = Tile(wanted, sizes=tuple(sorted(self.sizes.items())))
+        tile = replace(self._tile, budget=wanted)
         tiled = self.remade(tile)
-        same = _made_up_of(tiled)
+        same = tiled.outputs  # equal ops are one op
         if same not in self._planned:  # by a budget that is nearly this one
             made, order = tiled, None
             if self.target not in PLATFORMS:
                 made, order = written_out(tiled)
             self._planned[same] = self._ordered.improved(
-                "tiles", made, tile, order, lapping(tiled)
+                "tiles", made, replace(tile, known={}), order, lapping(tiled)
             )
         return self._planned[same]
 
@@ -227,8 +228,12 @@ class Savings:
             )
             if made.graph is best.graph:
                 return made.after, best
-            what, again = "cheap values made again", (made.order, best.lapping)
-            return made.after, best.improved(what, made.graph, best.tile, *again)
+            key = best.graph, plan.order, made.graph.outputs, made.order
+            if key not in self._planned:  # for a limit that is nearly this one
+                what, again = "cheap values made again", (made.order, best.lapping)
+                other = best.improved(what, made.graph, best.tile, *again)
+                self._planned[key] = other
+            return made.after, self._planned[key]
 
         return self._less("copies", best, left, make)
 
@@ -259,20 +264,6 @@ def _activations(each: Fitted) -> int:
 
 def _resident(each: Fitted) -> int:
     return each.resident
-
-
-def _made_up_of(graph: Graph) -> object:
-    """What is equal for graphs that are cut alike; any of these may stand for others.
-
-    Parameters of bodies differ in all of them, so that the graphs do.
-    """
-    return tuple(
-        [(op.label, op.instance, *map(_type, op.results)) for _, op in graph.walk()]
-    )
-
-
-def _type(value: Value) -> object:
-    return value.type
 
 
 def _is_stuck(finer: Fitted, before: Fitted | None) -> bool:

@@ -156,12 +156,19 @@ def _arena_lines(arena: Json, found: Json) -> Iterator[str]:
     if size is None:
         yield f"what ONNX Runtime's arena takes is not known: {reason}"
         return
-    how = "as one run took it" if arena["executed"] else "as foreseen"
+    where = "in this order, as foreseen"
+    if arena["executed"]:
+        where = "as one run took it, in an order and with layouts of its own"
     yield (
-        f"ONNX Runtime's arena takes {sized(size)} of activations in this order,"
-        f" {how}: limits are held against that (in all"
-        f" {sized(arena['resident_bytes'])})"
+        f"ONNX Runtime's arena takes {sized(size)} of activations {where}: limits are"
+        f" held against that (in all {sized(arena['resident_bytes'])})"
     )
+    plain = arena["without_layouts_bytes"]
+    if plain is not None and plain < size:
+        yield (
+            f"  without layouts of convolutions it is {sized(plain)} in this order: a"
+            " limit below the first may take that, which is slower"
+        )
     if reason:
         yield f"  without layouts and kernels of convolutions: {reason}"
 

@@ -22,6 +22,7 @@ from graphopt.exporter import save
 from graphopt.fitted import DoesNotFit
 from graphopt.fitting import fitting
 from graphopt.ir import Graph, Parameter, Value
+from graphopt.lowering import memory_of
 from graphopt.lowering.ort.allocation import predicted
 from graphopt.passes.memory import SPACES, plan_memory
 from graphopt.timeline import memory_facts, memory_lines
@@ -247,3 +248,14 @@ def test_a_refusal_for_xla_names_the_kernel_that_takes_most(tmp_path: Path) -> N
     assert "are the compiler's temporaries" in lines[1]
     assert "for themselves; most is taken by that of 'Tiled/Conv'" in lines[1]
     assert "by the plan most is live at" in lines[-1]
+
+
+@pytest.mark.xla
+@pytest.mark.parametrize("name", ["/decoder/body/Conv_1", "while", "Conv"])
+def test_a_kernel_is_called_as_its_node(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    made = ops.Conv(x(1, 8, 32, 32), weight(32, 8, 3, 3), pads=(1, 1, 1, 1))
+    graph = Graph(made.operands[:1], [made], sources={made: (name,)})  # type: ignore[arg-type]
+    found = memory_of(graph, "xla-cpu", {}, None, "single")
+    assert found.kernel[0] > 0
+    assert found.kernel[1] == name

@@ -12,7 +12,7 @@ import graphopt
 from graphopt import ops
 from graphopt.exporter import to_proto
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.lowering.xla.kernels import KEPT, OTHERS, taken
+from graphopt.lowering.xla.kernels import SPREAD, Kept, taken
 from graphopt.types import DType, tensor
 
 KIB = 1024
@@ -22,6 +22,8 @@ BATCHED = (
     "lhs_batch_dims={0}, lhs_contracting_dims={2},"
     " rhs_batch_dims={0}, rhs_contracting_dims={1}"
 )
+SAME = "window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f"
+VALID = "window={size=3x3}, dim_labels=b01f_01io->b01f"
 TRANSPOSED = "lhs_contracting_dims={1}, rhs_contracting_dims={1}"
 
 
@@ -114,7 +116,7 @@ def test_what_runs_before_temporaries_are_written_lies_beside_nothing() -> None:
         *("f32[128,512]{1,0}", DOT),
     )
     result, packed = 4 * 128 * 512, 2 * 512 * KIB
-    assert taken(text, 0, result, 2) == (packed, KEPT["dot"])
+    assert taken(text, 0, result, 2)[0] == packed
     assert taken(text, packed - 8, result, 2)[0] == 8  # the result is an output
     assert taken(text, packed, result, 2)[0] == 0
 
@@ -133,8 +135,8 @@ ENTRY %main (p: x, q: x) -> x {
 }
 """.replace("DOT", DOT)
     own, size = 2 * 4 * 512 * 512, 4 * 64 * 512  # Eigen's
-    assert taken(text, size, size, 2) == (own, 0)
-    assert taken(text, size, 4 * size, 2) == (own - 3 * size, 0)
+    assert taken(text, size, size, 2)[0] == own
+    assert taken(text, size, 4 * size, 2)[0] == own - 3 * size
 
 
 def test_in_a_loop_all_temporaries_are_there() -> None:
@@ -171,7 +173,10 @@ ENTRY %main (p: x, q: x) -> x {{
 }}
 """
     scores, packed = 4 * 8 * 1024 * 1024, 8 * 64 * 4 * KIB
-    assert taken(text, 0, 0, 2) == (scores + packed, 2 * KEPT["dot"] + OTHERS)
+    assert taken(text, 0, 0, 2)[0] == scores + packed
+    products = 2 * (Kept.PRODUCT + Kept.BATCH_AXIS + Kept.PACKED) + Kept.PIECES
+    alone = Kept.ALONE + Kept.OTHER  # a sum
+    assert asked(text) == pytest.approx(products + Kept.OTHER + alone, abs=1)
 
 
 def test_vectors_and_loops_take_nothing() -> None:
@@ -179,8 +184,37 @@ def test_vectors_and_loops_take_nothing() -> None:
         *("dot", "f32[1,512]{1,0}", "f32[512,64]{1,0}", "f32[1,64]{1,0}", DOT),
         library=False,
     )
-    assert taken(vector, 0, 0, 2) == (0, 0)
+    assert taken(vector, 0, 0, 2)[0] == 0
+    assert asked(vector) == pytest.approx(0, abs=1)
     assert taken("", 0, 0, 2) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "right", "made", "how", "bytes_"),
+    [  # as they were counted of single kernels, with headers
+        ("dot", "16,64", "64,64", "16,64", DOT, 12600),
+        ("dot", "49,512", "512,512", "49,512", DOT, 14200),
+        ("dot", "128,64", "64,64", "128,64", DOT, 16900),
+        ("dot", "128,512", "512,512", "128,512", DOT, 18800),
+        ("dot", "128,64", "64,64", "128,64", TRANSPOSED, 20800),
+        ("dot", "8,128,64", "8,64,128", "8,128,128", BATCHED, 19400),
+        ("dot", "16,49,32", "16,32,49", "16,49,49", BATCHED, 15200),
+        ("convolution", "1,56,56,64", "3,3,64,64", "1,56,56,64", SAME, 33200),
+        ("convolution", "1,56,56,64", "3,3,64,64", "1,54,54,64", VALID, 27800),
+    ],
+)
+def test_kernels_keep_what_their_expressions_take(
+    kind: str, left: str, right: str, made: str, how: str, bytes_: int
+) -> None:
+    """Whatever their sizes."""
+    tensors = (f"f32[{shape}]{{0}}" for shape in (left, right, made))
+    text = program(kind, *tensors, how)
+    assert asked(text) == pytest.approx(bytes_, rel=0.1)
+
+
+def asked(text: str) -> float:
+    """The bytes that kernels of a program keep, as they ask for them."""
+    return taken(text, 0, 0, 2)[1] / SPREAD - Kept.PROGRAM
 
 
 # --- XLA ----------------------------------------------------------------------------
@@ -217,7 +251,8 @@ def test_the_texts_of_this_xla_are_read() -> None:
     )
     assert isinstance(examined, Examined)
     memory = examined.memory
-    assert memory.kept == KEPT["dot"]
+    one = Kept.PRODUCT + Kept.PACKED + Kept.PIECES
+    assert memory.kept == int(SPREAD * (Kept.PROGRAM + one))
     assert memory.scratch >= 512 * KIB
     assert memory.foreseen >= memory.temp + memory.output + memory.scratch
     assert examined.to_json()["memory"]["scratch_bytes"] == memory.scratch

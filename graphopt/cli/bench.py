@@ -25,18 +25,16 @@ from ..errors import UsageError
 from ..importer import load
 from ..interface import is_program, read_interface
 from ..report import table
-from ..specialize import parse_dim
 from .arguments import (
     add_inputs,
     add_sizes,
     add_target,
     heed_strict,
     natural,
-    pairs,
     say,
     target_of,
 )
-from .feeding import feeding, told
+from .feeding import asked_sizes, feeding, told
 from .progress import Progress
 from .run import check_runs, choose_target
 
@@ -110,9 +108,9 @@ def run(options: argparse.Namespace) -> int:
     said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     who = "1 thread" if threads == 1 else f"{threads or 'all'} threads"
     head = f"{options.target}, {who}, {options.rounds} rounds; {said}"
-    given = pairs(options.dim, parse_dim)
+    given = asked_sizes(options, options.models[0])
+    unasked = {shown(n): size for n, size in sizes.items() if n not in given}
     sizes = {shown(name): size for name, size in sizes.items()}
-    unasked = {name: size for name, size in sizes.items() if name not in given}
     say(
         options,
         [

@@ -69,6 +69,14 @@ def feeding(
     return made, fed, found
 
 
+def asked_sizes(options: argparse.Namespace, model: Path) -> Sizes:
+    """Those that ``--dim`` says, by the names that `feeding` gives sizes."""
+    if not options.dim:
+        return {}
+    program = read_interface(model) if is_program(model) else None
+    return sizes_of(options, load(model) if program is None else program.graph())
+
+
 def on_sizes(
     graph: Graph,
     sizes: Sizes,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -209,24 +210,31 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
 
 
 def arena(plan: MemoryPlan, graph: Graph) -> dict[str, Any]:
-    """What ONNX Runtime's arena takes for the order of a plan, outputs apart.
+    """What ONNX Runtime's arena takes, outputs apart: what limits are held against.
 
-    Convolutions have kernels and layouts of their own there: the model runs once, in a
-    child. What is said is what limits of memory are held against.
+    In the order of the plan; with convolutions in the runtime's own, as it lays these
+    out: the model runs once, in a child. What it takes without layouts is said beside.
     """
     from ..fitted import Fitted, Limits
     from ..limits import counter_of
     from ..opened import opened
 
+    counter = counter_of("ort-cpu", None)
     anything = Limits(activations=1 << 62)
     planned = Fitted(graph, plan, anything, target="ort-cpu")
-    taken = opened(planned, counter_of("ort-cpu", None))
+    taken = opened(planned, counter)
     known = taken.arena is not None
     reason = taken.uncounted or ("" if known else "values have no size before a run")
+    plain = None
+    if taken.executed is not None and counter is not None:
+        plain = replace(taken, layouts=False)
+        executed = counter(graph, plain.sizes, plain.decided)
+        plain = replace(plain, executed=executed)
     return {
         "activation_bytes": taken.activations if known else None,
         "resident_bytes": taken.resident if known else None,
         "executed": taken.executed is not None,
+        "without_layouts_bytes": None if plain is None else plain.activations,
         "reason": reason or None,
     }
 

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from .arguments import (
 )
 from .feeding import told
 from .meshes import add_mesh, annotated, bounds, check_mesh, devices_of
-from .progress import Progress
+from .progress import Progress, Slow
 from .run import fixed_in
 from .stages import (
     add_stages,
@@ -278,25 +279,28 @@ def _improved(
         progress=progress,
     )
     progress(f"optimizing {source}")
-    return driver.improve(
-        source,
-        options.target,
-        pipeline,
-        level=options.level,
-        opset=options.opset,
-        dims=dims,
-        input_shapes=shapes,
-        freeze=options.freeze,
-        checking=driver.Checking(
-            options.check, read_arrays(options.inputs, source), options.seed
-        ),
-        precision=options.precision,
-        budget=options.budget,
-        keep_io=not options.io_precision,
-        tune=tune if options.tune else None,
-        limits=_limits(options) if limited else None,
-        writes=True,
-    )
+    limits = _limits(options) if limited else None
+    searching = "looking for the cheapest plan that keeps to the limit of memory"
+    with nullcontext() if limits is None else Slow(options, searching):
+        return driver.improve(
+            source,
+            options.target,
+            pipeline,
+            level=options.level,
+            opset=options.opset,
+            dims=dims,
+            input_shapes=shapes,
+            freeze=options.freeze,
+            checking=driver.Checking(
+                options.check, read_arrays(options.inputs, source), options.seed
+            ),
+            precision=options.precision,
+            budget=options.budget,
+            keep_io=not options.io_precision,
+            tune=tune if options.tune else None,
+            limits=limits,
+            writes=True,
+        )
 
 
 def _told(options: argparse.Namespace, result: driver.Result) -> Report:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from typing import Any
 
 from ..driver import RUNTIMES, choose, require_target
@@ -74,7 +74,7 @@ def _row(name: str, chosen: Pass | None = None) -> dict[str, Any]:
         cls = KNOWN[name] if chosen is None else type(chosen)
     except UsageError as error:
         return {"name": name, "summary": str(error), "options": {}, "rules": []}
-    options = {f.name: getattr(chosen, f.name, f.default) for f in fields(cls)}
+    options = {n: getattr(chosen, n, default) for n, default in cls.options().items()}
     return {
         "name": name,
         "summary": (inspect.getdoc(cls) or "").split("\n")[0],

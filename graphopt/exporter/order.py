@@ -10,6 +10,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from ..errors import UsageError
 from ..ir import Graph, Op
@@ -76,7 +77,14 @@ def ranks_of_source(graph: Graph) -> dict[Op, int]:
 
 def source_order(graph: Graph) -> list[Op]:
     """The ops of a graph as they are written, where nothing was planned."""
-    return in_order(graph.ops, ranks_of_source(graph))
+    found = _written.get(graph)
+    if found is None:
+        found = in_order(graph.ops, ranks_of_source(graph))
+        _written[graph] = found
+    return [*found]
+
+
+_written: WeakKeyDictionary[Graph, list[Op]] = WeakKeyDictionary()
 
 
 def ranks_of(order: Sequence[Op], graph: Graph) -> dict[Op, int]:

@@ -17,7 +17,7 @@ from graphopt.provenance import place
 from graphopt.types import DType, TensorType
 from graphopt.versions.spelling import type_name
 
-from .arena import ALIGNMENT, one_block, rounded
+from .arena import one_block
 from .kernels import Kernels
 from .recipe import Recipe
 
@@ -73,9 +73,8 @@ def recipe(
     if _has(graph, DType.F32):
         _choose_precision(chosen, precision)
     open_dims = list(_open_dims(graph))
-    limit = None if memory is None else memory + _rounding(graph)
-    _choose_memory(chosen, limit, bool(open_dims))
-    _choose_for_convs(chosen, graph, kernels, bool(open_dims), limit, ordered)
+    _choose_memory(chosen, memory, bool(open_dims))
+    _choose_for_convs(chosen, graph, kernels, bool(open_dims), memory, ordered)
     if failed := list(_no_cuda_graph(graph, open_dims, fallbacks)):
         chosen.decline("enable_cuda_graph", failed)
     else:
@@ -93,8 +92,8 @@ def recipe(
     return _in_order(made, graph, False, reuse) if ordered else made
 
 
-def is_laid_out(graph: Graph) -> bool:
-    """Whether the runtime is to optimize a planned graph all the same, for layouts."""
+def has_convolutions(graph: Graph) -> bool:
+    """Whether there are any: on a CPU the runtime optimizes these all the same."""
     return any(op.kind in _CONVS for _, op in graph.walk())
 
 
@@ -122,7 +121,7 @@ def _in_order(recipe: Recipe, graph: Graph, layouts: bool, reuse: bool) -> Recip
     declined = dict(recipe.declined)
     config = dict(recipe.config)
     level = "graph_optimization_level"
-    if layouts and is_laid_out(graph):
+    if layouts and has_convolutions(graph):
         why = (
             "convolutions want the runtime's blocked layouts, so the order is not kept;"
             " `ordered.honoured` keeps it"
@@ -138,7 +137,7 @@ def _in_order(recipe: Recipe, graph: Graph, layouts: bool, reuse: bool) -> Recip
     else:
         session[level] = "ORT_DISABLE_ALL"
         reasons[level] = "nodes that the runtime makes would run out of order"
-        if recipe.provider == "cpu" and is_laid_out(graph):
+        if recipe.provider == "cpu" and has_convolutions(graph):
             why = "with copies between layouts the limit of memory is not kept"
             declined["blocked layouts of convolutions"] = (why,)
     return replace(
@@ -205,6 +204,7 @@ def _choose_precision(chosen: _Choices, precision: str | None) -> None:
 def _choose_memory(chosen: _Choices, memory: int | None, varies: bool) -> None:
     if memory is not None:
         why = "what a run may take, weights, inputs and outputs among it; more fails"
+        why += ", as of dims larger than those that were planned" if varies else ""
         chosen.take("gpu_mem_limit", str(memory), why)
     if memory is not None or not varies:
         planned = "the plan fits the limit so"
@@ -213,12 +213,6 @@ def _choose_memory(chosen: _Choices, memory: int | None, varies: bool) -> None:
     else:
         why = "shapes vary: an arena that doubles is extended seldom"
         chosen.take("arena_extend_strategy", "kNextPowerOfTwo", why)
-
-
-def _rounding(graph: Graph) -> int:
-    """What an arena takes for weights and inputs beside their bytes."""
-    sizes = [tensor.nbytes for tensor in graph.tensors()]
-    return sum(map(rounded, sizes)) - sum(sizes) + ALIGNMENT * len(graph.inputs)
 
 
 def _choose_for_convs(
@@ -235,8 +229,6 @@ def _choose_for_convs(
     if memory is not None:
         why = "a search would try algorithms in memory that no plan knows of"
         chosen.take("cudnn_conv_algo_search", "HEURISTIC", why)
-        why = "an algorithm may work in 32 MiB, no more: they count for the limit"
-        chosen.take("cudnn_conv_use_max_workspace", "0", why)
     elif varies:
         why = "shapes vary: EXHAUSTIVE would search anew for each"
         chosen.take("cudnn_conv_algo_search", "HEURISTIC", why)

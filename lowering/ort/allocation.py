@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
@@ -26,7 +26,7 @@ from graphopt.ops.constant import Constant
 from graphopt.passes.memory.space import IN_PLACE
 from graphopt.types import DType, Type
 
-from .arena import Event, Free, Take, grown, most_in_use, smallest_block
+from .arena import Event, Free, Take, grown, most_in_use, rounded, smallest_block
 
 ALIASES: Final = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
 """Kinds whose result always is the memory of their first operand."""
@@ -46,6 +46,10 @@ class Facts:
     size: Callable[[Value], int | None]
     shape: Callable[[Value], Shape | None] = attrgetter("shape")
     workspace: Callable[[Op], int] = lambda op: 0
+    within: dict[Op, list[Event] | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What bodies ask for, once it was found out."""
 
     @classmethod
     def of(
@@ -110,7 +114,7 @@ def events(
         own = ("workspace", op)  # an op may be its own value
         need = facts.workspace(op)
         found += [Take(own, need)] if need else []
-        within = _within(op, facts)
+        within = _within(op, facts) if op.bodies else []
         if within is None:
             return None
         found += within
@@ -132,6 +136,13 @@ def kept(order: Sequence[Op]) -> list[Op]:
     return by_rank(ops, early, needs)
 
 
+def rounding(graph: Graph, facts: Facts) -> int:
+    """What an arena takes for weights and inputs beside their bytes."""
+    sizes = [tensor.nbytes for tensor in graph.tensors()]
+    sizes += [facts.size(value) or 0 for value in graph.inputs]
+    return sum(map(rounded, sizes)) - sum(sizes)
+
+
 def inside(op: Op, facts: Facts) -> int:
     """What the bodies of an op take while it runs; 0 where that is not known."""
     return most_in_use(_within(op, facts) or [])
@@ -142,6 +153,12 @@ def _within(op: Op, facts: Facts) -> list[Event] | None:
 
     None for unknown sizes.
     """
+    if op not in facts.within:
+        facts.within[op] = _turn(op, facts)
+    return facts.within[op]
+
+
+def _turn(op: Op, facts: Facts) -> list[Event] | None:
     bodies = [events(body, None, facts) for body in op.bodies]
     known = [body for body in bodies if body is not None]
     if len(known) < len(bodies):

@@ -21,7 +21,7 @@ from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op
 
 from ..meters import MeterFailed, answer, ask
-from .advice import is_laid_out, recipe
+from .advice import has_convolutions, recipe
 from .measured import measured
 from .ordered import KEPT
 from .recipe import Recipe
@@ -48,7 +48,7 @@ def arena_of(
     Raises UnsupportedModel where a size is not known, MeterFailed where the model does
     not run, or takes too long, and BackendMissing.
     """
-    assert is_laid_out(graph)
+    assert has_convolutions(graph)
     opened = recipe(graph, "cpu", ordered=True, layouts=layouts)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source.onnx")

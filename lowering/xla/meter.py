@@ -9,16 +9,14 @@ program's. So the child that is watched
 - runs a tiny program first, with a product, a convolution, a reduction and a loop:
   threads, pages of code and the arenas of threads come once for all programs;
 - has read the weights, and has inputs where XLA takes them without a copy;
-- gives back what is freed at once: from `GIVEN_BACK` bytes on a block is the system's,
-  not the heap's. Else a run is served from what the compiler has left free, or keeps
-  what the run before has freed, and what is seen is chance. A process with glibc's own
-  settings may hold more between runs, by what its heap keeps.
+- gives back what is freed, and has a heap without holes (`heap`). Else a run is served
+  from what the compiler has left free, or keeps what the run before has freed, and what
+  is seen is chance. A process with glibc's own settings may hold more between runs, or
+  grow by less, by what its heap has free.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import time
 from collections.abc import Mapping
@@ -36,18 +34,11 @@ from .. import Array, find
 from ..meters import Footprint, answer, ask
 from ..resident import settled_growth_of
 from .exported import ExportedProgram
+from .heap import SETTINGS, fill, trim
 from .program import Program
 from .report import Examined, Memory
 
 MODULE: Final = "graphopt.lowering.xla.meter"
-
-GIVEN_BACK: Final = 16 << 10
-
-_HEAP: Final = {
-    "MALLOC_MMAP_THRESHOLD_": str(GIVEN_BACK),
-    "MALLOC_TRIM_THRESHOLD_": str(GIVEN_BACK),
-}
-"""What glibc reads; other systems do not."""
 
 ALIGNMENT: Final = 64
 """Bytes at which arrays begin that XLA takes as they are."""
@@ -73,7 +64,7 @@ def realised_peak(
     """
     given = model if isinstance(model, bytes) else os.fspath(model)
     asked = (target, given, dict(inputs), planned)
-    counted, weights, grown, foreseen = ask(MODULE, asked, limit_s, _HEAP)
+    counted, weights, grown, foreseen = ask(MODULE, asked, limit_s, SETTINGS)
     return Footprint(
         target, max(counted, grown or 0), counted, weights, grown, foreseen
     )
@@ -106,10 +97,12 @@ def _found(
         np.asarray(weight).sum()  # reads it
     _warm(program.device)
     trim()
+    fill()
 
     def run() -> None:
         program(inputs)
         time.sleep(REST)
+        trim()
 
     grown = settled_growth_of(run)
     weights = max(memory.argument - given, 0)
@@ -155,15 +148,6 @@ def _warm(device: jax.Device) -> None:
     run = jax.jit(all_kinds)
     for _ in range(3):
         jax.tree.map(np.asarray, run(*given))
-
-
-def trim() -> None:
-    """Give back what is free, where the C library can."""
-    gc.collect()
-    library = ctypes.CDLL(None) if os.name == "posix" else None
-    give_back = getattr(library, "malloc_trim", None)
-    if give_back is not None:
-        give_back(0)
 
 
 if __name__ == "__main__":

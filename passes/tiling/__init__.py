@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from graphopt.errors import UsageError
@@ -13,10 +13,11 @@ from graphopt.rewrite import Log
 from graphopt.specialize import symbols_of
 
 from ..memory import SPACES
-from .choice import LARGE, best
+from .choice import best
 from .copies import apart, together
 from .flash import Flash as Flash
 from .heads import spelled
+from .known import LARGE, Known
 from .needs import Meter
 from .price import Prices
 from .tiles import tile as tile
@@ -28,7 +29,7 @@ class Tile(Pass):
 
     ``budget`` is in bytes; 0 is a fifth of the peak. ``steps`` bounds how often regions
     are tiled; ``sizes`` are those of symbolic dims, 1 of the others; ``target`` is what
-    runs the graph.
+    runs the graph. What is ``known`` of graphs serves every budget: replace that alone.
 
     softmax(q @ k) @ v   -->   tiled(q[i:j]) {softmax(q @ k) @ v}
     """
@@ -38,15 +39,15 @@ class Tile(Pass):
     steps: int = 100
     sizes: tuple[tuple[str, int], ...] = ()
     target: str = ""
+    known: dict[object, Known] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, graph: Graph, log: Log) -> Graph:
         if self.budget < 0:
             raise UsageError(f"tile(budget={self.budget}): no size of memory")
-        known = dict.fromkeys(symbols_of(graph), 1) | dict(self.sizes)
-        opened = not self.target.startswith("xla")  # whose programs keep dims open
-        meter = Meter(known, SPACES[self.target or "onnx"], strips=opened)
-        prices = Prices(device(self.target or "onnx"), meter)
-        before = meter.needs(graph)
+        known = self._known(graph)
+        prices = known.prices
+        meter = prices.meter
+        before = known.around(graph).needs
         if not before.steps:
             return graph
         budget = self.budget or max(1, before.peak // 5)
@@ -55,11 +56,12 @@ class Tile(Pass):
         if given > budget:
             log.notes.append(f"{given} bytes are outputs, which no tiles make fewer")
         parted, copies = apart(spelled(graph, meter, least), meter, least)
-        needs = meter.needs(parted)
+        around = known.around(parted)
         for _ in range(self.steps):
+            needs = around.needs
             if needs.peak <= budget:
                 break
-            found = best(needs, budget, prices, copies)
+            found = best(around, budget, prices, copies)
             if found is None:
                 log.notes.append(
                     f"{needs.peak} bytes are alive at the peak, and no tiling helps"
@@ -67,9 +69,22 @@ class Tile(Pass):
                 break
             log.fired["tile"] += found.regions
             each = f"{found.regions} x " if found.regions > 1 else ""
+            around = found.around
             log.notes.append(
-                f"{each}{found.text}: {needs.peak} to {found.needs.peak} bytes at the"
+                f"{each}{found.text}: {needs.peak} to {around.needs.peak} bytes at the"
                 f" peak, {found.flops} more operations"
             )
-            needs = found.needs
-        return together(needs.graph, copies) if log.fired["tile"] else graph
+        if not log.fired["tile"]:
+            return graph
+        return together(around.needs.graph, copies)
+
+    def _known(self, graph: Graph) -> Known:
+        """What is known where symbolic dims have these sizes."""
+        sizes = dict.fromkeys(symbols_of(graph), 1) | dict(self.sizes)
+        key = self.target, tuple(sizes.items())
+        if key not in self.known:
+            opened = not self.target.startswith("xla")  # whose programs keep dims open
+            target = self.target or "onnx"
+            meter = Meter(sizes, SPACES[target], strips=opened)
+            self.known[key] = Known(Prices(device(target), meter))
+        return self.known[key]

@@ -88,15 +88,10 @@ class Profile(ABC):
 
     @property
     @abstractmethod
-    def ops(self) -> tuple[Op, ...]:
-        """The steps."""
-
-    @property
-    @abstractmethod
     def steps(self) -> Sequence[int]:
         """The bytes, by op."""
 
-    @property
+    @cached_property
     def peak(self) -> int:
         """The most."""
         return max(self.steps, default=0)
