@@ -19,7 +19,7 @@ from .ops import Constant, If, Loop, Scan
 from .ops.strips import Strips
 from .ops.structured import Composite, Structured
 from .ops.tiled import Tiled
-from .types import TensorType
+from .types import TensorType, Type
 
 KNOWN: Final = 1 << 14
 """Operations of so many ops are kept: tilings of a graph ask for the same ones."""
@@ -285,12 +285,20 @@ def _raise(peaks: list[Dim], other: Dim) -> None:
 
 def value_bytes(value: Value, binding: Mapping[str, int]) -> int | None:
     """Bytes of a tensor, None where its type or a dim is not known."""
-    size = dims.substitute(_bytes_of(value), binding)
+    return type_bytes(value.type, binding)
+
+
+def type_bytes(type_: Type, binding: Mapping[str, int]) -> int | None:
+    """The same of any value of a type."""
+    size = dims.substitute(_of_type(type_), binding)
     return size if isinstance(size, int) else None
 
 
 def _bytes_of(value: Value) -> Dim:
-    type_ = value.type
+    return _of_type(value.type)
+
+
+def _of_type(type_: Type) -> Dim:
     if not isinstance(type_, TensorType) or type_.shape is None or type_.dtype is None:
         return None
     return dims.ceildiv(dims.mul(dims.product(type_.shape), type_.dtype.bits), 8)

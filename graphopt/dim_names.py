@@ -1,7 +1,7 @@
 """Dims of inputs by the names that users read and write.
 
 One that the file leaves without a name goes by its place: ``x:1`` is axis 1 of the
-input ``x``. Inside it is ``?x:1``, which no name in a file is taken for.
+input ``x``, and ``?x:1`` inside (`graphopt.unnamed`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,12 @@ from typing import Final
 from .dims import Expr, symbols
 from .errors import UsageError, nearest
 from .ir import Graph
-from .specialize import symbols_of
+from .specialize import specialize, symbols_of
 from .types import TensorType
+from .unnamed import by_place, shown as shown
 
-_UNNAMED: Final = "?"
 _NO_WORDS: Final = frozenset({"none", "null", "nan", "unknown", "?", "-1", ""})
 """What some exporters write for the lack of a name; it is one all the same."""
-
-
-def shown(name: str) -> str:
-    """The name as it is written in ``--dim`` and ``--memory-sizes``."""
-    return name.removeprefix(_UNNAMED)
 
 
 def said(sizes: Mapping[str, object]) -> str:
@@ -46,7 +41,7 @@ def places(graph: Graph) -> dict[str, str]:
         for axis, dim in enumerate(shape or ()):
             place = f"{p.name}:{axis}"
             if dim is None:
-                known.setdefault(place, f"{_UNNAMED}{place}")
+                known.setdefault(place, by_place(p.name, axis))
             elif isinstance(dim, Expr) and symbols(dim) == {str(dim)}:
                 known.setdefault(place, str(dim))
     return known
@@ -65,3 +60,17 @@ def inside(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:
                 f"the dim {shown(dim)!r} cannot be both {found[dim]} and {size}"
             )
     return found
+
+
+def named(graph: Graph) -> Graph:
+    """The graph with a symbol for each dim of its inputs that has no name.
+
+    So sizes of values are known where sizes of these dims are. What it declares of its
+    outputs stays, and so does what is written of it: see `graphopt.unnamed`.
+    """
+    known = symbols_of(graph)
+    new = {at: name for at, name in places(graph).items() if name not in known}
+    if not new:
+        return graph
+    made = specialize(graph, new).graph
+    return made.replace(output_types=graph.output_types)

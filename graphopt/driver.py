@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .bisect import Culprit, culprit
 from .debug import timed, verifies
-from .dim_names import inside
+from .dim_names import inside, named
 from .errors import CheckFailed, UsageError
 from .explain import misses
 from .exporter import Wanted, choose_opset, opset_of, with_opset
@@ -97,7 +97,8 @@ class Checking:
 @dataclass(frozen=True)
 class Result:
     """An optimized graph, and what it must equal: ``special``, the original as it was
-    specialized. ``origin`` is the file that it came from.
+    specialized. ``origin`` is the file that it came from. Where memory has a limit,
+    dims without a name are symbols in both, which no file states (`graphopt.unnamed`).
     """
 
     graph: Graph
@@ -326,10 +327,12 @@ def improve(
     # For what was just read, all other rules hold.
     verify(given, only=None if given is source else (element_types,))
     special = specialize(frozen(given) if freeze else given, dims, input_shapes)
-    original = special.graph
+    changed = special.graph is not given
     if limits is not None:
-        sizes = inside(limits.sizes, original)
+        sizes = inside(limits.sizes, special.graph)
         limits = dataclasses.replace(limits, sizes=sizes)
+        special = dataclasses.replace(special, graph=named(special.graph))
+    original = special.graph
     notes = [f"{who} now follows its operand" for who in special.followed]
     notes += _said_of_equals(given)
     notes += _said_of_defaults(given, freeze, target)
@@ -353,7 +356,7 @@ def improve(
 
     graph, records = made(pipeline)
     never = (*special.forbidden, *(why for record in records for why in record.never))
-    if never and target == "onnx" and original is not given:
+    if never and target == "onnx" and changed:
         raise UsageError(
             f"with these dims one branch cannot run: {never[0]}; ONNX Runtime refuses"
             " such a model, whichever branch is taken: leave the dim symbolic, or write"
@@ -367,7 +370,7 @@ def improve(
     ):
         graph = start
         notes.append(f"kept the original: {worse}")
-    elif graph is start and original is given and narrow is None:
+    elif graph is start and not changed and narrow is None:
         notes.append("nothing to do")
     elif target in RUNTIMES:
         from .lowering.ort.costs import slower  # only for that runtime

@@ -222,7 +222,7 @@ class Fitted:
     @property
     def facts(self) -> Facts:
         """What ONNX Runtime's arena is foreseen by."""
-        known = Facts.of(self.sizes)
+        known = Facts.of(self.sizes, self.plan.types)
         work = {op: p.buffer.size for op, p in self.plan.workspace_of.items()}
 
         def own(op: Op) -> int:  # what bodies take is counted beside it

@@ -7,11 +7,10 @@ from itertools import islice
 from types import MappingProxyType
 
 from .check.running import running_sizes
-from .dim_names import shown
+from .dim_names import places, shown
 from .inputs import TRIED, Sizes, likely
 from .ir import Graph
-from .specialize import Impossible, specialize, symbols_of
-from .types import TensorType
+from .specialize import Impossible, specialize
 
 
 def fitting(
@@ -40,13 +39,7 @@ def fitting(
 
 def _first(graph: Graph, fixed: Mapping[str, int]) -> tuple[Sizes, Graph, bool]:
     """The first sizes that fit, the graph with them, and whether they are usual."""
-    known = symbols_of(graph) | {
-        f"?{p.name}:{axis}"
-        for p in graph.inputs
-        if isinstance(p.type, TensorType)
-        for axis, dim in enumerate(p.type.shape or ())
-        if dim is None
-    }
+    known = {*places(graph).values()}
     reason: Impossible | None = None
     whole: tuple[Sizes, Graph, bool] | None = None
     for count, sizes in enumerate(islice(likely(graph, fixed), TRIED)):

@@ -23,6 +23,7 @@ from .types import (
     TensorType,
     Type,
 )
+from .unnamed import by_place, shown
 
 Array = Any
 Sizes = dict[str, int]
@@ -50,8 +51,6 @@ LARGEST: Final = 4 << 30
 
 TRIED: Final = 64
 """So many sizes are tried where a model does not take the usual ones."""
-
-_UNKNOWN: Final = "?"  # begins the names of dims that have none
 
 
 def random_inputs(
@@ -125,12 +124,12 @@ def random_value(
 def shape_of(type_: TensorType, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of a tensor under given sizes; unknown dims are ``?name:axis``."""
     if type_.shape is None:
-        rank = sizes.get(f"{_UNKNOWN}{name}:rank", 2)
-        return tuple(sizes.get(f"{_UNKNOWN}{name}:{i}", 2) for i in range(rank))
+        rank = sizes.get(by_place(name, "rank"), 2)
+        return tuple(sizes.get(by_place(name, i), 2) for i in range(rank))
     shape = []
     for i, dim in enumerate(type_.shape):
         if dim is None:
-            shape.append(sizes.get(f"{_UNKNOWN}{name}:{i}", 2))
+            shape.append(sizes.get(by_place(name, i), 2))
             continue
         values = {s: sizes.get(s, 2) for s in dims.symbols(dim)}
         shape.append(max(dims.evaluate(dim, values), 0))
@@ -326,11 +325,11 @@ def _symbols(graph: Graph) -> dict[str, str]:
         if not isinstance(type_, TensorType):
             continue
         if type_.shape is None:
-            found[f"{_UNKNOWN}{parameter.name}:rank"] = ""
-            found |= {f"{_UNKNOWN}{parameter.name}:{i}": "" for i in range(4)}
+            found[by_place(parameter.name, "rank")] = ""
+            found |= {by_place(parameter.name, i): "" for i in range(4)}
             continue
         for i, dim in enumerate(type_.shape):
-            for name in _names_of(dim, f"{_UNKNOWN}{parameter.name}:{i}"):
+            for name in _names_of(dim, by_place(parameter.name, i)):
                 kind = _kind(name, type_, i)
                 if not found.get(name):
                     found[name] = kind
@@ -355,7 +354,7 @@ def _kind(name: str, type_: TensorType, axis: int) -> str:
     picture = rank == 4
     if "batch" in name.lower():
         return "batch"
-    if name.startswith(_UNKNOWN) and _is_state(type_, axis):
+    if shown(name) != name and _is_state(type_, axis):
         return "batch"
     if picture and axis >= 2 and (type_.shape or ())[1] in (1, 3):
         return "image"

@@ -26,6 +26,7 @@ from .types import (
     Type,
     UnknownType,
 )
+from .unnamed import is_unnamed
 from .weights import Tensor
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _write_tensor_type(
         written = proto.shape.dim.add()
         if isinstance(dim, int):
             written.dim_value = dim
-        elif dim is not None:
+        elif dim is not None and not is_unnamed(dim):
             written.dim_param = dim_name(dim)
 
 

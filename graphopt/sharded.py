@@ -9,7 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from .dims import Expr
+from .dim_names import inside, places, shown
 from .driver import optimize
 from .errors import UsageError
 from .fitted import DoesNotFit
@@ -248,7 +248,7 @@ def with_sizes(graph: Graph, dims: Mapping[str, int]) -> Graph:
     is not known.
     """
     check_ranks(graph)
-    return fitting(graph, _places(graph, dims))[1]
+    return fitting(graph, inside(dims, graph))[1]
 
 
 def all_sizes(
@@ -263,38 +263,23 @@ def all_sizes(
     renamed = {name: to for name, to in dims.items() if isinstance(to, str)}
     given = {name: size for name, size in dims.items() if isinstance(size, int)}
     named = specialize(graph, renamed, shapes).graph
+    baked = {at: size for at, size in given.items() if at not in places(named)}
+    named = specialize(named, baked).graph
     check_ranks(named)
-    fixed = _places(named, given)
+    fixed = inside({n: s for n, s in given.items() if n not in baked}, named)
     sizes = fixed | fitting(named, fixed)[0]
     kept = symbols_of(graph)
     found = {
-        name.removeprefix("?"): size
+        shown(name): size
         for name, size in sizes.items()
         if name in kept or name not in symbols_of(named)
     }
-    found |= {name: sizes[to] for name, to in renamed.items()}
+    found |= baked | {name: sizes[to] for name, to in renamed.items()}
     sides = {
         name: tuple([sizes[d] if isinstance(d, str) else d for d in shape])
         for name, shape in shapes.items()
     }
     return found, sides
-
-
-def _places(graph: Graph, dims: Mapping[str, int]) -> dict[str, int]:
-    """Sizes by symbol where they were given by an axis: ``x:0`` is ``batch``."""
-    places = {
-        f"{p.name}:{axis}": f"?{p.name}:{axis}" if dim is None else str(dim)
-        for p in graph.inputs
-        for axis, dim in enumerate(p.shape or ())
-        if dim is None or isinstance(dim, Expr)
-    }
-    known = symbols_of(graph)
-    found: dict[str, int] = {}
-    for name, size in dims.items():
-        at = name if name in known else places.get(name, name)
-        if found.setdefault(at, size) != size:
-            raise UsageError(f"{name!r} cannot be both {found[at]} and {size}")
-    return found
 
 
 def check_ranks(graph: Graph) -> None:

@@ -9,7 +9,7 @@ still hold the old extent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,10 +18,11 @@ from .dims import Dim, Expr, Shape
 from .errors import TypeMismatch, UsageError, nearest
 from .ir import Graph, Op, Parameter, Value, rebuild
 from .ops import Constant, Reshape, Scan
-from .ops.body_types import unstacked
-from .ops.control import If
+from .ops.body_types import join, unstacked
+from .ops.control import If, Loop
 from .provenance import place
 from .types import OptionalType, SequenceType, SparseType, TensorType, Type
+from .unnamed import shown
 from .verify import declarations
 from .weights import Tensor
 
@@ -79,7 +80,7 @@ def refuse_empty(graph: Graph, sizes: Mapping[str, int | str]) -> None:
 
     A length of 0 can be meant, that of a past that is still to come; a batch of 0 not.
     """
-    empty = [name.removeprefix("?") for name, size in sizes.items() if size == 0]
+    empty = [shown(name) for name, size in sizes.items() if size == 0]
     if not empty or not graph.outputs:
         return
     numbers = {name: size for name, size in sizes.items() if isinstance(size, int)}
@@ -327,7 +328,25 @@ class _Request:
                 types[-k] = new.type
             elif isinstance(op, Scan) and formal == unstacked(old.type, _axis(op, k)):
                 types[-k] = unstacked(new.type, _axis(op, k))
-        return self.retyped(body, types)
+        return self.carrying(op, body, types)
+
+    def carrying(self, op: Op, body: Graph, types: list[Type]) -> Graph:
+        """A body of a loop; what its parameters carry holds in every iteration.
+
+        They begin as what the loop is given. Where the body gives other dims, these are
+        not known.
+        """
+        begun = len(self.followed), len(self.forbidden)
+        while True:
+            made = self.retyped(body, types)
+            wider = list(types)
+            for formal, result in _carried(op):
+                if types[formal] != self.settled(body.inputs[formal].type):
+                    wider[formal] = join(types[formal], made.outputs[result].type)
+            if wider == types:
+                return made
+            types = wider
+            del self.followed[begun[0] :], self.forbidden[begun[1] :]
 
     def branch(self, op: If, body: Graph, operands: Sequence[Value | None]) -> Graph:
         """A branch; Impossible is raised where the dims contradict what it declares."""
@@ -398,6 +417,14 @@ def _following(
         else:
             asked[aligned[0]] = -1
     return tuple(asked)
+
+
+def _carried(op: Op) -> Iterator[tuple[int, int]]:
+    """Places of what a loop carries: among a body's parameters, and its results."""
+    if isinstance(op, Loop):
+        yield from ((2 + i, 1 + i) for i in range(op.carried))
+    elif isinstance(op, Scan):
+        yield from ((i, i) for i in range(op.states))
 
 
 def _axis(op: Scan, from_end: int) -> int:

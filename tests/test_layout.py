@@ -18,7 +18,7 @@ PACKAGE = ROOT / "graphopt"
 
 ORDER = [
     *("errors", "debug", "byte_sizes"),
-    *("polynomial", "dims", "types"),
+    *("polynomial", "dims", "unnamed", "types"),
     *("encoding", "external", "files", "weights", "sparse"),
     *("ir", "literal"),
     *("index", "xp", "ops", "text"),

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from ..errors import CheckFailed, UsageError
 from ..ir import Graph
+from ..unnamed import shown
 from .checker import Checker
 from .pairs import with_constants_of
 from .sides import Sides, inputs_of, interface_faults
@@ -106,8 +107,7 @@ class CheckResult:
         for sizes in self.sizes:
             if sizes:
                 lines.append(
-                    "  with "
-                    + ", ".join(f"{k.lstrip('?')}={v}" for k, v in sizes.items())
+                    "  with " + ", ".join(f"{shown(k)}={v}" for k, v in sizes.items())
                 )
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 

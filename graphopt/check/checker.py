@@ -11,6 +11,7 @@ from ..errors import GraphoptError
 from ..inputs import STYLES, WIDE_STYLES, Sizes, alone, bindings, neighbours
 from ..ir import Graph
 from ..reference import OutOfBudget, OutOfTime, clock
+from ..unnamed import shown
 from .regions import Outcome, by_regions, seconds_for
 from .sides import Setting, Sides, fixed_dims
 from .tolerance import UNDECIDED, OutputCheck
@@ -128,7 +129,7 @@ class Checker:
                 and self.sides.inputs is None
             ):
                 outcome.notes.append(
-                    f"{name.lstrip('?')} ran only as {next(iter(sizes_seen))}"
+                    f"{shown(name)} ran only as {next(iter(sizes_seen))}"
                 )
         return outcome
 

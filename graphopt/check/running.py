@@ -13,6 +13,7 @@ from ..feeds import bind
 from ..inputs import TRIED, Sizes, bindings, neighbours, random_inputs
 from ..ir import Graph
 from ..reference import Evaluator, clock
+from ..unnamed import by_place
 
 MEMORY: Final = 1 << 30
 SECONDS: Final = 5.0
@@ -96,7 +97,7 @@ def _stated(graph: Graph, given: Mapping[str, Any]) -> Iterator[Sizes]:
     for parameter, array in fed.items():
         for axis, dim in enumerate(parameter.shape or ()):
             if dim is None:
-                symbols[f"?{parameter.name}:{axis}"] = array.shape[axis]
+                symbols[by_place(parameter.name, axis)] = array.shape[axis]
     yield symbols
 
 

@@ -13,6 +13,7 @@ from ..feeds import bind
 from ..inputs import overridden, random_inputs, random_value
 from ..ir import Graph, Op, Value
 from ..ops.control import Control
+from ..proto import write_type
 from ..reference import has_reference
 from ..roles import Role, roles
 from ..types import DType, TensorType, Type, UnknownType, clash
@@ -331,7 +332,7 @@ def interface_faults(
     """How the interface of the one graph differs from that of the other.
 
     Where only values are to be the same, types may know more or less of the dims;
-    ``declared`` wants them as they were stated, symbols and all.
+    ``declared`` wants them as files state them, symbols and all.
     """
     faults = [
         *_other_names("inputs", before.input_names, after.input_names),
@@ -340,7 +341,9 @@ def interface_faults(
     if faults:
         return faults
     for ours, theirs in zip(before.inputs, after.inputs, strict=True):
-        if clash(ours.type, theirs.type) or (declared and ours.type != theirs.type):
+        if clash(ours.type, theirs.type) or (
+            declared and write_type(ours.type) != write_type(theirs.type)
+        ):
             faults.append(f"input {ours.name!r} is {theirs.type}, not {ours.type}")
         left, right = ours.default, theirs.default
         if (left is None) != (right is None) or (

@@ -230,11 +230,13 @@ def sizes_of(
 
 def _agree(sizes: Mapping[str, int], graph: Graph, inputs: Mapping[str, Any]) -> None:
     """Raises UsageError where arrays have other sizes than ``--dim`` says."""
+    from ..unnamed import shown
+
     have = sizes_in(graph, inputs)
     for name, size in sizes.items():
         if have.get(name, size) != size:
             raise UsageError(
-                f"--dim {name.removeprefix('?')}={size} contradicts --inputs, where it"
+                f"--dim {shown(name)}={size} contradicts --inputs, where it"
                 f" is {have[name]}"
             )
 
@@ -242,12 +244,13 @@ def _agree(sizes: Mapping[str, int], graph: Graph, inputs: Mapping[str, Any]) ->
 def sizes_in(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
     """The sizes of dims that arrays have; dims without a name go by their place."""
     from ..feeds import bind
+    from ..unnamed import by_place
 
     fed, sizes = bind(graph, inputs)
     for parameter, array in fed.items():
         for axis, dim in enumerate(parameter.shape or ()):
             if dim is None:
-                sizes[f"?{parameter.name}:{axis}"] = array.shape[axis]
+                sizes[by_place(parameter.name, axis)] = array.shape[axis]
     return sizes
 
 

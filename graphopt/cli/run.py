@@ -23,6 +23,7 @@ from ..lowering.xla.platforms import refuse_described
 from ..output import check_destination, files_of
 from ..report import on_host
 from ..specialize import symbols_of
+from ..unnamed import by_place
 from .arguments import (
     add_inputs,
     add_output,
@@ -175,7 +176,7 @@ def fixed_in(sized: Graph, graph: Graph) -> dict[str, int]:
     for old, new in zip(graph.inputs, sized.inputs, strict=True):
         for axis, (dim, size) in enumerate(zip(old.shape or (), new.shape or ())):  # noqa: B905
             if isinstance(size, int) and not isinstance(dim, int):
-                name = f"?{old.name}:{axis}" if dim is None else str(dim)
+                name = by_place(old.name, axis) if dim is None else str(dim)
                 if dim is None or name in symbols:
                     found[name] = size
     return found

@@ -137,7 +137,8 @@ class GraphWriter:
         if stated is not None:
             proto.CopyFrom(stated)
             if (type_ is None and not stated.HasField("type")) or (
-                type_ is not None and stated_type(stated) == type_
+                type_ is not None
+                and write_type(stated_type(stated)) == write_type(type_)
             ):
                 return
             proto.ClearField("type")

@@ -13,17 +13,18 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Final
 
 from graphopt import dims
-from graphopt.cost import value_bytes
+from graphopt.cost import type_bytes
 from graphopt.dims import Dim, Shape
 from graphopt.exporter.order import by_rank, source_order
 from graphopt.exporter.spelled import used_results
 from graphopt.ir import Graph, Op, Value
 from graphopt.ops.constant import Constant
 from graphopt.passes.memory.space import IN_PLACE
-from graphopt.types import DType
+from graphopt.types import DType, Type
 
 from .arena import Event, Free, Take, grown, most_in_use, rounded, smallest_block
 
@@ -45,18 +46,23 @@ class Facts:
     size: Callable[[Value], int | None]
     shape: Callable[[Value], Shape | None] = attrgetter("shape")
     workspace: Callable[[Op], int] = lambda op: 0
-    within: dict[Op, list[Event]] = field(
+    within: dict[Op, list[Event] | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
     """What bodies ask for, once it was found out."""
 
     @classmethod
-    def of(cls, binding: Mapping[str, int]) -> Facts:
+    def of(
+        cls,
+        binding: Mapping[str, int],
+        types: Mapping[Value, Type] = MappingProxyType({}),
+    ) -> Facts:
         """What the graph itself says where symbolic dims have these sizes.
 
-        Where dims are symbols the runtime may know less of shapes.
+        Where dims are symbols the runtime may know less of shapes. ``types`` are those
+        of values at these sizes, where they are known to tell more.
         """
-        return cls(lambda value: value_bytes(value, binding))
+        return cls(lambda v: type_bytes(types.get(v, v.type), binding))
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,10 @@ def events(
         own = ("workspace", op)  # an op may be its own value
         need = facts.workspace(op)
         found += [Take(own, need)] if need else []
-        if op.bodies:
-            found += _within(op, facts)
+        within = _within(op, facts) if op.bodies else []
+        if within is None:
+            return None
+        found += within
         found += [Free(own)] if need else []
         found += map(Free, plan.freed[i])
     return found
@@ -137,19 +145,25 @@ def rounding(graph: Graph, facts: Facts) -> int:
 
 def inside(op: Op, facts: Facts) -> int:
     """What the bodies of an op take while it runs; 0 where that is not known."""
-    return most_in_use(_within(op, facts))
+    return most_in_use(_within(op, facts) or [])
 
 
-def _within(op: Op, facts: Facts) -> list[Event]:
-    """What a turn of the body that takes most asks for, all given back after it."""
+def _within(op: Op, facts: Facts) -> list[Event] | None:
+    """What a turn of the body that takes most asks for, all given back after it.
+
+    None for unknown sizes.
+    """
     if op not in facts.within:
         facts.within[op] = _turn(op, facts)
     return facts.within[op]
 
 
-def _turn(op: Op, facts: Facts) -> list[Event]:
-    bodies = [events(body, None, facts) or [] for body in op.bodies]
-    turn = max(bodies, key=most_in_use, default=[])
+def _turn(op: Op, facts: Facts) -> list[Event] | None:
+    bodies = [events(body, None, facts) for body in op.bodies]
+    known = [body for body in bodies if body is not None]
+    if len(known) < len(bodies):
+        return None
+    turn = max(known, key=most_in_use, default=[])
     left: dict[Hashable, Event] = {}
     found: list[Event] = []
     for event in turn:

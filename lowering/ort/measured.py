@@ -14,6 +14,7 @@ from typing import Any
 from onnx import ModelProto, ValueInfoProto
 
 from graphopt.cost import value_bytes
+from graphopt.dim_names import named
 from graphopt.dims import Dim, Shape, symbol
 from graphopt.feeds import bind
 from graphopt.importer import load
@@ -86,7 +87,7 @@ def measured(
     known = _known_before(
         counted, None if folder is None else str(folder), recipe or Recipe()
     )
-    graph = load(_with_types(counted, types), folder=folder, apart=True)
+    graph = named(load(_with_types(counted, types), folder=folder, apart=True))
     name_of = {value: name for name, value in named_values(graph).items()}
 
     _, sizes = bind(graph, inputs)

@@ -25,6 +25,7 @@ from graphopt.ops.random import is_random
 from graphopt.provenance import place
 from graphopt.specialize import specialize
 from graphopt.types import DType, TensorType
+from graphopt.unnamed import is_unnamed
 
 from . import phases  # noqa: F401  says how long they take
 from .compiling import keeps
@@ -308,7 +309,7 @@ def _named(graph: Graph) -> Graph:
                 f" --input-shape {p.name}=N,3"
             )
         for axis, dim in enumerate(p.type.shape):
-            if dim is None:
+            if dim is None or is_unnamed(dim):
                 new[f"{p.name}:{axis}"] = f"{p.name}:{axis}"
     return specialize(graph, new).graph if new else graph
 

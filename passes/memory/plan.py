@@ -15,6 +15,7 @@ from itertools import accumulate
 
 from graphopt.errors import UsageError
 from graphopt.ir import Graph, Op, Value
+from graphopt.types import Type
 
 from .allocate import STEPS as NODES, pack
 from .buffers import Buffer
@@ -24,6 +25,7 @@ from .ranges import Size
 from .schedule import STEPS, Schedule
 from .sizes import Sizes
 from .space import Space
+from .twin import Twin, twin_of
 from .workspace import workspace
 
 
@@ -74,6 +76,8 @@ class MemoryPlan:
     method: str = ""
     schedule: Schedule | None = None
     """What is known of the order, where it was looked for."""
+    types: Mapping[Value, Type] = field(default_factory=dict)
+    """Types at these sizes, of values in bodies too, where they tell more."""
 
     @cached_property
     def place_of(self) -> Mapping[Value, Placement]:
@@ -151,6 +155,18 @@ def plan_memory(
     refuse_sizes(binding or {})
     sizes = Sizes(binding or {}, space)
     steps = steps_of(graph, order)
+    twin = twin_of(graph, sizes)
+    if twin is not None:
+        there = {ours: theirs for theirs, ours in twin.ops.items()}
+        made = plan_memory(
+            twin.graph,
+            space=space,
+            order=[there[op] for op in steps],
+            reorder=reorder,
+            seconds=seconds,
+            effort=effort,
+        )
+        return _of_original(made, twin, sizes.binding)
     nested = _nested(steps, sizes, seconds, reorder, effort)
     need = {
         op: workspace(op, sizes, [plan.peak for plan in nested.get(op, ())])
@@ -196,6 +212,33 @@ def plan_memory(
         nested=nested,
         method=packing.method,
         schedule=ordered,
+    )
+
+
+def _of_original(
+    plan: MemoryPlan, twin: Twin, binding: Mapping[str, Size]
+) -> MemoryPlan:
+    """The plan of a twin as one of the graph with symbols."""
+    return replace(
+        plan,
+        order=tuple([twin.ops[op] for op in plan.order]),
+        placements=tuple(
+            [
+                replace(
+                    place,
+                    values=tuple([twin.values[v] for v in place.values]),
+                    op=None if place.op is None else twin.ops[place.op],
+                )
+                for place in plan.placements
+            ]
+        ),
+        binding=binding,
+        unknown=tuple([twin.values[v] for v in plan.unknown]),
+        nested={
+            twin.ops[op]: tuple([_of_original(each, twin, binding) for each in plans])
+            for op, plans in plan.nested.items()
+        },
+        types={ours: theirs.type for theirs, ours in twin.values.items()},
     )
 
 

@@ -143,7 +143,7 @@ class _Step:
         return found
 
     def _size(self, value: Value | None) -> int:
-        type_ = None if value is None else value.type
+        type_ = None if value is None else self.plan.types.get(value, value.type)
         assert isinstance(type_, TensorType)
         assert type_.dtype is not None
         extents = [largest(dim, self.plan.binding) for dim in type_.shape or ()]
