@@ -334,7 +334,7 @@ def improve(
         special = dataclasses.replace(special, graph=named(special.graph))
     original = special.graph
     notes = [f"{who} now follows its operand" for who in special.followed]
-    notes += _said_of_equals(given)
+    notes += said_of_equals(given)
     notes += _said_of_defaults(given, freeze, target)
     if special.freed and checking.wanted:
         notes.append(_tried(given, special, checking.seed))
@@ -445,7 +445,7 @@ def require_target(target: str) -> None:
         raise UsageError(f"unknown target {target!r}{known_targets(target, TARGETS)}")
 
 
-def _said_of_equals(given: Graph) -> list[str]:
+def said_of_equals(given: Graph) -> list[str]:
     """Equal nodes are one op from the start; other tools count them all."""
     work = [(graph, op) for graph, op in given.walk() if op.constant is None]
     nodes = sum(max(1, len(graph.sources.get(op, ()))) for graph, op in work)

@@ -47,6 +47,18 @@ def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
         return replace(fitted, layouts=False, uncounted=error.message)
 
 
+def asked(fitted: Fitted, counter: Counter, layouts: bool, reuse: bool) -> Fitted:
+    """Opened in one way, with what the counter says of it, or why it says nothing."""
+    fitted = replace(fitted, layouts=layouts, reuse=reuse, executed=None)
+    if not runs_otherwise(fitted.graph):
+        return fitted
+    try:
+        found = counter(fitted.graph, fitted.sizes, fitted.decided)
+    except GraphoptError as error:
+        return replace(fitted, uncounted=error.message)
+    return replace(fitted, executed=found)
+
+
 def _first(ways: Iterator[Fitted]) -> Fitted:
     tried = []
     for way in ways:

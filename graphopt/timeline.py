@@ -83,18 +83,19 @@ def memory_lines(found: Json) -> Iterator[str]:
         "bound": f"no arena is under {sized(found['lower_bound_bytes'])} in this order",
         "none": "a smaller arena may do",
     }[found["proof"]]
+    least = "at least " if found["without_size"] else ""
     yield from table(
         [
-            ("activations, in one arena", sized(found["peak_bytes"])),
+            ("activations, in one arena", least + sized(found["peak_bytes"])),
             ("weights", sized(found["constant_bytes"])),
             ("inputs", sized(found["input_bytes"])),
-            ("outputs", sized(found["output_bytes"])),
+            ("outputs", least + sized(found["output_bytes"])),
             *(
                 [("  of these beside the peak", sized(found["output_bytes_at_peak"]))]
                 if found["output_bytes_at_peak"] != found["output_bytes"]
                 else []
             ),
-            ("resident in all", sized(found["resident_bytes"])),
+            ("resident in all", least + sized(found["resident_bytes"])),
         ]
     )
     if found["blocks"] or not found["without_size"]:
@@ -154,11 +155,15 @@ def _arena_lines(arena: Json, found: Json) -> Iterator[str]:
     """What limits of ONNX Runtime are held against."""
     size, reason = arena["activation_bytes"], arena["reason"]
     if size is None:
-        yield f"what ONNX Runtime's arena takes is not known: {reason}"
+        yield (
+            "what ONNX Runtime's arena takes is not known; of a copy with these sizes:"
+            f" {reason}"
+        )
         return
-    where = "in this order, as foreseen"
+    where = "as foreseen, in this order"
     if arena["executed"]:
-        where = "as one run took it, in an order and with layouts of its own"
+        own = ", in an order and with layouts of its own" if arena["layouts"] else ""
+        where = f"as one run took it{own}"
     yield (
         f"ONNX Runtime's arena takes {sized(size)} of activations {where}: limits are"
         f" held against that (in all {sized(arena['resident_bytes'])})"

@@ -23,6 +23,7 @@ from graphopt.fitted import DoesNotFit
 from graphopt.fitting import fitting
 from graphopt.ir import Graph, Parameter, Value
 from graphopt.lowering import memory_of
+from graphopt.lowering.ort.advice import recipe
 from graphopt.lowering.ort.allocation import predicted
 from graphopt.passes.memory import SPACES, plan_memory
 from graphopt.timeline import memory_facts, memory_lines
@@ -226,6 +227,27 @@ def test_the_arena_that_limits_are_held_against_is_shown(
     assert code == 0
     assert json.loads(out)["memory"]["activation_bytes"] == found["activation_bytes"]
     assert "arena" not in json.loads(command(*words[:3], "--json")[1])
+
+
+@pytest.mark.runtime
+def test_a_recipe_beside_a_model_says_how_it_is_opened(
+    tmp_path: Path, command: Command
+) -> None:
+    pytest.importorskip("onnxruntime", minversion="1.32")
+    a = x(1, 8, 32, 32)
+    h: Value = a
+    for _ in range(3):
+        h = ops.Add(a, ops.Conv(ops.Exp(h), weight(8, 8, 3, 3), pads=(1, 1, 1, 1)))
+    graph = Graph([a], [h])
+    path = written(graph, tmp_path)
+    words = ("inspect", path, "--memory", "--target", "ort-cpu", "--json")
+    laid_out = json.loads(command(*words)[1])["arena"]
+    recipe(graph, "cpu", ordered=True, layouts=False).save(path)
+    plain = json.loads(command(*words)[1])["arena"]
+    assert (laid_out["layouts"], plain["layouts"]) == (True, False)
+    assert plain["executed"]
+    assert plain["activation_bytes"] == laid_out["without_layouts_bytes"]
+    assert plain["activation_bytes"] != laid_out["activation_bytes"]
 
 
 # --- what a compiler's number is made of --------------------------------------------

@@ -171,7 +171,8 @@ def _failed(error: GraphoptError, code: int, as_json: bool) -> int:
 
 def _notes(error: Exception) -> str:
     """Which rule and pass it is of."""
-    return " ".join(getattr(error, "__notes__", ()))
+    notes = getattr(error, "__notes__", ())
+    return " ".join(note for note in notes if not note.startswith("---"))  # JAX's own
 
 
 def _line(error: Exception) -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..cost import cost
 from ..dim_names import shown
+from ..driver import said_of_equals
 from ..errors import GraphoptError, UsageError, nearest
 from ..files import atomic_write, file_named
 from ..fitting import fitting
@@ -194,7 +194,7 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
     }
     if name == "ort-cpu":
         with Slow(options, f"running once in {name}"):
-            found["arena"] = arena(shown_plan, graph)
+            found["arena"] = arena(shown_plan, graph, options.model)
     if name in PLATFORMS:
         with Slow(options, f"compiling for {options.target}"):
             found["compiler"] = counted(options, graph, chosen)
@@ -205,35 +205,45 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
     if draw is not None:
         draw(found, f"memory of {options.model.name}")
         written = [f"written to {options.output}"]
-    say(options, [*memory_lines(found), *written], target=name, **found)
+    merged = [
+        f"{said}: copies that a limit made, too" for said in said_of_equals(graph)
+    ]
+    lines = [*memory_lines(found), *merged, *written]
+    say(options, lines, target=name, **found)
     return 0
 
 
-def arena(plan: MemoryPlan, graph: Graph) -> dict[str, Any]:
+def arena(plan: MemoryPlan, graph: Graph, model: Path) -> dict[str, Any]:
     """What ONNX Runtime's arena takes, outputs apart: what limits are held against.
 
-    In the order of the plan; with convolutions in the runtime's own, as it lays these
-    out: the model runs once, in a child. What it takes without layouts is said beside.
+    Opened as the recipe beside the model says; else in the order of the plan, but with
+    convolutions in the runtime's own, as it lays these out: then the model runs once,
+    in a child, and what it takes without layouts is said beside.
     """
     from ..fitted import Fitted, Limits
     from ..limits import counter_of
-    from ..opened import opened
+    from ..lowering.ort.recipe import Recipe
+    from ..opened import asked, opened
 
     counter = counter_of("ort-cpu", None)
+    assert counter is not None
     anything = Limits(activations=1 << 62)
     planned = Fitted(graph, plan, anything, target="ort-cpu")
-    taken = opened(planned, counter)
+    recipe = Recipe.beside(model)
+    if recipe is not None and recipe.ordered:
+        taken = asked(planned, counter, recipe.layouts, recipe.reuse)
+    else:
+        taken = opened(planned, counter)
     known = taken.arena is not None
     reason = taken.uncounted or ("" if known else "values have no size before a run")
     plain = None
-    if taken.executed is not None and counter is not None:
-        plain = replace(taken, layouts=False)
-        executed = counter(graph, plain.sizes, plain.decided)
-        plain = replace(plain, executed=executed)
+    if taken.executed is not None and taken.layouts:
+        plain = asked(taken, counter, False, taken.reuse)
     return {
         "activation_bytes": taken.activations if known else None,
         "resident_bytes": taken.resident if known else None,
         "executed": taken.executed is not None,
+        "layouts": taken.layouts,
         "without_layouts_bytes": None if plain is None else plain.activations,
         "reason": reason or None,
     }

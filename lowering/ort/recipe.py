@@ -90,6 +90,21 @@ class Recipe:
         return [(PROVIDERS[self.provider], dict(self.options)), last]
 
     @property
+    def ordered(self) -> bool:
+        """Whether it is of a graph on the CPU whose order was planned."""
+        return self.provider == "cpu" and "execution_order" in self.session
+
+    @property
+    def layouts(self) -> bool:
+        """Whether convolutions are laid out anew, where there are any."""
+        return self.session.get("graph_optimization_level") != "ORT_DISABLE_ALL"
+
+    @property
+    def reuse(self) -> bool:
+        """Whether buffers are given to values of their own shape, as by default."""
+        return bool(self.session.get("enable_mem_reuse", True))
+
+    @property
     def fallback_kinds(self) -> frozenset[str]:
         """The kinds of the ops that the provider has no kernel for."""
         labels = (place.partition(" ")[0] for place in self.fallbacks)
