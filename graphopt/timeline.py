@@ -108,7 +108,8 @@ def memory_lines(found: Json) -> Iterator[str]:
     if compiler := found.get("compiler"):
         size = compiler["activation_bytes"]
         yield (
-            f"its compiler takes {sized(size)} for activations, with what kernels take"
+            f"its compiler takes {sized(size)} for activations, with what kernels take:"
+            " limits are held against that"
             if size is not None
             else f"its compiler was not asked: {compiler['reason']}"
         )
@@ -121,7 +122,15 @@ def memory_lines(found: Json) -> Iterator[str]:
         grown = realised["growth"]
         more = "" if grown is None else f"; the process grows by {sized(grown)}"
         before = realised.get("foreseen")
-        yield measured + more + (f" (foreseen: {sized(before)})" if before else "")
+        yield (
+            measured
+            + more
+            + (
+                f" (foreseen: {sized(before)} with outputs and what kernels keep)"
+                if before
+                else ""
+            )
+        )
         if realised.get("recipe") is False and realised["peak"] > MUCH * foreseen:
             yield (
                 "  opened as ONNX Runtime does by default, with an order and layouts of"
