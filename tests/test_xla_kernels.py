@@ -300,3 +300,45 @@ def test_a_program_is_measured_as_its_file_says(tmp_path: Path) -> None:
     found = realised_peak(path, fed)
     assert found.counted == memory.temp + memory.output - memory.alias
     assert found.foreseen == memory.foreseen
+
+
+def scores(heads: int, rows: int, *, product: bool) -> str:
+    """exp(s - max(s)) of a product s, in one kernel; with what is made of it, if so."""
+    whole, row = f"f32[{heads},{rows},{rows}]{{2,1,0}}", f"f32[{heads},{rows}]{{1,0}}"
+    side = f"f32[{heads},{rows},32]{{2,1,0}}"
+    lines = [
+        f"  %p = {side} parameter(0)",
+        f"  %q = {side} parameter(1)",
+        f"  %s = {whole} dot(%p, %q), lhs_batch_dims={{0}}, lhs_contracting_dims={{2}},"
+        " rhs_batch_dims={0}, rhs_contracting_dims={2}",
+        "  %i = f32[] constant(-inf)",
+        f"  %m = {row} reduce(%s, %i), dimensions={{2}}, to_apply=%max",
+        f"  %b = {whole} broadcast(%m), dimensions={{0,1}}",
+        f"  %d = {whole} subtract(%s, %b)",
+        f"  %e = {whole} exponential(%d)",
+        f"  %y = {side} dot(%e, %q), {BATCHED}",
+    ]
+    lines = lines if product else lines[:-1]
+    lines[-1] = lines[-1].replace("  %", "  ROOT %", 1)
+    made = side if product else whole
+    call = f"  ROOT %f = {made} fusion(%p, %q), kind=kCustom, calls=%c, metadata={{}}"
+    given = "\n".join(lines[:2])
+    return (
+        "HloModule m\n\n%c (p: x, q: x) -> x {\n" + "\n".join(lines) + "\n}\n"
+        f"ENTRY %main (p: x, q: x) -> x {{\n{given}\n{call},"
+        f" backend_config={LIBRARY}\n}}\n"
+    )
+
+
+def test_scores_whose_largest_is_taken_off_are_whole() -> None:
+    """Beside what is given out: 8 MiB, as processes were seen to grow."""
+    found = taken(scores(2, 1024, product=False), 0, 0, 2)[0]
+    packed = 2 * 32 * 1024 * 4
+    assert found == 2 * 1024 * 1024 * 4 + packed
+
+
+@pytest.mark.parametrize("rows", [100, 2048])
+def test_of_what_lies_between_products_some_rows_are_there(rows: int) -> None:
+    found = taken(scores(4, rows, product=True), 0, 0, 2)[0]
+    whole, between = 4 * rows * rows * 4, 4 * min(rows, 256) * rows * 4
+    assert whole + between <= found <= 1.03 * (whole + between) + 4 * 32 * rows * 4
