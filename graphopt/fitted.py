@@ -191,7 +191,7 @@ class Fitted:
 
     @property
     def resident(self) -> int:
-        """Bytes of these with activations."""
+        """All bytes: activations, and what is `beside` them."""
         return self.beside + self.activations
 
     @cached_property

@@ -47,15 +47,22 @@ def opened(fitted: Fitted, counter: Counter | None) -> Fitted:
         return replace(fitted, layouts=False, uncounted=error.message)
 
 
-def asked(fitted: Fitted, counter: Counter, layouts: bool, reuse: bool) -> Fitted:
-    """Opened in one way, with what the counter says of it, or why it says nothing."""
+def opened_so(
+    fitted: Fitted, counter: Counter, *, layouts: bool, reuse: bool
+) -> Fitted:
+    """Opened in one way, with what a run takes where one is asked, or why none is."""
     fitted = replace(fitted, layouts=layouts, reuse=reuse, executed=None)
     if not runs_otherwise(fitted.graph):
         return fitted
     try:
-        found = counter(fitted.graph, fitted.sizes, fitted.decided)
+        return _asked(fitted, counter)
     except GraphoptError as error:
         return replace(fitted, uncounted=error.message)
+
+
+def _asked(fitted: Fitted, counter: Counter) -> Fitted:
+    """With what the counter says of it. Raises what the counter raises."""
+    found = counter(fitted.graph, fitted.sizes, fitted.decided)
     return replace(fitted, executed=found)
 
 
@@ -70,24 +77,20 @@ def _first(ways: Iterator[Fitted]) -> Fitted:
 
 def _laid_out(fitted: Fitted, counter: Counter) -> Iterator[Fitted]:
     """With the runtime's layouts, then without. Raises what the counter raises."""
-
-    def asked(each: Fitted) -> Fitted:
-        found = counter(each.graph, each.sizes, each.decided)
-        return replace(each, executed=found)
-
-    layouts = asked(fitted)
+    layouts = _asked(fitted, counter)
     yield layouts
-    yield _after(layouts, REUSED, asked(replace(layouts, reuse=True)))
+    yield _after(layouts, REUSED, _asked(replace(layouts, reuse=True), counter))
     plain = layouts
     if has_convolutions(fitted.graph):
-        plain = _after(layouts, PLAIN, asked(replace(layouts, layouts=False)))
+        without = _asked(replace(layouts, layouts=False), counter)
+        plain = _after(layouts, PLAIN, without)
         yield plain
     foreseen = replace(plain, executed=None)
     own = max(0, plain.activations - foreseen.activations)  # what kernels take
     before, *ways = _in_order(foreseen, own)
     for way in ways:
         if way.activations < before.activations:
-            yield _after(plain, way.opening[-1].what, asked(way))
+            yield _after(plain, way.opening[-1].what, _asked(way, counter))
 
 
 def _in_order(fitted: Fitted, own: int = 0) -> Iterator[Fitted]:

@@ -104,7 +104,7 @@ def memory_lines(found: Json) -> Iterator[str]:
     if orders and orders["best"] < orders["file"] and found["order"] == "file":
         yield f"in the best order that was found it is {sized(orders['best'])}"
     if arena := found.get("arena"):
-        yield from _arena_lines(arena, found)
+        yield from _arena_lines(arena)
     if compiler := found.get("compiler"):
         size = compiler["activation_bytes"]
         yield (
@@ -160,7 +160,7 @@ def memory_lines(found: Json) -> Iterator[str]:
     yield from _sparkline(found)
 
 
-def _arena_lines(arena: Json, found: Json) -> Iterator[str]:
+def _arena_lines(arena: Json) -> Iterator[str]:
     """What limits of ONNX Runtime are held against."""
     size, reason = arena["activation_bytes"], arena["reason"]
     if size is None:

@@ -222,8 +222,9 @@ def arena(plan: MemoryPlan, graph: Graph, model: Path) -> dict[str, Any]:
     """
     from ..fitted import Fitted, Limits
     from ..limits import counter_of
+    from ..lowering.ort.advice import has_convolutions
     from ..lowering.ort.recipe import Recipe
-    from ..opened import asked, opened
+    from ..opened import opened, opened_so
 
     counter = counter_of("ort-cpu", None)
     assert counter is not None
@@ -231,19 +232,21 @@ def arena(plan: MemoryPlan, graph: Graph, model: Path) -> dict[str, Any]:
     planned = Fitted(graph, plan, anything, target="ort-cpu")
     recipe = Recipe.beside(model)
     if recipe is not None and recipe.ordered:
-        taken = asked(planned, counter, recipe.layouts, recipe.reuse)
+        way = {"layouts": recipe.layouts, "reuse": recipe.reuse}
+        taken = opened_so(planned, counter, **way)
     else:
         taken = opened(planned, counter)
     known = taken.arena is not None
     reason = taken.uncounted or ("" if known else "values have no size before a run")
+    layouts = taken.layouts and has_convolutions(graph)
     plain = None
-    if taken.executed is not None and taken.layouts:
-        plain = asked(taken, counter, False, taken.reuse)
+    if taken.executed is not None and layouts:
+        plain = opened_so(taken, counter, layouts=False, reuse=taken.reuse)
     return {
         "activation_bytes": taken.activations if known else None,
         "resident_bytes": taken.resident if known else None,
         "executed": taken.executed is not None,
-        "layouts": taken.layouts,
+        "layouts": layouts,
         "without_layouts_bytes": None if plain is None else plain.activations,
         "reason": reason or None,
     }
