@@ -384,7 +384,7 @@ def improve(
         notes += said
     fitted = None
     if limits is not None:
-        from .limits import counter_of, fitted_to, with_tiles  # all that plans memory
+        from .limits import counting, fitted_to, with_tiles  # all that plans memory
 
         @functools.cache
         def untiled(first: Pipeline) -> Graph:
@@ -399,9 +399,9 @@ def improve(
 
         if writes and target in PLATFORMS:
             refuse_open(graph, target, checking.inputs, precision)
-        counter = counter_of(target, precision)
-        asked = limits, graph, original, target, remade, counter
-        fitted = fitted_to(*asked, rounding=level > 1)
+        with counting(target, precision) as counter:
+            asked = limits, graph, original, target, remade, counter
+            fitted = fitted_to(*asked, rounding=level > 1)
         graph = fitted.graph
         checking = dataclasses.replace(checking, also=fitted.lapping)
         if fitted.tile is not None:

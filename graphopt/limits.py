@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from .fitted import Counter, Fitted, Limits
 from .fitting import fitting
 from .ir import Graph
 from .lowering import memory_of
+from .lowering.meters import Child
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
@@ -70,7 +72,9 @@ class Compiling(Once):
 
 @dataclass
 class Running(Once):
-    """A `Counter` that runs a graph once in ONNX Runtime on the CPU."""
+    """A `Counter` that runs a graph once in ONNX Runtime on the CPU, in a child."""
+
+    child: Child
 
     def __call__(self, graph: Graph, sizes: Mapping[str, int], plan: Plan) -> int:
         from .lowering.ort.executed import arena_of  # only for that runtime
@@ -79,18 +83,27 @@ class Running(Once):
 
         def ask() -> Sequence[int]:
             with timed("running once in ort-cpu"):
-                return arena_of(graph, sizes, plan.order, layouts=way["layouts"])
+                return arena_of(
+                    *(graph, sizes, plan.order),
+                    layouts=way["layouts"],
+                    child=self.child,
+                )
 
         key = graph, plan.order, way["layouts"], tuple(sizes.items())
         both: Sequence[int] = self.said(key, ask)  # without reuse, and with it
         return both[way["reuse"]]
 
 
-def counter_of(target: str, precision: str | None) -> Counter | None:
-    """What asks a target; None where nothing counts there."""
-    if target in PLATFORMS:
-        return Compiling(target, precision)
-    return Running() if target == "ort-cpu" else None
+@contextmanager
+def counting(target: str, precision: str | None = None) -> Iterator[Counter | None]:
+    """What asks a target, while it is needed; None where nothing counts there."""
+    if target == "ort-cpu":
+        from .lowering.ort.executed import MODULE  # only for that runtime
+
+        with Child(MODULE) as child:
+            yield Running(child)
+    else:
+        yield Compiling(target, precision) if target in PLATFORMS else None
 
 
 def fitted_to(

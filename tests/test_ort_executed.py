@@ -17,7 +17,7 @@ from graphopt.fitted import Fitted, Limits
 from graphopt.importer import load
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import counter_of
+from graphopt.limits import counting
 from graphopt.lowering.meters import MeterFailed
 from graphopt.lowering.ort.advice import recipe
 from graphopt.lowering.ort.arena import UNLIMITED
@@ -58,7 +58,8 @@ def test_the_arena_is_that_of_the_layouts(tmp_path: Path, depth: int) -> None:
     graph = strided(np.random.default_rng(depth), depth)
     plan = plan_memory(graph, SIZES, space=SPACES["ort-cpu"], reorder=True)
     plain = Fitted(graph, plan, Limits(activations=1 << 30), target="ort-cpu")
-    asked = opened(plain, counter_of("ort-cpu", None))
+    with counting("ort-cpu") as counter:
+        asked = opened(plain, counter)
     assert not asked.uncounted
     assert asked.arena is not None
     path = tmp_path / "m.onnx"
@@ -86,7 +87,8 @@ def test_casts_of_16_bits_count(tmp_path: Path, windows: bool, layouts: bool) ->
     graph = Graph([x], [h])
     plan = plan_memory(graph, space=SPACES["ort-cpu"], reorder=True)
     plain = Fitted(graph, plan, Limits(activations=1 << 30), target="ort-cpu")
-    asked = opened(plain, counter_of("ort-cpu", None))
+    with counting("ort-cpu") as counter:
+        asked = opened(plain, counter)
     assert asked.executed is not None
     taken = arena_of(graph, {}, plan.order, layouts=layouts)[False]
     path = tmp_path / "m.onnx"

@@ -10,7 +10,8 @@ import pytest
 from graphopt import ops
 from graphopt.errors import GraphoptError
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import counter_of
+from graphopt.limits import counting
+from graphopt.lowering.meters import Child
 from graphopt.lowering.ort import executed
 from graphopt.passes.tiling import Tile, known
 from graphopt.passes.tiling.tiles import in_tiles
@@ -85,7 +86,7 @@ def test_a_runtime_is_asked_once_even_where_that_fails(
 ) -> None:
     asked: list[bool] = []
 
-    def arena_of(graph: Graph, *_: object, layouts: bool) -> list[int]:
+    def arena_of(graph: Graph, *_: object, layouts: bool, child: Child) -> list[int]:
         asked.append(layouts)
         if layouts:
             raise GraphoptError("it cannot be asked")
@@ -93,12 +94,12 @@ def test_a_runtime_is_asked_once_even_where_that_fails(
 
     monkeypatch.setattr(executed, "arena_of", arena_of)
     graph = _layers(1)
-    counter = counter_of("ort-cpu", None)
-    assert counter is not None
-    for _ in range(2):
-        with pytest.raises(GraphoptError, match="cannot be asked"):
-            counter(graph, {}, Plan(order=graph.ops))
     plain = Plan(order=graph.ops, whole={"layouts": False})
     again = Plan(order=graph.ops, whole={"layouts": False, "reuse": True})
-    assert [counter(graph, {}, each) for each in (plain, again)] == [7, 5]
+    with counting("ort-cpu") as counter:
+        assert counter is not None
+        for _ in range(2):
+            with pytest.raises(GraphoptError, match="cannot be asked"):
+                counter(graph, {}, Plan(order=graph.ops))
+        assert [counter(graph, {}, each) for each in (plain, again)] == [7, 5]
     assert asked == [True, False]

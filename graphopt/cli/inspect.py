@@ -221,27 +221,27 @@ def arena(plan: MemoryPlan, graph: Graph, model: Path) -> dict[str, Any]:
     in a child, and what it takes without layouts is said beside.
     """
     from ..fitted import Fitted, Limits
-    from ..limits import counter_of
+    from ..limits import counting
     from ..lowering.ort.advice import has_convolutions
     from ..lowering.ort.recipe import Recipe
     from ..opened import opened, opened_so
 
-    counter = counter_of("ort-cpu", None)
-    assert counter is not None
     anything = Limits(activations=1 << 62)
     planned = Fitted(graph, plan, anything, target="ort-cpu")
     recipe = Recipe.beside(model)
-    if recipe is not None and recipe.ordered:
-        way = {"layouts": recipe.layouts, "reuse": recipe.reuse}
-        taken = opened_so(planned, counter, **way)
-    else:
-        taken = opened(planned, counter)
+    plain = None
+    with counting("ort-cpu") as counter:
+        assert counter is not None
+        if recipe is not None and recipe.ordered:
+            way = {"layouts": recipe.layouts, "reuse": recipe.reuse}
+            taken = opened_so(planned, counter, **way)
+        else:
+            taken = opened(planned, counter)
+        layouts = taken.layouts and has_convolutions(graph)
+        if taken.executed is not None and layouts:
+            plain = opened_so(taken, counter, layouts=False, reuse=taken.reuse)
     known = taken.arena is not None
     reason = taken.uncounted or ("" if known else "values have no size before a run")
-    layouts = taken.layouts and has_convolutions(graph)
-    plain = None
-    if taken.executed is not None and layouts:
-        plain = opened_so(taken, counter, layouts=False, reuse=taken.reuse)
     return {
         "activation_bytes": taken.activations if known else None,
         "resident_bytes": taken.resident if known else None,

@@ -20,7 +20,7 @@ from graphopt.exporter import save
 from graphopt.inputs import random_inputs
 from graphopt.ir import Graph, Op
 
-from ..meters import MeterFailed, answer, ask
+from ..meters import Child, MeterFailed, answer, ask
 from .advice import has_convolutions, recipe, runs_otherwise
 from .measured import measured
 from .ordered import KEPT
@@ -40,10 +40,12 @@ def arena_of(
     *,
     layouts: bool = True,
     limit_s: float = LIMIT_S,
+    child: Child | None = None,
 ) -> Sequence[int]:
     """Bytes of a session's arena, outputs in it, at these sizes of symbolic dims.
 
     Without buffers that are reused, and with. Without ``layouts`` the order is kept.
+    ``child`` is one of this module that answers more than this; by default none is.
 
     Raises UnsupportedModel where a size is not known, MeterFailed where the model does
     not run, or takes too long, and BackendMissing.
@@ -54,11 +56,15 @@ def arena_of(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source.onnx")
         try:
-            save(graph, source, order=order)
+            save(graph, source, order=order, weights="external")  # mapped, not parsed
         except OSError as error:
             raise MeterFailed(f"no copy of the model was written: {error}") from error
         asked = str(source), opened, layouts, random_inputs(graph, 0, sizes)
-        found: list[int] | None = ask(MODULE, asked, limit_s)
+        found: list[int] | None
+        if child is None:
+            found = ask(MODULE, asked, limit_s)
+        else:
+            found = child.ask(asked, limit_s)
     if found is None:
         raise UnsupportedModel("the size of a value is not known before a run")
     return found
