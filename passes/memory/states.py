@@ -6,6 +6,8 @@ Sets are bits of an int. What dies at a step in any order is put in once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import TypeAlias
 
 from .bounds import Relations, relations
@@ -44,6 +46,8 @@ class States:
             self.before[j] |= 1 << i
             self.behind[i].append(j)
         self.fixed = [_fixed(steps) for steps in self.steps]
+        self.last = [_needed(steps) | 1 << i for i, steps in enumerate(self.steps)]
+        self.fellows = _together(self.last)
         self.near = [sum(1 << j for j in each) for each in self.behind]
         for i, steps in enumerate(self.steps):
             for _, _, waits, pairs in steps:
@@ -87,12 +91,18 @@ class States:
     def settle(
         self, state: State, candidates: int, budget: int, path: list[int]
     ) -> State:
-        """Run at once what fits and leaves no more live; add it to the path."""
+        """Run at once what fits and leaves no more live; add it to the path.
+
+        Of runs that do so only as the last of some, none does while two are left.
+        """
         done, live, ready = state
         while candidates:
             bit = candidates & -candidates
             candidates ^= bit
             run = bit.bit_length() - 1
+            if self.last[run] & ~done != bit:
+                candidates &= ~self.fellows[run]
+                continue
             most, left = self.cost(done, live, run)
             if left > live or most > budget:
                 continue
@@ -190,6 +200,21 @@ def _saved(pairs: Pairs, done: int) -> int:
             taken += made, read
             saved += saving
     return saved
+
+
+def _needed(steps: Sequence[Step]) -> int:
+    """The bits of runs that must be done so that steps leave no more live."""
+    waits = [wait for _, _, waits, _ in steps for wait in waits]
+    least = sum(step[1] for step in steps) - sum(size for _, size in waits)
+    return reduce(or_, (bits for bits, size in waits if least + size > 0), 0)
+
+
+def _together(sets: Sequence[int]) -> list[int]:
+    """For each run the bits of all that have the same set."""
+    found = dict.fromkeys(sets, 0)
+    for i, bits in enumerate(sets):
+        found[bits] |= 1 << i
+    return [found[bits] for bits in sets]
 
 
 def _fixed(steps: Sequence[Step]) -> tuple[int, int] | None:
