@@ -98,11 +98,13 @@ class Child:
         try:
             said = _answered(process, pickle.dumps(asked))
         except BaseException:  # whoever stops us stops the child
+            process.kill()
             self.end()
             raise
         finally:
             timer.cancel()
-        if said is None:
+            timer.join()
+        if said is None or late.is_set():
             code = self.end()
             if late.is_set():
                 raise MeterFailed(f"memory was not measured after {limit_s:g} s")
