@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,10 +36,10 @@ answer(found)
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "answers_for_a_test.py").write_text(ANSWERS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    yield "answers_for_a_test"
+    return "answers_for_a_test"
 
 
 def test_one_process_answers_all(module: str) -> None:
