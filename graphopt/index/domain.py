@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from .. import dims
 from ..dims import Dim, Shape, format_dim
 from .maps import UNIT, Affine, Compound, Lookup, Map, Maps, Term, Whole
+
+if TYPE_CHECKING:
+    from .tiling import Tiling
 
 Extents = Mapping[str, Dim]
 
@@ -144,6 +148,10 @@ class Domain:
     maps: Maps
     operand_shapes: tuple[Shape | None, ...]
     extents: Extents
+    tilings: dict[str, Tiling] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """How axes may be tiled, once that was found out (`tiling`)."""
 
     @cached_property
     def size(self) -> Dim:

@@ -42,16 +42,15 @@ class Affine:
     extent: Dim = None
     plain: str | None = field(init=False, compare=False, default=None)
     """The axis, where the term is just that one."""
+    axes: tuple[str, ...] = field(init=False, compare=False, repr=False, default=())
 
     def __post_init__(self) -> None:
+        names = tuple([name for name, _ in self.coefficients])
+        object.__setattr__(self, "axes", names)
         if len(self.coefficients) == 1 and self.offset == 0 and self.extent is None:
             (name, step) = self.coefficients[0]
             if step == 1:
                 object.__setattr__(self, "plain", name)
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.coefficients)
 
     def __str__(self) -> str:
         text = ""

@@ -81,6 +81,12 @@ class TileSlice:
 
 def tiling(domain: Domain, axis: str) -> Tiling:
     """How an axis of the domain may be tiled. Raises KeyError for an unknown axis."""
+    if axis not in domain.tilings:
+        domain.tilings[axis] = _tiling(domain, axis)
+    return domain.tilings[axis]
+
+
+def _tiling(domain: Domain, axis: str) -> Tiling:
     maps = domain.maps
     if axis not in maps.axes:
         raise KeyError(axis)
