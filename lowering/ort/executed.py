@@ -56,7 +56,7 @@ def arena_of(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source.onnx")
         try:
-            save(graph, source, order=order, weights="external")  # mapped, not parsed
+            save(graph, source, order=order)
         except OSError as error:
             raise MeterFailed(f"no copy of the model was written: {error}") from error
         asked = str(source), opened, layouts, random_inputs(graph, 0, sizes)
