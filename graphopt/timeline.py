@@ -12,9 +12,10 @@ from typing import Any, Final, TypeAlias
 
 from .dim_names import said
 from .ir import Graph, Op, Value
+from .memory_words import first_without_size, left_out, most_inside
 from .passes.memory.plan import MemoryPlan, Placement
 from .provenance import named_values, place
-from .report import left_out, sized, table
+from .report import sized, table
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -42,19 +43,23 @@ def memory_facts(plan: MemoryPlan, graph: Graph) -> dict[str, Any]:
         "output_bytes_at_peak": plan.beside,
         "resident_bytes": plan.resident,
         "without_size": plan.left_out,
+        "first_without_size": first_without_size(plan, graph) or None,
         "steps": [
             {"op": place(graph, op), "live_bytes": size, "output_bytes": given}
             for op, size, given in zip(plan.order, live, plan.given, strict=True)
         ],
-        "blocks": [_block(p, names) for p in plan.placements],
+        "blocks": [_block(p, names, plan) for p in plan.placements],
         "peak_step": worst,
-        "at_peak": [_block(p, names) for p in plan.at(worst)],
+        "at_peak": [_block(p, names, plan) for p in plan.at(worst)],
     }
 
 
-def _block(place_: Placement, names: Mapping[Value, str]) -> dict[str, Any]:
+def _block(
+    place_: Placement, names: Mapping[Value, str], plan: MemoryPlan
+) -> dict[str, Any]:
     """A block: its kind, what lies in it, where, and from step to step."""
     op = place_.op if place_.op is not None else _maker(place_)
+    within = "" if place_.op is None else most_inside(place_.op, plan)
     return {
         "kind": place_.kind.value,
         "values": [names.get(v, v.op.label if v.op else "?") for v in place_.values],
@@ -64,6 +69,7 @@ def _block(place_: Placement, names: Mapping[Value, str]) -> dict[str, Any]:
         "bytes": place_.buffer.size,
         "first": place_.buffer.lower,
         "last": place_.buffer.upper - 1,
+        **({"inside": within} if within else {}),
     }
 
 
@@ -75,9 +81,12 @@ def memory_lines(found: Json) -> Iterator[str]:
     """The same for a terminal."""
     if found["sizes"]:
         yield f"with {said(found['sizes'])}"
-    if found["without_size"]:
+    if count := found["without_size"]:
         counted = bool(found.get("realised"))
-        yield f"this leaves out {left_out(found['without_size'], counted=counted)}"
+        compiler = found.get("compiler")
+        counted |= compiler is not None and compiler["activation_bytes"] is not None
+        words = left_out(count, found["first_without_size"], counted=counted)
+        yield f"the plan leaves out {words}"
     proof = {
         "optimal": "no arena is smaller in this order",
         "bound": f"no arena is under {sized(found['lower_bound_bytes'])} in this order",
@@ -91,7 +100,7 @@ def memory_lines(found: Json) -> Iterator[str]:
             ("inputs", sized(found["input_bytes"])),
             ("outputs", least + sized(found["output_bytes"])),
             *(
-                [("  of these beside the peak", sized(found["output_bytes_at_peak"]))]
+                [("  of these at the peak", sized(found["output_bytes_at_peak"]))]
                 if found["output_bytes_at_peak"] != found["output_bytes"]
                 else []
             ),
@@ -108,10 +117,10 @@ def memory_lines(found: Json) -> Iterator[str]:
     if compiler := found.get("compiler"):
         size = compiler["activation_bytes"]
         yield (
-            f"its compiler takes {sized(size)} for activations, with what kernels take:"
-            " limits are held against that"
+            f"XLA's compiler takes {sized(size)} for activations, with what kernels"
+            " take: limits are held against that"
             if size is not None
-            else f"its compiler was not asked: {compiler['reason']}"
+            else f"XLA's compiler was not asked: {compiler['reason']}"
         )
     if realised := found.get("realised"):
         foreseen = found["peak_bytes"] + found["output_bytes_at_peak"]
@@ -142,7 +151,8 @@ def memory_lines(found: Json) -> Iterator[str]:
     step = found["peak_step"]
     worst = found["steps"][step]
     yield ""
-    yield f"most is live at step {step} of {len(found['steps'])}, {worst['op']}:"
+    last = len(found["steps"]) - 1
+    yield f"most is live at step {step} (of 0 to {last}), {worst['op']}:"
     rows = [
         (
             _named(b),
@@ -156,6 +166,9 @@ def memory_lines(found: Json) -> Iterator[str]:
     rest = found["at_peak"][SHOWN:]
     if rest:
         yield f"  and {len(rest)} more, {sized(sum(b['bytes'] for b in rest))}"
+    for block in found["at_peak"]:
+        if "inside" in block:
+            yield f"  in the {_named(block)}: {block['inside']}"
     yield ""
     yield from _sparkline(found)
 
@@ -174,8 +187,8 @@ def _arena_lines(arena: Json) -> Iterator[str]:
         own = ", in an order and with layouts of its own" if arena["layouts"] else ""
         where = f"as one run took it{own}"
     yield (
-        f"ONNX Runtime's arena takes {sized(size)} of activations {where}: limits are"
-        f" held against that (in all {sized(arena['resident_bytes'])})"
+        f"ONNX Runtime's arena takes {sized(size)} for activations {where}; in all it"
+        f" is {sized(arena['resident_bytes'])}: limits are held against that"
     )
     plain = arena["without_layouts_bytes"]
     if plain is not None and plain < size:

@@ -35,6 +35,7 @@ ORDER = [
         "bisect",
         "explain",
         "report",
+        "memory_words",
         "timeline",
         "fitted",
         "opened",
