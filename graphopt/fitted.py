@@ -399,8 +399,8 @@ class Fitted:
             yield from table(rows)
         if self.ops_before != self.ops:
             yield (
-                f"  {self.ops_before:,} ops before these steps, {self.ops:,} after: each"
-                " call of one costs time, too"
+                f"  {self.ops_before:,} ops before these steps, {self.ops:,} after:"
+                " each call of one costs time, too"
             )
         if self.growth is BY_REQUEST:
             yield (

@@ -1,4 +1,4 @@
-"""What lies in a memory plan, in words: buffers, what they are for, what has no size."""
+"""What lies in a memory plan, in words: buffers, what is in them, what has no size."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ def most_inside(op: Op, plan: MemoryPlan) -> str:
 
     It says more than the kind of op that works in so much.
     """
-    within, found = op, ""
-    while largest := _largest(within, plan):
+    found, where = "", ""
+    while largest := _largest(op, plan):
         body, plan, one = largest
         size = f"{sized(one.buffer.size)} of it"
-        by = "" if within is op else f" in {place(outer, within)}"
         if one.op is None:
             what = _named(one, body)
-            return f"{size} for {what}{by}" if what else f"{size}{by}"
-        found = f"{size} by {place(body, one.op)}{by}"
-        outer, within = body, one.op
+            return f"{size} for {what}{where}" if what else f"{size}{where}"
+        op, who = one.op, place(body, one.op)
+        found, where = f"{size} by {who}{where}", f" in {who}"
     return found
 
 
@@ -54,9 +53,9 @@ def left_out(count: int, first: str, *, counted: bool) -> str:
 def first_without_size(plan: MemoryPlan, graph: Graph) -> str:
     """The first value without a size as it runs: of a body, before what that gives."""
     unknown = {*plan.unknown}
-    for name, value in zip(graph.input_names, graph.inputs, strict=True):
-        if value in unknown:
-            return f"the input {name!r}"
+    for parameter in graph.inputs:
+        if parameter in unknown:
+            return f"the input {parameter.name!r}"
     for op in plan.order:
         bodies = zip(op.bodies, plan.nested.get(op, ()), strict=False)
         for body, inner in bodies:

@@ -44,9 +44,9 @@ def _over(best: Fitted) -> Iterator[str]:
     do = "would do for all that has a size" if best.left_out else "would do"
     if limits.memory is not None and best.resident > limits.memory:
         yield (
-            f"the smallest {what} found takes {least}{sized(best.resident)} with weights,"
-            f" inputs and outputs{between} over the {sized(limits.memory)} that it"
-            f" may: --max-memory {best.resident} {do}"
+            f"the smallest {what} found takes {least}{sized(best.resident)} with"
+            f" weights, inputs and outputs{between} over the {sized(limits.memory)}"
+            f" that it may: --max-memory {best.resident} {do}"
         )
     if limits.activations is not None and best.activations > limits.activations:
         yield (

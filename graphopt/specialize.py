@@ -324,7 +324,9 @@ class _Request:
             return [made[taken]] * 2
         if len(reasons) == 2:
             both = " and ".join(f"{r.reason} [{r.where}]" for r in reasons.values())
-            raise Impossible(f"both branches forbid them: {both}", where=place(graph, op))
+            raise Impossible(
+                f"both branches forbid them: {both}", where=place(graph, op)
+            )
         for index, reason in reasons.items():
             branch = op.body_names[index].replace("_", " ")
             self.forbidden.append(f"the {branch} of the {place(graph, op)}: {reason}")

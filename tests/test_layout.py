@@ -37,6 +37,7 @@ ORDER = [
         "report",
         "memory_words",
         "timeline",
+        "memory_page",
         "fitted",
         "opened",
         "savings",

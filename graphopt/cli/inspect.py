@@ -177,8 +177,9 @@ def compile_only(options: argparse.Namespace, graph: Graph) -> int:
 
 def memory(options: argparse.Namespace, graph: Graph) -> int:
     """Plan the memory of one run, print it, draw it. Raises UsageError."""
+    from ..memory_page import memory_page, memory_picture
     from ..passes.memory import SPACES, plan_memory
-    from ..timeline import memory_facts, memory_lines, memory_page, memory_picture
+    from ..timeline import memory_facts, memory_lines
 
     name = (options.target or "onnx").partition(":")[0]
     if name not in SPACES:
