@@ -395,7 +395,7 @@ class Fitted:
             if sized(s.after) != sized(s.before)
         ]
         if rows:
-            yield "  activations planned of the optimized model, then after each step:"
+            yield "  planned activations, of the optimized model and after each step:"
             yield from table(rows)
         if self.ops_before != self.ops:
             yield (
