@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from .dims import Expr, symbols
-from .errors import UsageError, nearest
+from .errors import UsageError
 from .ir import Graph
-from .specialize import specialize, symbols_of
-from .types import TensorType
+from .specialize import no_dim, places_of, specialize, symbols_of
 from .unnamed import by_place, shown as shown
 
 _NO_WORDS: Final = frozenset({"none", "null", "nan", "unknown", "?", "-1", ""})
@@ -36,25 +34,30 @@ def places(graph: Graph) -> dict[str, str]:
     Those of symbols, and the place of each dim that is one, or has no name.
     """
     known = {name: name for name in symbols_of(graph)}
-    for p in graph.inputs:
-        shape = p.type.shape if isinstance(p.type, TensorType) else None
-        for axis, dim in enumerate(shape or ()):
-            place = f"{p.name}:{axis}"
-            if dim is None:
-                known.setdefault(place, by_place(p.name, axis))
-            elif isinstance(dim, Expr) and symbols(dim) == {str(dim)}:
-                known.setdefault(place, str(dim))
+    for place, symbol in places_of(graph).items():
+        name, _, axis = place.rpartition(":")
+        known.setdefault(place, symbol or by_place(name, int(axis)))
     return known
 
 
-def inside(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:
-    """Sizes by the names inside. Raises UsageError for what is no dim of an input."""
+def inside(
+    sizes: Mapping[str, int], graph: Graph, given: Graph | None = None
+) -> dict[str, int]:
+    """Sizes by the names inside. Raises UsageError for what is no dim of an input.
+
+    ``given`` is the graph before dims of it were fixed, or had other names.
+    """
     known, found = places(graph), dict[str, int]()
     for name, size in sizes.items():
         dim = known.get(shown(name))
         if dim is None:
-            near = nearest(name, known) or "; all dims are fixed"
-            raise UsageError(f"no dim of an input is called {name!r}{near}")
+            before = {} if given is None else places(given)
+            if old := before.get(shown(name)):
+                raise UsageError(
+                    f"the dim {shown(old)!r} was fixed or renamed (--dim,"
+                    " --input-shape): sizes are only of dims that stay"
+                )
+            raise no_dim(name, graph)
         if found.setdefault(dim, size) != size:
             raise UsageError(
                 f"the dim {shown(dim)!r} cannot be both {found[dim]} and {size}"

@@ -329,7 +329,7 @@ def improve(
     special = specialize(frozen(given) if freeze else given, dims, input_shapes)
     changed = special.graph is not given
     if limits is not None:
-        sizes = inside(limits.sizes, special.graph)
+        sizes = inside(limits.sizes, special.graph, given)
         limits = dataclasses.replace(limits, sizes=sizes)
         special = dataclasses.replace(special, graph=named(special.graph))
     original = special.graph

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 
 class GraphoptError(Exception):
@@ -61,13 +62,21 @@ class TypeMismatch(GraphoptError):
     exit_code = 3
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the closest known words, or else some of them."""
+def nearest(
+    word: str,
+    words: Iterable[str],
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """``; did you mean 'x'?`` with the closest known words, or else some of them.
+
+    ``others`` are other words for them, and what is said of each that is close.
+    """
     import difflib
 
     known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=3)
+    close = difflib.get_close_matches(word, [*known, *others], n=3)
     if close:
-        return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
+        said = dict.fromkeys(others.get(c, repr(c)) for c in close)
+        return f"; did you mean {' or '.join(said)}?"
     some = known[:16] + ["…"] * (len(known) > 16)
     return f"; known: {', '.join(some)}" if known else ""

@@ -17,10 +17,11 @@ from .lowering.ort.advice import has_convolutions
 from .lowering.ort.allocation import Facts, events, inside, rounding
 from .lowering.ort.arena import BY_REQUEST, IN_ONE_BLOCK, Growth
 from .lowering.xla.platforms import PLATFORMS
+from .memory_words import without_size
 from .passes.memory import MemoryPlan, plan_memory
 from .passes.tiling import Tile
 from .plan import LAYOUTS, LIBRARY, MEMORY, REUSE, Plan
-from .report import left_out, sized, table
+from .report import sized, table
 
 FAR: Final = 2
 """A program is not compiled whose plan takes so many times the limit: of 14 models the
@@ -183,6 +184,12 @@ class Fitted:
         elif self.growth is BY_REQUEST:
             what = "between blocks of ONNX Runtime's arena, and in their pieces"
         return f"{sized(self.activations - self.plan.peak)} of it {what}"
+
+    @property
+    def left_out(self) -> bool:
+        """True where what is said to be taken leaves out values without a size."""
+        run = self.executed is not None and self.plan.left_out == len(self.plan.unknown)
+        return bool(self.plan.left_out) and not run and self.counted is None
 
     @property
     def beside(self) -> int:
@@ -357,14 +364,14 @@ class Fitted:
         plan = self.plan
         at = said(plan.binding)
         yield (
-            f"memory{f' with {at}' if at else ''}: {sized(self.resident)} resident, of"
-            f" which {sized(self.activations)} activations"
+            f"memory{f' with {at}' if at else ''}: {'at least ' * self.left_out}"
+            f"{sized(self.resident)} resident, of which {sized(self.activations)}"
+            " activations"
         )
         if plan.left_out:
-            run = self.executed is not None and plan.left_out == len(plan.unknown)
-            counted = run or self.counted is not None
-            who = "the plan" if counted else "this"
-            yield f"  {who} leaves out {left_out(plan.left_out, counted=counted)}"
+            who = "this" if self.left_out else "the plan"
+            said_of = without_size(plan, self.graph, counted=not self.left_out)
+            yield f"  {who} leaves out {said_of}"
         if self.counted is not None:
             yield (
                 "  as the compiler counts them, with what kernels take; the plan takes"
@@ -388,11 +395,12 @@ class Fitted:
             if sized(s.after) != sized(s.before)
         ]
         if rows:
+            yield "  planned activations, of the optimized model and after each step:"
             yield from table(rows)
         if self.ops_before != self.ops:
             yield (
-                f"  {self.ops:,} ops, were {self.ops_before:,}: each call of one costs"
-                " time, too"
+                f"  {self.ops_before:,} ops before these steps, {self.ops:,} after:"
+                " each call of one costs time, too"
             )
         if self.growth is BY_REQUEST:
             yield (

@@ -7,7 +7,7 @@ from itertools import islice
 from types import MappingProxyType
 
 from .check.running import running_sizes
-from .dim_names import places, shown
+from .dim_names import places, said, shown
 from .inputs import TRIED, Sizes, likely
 from .ir import Graph
 from .specialize import Impossible, specialize
@@ -47,7 +47,8 @@ def _first(graph: Graph, fixed: Mapping[str, int]) -> tuple[Sizes, Graph, bool]:
         try:
             made = specialize(graph, {shown(n): s for n, s in chosen.items()})
         except Impossible as error:
-            reason = reason or error
+            at = said(chosen)
+            reason = reason or Impossible(error.reason, where=error.where, at=at)
             continue
         if not made.forbidden:
             return sizes, made.graph, not count

@@ -325,6 +325,8 @@ def _memory(report: Json) -> str:
         f" {sized(memory['activation_bytes'])} are activations"
         f"{f', with {sizes}' if sizes else ''}.</p>"
     )
+    if rows:
+        said += "<p>Steps from the optimized model on, and its activations:</p>"
     heads = (("step", "text"), ("before", ""), ("after", ""), ("operations", ""))
     return _section("Memory", heads, rows, said)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from .dim_names import said, shown
 from .fitted import DoesNotFit, Fitted
 from .ir import Graph, Op
-from .passes.memory.plan import MemoryPlan, Placement
+from .memory_words import buffer_named, without_size
 from .provenance import place
 from .report import sized
 
@@ -29,6 +29,7 @@ def refusal(best: Fitted, counted: Memory | None = None) -> DoesNotFit:
     over = "; ".join(_over(best))
     lines = [
         f"{f'with {at}, ' if at else ''}{over}",
+        *_left_out(best),
         *_counted(counted),
         *_in_the_way(best),
     ]
@@ -39,18 +40,26 @@ def _over(best: Fitted) -> Iterator[str]:
     """Each limit that is not kept, and what would do."""
     limits, what = best.limits, "plan" if best.counted is None else "program"
     between = f", {best.lost}," if best.lost else ","
+    least = "at least " if best.left_out else ""
+    do = "would do for all that has a size" if best.left_out else "would do"
     if limits.memory is not None and best.resident > limits.memory:
         yield (
-            f"the smallest {what} found takes {sized(best.resident)} with weights,"
-            f" inputs and outputs{between} over the {sized(limits.memory)} that it"
-            f" may: --max-memory {best.resident} would do"
+            f"the smallest {what} found takes {least}{sized(best.resident)} with"
+            f" weights, inputs and outputs{between} over the {sized(limits.memory)}"
+            f" that it may: --max-memory {best.resident} {do}"
         )
     if limits.activations is not None and best.activations > limits.activations:
         yield (
-            f"the smallest {what} found takes {sized(best.activations)} for"
+            f"the smallest {what} found takes {least}{sized(best.activations)} for"
             f" activations{between} over the {sized(limits.activations)} that they"
-            f" may: --max-activations {best.activations} would do"
+            f" may: --max-activations {best.activations} {do}"
         )
+
+
+def _left_out(best: Fitted) -> Iterator[str]:
+    """What no number has."""
+    if best.left_out:
+        yield f"this leaves out {without_size(best.plan, best.graph)}"
 
 
 def _counted(memory: Memory | None) -> Iterator[str]:
@@ -79,24 +88,12 @@ def _in_the_way(best: Fitted) -> Iterator[str]:
     elif plan.placements:
         step = plan.live.index(max(plan.live))
         there = plan.at(step)
-        each = ", ".join(_named(one, best.graph, plan) for one in there[:SHOWN])
+        each = ", ".join(buffer_named(one, best.graph, plan) for one in there[:SHOWN])
         more = len(there) - SHOWN
         others = f" and {more} smaller" if more > 0 else ""
         who = _who(best.graph, plan.order[step])
         by = "" if best.counted is None else "by the plan "
         yield f"{by}most is live at {who}: {each}{others}"
-
-
-def _named(one: Placement, graph: Graph, plan: MemoryPlan) -> str:
-    """A buffer by what lies there last, and its size."""
-    size = sized(one.buffer.size)
-    if not one.values:
-        return f"{size} that it works in{_within(one.op, plan)}"
-    value = one.values[-1]
-    if value in graph.names:
-        return f"{graph.names[value]!r} {size}"
-    made = None if value.op is None else place(graph, value.op)
-    return f"what {made} gives {size}" if made else size
 
 
 def _who(graph: Graph, op: Op) -> str:
@@ -106,21 +103,3 @@ def _who(graph: Graph, op: Op) -> str:
         return who
     kinds = dict.fromkeys(o.label for o in op.bodies[0].ops if o.constant is None)
     return f"{who} ({', '.join([*kinds][:SHOWN])}{', …' * (len(kinds) > SHOWN)})"
-
-
-def _within(op: Op | None, plan: MemoryPlan) -> str:
-    """The largest buffer in the bodies of an op, which say more than its kind."""
-    bodies = (
-        [
-            (body, inner)
-            for body, inner in zip(op.bodies, plan.nested.get(op, ()), strict=False)
-            if inner.placements
-        ]
-        if op is not None
-        else []
-    )
-    if not bodies:
-        return ""
-    body, inner = max(bodies, key=lambda each: each[1].peak)
-    there = inner.at(inner.live.index(max(inner.live)))
-    return f" (inside: {', '.join(_named(one, body, inner) for one in there[:1])})"

@@ -229,13 +229,6 @@ def sized(size: int) -> str:
     return f"{size / (1 << 20):,.2f} MiB"
 
 
-def left_out(count: int, *, counted: bool = False) -> str:
-    """What is said of values without a size; how to have them, unless they are."""
-    said = f"{count} values, whose size is not known before a run"
-    helps = "inspect --memory --measure --target ort-cpu says what they take"
-    return said if counted else f"{said}; {helps}"
-
-
 def on_host(kinds: Mapping[str, int]) -> str:
     """``on the host, behind the program: 3 Gather, NonMaxSuppression``."""
     listed = (kind if n == 1 else f"{n} {kind}" for kind, n in kinds.items())

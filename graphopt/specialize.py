@@ -71,7 +71,8 @@ def specialize(
     asked = dict(dims_ or {})
     for name, shape in (input_shapes or {}).items():
         asked |= {f"{name}:{axis}": value for axis, value in enumerate(shape)}
-    refuse_empty(made.graph, asked)
+    called = places_of(graph)
+    refuse_empty(made.graph, {called.get(n) or n: size for n, size in asked.items()})
     return made
 
 
@@ -102,6 +103,26 @@ def symbols_of(graph: Graph) -> set[str]:
         for dim in _dims_of(p.type)
         for name in dims.symbols(dim)
     }
+
+
+def places_of(graph: Graph) -> dict[str, str | None]:
+    """``x:1`` for each dim that is one symbol, and that; None where it has no name."""
+    return {
+        f"{p.name}:{axis}": None if dim is None else str(dim)
+        for p in graph.inputs
+        if isinstance(p.type, TensorType)
+        for axis, dim in enumerate(p.type.shape or ())
+        if dim is None or (isinstance(dim, Expr) and dims.symbols(dim) == {str(dim)})
+    }
+
+
+def no_dim(name: str, graph: Graph) -> UsageError:
+    """The error for what is the name of no dim; those that have one are told by it."""
+    at = places_of(graph)
+    known = symbols_of(graph) | {place for place, symbol in at.items() if not symbol}
+    others = {p: f"{symbol!r} ({p})" for p, symbol in at.items() if symbol}
+    near = nearest(name, map(shown, known), others) or "; all dims are fixed"
+    return UsageError(f"no dim of an input is called {name!r}{near}")
 
 
 def frozen(graph: Graph) -> Graph:
@@ -147,7 +168,12 @@ def _size_or_name(text: str, whole: str) -> int | str:
 
 
 class Impossible(UsageError):
-    """The dims that were asked for do not fit an op."""
+    """The dims that were asked for, or chosen ``at`` a size, do not fit an op."""
+
+    def __init__(self, reason: str, *, where: str | None, at: str = "") -> None:
+        with_ = f"with {at}, " if at else ""
+        super().__init__(f"{with_}these dims are impossible: {reason}", where=where)
+        self.reason = reason
 
 
 class _Request:
@@ -166,14 +192,7 @@ class _Request:
     def bind(self, name: str, value: int | str) -> None:
         """Put a size, or another symbol, in the place of a symbol."""
         if name not in self.symbols:
-            places = {  # of dims without a name
-                f"{p.name}:{i}"
-                for p in self.types
-                for i, dim in enumerate(p.shape or ())
-                if dim is None
-            }
-            known = nearest(name, self.symbols | places) or "; all dims are fixed"
-            raise UsageError(f"no dim of an input is called {name!r}{known}")
+            raise no_dim(name, self.graph)
         if value == name:
             return
         dim: Dim = value if isinstance(value, int) else dims.symbol(value)
@@ -272,10 +291,7 @@ class _Request:
                 bodies = self.bodies(graph, op, operands)
                 return op.copy(operands=operands, bodies=bodies)
             except TypeMismatch as error:
-                raise Impossible(
-                    f"these dims are impossible: {error.message}",
-                    where=place(graph, op),
-                ) from None
+                raise Impossible(error.message, where=place(graph, op)) from None
 
         return rebuild(graph, build, dict(fresh)).replace(inputs=fresh.values())
 
@@ -290,7 +306,7 @@ class _Request:
         if not isinstance(op, If) or self.freed or self.resized:
             return [self.body(op, body, operands) for body in op.bodies]
         made: list[Graph] = []
-        reasons: dict[int, UsageError] = {}
+        reasons: dict[int, Impossible] = {}
         for index, body in enumerate(op.bodies):
             followed, forbidden = len(self.followed), len(self.forbidden)
             try:
@@ -307,9 +323,9 @@ class _Request:
                 raise reasons[taken]
             return [made[taken]] * 2
         if len(reasons) == 2:
+            both = " and ".join(f"{r.reason} [{r.where}]" for r in reasons.values())
             raise Impossible(
-                f"both branches forbid these dims: {reasons[0]}; {reasons[1]}",
-                where=place(graph, op),
+                f"both branches forbid them: {both}", where=place(graph, op)
             )
         for index, reason in reasons.items():
             branch = op.body_names[index].replace("_", " ")
@@ -352,9 +368,7 @@ class _Request:
         """A branch; Impossible is raised where the dims contradict what it declares."""
         made = self.body(op, body, operands)
         for fault in declarations(made):
-            raise Impossible(
-                f"these dims are impossible: {fault.message}", where=place(body, op)
-            )
+            raise Impossible(fault.message, where=place(body, op))
         return made
 
     def following(

@@ -161,5 +161,5 @@ def test_a_report_says_how_many_ops_tiles_cost() -> None:
     )
     members = fitted.to_json()
     assert (members["ops"], members["ops_before"]) == (fitted.ops, count)
-    assert any(f"were {count}" in line for line in fitted.lines())
-    assert not any("were" in line for line in before.lines())
+    assert any(f"{count} ops before" in line for line in fitted.lines())
+    assert not any("ops before" in line for line in before.lines())

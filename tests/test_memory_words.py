@@ -172,7 +172,8 @@ def test_values_without_a_size_are_told_at_the_top(tmp_path: Path) -> None:
     plan = plan_memory(graph, {"None": 1})
     lines = list(memory_lines(memory_facts(plan, graph) | {"order": "file"}))
     assert lines[0] == "with the dim 'None' = 1"
-    assert re.match(r"this leaves out \d+ values, whose size is not known", lines[1])
+    said = r"the plan leaves out 2 values, whose size is not known before a run"
+    assert re.match(rf"{said} \(the first is what nowhere.Odd node", lines[1])
     assert "--measure" in lines[1]
     assert not any("1 B" in line or "no arena is smaller" in line for line in lines)
 

@@ -291,7 +291,7 @@ def check_foreseen(path: Path, tmp_path: Path) -> None:
     )
     foreseen = found.foreseen()
     assert foreseen is not None
-    real = realised_peak(executed, fed, recipe=PLAIN)
+    real = realised_peak(executed, fed, recipe=PLAIN, growing=False)
     assert real.counted == foreseen.in_use
     assert real.peak == pytest.approx(foreseen.block, rel=0.02)
 
@@ -308,7 +308,8 @@ def test_the_meter_finds_the_smallest_arena() -> None:
 
 def test_a_model_without_nodes_takes_nothing() -> None:
     graph = Graph([], [ops.Constant(np.ones(4096, np.float32))])
-    found = realised_peak(to_proto(graph).SerializeToString(), {}, recipe=PLAIN)
+    model = to_proto(graph).SerializeToString()
+    found = realised_peak(model, {}, recipe=PLAIN, growing=False)
     assert (found.peak, found.counted, found.resident) == (0, 0, 0)
 
 
@@ -325,7 +326,7 @@ def test_the_meter_says_what_does_not_run(tmp_path: Path) -> None:
 def test_a_recipe_holds_a_session_to_what_was_found(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     save(chain(), path)
-    found = realised_peak(path, WIDE, recipe=PLAIN, threads=0)
+    found = realised_peak(path, WIDE, recipe=PLAIN, threads=0, growing=False)
     bounded(PLAIN, found.peak, found.resident).save(path)
     session = graphopt.session(path)
     for _ in range(3):
@@ -344,7 +345,9 @@ def test_memory_is_never_more_than_in_the_order_of_the_runtime(tmp_path: Path) -
     for seed in range(2):
         save(branchy(seed), source)
         Session(source, executed=tmp_path / f"{seed}.onnx", threads=1)
-        own = realised_peak(tmp_path / f"{seed}.onnx", INPUT, recipe=PLAIN).peak
+        own = realised_peak(
+            tmp_path / f"{seed}.onnx", INPUT, recipe=PLAIN, growing=False
+        ).peak
         recipe = honoured(
             source,
             path,
@@ -352,7 +355,9 @@ def test_memory_is_never_more_than_in_the_order_of_the_runtime(tmp_path: Path) -
             recipe=Recipe(session={"enable_mem_pattern": False}),
             inputs=INPUT,
         )
-        peaks.append((own, realised_peak(path, INPUT, recipe=recipe).peak))
+        peaks.append(
+            (own, realised_peak(path, INPUT, recipe=recipe, growing=False).peak)
+        )
     assert all(mine <= own for own, mine in peaks)
     assert any(mine < own for own, mine in peaks)
 
@@ -367,7 +372,7 @@ def test_what_opening_takes_is_not_what_nodes_take(tmp_path: Path) -> None:
     inputs = {"x": np.ones((2, 512), np.float32)}
     (entries,) = books(str(path), inputs, recipe=Recipe(arena=UNLIMITED))
     assert entries[0].peak - entries[0].before >= MiB  # the books have it
-    found = realised_peak(path, inputs)
+    found = realised_peak(path, inputs, growing=False)
     assert found.peak == found.counted == 2 * 4 * 2 * 512
 
 
@@ -382,5 +387,5 @@ def test_scores_of_a_composite_attention_are_planned(causal: int) -> None:
     graph = Graph([x], [attended])
     plan = plan_memory(graph, space=SPACES["ort-cpu"])
     model = to_proto(graph).SerializeToString()
-    real = realised_peak(model, random_inputs(graph, 0), recipe=PLAIN)
+    real = realised_peak(model, random_inputs(graph, 0), recipe=PLAIN, growing=False)
     assert plan.peak + plan.beside == pytest.approx(real.peak, rel=0.1)

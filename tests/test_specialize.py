@@ -84,7 +84,7 @@ def test_a_size_of_nothing_is_for_what_leaves_something() -> None:
         specialize(whole, {"past": 0, "new": 0})
     each = graph([Relu(past), Relu(new)], past, new)
     assert shapes(specialize(each, {"past": 0}).graph)[0] == (0, 4)
-    with pytest.raises(UsageError, match="new:0=0 leaves nothing"):
+    with pytest.raises(UsageError, match="new=0 leaves nothing"):
         specialize(each, None, {"new": (0, 4), "past": (0, 4)})
 
 
@@ -248,7 +248,7 @@ def test_a_branch_that_fixed_inputs_do_not_take(tmp_path: Path) -> None:
 
 
 def test_dims_that_both_branches_forbid() -> None:
-    with pytest.raises(UsageError, match="both branches forbid these dims") as caught:
+    with pytest.raises(UsageError, match="both branches forbid them") as caught:
         specialize(windows(512, 256), {"n": 100})
     assert "If node 'which'" in str(caught.value)
 

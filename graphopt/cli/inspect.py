@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ..cost import cost
 from ..dim_names import shown
@@ -54,6 +54,10 @@ if TYPE_CHECKING:
     from ..lowering.xla.report import Examined
     from ..passes.memory import MemoryPlan
     from ..sharded import Sharded
+
+
+LIKE_COPIES: Final = "  (so do copies that optimize made to keep to a limit)"
+"""What is said where equal nodes are one in a plan."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,8 +177,9 @@ def compile_only(options: argparse.Namespace, graph: Graph) -> int:
 
 def memory(options: argparse.Namespace, graph: Graph) -> int:
     """Plan the memory of one run, print it, draw it. Raises UsageError."""
+    from ..memory_page import memory_page, memory_picture
     from ..passes.memory import SPACES, plan_memory
-    from ..timeline import memory_facts, memory_lines, memory_page, memory_picture
+    from ..timeline import memory_facts, memory_lines
 
     name = (options.target or "onnx").partition(":")[0]
     if name not in SPACES:
@@ -205,9 +210,8 @@ def memory(options: argparse.Namespace, graph: Graph) -> int:
     if draw is not None:
         draw(found, f"memory of {options.model.name}")
         written = [f"written to {options.output}"]
-    merged = [
-        f"{said}: copies that a limit made, too" for said in said_of_equals(graph)
-    ]
+    merged = said_of_equals(graph)
+    merged += [LIKE_COPIES] * bool(merged)
     lines = [*memory_lines(found), *merged, *written]
     say(options, lines, target=name, **found)
     return 0

@@ -162,7 +162,8 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--memory-sizes",
-        type=_sizes,
+        action="append",
+        default=[],
         metavar="NAME=N,…",
         help="sizes of symbolic dims that these limits are planned for (default: usual"
         " ones); the dims stay symbolic",
@@ -345,9 +346,8 @@ def _check_places(
 
 
 def _limits(options: argparse.Namespace) -> Limits | None:
-    return driver.limits_of(
-        options.max_memory, options.max_activations, options.memory_sizes
-    )
+    sizes = _sizes(",".join(options.memory_sizes)) if options.memory_sizes else None
+    return driver.limits_of(options.max_memory, options.max_activations, sizes)
 
 
 def _devices(options: argparse.Namespace) -> str | None:

@@ -35,6 +35,7 @@ def realised_peak(
     folder: str | os.PathLike[str] | None = None,
     recipe: Recipe | None = None,
     threads: int = 1,
+    growing: bool = True,
     limit_s: float = 300.0,
 ) -> Footprint:
     """What a model takes with these inputs, opened as ``recipe`` says.
@@ -42,12 +43,15 @@ def realised_peak(
     Its ``peak`` is the smallest arena in which it runs twice; less by `RESOLUTION` does
     not do. The arena is the meter's own, one block that is split to measure: what a
     session takes that has such an arena (`arena.one_block`); ``growth`` is None where
-    it does not run in that a third time. Raises MeterFailed, and BackendMissing where
-    the runtime is none or too old.
+    it does not run in that a third time, or is not ``growing``: to see that takes a
+    child of its own. Raises MeterFailed, and BackendMissing where the runtime is none
+    or too old.
     """
     recipe = recipe or Recipe()
     asked = _Asked(model, folder, replace(recipe, arena={}), threads, inputs)
     peak, counted, resident = asked.of("peak", limit_s)
+    if not growing:
+        return Footprint("ort-cpu", peak, counted, resident, None)
     arena = one_block(peak, resident) if peak else {}  # no node runs: all is copied
     own = replace(recipe, arena=arena)
     try:
