@@ -263,9 +263,9 @@ class Fitted:
         return replace(self, counted=found)
 
     def with_library(self, counter: Counter | None) -> Fitted:
-        """The same with joined ops, unless more is counted then than with single ones.
+        """The same with joined ops, which run faster, where these keep to the limit.
 
-        What lies between joined ops is in no count: it is in that of single ones.
+        It is found with single ones, of which the compiler counts nearly all.
         """
         if counter is None or self.target not in PLATFORMS:
             return self
@@ -278,7 +278,9 @@ class Fitted:
             found = counter(self.graph, self.sizes, joined.decided)
         except GraphoptError:  # what is known to compile stays
             return single
-        return joined if found <= self.counted else single
+        if found > self.limits.left(self.plan):
+            return single
+        return replace(joined, counted=found)
 
     @property
     def decided(self) -> Plan:

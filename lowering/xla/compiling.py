@@ -1,9 +1,10 @@
 """How XLA compiles programs whose memory is planned, and how it counts them.
 
 They run in the order that holds the least. On a CPU its library runs many ops as one,
-and what lies between them is in no count: all scores of attention, twice. So what a
-program takes is counted with single products and convolutions for the library. It also
-runs so, which may take a third more time, unless no more is counted with joined ops:
+and what lies between them is in no count, but foreseen (`loops`): all scores of
+attention, or twice, or some rows. So a limit is sought with single products and
+convolutions for the library. The program also runs so, which may take a third more
+time, unless joined ops keep to the limit:
 
 ```
 ops in an order for threads  -->  ops in the order that holds the least
