@@ -36,7 +36,7 @@ Counter: TypeAlias = Callable[[Graph, Mapping[str, int], Plan], int]
 decided: XLA's compiler for activations, ONNX Runtime for its arena. Raises
 GraphoptError where it cannot be asked."""
 
-SECONDS: Final = 15.0
+SECONDS: Final = 60.0
 """For the search for one order, and for the offsets of one plan; steps end it before,
 unless others use the machine, too, so that what is found does not vary."""
 
