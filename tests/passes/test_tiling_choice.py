@@ -65,9 +65,11 @@ def test_a_wider_limit_costs_less() -> None:
 
 
 def test_few_tiles_are_enough_where_more_cost_the_same() -> None:
-    """What finer tiles save of a cache is nothing beside two large products."""
+    """What finer tiles save of a cache is nothing beside large products. Two are too
+    few: half of both values of a tile is as much as one of them.
+    """
     up = Relu(MatMul(param("x", 4096, 256), random(256, 1024)))
     graph = graph_of(MatMul(up, random(1024, 256)))
-    made = Tile(budget=int(0.7 * peak(graph)), target="ort-cpu").run(graph, Log())
-    assert peak(made) <= 0.7 * peak(graph)
-    assert [int(op.count) for op in made.ops if isinstance(op, Tiled)] == [2]
+    made = Tile(budget=int(0.8 * peak(graph)), target="ort-cpu").run(graph, Log())
+    assert peak(made) <= 0.8 * peak(graph)
+    assert [int(op.count) for op in made.ops if isinstance(op, Tiled)] == [4]
