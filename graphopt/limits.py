@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -123,15 +123,9 @@ MobileNetV2's."""
 
 
 def _fitted(limits: Limits, savings: Savings) -> Fitted:
-    """What fits first; where that is without layouts, what has them if it is faster."""
-    slow: Fitted | None = None
-    for each in savings.towards(limits):
-        if each.fits and each.layouts:
-            return each if slow is None or _faster(each, slow) else slow
-        if each.fits and slow is None:
-            slow = each
-    if slow is not None:
-        return slow
+    found = _fast(savings.towards(limits))
+    if found is not None:
+        return found
     best = savings.least(limits)
     if not best.fits:
         counter = savings.counter
@@ -139,7 +133,18 @@ def _fitted(limits: Limits, savings: Savings) -> Fitted:
         if best.counted is not None and isinstance(counter, Compiling):
             known = counter.memory(best.graph, best.sizes, best.decided)
         raise refusal(best, known)
-    return savings.coarser(limits, best)
+    return _fast(savings.coarser(limits, best)) or best
+
+
+def _fast(tried: Iterable[Fitted]) -> Fitted | None:
+    """What fits first; where that is without layouts, what has them if it is faster."""
+    slow: Fitted | None = None
+    for each in tried:
+        if each.fits and each.layouts:
+            return each if slow is None or _faster(each, slow) else slow
+        if each.fits and slow is None:
+            slow = each
+    return slow
 
 
 def _faster(one: Fitted, slow: Fitted) -> bool:

@@ -117,18 +117,16 @@ class Savings:
             best = other
         return replace(best, limits=limits)
 
-    def coarser(self, limits: Limits, least: Fitted) -> Fitted:
+    def coarser(self, limits: Limits, least: Fitted) -> Iterator[Fitted]:
         """Tiles that are no finer than they must be, where the smallest plan fits.
 
         A budget near the peak may be out of reach of every tile, and a far one not.
         """
         wanted = limits.left(least.plan)
         while wanted > least.plan.peak:
-            cut = self._tiled(wanted, limits)
-            if cut.fits:
-                return cut
+            yield self._tiled(wanted, limits)
             wanted = int(FINER * wanted)
-        return least
+        yield least
 
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from graphopt.fitted import Fitted, Limits
 from graphopt.ir import Graph, Parameter, Value
-from graphopt.limits import _fitted
+from graphopt.limits import _fast
 from graphopt.ops import Constant, Conv
 from graphopt.passes.memory import SPACES, plan_memory
 from graphopt.types import DType, tensor
@@ -30,20 +29,9 @@ def made(convolutions: int, *, layouts: bool, fits: bool = True) -> Fitted:
     return replace(Fitted(graph, plan, limits, target="ort-cpu"), layouts=layouts)
 
 
-@dataclass
-class Ways:
-    """In the place of savings: these plans, one after the other."""
-
-    plans: list[Fitted]
-
-    def towards(self, limits: Limits) -> Iterator[Fitted]:
-        assert limits is LIMITS
-        yield from self.plans
-
-
 def chosen(*plans: Fitted) -> int:
     """Which of them is taken, by its place."""
-    found = _fitted(LIMITS, Ways(list(plans)))  # type: ignore[arg-type]
+    found = _fast(plans)
     return next(i for i, plan in enumerate(plans) if plan is found)
 
 
