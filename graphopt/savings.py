@@ -61,7 +61,7 @@ class Savings:
     _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
 
     def towards(self, limits: Limits, tries: int = TRIES) -> Iterator[Fitted]:
-        """The plans that are tried, until one of them keeps to the limits."""
+        """The plans that are tried, the cheapest first; what fits may be slow."""
         first = self._asked(replace(self._first, limits=limits))
         yield first
         ordered, best = replace(self._ordered, limits=limits), first
@@ -89,7 +89,8 @@ class Savings:
             if not less and (cut.activations > FAR * wanted or _is_stuck(cut, before)):
                 return  # it wants more than tiles can do
             before = cut
-            share = limits.left(cut.plan) / max(1, cut.activations) if less else FINER
+            share = limits.left(cut.plan) / max(1, cut.activations)
+            share = share if less and not cut.fits else FINER
             wanted, last = min(int(wanted * share), wanted - 1), cut if less else last
 
     def least(self, limits: Limits) -> Fitted:
@@ -116,18 +117,16 @@ class Savings:
             best = other
         return replace(best, limits=limits)
 
-    def coarser(self, limits: Limits, least: Fitted) -> Fitted:
+    def coarser(self, limits: Limits, least: Fitted) -> Iterator[Fitted]:
         """Tiles that are no finer than they must be, where the smallest plan fits.
 
         A budget near the peak may be out of reach of every tile, and a far one not.
         """
         wanted = limits.left(least.plan)
         while wanted > least.plan.peak:
-            cut = self._tiled(wanted, limits)
-            if cut.fits:
-                return cut
+            yield self._tiled(wanted, limits)
             wanted = int(FINER * wanted)
-        return least
+        yield least
 
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""
