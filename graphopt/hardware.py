@@ -49,9 +49,10 @@ class Device:
     many dims the torus of links has; 0 for a switch. ``node`` is how many devices such
     links join. ``near`` is what lies near the units: L2 of a core, shared memory of a
     block, VMEM; ``kernel`` the part of it that one kernel may take unasked. ``cache``
-    is what lies between that and memory, read at ``cache_bandwidth``; 0 where none is
-    known. ``matrix`` is the side of what they multiply, ``start`` the seconds that one
-    more op, or turn of a loop, takes by itself.
+    is what lies between that and memory, 0 where none is known; it is read at
+    ``cache_bandwidth``, that of memory where it is none. ``matrix`` is the side of what
+    they multiply, ``start`` the seconds that one more op, or turn of a loop, takes by
+    itself.
     """
 
     name: str
@@ -120,7 +121,7 @@ def _device(row: Mapping[str, str]) -> Device:
         near=int(row["near_kib"]) << 10,
         kernel=int(row["kernel_kib"]) << 10,
         cache=int(row["cache_mib"] or 0) << 20,
-        cache_bandwidth=float(row["cache_gbs"] or 0) * 1e9,
+        cache_bandwidth=float(row["cache_gbs"] or row["memory_gbs"]) * 1e9,
         matrix=int(row["matrix"]),
         start=float(row["start_us"]) * 1e-6,
     )

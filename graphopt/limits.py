@@ -15,6 +15,7 @@ from .fitting import fitting
 from .ir import Graph
 from .lowering import memory_of
 from .lowering.meters import Child
+from .lowering.ort.advice import has_convolutions
 from .lowering.ort.tiling import TileCausal
 from .lowering.xla.platforms import PLATFORMS
 from .ops.schema import LATEST
@@ -146,18 +147,24 @@ def _fitted(limits: Limits, savings: Savings) -> Fitted:
         if best.counted is not None and isinstance(counter, Compiling):
             known = counter.memory(best.graph, best.sizes, best.decided)
         raise refusal(best, known)
-    return _fast(savings.coarser(limits, best)) or best
+    found = _fast(savings.coarser(limits, best))
+    assert found is not None  # the smallest is the last of them
+    return found
 
 
 def _fast(tried: Iterable[Fitted]) -> Fitted | None:
     """What fits first; where that is without layouts, what has them if it is faster."""
     slow: Fitted | None = None
-    for each in tried:
-        if each.fits and each.layouts:
+    for each in filter(lambda each: each.fits, tried):
+        if not _is_slow(each):
             return each if slow is None or _faster(each, slow) else slow
-        if each.fits and slow is None:
-            slow = each
+        slow = slow or each
     return slow
+
+
+def _is_slow(each: Fitted) -> bool:
+    """Without layouts that its convolutions might have."""
+    return not (each.layouts or each.uncounted) and has_convolutions(each.graph)
 
 
 def _faster(one: Fitted, slow: Fitted) -> bool:

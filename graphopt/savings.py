@@ -120,7 +120,8 @@ class Savings:
     def coarser(self, limits: Limits, least: Fitted) -> Iterator[Fitted]:
         """Tiles that are no finer than they must be, where the smallest plan fits.
 
-        A budget near the peak may be out of reach of every tile, and a far one not.
+        A budget near the peak may be out of reach of every tile, and a far one not. The
+        smallest plan is the last.
         """
         wanted = limits.left(least.plan)
         while wanted > least.plan.peak:

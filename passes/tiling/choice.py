@@ -91,7 +91,7 @@ def _best(
 ) -> Candidate | None:
     """The best region around the peak, without those of the keys ``refused``.
 
-    Of those that fit for the same price it is the one with the fewest ops to start.
+    Of those that fit for the same price it is the one that starts the fewest ops more.
     """
     found: Candidate | None = None
     fitting: list[Candidate] = []
@@ -131,7 +131,12 @@ def _best(
         return found
     most = found.price + SAME * prices.meter.flops(around.needs.graph)
     same = [candidate for candidate in fitting if candidate.price <= most]
-    return min(same, key=lambda each: (prices.starts(each.made.fresh), each.price))
+
+    def more(each: Candidate) -> int:
+        before = prices.starts(each.region.followed.axes)
+        return prices.starts(each.made.fresh) - before
+
+    return min(same, key=lambda each: (more(each), each.price))
 
 
 def _alike(

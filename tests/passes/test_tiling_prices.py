@@ -109,3 +109,11 @@ def test_attention_of_onnxruntime_has_one_head_near_at_a_time() -> None:
     assert priced("ort-cpu")._near(ops(64))
     assert not priced("ort-cpu")._near(ops(512))
     assert not priced("xla-cpu")._near(ops(64))
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "ort-cuda", "xla-cuda", "xla-tpu"])
+def test_what_is_empty_or_of_no_known_size_moves_for_nothing(target: str) -> None:
+    """Also where a device has no cache."""
+    prices = priced(target)
+    for x in (param("x", 0, 4), param("x", None, 4)):
+        assert prices.of(graph_of(Neg(x)).ops) == prices.start
