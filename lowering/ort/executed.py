@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from graphopt.errors import UnsupportedModel
 from graphopt.exporter import save
@@ -22,7 +22,8 @@ from graphopt.ir import Graph, Op
 
 from ..meters import Child, MeterFailed, answer, ask
 from .advice import has_convolutions, recipe, runs_otherwise
-from .measured import measured
+from .allocation import Predicted
+from .measured import Measured, measured
 from .ordered import KEPT
 from .recipe import Recipe
 from .session import Session
@@ -31,6 +32,12 @@ MODULE: Final = "graphopt.lowering.ort.executed"
 
 LIMIT_S: Final = 120.0
 """A model that runs longer is not asked."""
+
+OPENINGS: Final = 5
+"""So often a model is opened with layouts, unless two in a row have the same order."""
+
+UNPACKED: Final = {"session.disable_prepacking": "1"}
+"""For sessions that never run."""
 
 
 def arena_of(
@@ -73,24 +80,60 @@ def arena_of(
 def _found(
     asked: tuple[str, Recipe, bool, Mapping[str, Any]],
 ) -> list[int] | None:
-    """In the child: bytes of the arena, None where a size is not known."""
+    """In the child: bytes of the arena, None where a size is not known.
+
+    Layouts make nodes whose order hangs on where the runtime's objects lie: the largest
+    arena of some openings counts.
+    """
     source, opened, layouts, inputs = asked
-    made = Path(source)
+    made, orders = Path(source), list[dict[str, int]]()
     if layouts:
         made = made.with_name("executed.onnx")
-        Session(source, recipe=opened, threads=1, executed=made)
+        plain = replace(opened, config={**opened.config, **UNPACKED})
+        for _ in range(OPENINGS):
+            Session(source, recipe=plain, threads=1, executed=made)
+            orders.append(_places(ModelProto.FromString(made.read_bytes())))
+            if len(orders) > 1 and orders[-1] == orders[-2]:
+                break
+    model = ModelProto.FromString(made.read_bytes())
     ran = measured(
-        ModelProto.FromString(made.read_bytes()),
+        model,
         inputs,
         folder=made.parent,
         recipe=replace(opened, session={**opened.session, **KEPT}),
     )
-    found = [ran.foreseen(reuse=reuse) for reuse in (False, True)]
-    known = [each for each in found if each is not None]
-    if len(known) < len(found):
+    ways = [_largest(ran, model, orders, reuse=reuse) for reuse in (False, True)]
+    known = [way for way in ways if way is not None]
+    if len(known) < len(ways):
         return None
     casts = max(0, ran.in_use - known[0].in_use)  # which the runtime puts between
-    return [each.block + casts for each in known]
+    return [way.block + casts for way in known]
+
+
+def _largest(
+    ran: Measured, model: ModelProto, orders: Sequence[dict[str, int]], *, reuse: bool
+) -> Predicted | None:
+    """What is foreseen in that of the orders which takes most."""
+    outputs = [_given(node) for node in model.graph.node]
+    found = [ran.foreseen(reuse=reuse)]
+    for places in orders:
+
+        def place(op: Op, places: dict[str, int] = places) -> int:
+            numbers = [int(name) for name in ran.graph.sources.get(op, ())]
+            return max([places.get(outputs[i], 0) for i in numbers], default=0)
+
+        found.append(ran.foreseen(sorted(ran.graph.ops, key=place), reuse=reuse))
+    known = [each for each in found if each is not None]
+    return max(known, key=lambda each: each.block) if len(known) == len(found) else None
+
+
+def _places(model: ModelProto) -> dict[str, int]:
+    """Where each node is, by what it gives."""
+    return {_given(node): i for i, node in enumerate(model.graph.node)}
+
+
+def _given(node: NodeProto) -> str:
+    return next(filter(None, node.output), "")
 
 
 if __name__ == "__main__":
