@@ -100,7 +100,7 @@ class Savings:
         """
         whole = limits.memory is not None
         best = min(self.towards(Limits(activations=1)), key=_activations)
-        best = self._counted(best)
+        best = self._counted(best.packed())
         for _ in range(ROUNDS):
             if best.activations <= limits.left(best.plan):
                 break
@@ -113,7 +113,7 @@ class Savings:
                     break
             else:
                 break
-            best = other
+            best = other.packed()
         return replace(best, limits=limits)
 
     def coarser(self, limits: Limits, least: Fitted) -> Fitted:
@@ -125,7 +125,7 @@ class Savings:
         while wanted > least.plan.peak:
             cut = self._tiled(wanted, limits)
             if cut.fits:
-                return cut
+                return cut.packed()
             wanted = int(FINER * wanted)
         return least
 
@@ -168,14 +168,14 @@ class Savings:
         return found
 
     def _asked(self, each: Fitted) -> Fitted:
-        return opened(each, self.counter)
+        return opened(each.within(), self.counter)
 
     def _tiled(self, wanted: int, limits: Limits) -> Fitted:
         """With tiles of the budget ``wanted``; with copies where these are too much."""
         cut = self._cuts.get(wanted)
         if cut is None:
             cut = self._cuts[wanted] = self._cut(wanted)
-        cut = replace(cut, limits=limits)
+        cut = replace(cut, limits=limits).within()
         if self.target not in PLATFORMS and not cut.fits:
             cut = self._with_copies(_with_biases_apart(cut))
         return self._asked(cut)
