@@ -268,6 +268,10 @@ class Fitted:
         arenas = (replace(self, reuse=reuse).arena or 0 for reuse in (False, True))
         return self if min(arenas) > HOPELESS * left else self._repacked(left)
 
+    def lowered(self) -> Fitted:
+        """The same where it takes less then; a larger arena takes its own bytes."""
+        return self if self.plan.peak <= (self.arena or 0) else self.packed()
+
     def packed(self) -> Fitted:
         """With offsets as low as are found."""
         return replace(self._repacked(None), rough=False) if self.rough else self

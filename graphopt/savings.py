@@ -9,18 +9,20 @@ its kernels take more on a CPU, and tiles become finer until both fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
-from .ir import Graph
+from .ir import Graph, Op
 from .lowering.ort.advice import runs_otherwise
 from .lowering.xla.platforms import PLATFORMS
 from .opened import opened
 from .passes.memory import SPACES, plan_memory, recomputed, summed
 from .passes.memory.biases import biases_apart, is_biased
+from .passes.memory.order import most_held
+from .passes.memory.sizes import Sizes
 from .passes.tiling import Tile
 from .passes.tiling.strips import lapping
 from .passes.tiling.written import written_out
@@ -56,12 +58,19 @@ class Savings:
     remade: Callable[[Tile], Graph]
     counter: Counter | None
     rounding: bool
+    _tiles: dict[int, Graph] = field(default_factory=dict)
+    _runs: dict[object, tuple[Graph, Sequence[Op]]] = field(default_factory=dict)
     _cuts: dict[int, Fitted] = field(default_factory=dict)
     _planned: dict[object, Fitted] = field(default_factory=dict)
     _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
 
-    def towards(self, limits: Limits, tries: int = TRIES) -> Iterator[Fitted]:
-        """The plans that are tried, until one of them keeps to the limits."""
+    def towards(
+        self, limits: Limits, tries: int = TRIES, *, however_far: bool = False
+    ) -> Iterator[Fitted]:
+        """The plans that are tried, until one of them keeps to the limits.
+
+        Tiles that are far from them are not planned, unless asked for ``however_far``.
+        """
         first = self._asked(replace(self._first, limits=limits))
         yield first
         ordered, best = replace(self._ordered, limits=limits), first
@@ -81,7 +90,7 @@ class Savings:
             yield self._asked(copied)
         last, before = ordered, None
         for _ in range(tries):
-            if wanted < 1:
+            if wanted < 1 or (not however_far and self._is_far(wanted, limits)):
                 return
             cut = self._tiled(wanted, limits)
             yield cut
@@ -99,8 +108,9 @@ class Savings:
         the same for limits that nothing keeps to.
         """
         whole = limits.memory is not None
-        best = min(self.towards(Limits(activations=1)), key=_activations)
-        best = self._counted(best.packed())
+        tried = self.towards(Limits(activations=1), however_far=True)
+        best = min(tried, key=_activations)
+        best = self._counted(best.lowered())
         for _ in range(ROUNDS):
             if best.activations <= limits.left(best.plan):
                 break
@@ -113,8 +123,8 @@ class Savings:
                     break
             else:
                 break
-            best = other.packed()
-        return replace(best, limits=limits)
+            best = other.lowered()
+        return replace(best, limits=limits).packed()
 
     def coarser(self, limits: Limits, least: Fitted) -> Fitted:
         """Tiles that are no finer than they must be, where the smallest plan fits.
@@ -185,16 +195,34 @@ class Savings:
         """What makes tiles, of one budget after the other."""
         return Tile(sizes=tuple(sorted(self.sizes.items())))
 
-    def _cut(self, wanted: int) -> Fitted:
-        tile = replace(self._tile, budget=wanted)
-        tiled = self.remade(tile)
+    def _is_far(self, wanted: int, limits: Limits) -> bool:
+        """True where an op of the tiles alone holds far more than the limits leave."""
+        if self.target in PLATFORMS or wanted in self._cuts:
+            return False
+        plan = self._ordered.plan
+        made = self._written(wanted)[1]
+        held = most_held(made, Sizes(plan.binding, plan.space))
+        return held > FAR * limits.left(plan)
+
+    def _written(self, wanted: int) -> tuple[Graph, Graph, Sequence[Op] | None]:
+        """Tiles of a budget, the same as the target runs them, and in which order."""
+        if wanted not in self._tiles:
+            self._tiles[wanted] = self.remade(replace(self._tile, budget=wanted))
+        tiled = self._tiles[wanted]
+        if self.target in PLATFORMS:
+            return tiled, tiled, None
         same = tiled.outputs  # equal ops are one op
-        if same not in self._planned:  # by a budget that is nearly this one
-            made, order = tiled, None
-            if self.target not in PLATFORMS:
-                made, order = written_out(tiled)
+        if same not in self._runs:  # by a budget that is nearly this one
+            self._runs[same] = written_out(tiled)
+        return tiled, *self._runs[same]
+
+    def _cut(self, wanted: int) -> Fitted:
+        tiled, made, order = self._written(wanted)
+        same = tiled.outputs
+        if same not in self._planned:
+            tile = replace(self._tile, budget=wanted, known={})
             self._planned[same] = self._ordered.improved(
-                "tiles", made, replace(tile, known={}), order, lapping(tiled)
+                "tiles", made, tile, order, lapping(tiled)
             )
         return self._planned[same]
 
