@@ -44,7 +44,6 @@ AGAIN: Final = 1 / 3
 """The share of the steps where a good order is known, as that of tiles, which come in
 turn."""
 
-
 HOPELESS: Final = 1.1
 """So many times a limit: of six models no order had an arena smaller by a tenth."""
 
@@ -262,11 +261,18 @@ class Fitted:
         Of most plans of a search more is live than they may take, or their arena takes
         more: no offsets help there.
         """
-        plan, left = self.plan, self.limits.left(self.plan)
-        if not self.rough or not plan.lower_bound <= left < plan.peak:
+        left = self.limits.left(self.plan)
+        if not self.rough or self.plan.peak <= left:
             return self
         arenas = (replace(self, reuse=reuse).arena or 0 for reuse in (False, True))
-        return self if min(arenas) > HOPELESS * left else self._repacked(left)
+        return self if min(arenas) > HOPELESS * left else self.packed_to(left)
+
+    def packed_to(self, most: int) -> Fitted:
+        """With offsets that take at most so many bytes, if there may be and are any."""
+        plan = self.plan
+        if not self.rough or not plan.lower_bound <= most < plan.peak:
+            return self
+        return self._repacked(most)
 
     def lowered(self) -> Fitted:
         """The same where it takes less then; a larger arena takes its own bytes."""
@@ -344,16 +350,16 @@ class Fitted:
     ) -> Fitted:
         """Another graph in its best order, what that saves and what it costs.
 
-        ``order`` is one that is known to be good; offsets are `rough` then.
+        ``order`` is one that is known to be good; offsets of tiles are `rough` then.
         """
-        old = self.plan
+        old, rough = self.plan, order is not None and tile is not None
         plan = plan_memory(
             graph,
             old.binding,
             space=old.space,
             order=order,
             reorder=True,
-            capacity=None if order is None else 0,
+            capacity=0 if rough else None,
             seconds=SECONDS,
             effort=1.0 if order is None else AGAIN,
         )
@@ -371,7 +377,7 @@ class Fitted:
         savings = (*self.savings, saving)
         return Fitted(
             *(graph, plan, self.limits, savings, tile, self.target, lapping),
-            rough=order is not None,
+            rough=rough,
         )
 
     @property

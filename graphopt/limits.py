@@ -131,7 +131,7 @@ def fitted_to(
 def _fitted(limits: Limits, savings: Savings) -> Fitted:
     for each in savings.towards(limits):
         if each.fits:
-            return each.packed()
+            return savings.packed(each)
     best = savings.least(limits)
     if not best.fits:
         counter = savings.counter

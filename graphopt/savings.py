@@ -110,7 +110,7 @@ class Savings:
         whole = limits.memory is not None
         tried = self.towards(Limits(activations=1), however_far=True)
         best = min(tried, key=_activations)
-        best = self._counted(best.lowered())
+        best = self._counted(self._lowered(best))
         for _ in range(ROUNDS):
             if best.activations <= limits.left(best.plan):
                 break
@@ -123,8 +123,8 @@ class Savings:
                     break
             else:
                 break
-            best = other.lowered()
-        return replace(best, limits=limits).packed()
+            best = self._lowered(other)
+        return replace(best, limits=limits)
 
     def coarser(self, limits: Limits, least: Fitted) -> Fitted:
         """Tiles that are no finer than they must be, where the smallest plan fits.
@@ -135,9 +135,17 @@ class Savings:
         while wanted > least.plan.peak:
             cut = self._tiled(wanted, limits)
             if cut.fits:
-                return cut.packed()
+                return self.packed(cut)
             wanted = int(FINER * wanted)
-        return least
+        return self.packed(least)
+
+    def packed(self, each: Fitted) -> Fitted:
+        """With offsets as low as are found, and opened as that asks for."""
+        return self._asked(each.packed()) if each.rough else each
+
+    def _lowered(self, each: Fitted) -> Fitted:
+        lower = each.lowered()
+        return each if lower is each else self._asked(lower)
 
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""
@@ -281,6 +289,7 @@ class Savings:
         if asked != wanted and reached < max(asked, wanted):
             reached, made = make()
             self._made[key] = wanted, reached, made
+        made = made.packed_to(best.plan.peak - 1)
         if made.plan.peak >= best.plan.peak:
             return best
         return replace(made, limits=best.limits)
@@ -313,4 +322,5 @@ def _with_biases_apart(best: Fitted) -> Fitted:
         return best
     made, order = biases_apart(best.graph, plan.order, over)
     other = best.improved("biases apart", made, best.tile, order, best.lapping)
+    other = other.packed_to(plan.peak)
     return other if other.plan.peak <= plan.peak else best
