@@ -37,6 +37,10 @@ what kernels take for themselves is not seen before they are chosen."""
 FEWER: Final = 2
 """The same where only a smaller plan is looked for."""
 
+SMALL: Final = 16
+"""Limits of less than one part in so many of a plan without tiles are likely out of
+reach: the finest tiles, which are made anyway then, say first whether they are."""
+
 TIGHTER: Final = (0.95, 0.8)
 """The shares of the smallest plan that are asked for next, to find a smaller one."""
 
@@ -208,7 +212,8 @@ class Savings:
         if self.target in PLATFORMS or wanted in self._cuts:
             return False
         plan = self._ordered.plan
-        made = self._written(wanted)[1]
+        finest = SMALL * limits.left(plan) < plan.peak
+        made = self._written(1 if finest else wanted)[1]
         held = most_held(made, Sizes(plan.binding, plan.space))
         return held > FAR * limits.left(plan)
 
