@@ -261,8 +261,8 @@ class Fitted:
         Of most plans of a search more is live than they may take, or their arena takes
         more: no offsets help there.
         """
-        left = self.limits.left(self.plan)
-        if not self.rough or self.plan.peak <= left:
+        plan, left = self.plan, self.limits.left(self.plan)
+        if not plan.lower_bound <= left < plan.peak:
             return self
         arenas = (replace(self, reuse=reuse).arena or 0 for reuse in (False, True))
         return self if min(arenas) > HOPELESS * left else self.packed_to(left)
