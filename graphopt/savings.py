@@ -294,6 +294,8 @@ class Savings:
         if asked != wanted and reached < max(asked, wanted):
             reached, made = make()
             self._made[key] = wanted, reached, made
+        if made.graph is best.graph:  # nothing was made
+            return best
         made = made.packed_to(best.plan.peak - 1)
         if made.plan.peak >= best.plan.peak:
             return best

@@ -45,7 +45,8 @@ def least_order(
 
 def most_held(graph: Graph, sizes: Sizes) -> int:
     """Bytes that the largest op holds in any order: what it reads and makes itself."""
-    return own_bound(tasks_of(graph, sizes, {})) if graph.ops else 0
+    tasks = tasks_of(graph, sizes, {})
+    return own_bound(tasks) if tasks.tasks else 0
 
 
 def tasks_of(graph: Graph, sizes: Sizes, need: Mapping[Op, int]) -> Tasks:
