@@ -58,7 +58,7 @@ GROW = "--grow"
 TARGETS = ("ort-cpu", "xla-cpu")
 SHARES = {"attention": 0.06, "mobilenet": 0.25, "head": 0.15}
 SHARE = 0.2
-TRIES = (1.0, 1.15, 1.4, 2.0)
+TRIES = (1.0, 1.15, 1.4, 2.0, 3.0, 4.0)
 """Multiples of the limit that are tried where it is too low."""
 
 

@@ -195,7 +195,7 @@ class Fitted:
         return f"{sized(self.activations - self.plan.peak)} of it {what}"
 
     @property
-    def left_out(self) -> bool:
+    def is_partial(self) -> bool:
         """True where what is said to be taken leaves out values without a size."""
         run = self.executed is not None and self.plan.left_out == len(self.plan.unknown)
         return bool(self.plan.left_out) and not run and self.counted is None
@@ -418,13 +418,13 @@ class Fitted:
         plan = self.plan
         at = said(plan.binding)
         yield (
-            f"memory{f' with {at}' if at else ''}: {'at least ' * self.left_out}"
+            f"memory{f' with {at}' if at else ''}: {'at least ' * self.is_partial}"
             f"{sized(self.resident)} resident, of which {sized(self.activations)}"
             " activations"
         )
         if plan.left_out:
-            who = "this" if self.left_out else "the plan"
-            said_of = without_size(plan, self.graph, counted=not self.left_out)
+            who = "this" if self.is_partial else "the plan"
+            said_of = without_size(plan, self.graph, counted=not self.is_partial)
             yield f"  {who} leaves out {said_of}"
         if self.counted is not None:
             yield (

@@ -48,9 +48,11 @@ class Device:
     column's name ("bf16", "i8" …), sizes bytes, speeds bytes per second. ``torus``: how
     many dims the torus of links has; 0 for a switch. ``node`` is how many devices such
     links join. ``near`` is what lies near the units: L2 of a core, shared memory of a
-    block, VMEM; ``kernel`` the part of it that one kernel may take unasked. ``matrix``
-    is the side of what they multiply, ``start`` the seconds that one more op, or turn
-    of a loop, takes by itself.
+    block, VMEM; ``kernel`` the part of it that one kernel may take unasked. ``cache``
+    is what lies between that and memory, 0 where none is known; it is read at
+    ``cache_bandwidth``, that of memory where it is none. ``matrix`` is the side of what
+    they multiply, ``start`` the seconds that one more op, or turn of a loop, takes by
+    itself.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Device:
     node: int
     near: int
     kernel: int
+    cache: int
+    cache_bandwidth: float
     matrix: int
     start: float
 
@@ -116,6 +120,8 @@ def _device(row: Mapping[str, str]) -> Device:
         node=int(row["node"]),
         near=int(row["near_kib"]) << 10,
         kernel=int(row["kernel_kib"]) << 10,
+        cache=int(row["cache_mib"] or 0) << 20,
+        cache_bandwidth=float(row["cache_gbs"] or row["memory_gbs"]) * 1e9,
         matrix=int(row["matrix"]),
         start=float(row["start_us"]) * 1e-6,
     )

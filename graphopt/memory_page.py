@@ -60,12 +60,12 @@ def memory_picture(found: Json, title: str) -> str:
         *_legend(hue, bottom + 24),
     ]
     nothing = (
-        f'<text class="soft" x="{_LEFT}" y="{bottom}">nothing to draw: no value of the'
-        " arena has a size that is known before a run</text>"
+        f'<text class="soft" x="{_LEFT}" y="{bottom}">nothing to draw: {_why(found)}'
+        "</text>"
     )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} '
-        f'{bottom + (44 if found["blocks"] else 24)}" role="img">',
+        f'{bottom + (24 + _ROW * _rows(hue) if found["blocks"] else 24)}" role="img">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
         '<rect class="ground" width="100%" height="100%"/>',
         f'<text x="{_LEFT}" y="24" font-weight="600">{escape(title)}</text>',
@@ -74,6 +74,13 @@ def memory_picture(found: Json, title: str) -> str:
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _why(found: Json) -> str:
+    """Why nothing is drawn."""
+    if found["without_size"]:
+        return "no value of the arena has a size that is known before a run"
+    return "nothing lies in the arena"
 
 
 def _subtitle(found: Json) -> str:
@@ -171,23 +178,38 @@ def _map(found: Json, across: float, top: int, hue: Mapping[str, str]) -> Iterat
 _LETTER: Final = 7.4
 """How wide one is, about."""
 
+_ROW: Final = 20
+"""How high a row of the legend is."""
 
-def _legend(hue: Mapping[str, str], y: int) -> Iterator[str]:
-    """Which colour is what, in one row; those that share one are the last."""
+
+def _rows(hue: Mapping[str, str]) -> int:
+    """How many rows the legend has."""
+    return 1 + max([row for _, _, row in _places(hue)], default=0)
+
+
+def _places(hue: Mapping[str, str]) -> Iterator[tuple[str, float, int]]:
+    """Each kind of the legend, where it begins, and in which row; others are last."""
     own = [kind for kind, colour in hue.items() if colour != _OTHERS]
     if len(own) < len(hue):
         own.append("others")
-    x = float(_LEFT)
+    x, row = float(_LEFT), 0
     for kind in own:
         width = 22 + _LETTER * len(kind)
-        if x + width > _RIGHT:
-            return
+        if x + width > _RIGHT and x > _LEFT:
+            x, row = float(_LEFT), row + 1
+        yield kind, x, row
+        x += width + 8
+
+
+def _legend(hue: Mapping[str, str], top: int) -> Iterator[str]:
+    """Which colour is what."""
+    for kind, x, row in _places(hue):
+        y = top + _ROW * row
         yield (
             f'<rect x="{x:.0f}" y="{y - 10}" width="11" height="11"'
             f' fill="{hue.get(kind, _OTHERS)}"/>'
             f'<text class="soft" x="{x + 16:.0f}" y="{y}">{escape(kind)}</text>'
         )
-        x += width + 8
 
 
 def memory_page(found: Json, title: str) -> str:

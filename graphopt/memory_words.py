@@ -52,18 +52,23 @@ def left_out(count: int, first: str, *, counted: bool) -> str:
 
 def first_without_size(plan: MemoryPlan, graph: Graph) -> str:
     """The first value without a size as it runs: of a body, before what that gives."""
+    return _first_without_size(plan, graph, "")
+
+
+def _first_without_size(plan: MemoryPlan, graph: Graph, where: str) -> str:
     unknown = {*plan.unknown}
     for parameter in graph.inputs:
         if parameter in unknown:
-            return f"the input {parameter.name!r}"
+            return f"{'' if where else 'the input '}{parameter.name!r}{where}"
     for op in plan.order:
         bodies = zip(op.bodies, plan.nested.get(op, ()), strict=False)
         for body, inner in bodies:
-            if found := first_without_size(inner, body):
+            within = f" in {place(graph, op)}"
+            if found := _first_without_size(inner, body, within):
                 return found
         for value in op.results:
             if value in unknown:
-                return f"what {place(graph, op)} gives"
+                return f"what {place(graph, op)} gives{where}"
     return ""
 
 

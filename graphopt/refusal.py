@@ -40,8 +40,8 @@ def _over(best: Fitted) -> Iterator[str]:
     """Each limit that is not kept, and what would do."""
     limits, what = best.limits, "plan" if best.counted is None else "program"
     between = f", {best.lost}," if best.lost else ","
-    least = "at least " if best.left_out else ""
-    do = "would do for all that has a size" if best.left_out else "would do"
+    least = "at least " if best.is_partial else ""
+    do = "would do for all that has a size" if best.is_partial else "would do"
     if limits.memory is not None and best.resident > limits.memory:
         yield (
             f"the smallest {what} found takes {least}{sized(best.resident)} with"
@@ -58,7 +58,7 @@ def _over(best: Fitted) -> Iterator[str]:
 
 def _left_out(best: Fitted) -> Iterator[str]:
     """What no number has."""
-    if best.left_out:
+    if best.is_partial:
         yield f"this leaves out {without_size(best.plan, best.graph)}"
 
 

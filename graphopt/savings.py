@@ -71,7 +71,7 @@ class Savings:
     def towards(
         self, limits: Limits, tries: int = TRIES, *, however_far: bool = False
     ) -> Iterator[Fitted]:
-        """The plans that are tried, until one of them keeps to the limits.
+        """The plans that are tried, the cheapest first; what fits may be slow.
 
         Tiles that are far from them are not planned, unless asked for ``however_far``.
         """
@@ -102,7 +102,8 @@ class Savings:
             if not less and (cut.activations > FAR * wanted or _is_stuck(cut, before)):
                 return  # it wants more than tiles can do
             before = cut
-            share = limits.left(cut.plan) / max(1, cut.activations) if less else FINER
+            share = limits.left(cut.plan) / max(1, cut.activations)
+            share = share if less and not cut.fits else FINER
             wanted, last = min(int(wanted * share), wanted - 1), cut if less else last
 
     def least(self, limits: Limits) -> Fitted:
@@ -130,18 +131,17 @@ class Savings:
             best = self._lowered(other)
         return replace(best, limits=limits)
 
-    def coarser(self, limits: Limits, least: Fitted) -> Fitted:
+    def coarser(self, limits: Limits, least: Fitted) -> Iterator[Fitted]:
         """Tiles that are no finer than they must be, where the smallest plan fits.
 
-        A budget near the peak may be out of reach of every tile, and a far one not.
+        A budget near the peak may be out of reach of every tile, and a far one not. The
+        smallest plan is the last.
         """
         wanted = limits.left(least.plan)
         while wanted > least.plan.peak:
-            cut = self._tiled(wanted, limits)
-            if cut.fits:
-                return self.packed(cut)
+            yield self._tiled(wanted, limits)
             wanted = int(FINER * wanted)
-        return self.packed(least)
+        yield least
 
     def packed(self, each: Fitted) -> Fitted:
         """With offsets as low as are found, and opened as that asks for."""

@@ -42,6 +42,10 @@ ENDS_S: Final = 5.0
 """A child that is asked nothing more ends by then, or is ended."""
 
 
+ANSWER: Final = b"answer: "
+"""Begins the lines that are answers."""
+
+
 class MeterFailed(GraphoptError):
     """The model cannot be measured: it does not run, or takes too long."""
 
@@ -60,11 +64,12 @@ def ask(
 
 
 class Child:
-    """A process of a module that ends with `answer`: it answers one question at a time.
+    """A process of a module whose last statement is `answer`: it answers questions.
 
-    It starts with the first one, and ends with the context. Where a question is its
-    end, the next one has a process of its own. Ask it for nothing that hangs on what a
-    process took before. ``environment`` is set in the child alone.
+    It starts with the first one, and ends with the context, if nobody has forked this
+    process since; then it is ended after `ENDS_S`. Where a question is its end, the
+    next one has a process of its own. Ask it for nothing that hangs on what a process
+    took before. ``environment`` is set in the child alone.
     """
 
     def __init__(
@@ -81,7 +86,9 @@ class Child:
         self.end()
 
     def ask(self, asked: Any, limit_s: float) -> Any:
-        """The answer; ``asked`` is what can be pickled.
+        """The answer, after so many seconds at most, those of its start included.
+
+        ``asked`` is what can be pickled.
 
         Raises MeterFailed, BackendMissing.
         """
@@ -148,9 +155,12 @@ def _answered(process: subprocess.Popen[bytes], asked: bytes) -> Any:
     try:
         process.stdin.write(asked)
         process.stdin.flush()
-        return json.loads(process.stdout.readline())
+        for line in process.stdout:
+            if line.startswith(ANSWER):  # not what modules print as they are imported
+                return json.loads(line.removeprefix(ANSWER))
     except (OSError, ValueError):
-        return None
+        pass
+    return None
 
 
 def answer(found: Callable[[Any], Any]) -> None:
@@ -169,4 +179,4 @@ def answer(found: Callable[[Any], Any]) -> None:
                 said = {"missing": error.message}
             except GraphoptError as error:
                 said = {"error": error.message}
-            print(json.dumps(said), file=answers, flush=True)
+            print(ANSWER.decode() + json.dumps(said), file=answers, flush=True)

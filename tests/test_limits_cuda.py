@@ -45,7 +45,7 @@ def conv() -> Graph:
 
 
 def fitted(graph: Graph, **limit: Any) -> tuple[Fitted, graphopt.Result]:
-    """Within a limit of memory; what is saved is checked then."""
+    """Within a limit of memory, and not yet run."""
     made = graphopt.optimize(graph, target="ort-cuda", check="off", **limit)
     assert made.report.memory is not None
     return made.report.memory, made

@@ -13,6 +13,7 @@ from graphopt.lowering.meters import Child, MeterFailed, ask
 
 ANSWERS = """
 import os, time
+print("what is printed before is none, either", flush=True)
 from graphopt.errors import BackendMissing, GraphoptError
 from graphopt.lowering.meters import answer
 

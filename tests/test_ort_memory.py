@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -303,13 +304,15 @@ def test_the_meter_finds_the_smallest_arena() -> None:
     model = to_proto(chain()).SerializeToString()
     found = realised_peak(model, WIDE, recipe=PLAIN)
     assert (found.peak, found.counted, found.resident) == (3 * MiB, 3 * MiB, 0)
-    assert found.growth is None or 0.9 * found.peak < found.growth < 2 * found.peak
+    if sys.platform == "linux":
+        assert found.growth is not None
+        assert 0.9 * found.peak < found.growth < 2 * found.peak
 
 
 def test_a_model_without_nodes_takes_nothing() -> None:
     graph = Graph([], [ops.Constant(np.ones(4096, np.float32))])
     model = to_proto(graph).SerializeToString()
-    found = realised_peak(model, {}, recipe=PLAIN, growing=False)
+    found = realised_peak(model, {}, recipe=PLAIN)
     assert (found.peak, found.counted, found.resident) == (0, 0, 0)
 
 

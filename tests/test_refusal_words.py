@@ -15,6 +15,7 @@ import graphopt
 from graphopt.errors import UsageError
 from graphopt.fitted import DoesNotFit
 from graphopt.importer import load
+from graphopt.memory_page import memory_picture
 from graphopt.memory_words import first_without_size, most_inside
 from graphopt.passes.memory import plan_memory
 from graphopt.specialize import Impossible, specialize
@@ -183,3 +184,21 @@ def test_each_colour_of_the_picture_has_a_name(
     words = {e.text for e in picture.iter() if e.tag.endswith("text")}
     assert blocks == {box.get("fill") for box in boxes}
     assert {"workspace", "where blocks lie in the arena, KiB"} <= words
+
+
+def test_the_legend_names_every_colour_in_as_many_rows_as_it_takes() -> None:
+    kinds = [f"ASomewhatLongKindOfOp{i}" for i in range(14)]
+    blocks = [
+        {"kind": "value", "op": kind, "values": ["v"], "type": "f32[4]", "offset": 0}
+        | {"bytes": 64 - i, "first": i, "last": i}
+        for i, kind in enumerate(kinds)
+    ]
+    steps = [{"op": "o", "live_bytes": 64, "output_bytes": 0} for _ in kinds]
+    found = {"blocks": blocks, "steps": steps, "peak_step": 0, "peak_bytes": 64}
+    found |= {"sizes": {}, "lower_bound_bytes": 64, "proof": "optimal"}
+    found |= {"without_size": 0, "constant_bytes": 0, "output_bytes": 0}
+    picture = ElementTree.fromstring(memory_picture(found, "m"))
+    height = float(picture.get("viewBox", "").split()[3])
+    texts = [e for e in picture.iter() if e.tag.endswith("text")]
+    assert {*kinds[:10], "others"} <= {e.text for e in texts}
+    assert all(float(e.get("y", 0)) < height for e in texts)

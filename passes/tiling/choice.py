@@ -19,6 +19,10 @@ GAIN: Final = 0.05
 NEARER: Final = 0.995
 """A step leaves at most this share of what is over the budget."""
 
+SAME: Final = 0.02
+"""Prices that differ by less than this share of a graph's operations are the same: so
+much do medians of interleaved runs of one file differ."""
+
 FINEST: Final = 512
 """More tiles are not tried."""
 
@@ -85,8 +89,12 @@ def _best(
     copies: Collection[int],
     refused: Collection[object],
 ) -> Candidate | None:
-    """The best region around the peak, without those of the keys ``refused``."""
+    """The best region around the peak, without those of the keys ``refused``.
+
+    Of those that fit for the same price it is the one that starts the fewest ops more.
+    """
     found: Candidate | None = None
+    fitting: list[Candidate] = []
     for region in around.regions(copies):
         if region.key in refused:
             continue
@@ -106,10 +114,11 @@ def _best(
                 max(0, local - budget),
                 made.price - region.price,
             )
-            if _nearer(around.needs, made, budget) and (
-                found is None or _better(candidate, found, int(GAIN * budget))
-            ):
-                found = candidate
+            if _nearer(around.needs, made, budget):
+                if found is None or _better(candidate, found, int(GAIN * budget)):
+                    found = candidate
+                if candidate.fits:
+                    fitting.append(candidate)
             if candidate.over and local > (1 - GAIN) * last:
                 break
             dearer = candidate.price >= cheapest
@@ -118,7 +127,16 @@ def _best(
             last = min(last, local)
             if not candidate.over:
                 cheapest = min(cheapest, candidate.price)
-    return found
+    if found is None or not found.fits:
+        return found
+    most = found.price + SAME * prices.meter.flops(around.needs.graph)
+    same = [candidate for candidate in fitting if candidate.price <= most]
+
+    def more(each: Candidate) -> int:
+        before = prices.starts(each.region.followed.axes)
+        return prices.starts(each.made.fresh) - before
+
+    return min(same, key=lambda each: (more(each), each.price))
 
 
 def _alike(

@@ -1,9 +1,10 @@
 """What it costs to run a region in tiles: operations, traffic, starts; on a device.
 
 A tile whose values lie near the units (L2, shared memory, VMEM) moves only what it
-reads from outside and gives; else all that it makes goes to memory and back. Products
-fill whole tiles of the matrix unit. All is told in operations, as many as the device
-could do meanwhile. Zhu and others, "Roller", OSDI 2022, has such tiles and traffic.
+reads from outside and gives; else all that it makes goes away and back: to a cache that
+holds it (L3), which costs little, or to memory. Products fill whole tiles of the matrix
+unit. All is told in operations, as many as the device could do meanwhile. Zhu and
+others, "Roller", OSDI 2022, has such tiles and traffic.
 """
 
 from __future__ import annotations
@@ -70,24 +71,41 @@ class Prices:
 
         What they make and read themselves moves where the largest of it is not near.
         """
-        size = self.meter.bytes
         run = [op for op in ops if not isinstance(op, Constant)]
-        price, work, kept = 0, 0, 0
+        return self._busy(run) + self.starts(run) * self.start
+
+    def starts(self, ops: Iterable[Op]) -> int:
+        """How many ops are started; tiles look their parts up."""
+        run = [op for op in ops if not isinstance(op, Constant)]
+        looped = [op for op in run if isinstance(op, Tiled | Strips)]
+        return len(run) + sum(
+            self.meter.turns(op) * (self.starts(op.bodies[0].ops) + len(op.tiles))
+            for op in looped
+        )
+
+    def _busy(self, ops: Iterable[Op]) -> int:
+        """Work and traffic."""
+        run = [op for op in ops if not isinstance(op, Constant)]
+        price, kept = 0, 0
         for op in run:
-            if isinstance(op, Strips):  # which looks its parts up
-                price += self.meter.turns(op) * len(op.tiles) * self.start
             if isinstance(op, Tiled | Strips):
-                price += self.meter.turns(op) * self.of(op.bodies[0].ops)
+                price += self.meter.turns(op) * self._busy(op.bodies[0].ops)
             else:
-                work += self._work(op)
+                price += self._work(op)
                 kept += self.meter.inside(op)
         inner, outer = _sides(run)
-        kept += sum(map(size, inner))
-        moved = sum(map(self._weight, outer))
-        if not self._near(run):
-            moved += 2 * kept
-        traffic = int(moved * self.rate / self.device.bandwidth)
-        return price + work + traffic + len(run) * self.start
+        kept += sum(map(self.meter.bytes, inner))
+        sizes = map(self._weight, outer)
+        seconds = sum(self._seconds(size, size) for size in sizes)
+        if (largest := self._largest(run)) > self.device.near:
+            seconds += self._seconds(2 * kept, largest)
+        return price + int(seconds * self.rate)
+
+    def _seconds(self, size: int, largest: int) -> float:
+        """How long bytes move where the largest value lies in a cache, or not."""
+        device = self.device
+        cached = largest <= device.cache
+        return size / (device.cache_bandwidth if cached else device.bandwidth)
 
     def near(self, ops: Iterable[Op]) -> bool:
         """True where what tiles make and read themselves stays near."""
@@ -96,10 +114,14 @@ class Prices:
 
     def _near(self, run: Iterable[Op]) -> bool:
         """The same of ops that run in a row, each of whose values is used at once."""
+        return self._largest(run) <= self.device.near
+
+    def _largest(self, run: Iterable[Op]) -> int:
+        """Bytes of the largest value that ops in a row make and use at once."""
         single = [op for op in run if not isinstance(op, Constant | Tiled | Strips)]
         kept = [self.meter.inside(op) // self._turns(op) for op in single]
         kept += map(self.meter.bytes, _sides(run)[0])
-        return max(kept, default=0) <= self.device.near
+        return max(kept, default=0)
 
     def _turns(self, op: Op) -> int:
         """In how many turns an op uses what it needs while it runs.
