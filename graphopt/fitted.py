@@ -18,7 +18,7 @@ from .lowering.ort.allocation import Facts, events, inside, rounding
 from .lowering.ort.arena import BY_REQUEST, IN_ONE_BLOCK, Growth
 from .lowering.xla.platforms import PLATFORMS
 from .memory_words import without_size
-from .passes.memory import MemoryPlan, plan_memory
+from .passes.memory import MemoryPlan, plan_memory, repacked
 from .passes.tiling import Tile
 from .plan import LAYOUTS, LIBRARY, MEMORY, REUSE, Plan
 from .report import sized, table
@@ -43,6 +43,9 @@ unless others use the machine, too, so that what is found does not vary."""
 AGAIN: Final = 1 / 3
 """The share of the steps where a good order is known, as that of tiles, which come in
 turn."""
+
+HOPELESS: Final = 1.1
+"""So many times a limit: of six models no order had an arena smaller by a tenth."""
 
 
 class DoesNotFit(GraphoptError):
@@ -148,6 +151,12 @@ class Fitted:
     """Why it could not be asked."""
     library: str = ""
     """How XLA's library runs the ops of the program."""
+    rough: bool = False
+    """Whether offsets are only the best greedy ones, to be lowered where it matters."""
+    packings: dict[object, MemoryPlan] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """Plans with lower offsets, once these were looked for."""
     blocks: dict[object, int | None] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -246,6 +255,45 @@ class Fitted:
     def fits(self) -> bool:
         return self.activations <= self.limits.left(self.plan)
 
+    def within(self) -> Fitted:
+        """With offsets that keep to the limit, where they alone are in the way.
+
+        Of most plans of a search more is live than they may take, or their arena takes
+        more: no offsets help there.
+        """
+        plan, left = self.plan, self.limits.left(self.plan)
+        if not plan.lower_bound <= left < plan.peak:
+            return self
+        arenas = (replace(self, reuse=reuse).arena or 0 for reuse in (False, True))
+        return self if min(arenas) > HOPELESS * left else self.packed_to(left)
+
+    def packed_to(self, most: int) -> Fitted:
+        """With offsets that take at most so many bytes, if there may be and are any."""
+        plan = self.plan
+        if not self.rough or not plan.lower_bound <= most < plan.peak:
+            return self
+        return self._repacked(most)
+
+    def lowered(self) -> Fitted:
+        """The same where it takes less then; a larger arena takes its own bytes."""
+        return self if self.plan.peak <= (self.arena or 0) else self.packed()
+
+    def packed(self) -> Fitted:
+        """With offsets as low as are found."""
+        return replace(self._repacked(None), rough=False) if self.rough else self
+
+    def _repacked(self, capacity: int | None) -> Fitted:
+        key = self.plan.order, self.plan.peak, capacity
+        if key not in self.packings:
+            self.packings[key] = repacked(
+                self.plan, capacity, seconds=SECONDS, effort=AGAIN
+            )
+        plan = self.packings[key]
+        *before, last = self.savings
+        return replace(
+            self, plan=plan, savings=(*before, replace(last, after=plan.peak))
+        )
+
     def compiled(self, counter: Counter | None) -> Fitted:
         """The same with what the compiler counts, unless the plan is far too large.
 
@@ -302,15 +350,16 @@ class Fitted:
     ) -> Fitted:
         """Another graph in its best order, what that saves and what it costs.
 
-        ``order`` is one that is known to be good.
+        ``order`` is one that is known to be good; offsets of tiles are `rough` then.
         """
-        old = self.plan
+        old, rough = self.plan, order is not None and tile is not None
         plan = plan_memory(
             graph,
             old.binding,
             space=old.space,
             order=order,
             reorder=True,
+            capacity=0 if rough else None,
             seconds=SECONDS,
             effort=1.0 if order is None else AGAIN,
         )
@@ -326,7 +375,10 @@ class Fitted:
             len(plan.order) - len(old.order),
         )
         savings = (*self.savings, saving)
-        return Fitted(graph, plan, self.limits, savings, tile, self.target, lapping)
+        return Fitted(
+            *(graph, plan, self.limits, savings, tile, self.target, lapping),
+            rough=rough,
+        )
 
     @property
     def ops(self) -> int:

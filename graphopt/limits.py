@@ -139,7 +139,7 @@ MobileNetV2's."""
 def _fitted(limits: Limits, savings: Savings) -> Fitted:
     found = _fast(savings.towards(limits))
     if found is not None:
-        return found
+        return savings.packed(found)
     best = savings.least(limits)
     if not best.fits:
         counter = savings.counter
@@ -149,7 +149,7 @@ def _fitted(limits: Limits, savings: Savings) -> Fitted:
         raise refusal(best, known)
     found = _fast(savings.coarser(limits, best))
     assert found is not None  # the smallest is the last of them
-    return found
+    return savings.packed(found)
 
 
 def _fast(tried: Iterable[Fitted]) -> Fitted | None:

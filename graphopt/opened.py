@@ -13,16 +13,13 @@ from dataclasses import replace
 from typing import Final
 
 from .errors import GraphoptError
-from .fitted import AGAIN, SECONDS, Counter, Fitted, Saving
+from .fitted import AGAIN, HOPELESS, SECONDS, Counter, Fitted, Saving
 from .lowering.ort.advice import has_convolutions, runs_otherwise
 from .lowering.ort.tightened import tightened
 from .passes.memory import plan_memory
 
 REUSED: Final = "its arena: buffers reused by shape"
 TIGHTENED: Final = "its arena: an order in which less is lost"
-HOPELESS: Final = 1.1
-"""So many times a limit: of six models no order had an arena smaller by a tenth."""
-
 PLAIN: Final = "its arena: slower convolutions, without layouts"
 
 
@@ -116,7 +113,7 @@ def _in_order(fitted: Fitted, own: int = 0) -> Iterator[Fitted]:
         seconds=SECONDS,
         effort=AGAIN,
     )
-    yield _after(fitted, TIGHTENED, replace(fitted, plan=again))
+    yield _after(fitted, TIGHTENED, replace(fitted, plan=again, rough=False))
 
 
 def _after(before: Fitted, what: str, after: Fitted) -> Fitted:

@@ -9,18 +9,20 @@ its kernels take more on a CPU, and tiles become finer until both fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
 from .fitted import FAR, SECONDS, Counter, Fitted, Limits
-from .ir import Graph
+from .ir import Graph, Op
 from .lowering.ort.advice import runs_otherwise
 from .lowering.xla.platforms import PLATFORMS
 from .opened import opened
 from .passes.memory import SPACES, plan_memory, recomputed, summed
 from .passes.memory.biases import biases_apart, is_biased
+from .passes.memory.order import most_held
+from .passes.memory.sizes import Sizes
 from .passes.tiling import Tile
 from .passes.tiling.strips import lapping
 from .passes.tiling.written import written_out
@@ -34,6 +36,10 @@ what kernels take for themselves is not seen before they are chosen."""
 
 FEWER: Final = 2
 """The same where only a smaller plan is looked for."""
+
+SMALL: Final = 16
+"""Limits of less than one part in so many of a plan without tiles are likely out of
+reach: the finest tiles, which are made anyway then, say first whether they are."""
 
 TIGHTER: Final = (0.95, 0.8)
 """The shares of the smallest plan that are asked for next, to find a smaller one."""
@@ -56,12 +62,19 @@ class Savings:
     remade: Callable[[Tile], Graph]
     counter: Counter | None
     rounding: bool
+    _tiles: dict[int, Graph] = field(default_factory=dict)
+    _runs: dict[object, tuple[Graph, Sequence[Op]]] = field(default_factory=dict)
     _cuts: dict[int, Fitted] = field(default_factory=dict)
     _planned: dict[object, Fitted] = field(default_factory=dict)
     _made: dict[object, tuple[int, int, Fitted]] = field(default_factory=dict)
 
-    def towards(self, limits: Limits, tries: int = TRIES) -> Iterator[Fitted]:
-        """The plans that are tried, the cheapest first; what fits may be slow."""
+    def towards(
+        self, limits: Limits, tries: int = TRIES, *, however_far: bool = False
+    ) -> Iterator[Fitted]:
+        """The plans that are tried, the cheapest first; what fits may be slow.
+
+        Tiles that are far from them are not planned, unless asked for ``however_far``.
+        """
         first = self._asked(replace(self._first, limits=limits))
         yield first
         ordered, best = replace(self._ordered, limits=limits), first
@@ -81,7 +94,7 @@ class Savings:
             yield self._asked(copied)
         last, before = ordered, None
         for _ in range(tries):
-            if wanted < 1:
+            if wanted < 1 or (not however_far and self._is_far(wanted, limits)):
                 return
             cut = self._tiled(wanted, limits)
             yield cut
@@ -100,8 +113,9 @@ class Savings:
         the same for limits that nothing keeps to.
         """
         whole = limits.memory is not None
-        best = min(self.towards(Limits(activations=1)), key=_activations)
-        best = self._counted(best)
+        tried = self.towards(Limits(activations=1), however_far=True)
+        best = min(tried, key=_activations)
+        best = self._counted(self._lowered(best))
         for _ in range(ROUNDS):
             if best.activations <= limits.left(best.plan):
                 break
@@ -114,7 +128,7 @@ class Savings:
                     break
             else:
                 break
-            best = other
+            best = self._lowered(other)
         return replace(best, limits=limits)
 
     def coarser(self, limits: Limits, least: Fitted) -> Iterator[Fitted]:
@@ -128,6 +142,14 @@ class Savings:
             yield self._tiled(wanted, limits)
             wanted = int(FINER * wanted)
         yield least
+
+    def packed(self, each: Fitted) -> Fitted:
+        """With offsets as low as are found, and opened as that asks for."""
+        return self._asked(each.packed()) if each.rough else each
+
+    def _lowered(self, each: Fitted) -> Fitted:
+        lower = each.lowered()
+        return each if lower is each else self._asked(lower)
 
     def _smaller(self, asked: Limits, best: Fitted) -> Fitted:
         """What is smaller than the best of what is tried for a limit; else the best."""
@@ -168,14 +190,14 @@ class Savings:
         return found
 
     def _asked(self, each: Fitted) -> Fitted:
-        return opened(each, self.counter)
+        return opened(each.within(), self.counter)
 
     def _tiled(self, wanted: int, limits: Limits) -> Fitted:
         """With tiles of the budget ``wanted``; with copies where these are too much."""
         cut = self._cuts.get(wanted)
         if cut is None:
             cut = self._cuts[wanted] = self._cut(wanted)
-        cut = replace(cut, limits=limits)
+        cut = replace(cut, limits=limits).within()
         if self.target not in PLATFORMS and not cut.fits:
             cut = self._with_copies(_with_biases_apart(cut))
         return self._asked(cut)
@@ -185,16 +207,35 @@ class Savings:
         """What makes tiles, of one budget after the other."""
         return Tile(sizes=tuple(sorted(self.sizes.items())))
 
-    def _cut(self, wanted: int) -> Fitted:
-        tile = replace(self._tile, budget=wanted)
-        tiled = self.remade(tile)
+    def _is_far(self, wanted: int, limits: Limits) -> bool:
+        """True where an op of the tiles alone holds far more than the limits leave."""
+        if self.target in PLATFORMS or wanted in self._cuts:
+            return False
+        plan = self._ordered.plan
+        finest = SMALL * limits.left(plan) < plan.peak
+        made = self._written(1 if finest else wanted)[1]
+        held = most_held(made, Sizes(plan.binding, plan.space))
+        return held > FAR * limits.left(plan)
+
+    def _written(self, wanted: int) -> tuple[Graph, Graph, Sequence[Op] | None]:
+        """Tiles of a budget, the same as the target runs them, and in which order."""
+        if wanted not in self._tiles:
+            self._tiles[wanted] = self.remade(replace(self._tile, budget=wanted))
+        tiled = self._tiles[wanted]
+        if self.target in PLATFORMS:
+            return tiled, tiled, None
         same = tiled.outputs  # equal ops are one op
-        if same not in self._planned:  # by a budget that is nearly this one
-            made, order = tiled, None
-            if self.target not in PLATFORMS:
-                made, order = written_out(tiled)
+        if same not in self._runs:  # by a budget that is nearly this one
+            self._runs[same] = written_out(tiled)
+        return tiled, *self._runs[same]
+
+    def _cut(self, wanted: int) -> Fitted:
+        tiled, made, order = self._written(wanted)
+        same = tiled.outputs
+        if same not in self._planned:
+            tile = replace(self._tile, budget=wanted, known={})
             self._planned[same] = self._ordered.improved(
-                "tiles", made, replace(tile, known={}), order, lapping(tiled)
+                "tiles", made, tile, order, lapping(tiled)
             )
         return self._planned[same]
 
@@ -253,6 +294,9 @@ class Savings:
         if asked != wanted and reached < max(asked, wanted):
             reached, made = make()
             self._made[key] = wanted, reached, made
+        if made.graph is best.graph:  # nothing was made
+            return best
+        made = made.packed_to(best.plan.peak - 1)
         if made.plan.peak >= best.plan.peak:
             return best
         return replace(made, limits=best.limits)
@@ -285,4 +329,5 @@ def _with_biases_apart(best: Fitted) -> Fitted:
         return best
     made, order = biases_apart(best.graph, plan.order, over)
     other = best.improved("biases apart", made, best.tile, order, best.lapping)
+    other = other.packed_to(plan.peak)
     return other if other.plan.peak <= plan.peak else best

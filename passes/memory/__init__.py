@@ -12,7 +12,7 @@ from .arena import run_in_arena
 from .buckets import Plans
 from .buffers import Buffer, Packing, Proof, components, lower_bound
 from .partial import Summed, summed
-from .plan import MemoryPlan, Placement, plan_memory
+from .plan import MemoryPlan, Placement, plan_memory, repacked
 from .recompute import Recomputed, recomputed
 from .schedule import Schedule, schedule
 from .space import SPACES, Space
@@ -45,6 +45,7 @@ __all__ = [
     "plan_memory",
     "profile",
     "recomputed",
+    "repacked",
     "run_in_arena",
     "schedule",
     "summed",

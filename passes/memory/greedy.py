@@ -26,11 +26,12 @@ def greedy(buffers: Sequence[Buffer], goal: int) -> tuple[list[int], str]:
     lives = _Lives(buffers)
     for name, order in _orders(lives):
         for fit in ("first fit", "best fit"):
-            offsets = lives.placed(order, best=fit == "best fit")
-            peak = peak_of(buffers, offsets)
-            if best is None or peak < best[0]:
-                best = peak, offsets, f"{name}, {fit}"
-            if peak <= goal:
+            most = best[0] if best else None
+            offsets = lives.placed(order, best=fit == "best fit", below=most)
+            if offsets is None:
+                continue
+            best = peak_of(buffers, offsets), offsets, f"{name}, {fit}"
+            if best[0] <= goal:
                 return best[1:]
     assert best is not None
     return best[1:]
@@ -56,11 +57,13 @@ class _Lives:
         ends = zip(first, last, strict=True)
         return np.array([live[a:z].max() for a, z in ends], np.int64)
 
-    def placed(self, order: Ints, *, best: bool) -> list[int]:
+    def placed(
+        self, order: Ints, *, best: bool, below: int | None = None
+    ) -> list[int] | None:
         """The offsets if buffers are placed in this order.
 
         Each goes into the lowest gap that holds it, or the tightest if ``best``; above
-        what lives with it if none does.
+        what lives with it if none does. None once the peak is not ``below`` that.
         """
         count = len(order)
         # Those that are placed, by offset: offset, end, first step, last step.
@@ -77,6 +80,8 @@ class _Lives:
             at = floors[-1]
             if fits.size:
                 at = floors[fits[np.argmin(room[fits])] if best else fits[0]]
+            if below is not None and at + size >= below:
+                return None
             offsets[b] = int(at)
             place = np.searchsorted(low, at)
             rows[:, place + 1 : k + 1] = rows[:, place:k]

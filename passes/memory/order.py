@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from graphopt.ir import Graph, Op, Value
 
 from .aliases import overwritten, viewed
+from .bounds import own_bound
 from .buffers import refuse_too_large
 from .lives import steps_of
 from .schedule import STEPS, Schedule, schedule
@@ -40,6 +41,12 @@ def least_order(
     refuse_too_large(tasks.sizes)
     found = schedule(tasks, seconds=seconds, steps=steps, baselines=known)
     return tuple([ops[i] for i in found.order]), found
+
+
+def most_held(graph: Graph, sizes: Sizes) -> int:
+    """Bytes that the largest op holds in any order: what it reads and makes itself."""
+    tasks = tasks_of(graph, sizes, {})
+    return own_bound(tasks) if tasks.tasks else 0
 
 
 def tasks_of(graph: Graph, sizes: Sizes, need: Mapping[Op, int]) -> Tasks:

@@ -137,13 +137,16 @@ def plan_memory(
     space: Space | None = None,
     order: Sequence[Op] | None = None,
     reorder: bool = False,
+    capacity: int | None = None,
     seconds: float = 10.0,
     effort: float = 1.0,
 ) -> MemoryPlan:
     """Offsets for all values of a graph, ops in the order given, else in the file's.
 
     With ``reorder`` they are in the best order that is found, bodies too; one that is
-    given is then the first to beat.
+    given is then the first to beat. With a ``capacity`` any peak up to that will do;
+    where more is live, the best greedy offsets are taken. Those of bodies are searched
+    for whatever it is.
 
     ``binding`` gives symbolic dims their sizes, or ranges (least, greatest) for all of
     which the plan holds; values that stay without a size are listed as unknown. The
@@ -163,6 +166,7 @@ def plan_memory(
             space=space,
             order=[there[op] for op in steps],
             reorder=reorder,
+            capacity=capacity,
             seconds=seconds,
             effort=effort,
         )
@@ -186,6 +190,7 @@ def plan_memory(
     buffers = {number: _buffer(number, b) for number, b in enumerate(lives.planned)}
     packing = pack(
         list(buffers.values()),
+        capacity,
         seconds=seconds,
         steps=int(effort * NODES),
         alignment=max(1, space.alignment),
@@ -212,6 +217,42 @@ def plan_memory(
         nested=nested,
         method=packing.method,
         schedule=ordered,
+    )
+
+
+def repacked(
+    plan: MemoryPlan,
+    capacity: int | None = None,
+    *,
+    seconds: float = 10.0,
+    effort: float = 1.0,
+) -> MemoryPlan:
+    """The plan with lower offsets, if any are found; its order and its bodies stay.
+
+    With a ``capacity`` they are looked for where that may be kept to, and any peak up
+    to it will do. ``seconds`` and ``effort`` are those of `plan_memory`.
+    """
+    least = plan.lower_bound
+    if plan.peak <= max(least, capacity or 0) or least > (capacity or least):
+        return plan
+    packing = pack(
+        [place.buffer for place in plan.placements],
+        capacity,
+        seconds=seconds,
+        steps=int(effort * NODES),
+        alignment=max(1, plan.space.alignment),
+    )
+    if packing.peak >= plan.peak:
+        return plan
+    return replace(
+        plan,
+        placements=tuple(
+            [replace(p, offset=packing.offsets[p.buffer.id]) for p in plan.placements]
+        ),
+        peak=packing.peak,
+        lower_bound=max(least, packing.lower_bound),
+        proof=packing.proof,
+        method=packing.method,
     )
 
 
