@@ -436,6 +436,11 @@ class Fitted:
             yield f"  as planned; the {who} was not asked: {self.uncounted}"
         elif self.lost:
             yield f"  {self.lost}; the plan takes {sized(plan.peak)}"
+        elif self.target == "onnx":
+            yield (
+                "  in the order of the file, which ONNX Runtime keeps for --target"
+                " ort-cpu; by itself it may take more"
+            )
         rows = [
             (
                 f"  {s.what}",

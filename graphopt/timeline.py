@@ -119,9 +119,11 @@ def memory_lines(found: Json) -> Iterator[str]:
         )
     if realised := found.get("realised"):
         foreseen = found["peak_bytes"] + found["output_bytes_at_peak"]
+        given = found["output_bytes_at_peak"]
         measured = (
             f"measured in {realised['target']}: {sized(realised['peak'])} for"
-            f" activations and outputs (planned: {sized(foreseen)})"
+            f" activations and outputs (planned: {sized(foreseen)}"
+            + (f", {sized(given)} of it outputs)" if given else ")")
         )
         grown = realised["growth"]
         more = "" if grown is None else f"; the process grows by {sized(grown)}"
@@ -181,9 +183,12 @@ def _arena_lines(arena: Json) -> Iterator[str]:
     if arena["executed"]:
         own = ", in an order and with layouts of its own" if arena["layouts"] else ""
         where = f"as one run took it{own}"
+    taken = f"{sized(arena['arena_bytes'])} for activations {where}"
+    if arena["arena_bytes"] < size:
+        taken += f"; what is planned, {sized(size)}, counts where it is more"
     yield (
-        f"ONNX Runtime's arena takes {sized(size)} for activations {where}; in all it"
-        f" is {sized(arena['resident_bytes'])}: limits are held against that"
+        f"ONNX Runtime's arena takes {taken}; in all it is"
+        f" {sized(arena['resident_bytes'])}: limits are held against that"
     )
     plain = arena["without_layouts_bytes"]
     if plain is not None and plain < size:
