@@ -261,18 +261,19 @@ class Fitted:
         Of most plans of a search more is live than they may take, or their arena takes
         more: no offsets help there.
         """
-        plan, left = self.plan, self.limits.left(self.plan)
-        if not plan.lower_bound <= left < plan.peak:
+        left = self.limits.left(self.plan)
+        if not self._may_take(left):
             return self
         arenas = (replace(self, reuse=reuse).arena or 0 for reuse in (False, True))
         return self if min(arenas) > HOPELESS * left else self.packed_to(left)
 
     def packed_to(self, most: int) -> Fitted:
         """With offsets that take at most so many bytes, if there may be and are any."""
-        plan = self.plan
-        if not self.rough or not plan.lower_bound <= most < plan.peak:
-            return self
-        return self._repacked(most)
+        return self._repacked(most) if self._may_take(most) else self
+
+    def _may_take(self, most: int) -> bool:
+        """Whether lower offsets, not looked for yet, may bring it to so many bytes."""
+        return self.rough and self.plan.lower_bound <= most < self.plan.peak
 
     def lowered(self) -> Fitted:
         """The same where it takes less then; a larger arena takes its own bytes."""

@@ -118,8 +118,8 @@ def memory_lines(found: Json) -> Iterator[str]:
             else f"XLA's compiler was not asked: {compiler['reason']}"
         )
     if realised := found.get("realised"):
-        foreseen = found["peak_bytes"] + found["output_bytes_at_peak"]
         given = found["output_bytes_at_peak"]
+        foreseen = found["peak_bytes"] + given
         measured = (
             f"measured in {realised['target']}: {sized(realised['peak'])} for"
             f" activations and outputs (planned: {sized(foreseen)}"
@@ -201,6 +201,7 @@ def _arena_lines(arena: Json) -> Iterator[str]:
 
 
 def named(block: Json) -> str:
+    """A block by what lies there first, or by the op that works in it."""
     if block["kind"] == "workspace":
         return f"workspace of {block['op']}"
     name, more = block["values"][0], len(block["values"]) - 1

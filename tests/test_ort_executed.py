@@ -12,7 +12,7 @@ from onnx import parser
 
 from graphopt import ops
 from graphopt.dims import symbol
-from graphopt.exporter import save
+from graphopt.exporter import save, to_proto
 from graphopt.fitted import Fitted, Limits
 from graphopt.importer import load
 from graphopt.inputs import random_inputs
@@ -22,7 +22,7 @@ from graphopt.lowering.meters import MeterFailed
 from graphopt.lowering.ort.advice import recipe
 from graphopt.lowering.ort.arena import UNLIMITED
 from graphopt.lowering.ort.books import books
-from graphopt.lowering.ort.executed import arena_of
+from graphopt.lowering.ort.executed import _largest, arena_of
 from graphopt.lowering.ort.measured import measured, numbered
 from graphopt.lowering.ort.meter import realised_peak
 from graphopt.lowering.ort.ordered import KEPT
@@ -104,6 +104,9 @@ def test_casts_of_16_bits_count(tmp_path: Path, windows: bool) -> None:
         assert taken > 1.3 * (plan.peak + plan.beside)  # else nothing is shown
 
 
+DEPTH = {"Exp": 0, "MatMul": 1, "ReduceSum": 2, "Add": 3}
+
+
 def test_nothing_is_asked_of_what_runs_as_it_is() -> None:
     x = Parameter(tensor(DType.F32, 8, 8), "x")
     graph = Graph([x], [ops.Exp(ops.MatMul(x, x))])
@@ -157,3 +160,22 @@ def test_a_model_that_does_not_end_is_not_waited_for() -> None:
     graph = load(given)
     with pytest.raises(MeterFailed, match="after 5 s"):
         arena_of(graph, {}, graph.ops, limit_s=5.0)
+
+
+def test_of_several_orders_the_one_that_takes_most_counts() -> None:
+    """Two branches, one after the other or side by side."""
+    x = Parameter(tensor(DType.F32, 64, 64), "x")
+    w = [ops.Constant(np.full((64, 64), i, np.float32)) for i in range(2)]
+    thin = [ops.ReduceSum(ops.MatMul(ops.Exp(x), each)) for each in w]
+    graph = Graph([x], [ops.Add(*thin)])
+    model = numbered(to_proto(graph))
+    ran = measured(model, random_inputs(graph, 0))
+    wide = sorted(model.graph.node, key=lambda node: DEPTH[node.op_type])
+    orders = [{node.output[0]: i for i, node in enumerate(wide)}]
+    for reuse in (False, True):
+        alone = _largest(ran, model, [], reuse=reuse)
+        largest = _largest(ran, model, orders, reuse=reuse)
+        assert alone is not None
+        assert largest is not None
+        assert alone == ran.foreseen(reuse=reuse)
+        assert alone.block < largest.block == 3 * 4 * 64 * 64

@@ -36,9 +36,6 @@ LIMIT_S: Final = 120.0
 OPENINGS: Final = 5
 """So often a model is opened with layouts, unless two in a row have the same order."""
 
-UNPACKED: Final = {"session.disable_prepacking": "1"}
-"""For sessions that never run."""
-
 
 def arena_of(
     graph: Graph,
@@ -89,9 +86,8 @@ def _found(
     made, orders = Path(source), list[dict[str, int]]()
     if layouts:
         made = made.with_name("executed.onnx")
-        plain = replace(opened, config={**opened.config, **UNPACKED})
         for _ in range(OPENINGS):
-            Session(source, recipe=plain, threads=1, executed=made)
+            Session(source, recipe=opened.unpacked, threads=1, executed=made)
             orders.append(_places(ModelProto.FromString(made.read_bytes())))
             if len(orders) > 1 and orders[-1] == orders[-2]:
                 break
@@ -102,7 +98,8 @@ def _found(
         folder=made.parent,
         recipe=replace(opened, session={**opened.session, **KEPT}),
     )
-    ways = [_largest(ran, model, orders, reuse=reuse) for reuse in (False, True)]
+    others = orders[:-1]  # the last one is the model's
+    ways = [_largest(ran, model, others, reuse=reuse) for reuse in (False, True)]
     known = [way for way in ways if way is not None]
     if len(known) < len(ways):
         return None
@@ -113,7 +110,10 @@ def _found(
 def _largest(
     ran: Measured, model: ModelProto, orders: Sequence[dict[str, int]], *, reuse: bool
 ) -> Predicted | None:
-    """What is foreseen in that of the orders which takes most."""
+    """What is foreseen in the order that takes most, the model's or another.
+
+    ``orders`` say where each node is, by what it gives; None where a size is not known.
+    """
     outputs = [_given(node) for node in model.graph.node]
     found = [ran.foreseen(reuse=reuse)]
     for places in orders:
@@ -133,6 +133,7 @@ def _places(model: ModelProto) -> dict[str, int]:
 
 
 def _given(node: NodeProto) -> str:
+    """The first result that has a name."""
     return next(filter(None, node.output), "")
 
 

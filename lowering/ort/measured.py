@@ -132,9 +132,8 @@ def _known_before(
     made.graph.output.extend(
         [ValueInfoProto(name=name) for name in names if name not in outputs]
     )
-    config = {**recipe.config, "session.disable_prepacking": "1"}  # it never runs
-    recipe = replace(recipe, config=config)
-    session = Session(made.SerializeToString(), folder=folder, recipe=recipe).session
+    opened = Session(made.SerializeToString(), folder=folder, recipe=recipe.unpacked)
+    session = opened.session
     return {
         value.name: tuple([_dim(dim) for dim in value.shape])
         for value in (*session.get_inputs(), *session.get_outputs())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -103,6 +103,12 @@ class Recipe:
     def reuse(self) -> bool:
         """Whether buffers are given to values of their own shape, as by default."""
         return bool(self.session.get("enable_mem_reuse", True))
+
+    @property
+    def unpacked(self) -> Recipe:
+        """The same for sessions that never run: no weights are packed."""
+        config = {**self.config, "session.disable_prepacking": "1"}
+        return replace(self, config=config)
 
     @property
     def fallback_kinds(self) -> frozenset[str]:
